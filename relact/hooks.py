@@ -1,0 +1,195 @@
+"""Read or replace activations at sites while a model runs: one context manager for capture and for ablation.
+
+    with visit(model, ["mlp.gate", "attn.q"], callback):
+        model(**batch)                       # callback(site, layer, tensor[batch, tokens, width]) at every layer
+
+Leaving the block removes every hook, after an exception too, and the model computes what it did before, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relact.errors import ModelError
+from relact.sites import Part, Tap, family, part, resolve, widths
+
+Callback = Callable[[str, int, Tensor], Tensor | None]
+
+
+@dataclass
+class Visit:
+    """What ``visit`` yields: ``forwards`` counts the decoder's completed forward passes inside the block."""
+
+    forwards: int = 0
+    batch: int = 1
+    fired: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """A site in one layer: its columns in the module's tensor and how wide the configuration says it is."""
+
+    site: str
+    layer: int
+    part: Part | None
+    width: int
+
+
+@contextmanager
+def visit(
+    model: nn.Module, sites: str | Sequence[str], callback: Callback, *, layers: Iterable[int] | None = None
+) -> Iterator[Visit]:
+    """Call ``callback(site, layer, tensor)`` for every site and layer, each time the decoder runs inside the block.
+
+    The tensor has shape [batch, tokens, width] and is the model's own memory: read it during the call, keep a copy.
+    Returning None leaves the value alone; returning a tensor of that shape replaces it (cast to its dtype and moved to
+    its device), for the rest of the forward. Where a projection is fused the callback sees its site's columns only,
+    and a replacement goes into a copy of the fused tensor.
+
+    Args:
+        model: a causal language model of a family in ``sites.FAMILIES``, or its base model (decoder without head).
+        sites: names or aliases, see ``sites.expand``; aliases leave out what the family lacks.
+        layers: layer numbers; None is all of them.
+
+    Raises:
+        ModelError: unknown family, site or layer; a module that is not where the table says; a width other than the
+            configuration's; a replacement of another shape; after a decoder forward, a hook that did not fire exactly
+            once in it (compiled or rerouted modules), naming site, layer and count.
+    """
+    owner, blocks = find_layers(model)
+    plan = _plan(model.config, resolve(model.config, sites), _layer_numbers(model, layers, len(blocks)))
+    state = Visit()
+    with ExitStack() as stack:
+        for (layer, tap), spots in plan.items():
+            module = _child(blocks[layer], tap.module, f"{family(model.config).layers}.{layer}")
+            _attach(stack, module, tap.side, spots, callback, state)
+        _count_forwards(stack, owner, [(spot.site, spot.layer) for spots in plan.values() for spot in spots], state)
+        yield state
+
+
+def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
+    """The module whose forward runs the decoder layers, and its list of layers. ModelError if it is not there."""
+    path = family(model.config).layers.split(".")
+    for start in range(len(path)):  # a base model lacks the leading names of the path
+        names = path[start:]
+        try:
+            owner = model.get_submodule(".".join(names[:-1]))
+            blocks = getattr(owner, names[-1])
+        except AttributeError:
+            continue
+        if isinstance(blocks, nn.ModuleList):
+            return owner, blocks
+    raise ModelError(f"no list of decoder layers at {'.'.join(path)}", where=type(model).__name__,
+                     fix="load it with relact.models.load, or correct the family's row in relact/sites.py")  # fmt: skip
+
+
+def _layer_numbers(model: nn.Module, layers: Iterable[int] | None, available: int) -> list[int]:
+    chosen = list(range(available)) if layers is None else sorted(set(layers))
+    outside = [layer for layer in chosen if not 0 <= layer < available]
+    if outside:
+        raise ModelError(f"no layer {outside[0]}", where=type(model).__name__, fix=f"choose from 0 to {available - 1}")
+    return chosen
+
+
+def _plan(config: Any, sites: Sequence[str], layers: Sequence[int]) -> dict[tuple[int, Tap], list[_Spot]]:
+    """Group the sites by the tensor they are read from, so that each tensor has one hook and is copied at most once."""
+    row, width = family(config), widths(config)
+    plan: dict[tuple[int, Tap], list[_Spot]] = defaultdict(list)
+    for layer in layers:
+        for site in sites:
+            plan[layer, row.taps[site]].append(_Spot(site, layer, part(config, site), width[site]))
+    return plan
+
+
+def _child(block: nn.Module, path: str, where: str) -> nn.Module:
+    try:
+        return block.get_submodule(path)
+    except AttributeError:
+        raise ModelError(f"no module {path}", where=where,
+                         fix="correct the family's row in relact/sites.py, see docs/models.md") from None  # fmt: skip
+
+
+def _attach(
+    stack: ExitStack, module: nn.Module, side: str, spots: list[_Spot], callback: Callback, state: Visit
+) -> None:
+    if side == "input":
+
+        def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            new = _serve(args[0], spots, callback, state)
+            return None if new is None else (new, *args[1:])
+
+        handle = module.register_forward_pre_hook(before)
+    else:
+
+        def after(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            return _serve(output, spots, callback, state)
+
+        handle = module.register_forward_hook(after)
+    stack.callback(handle.remove)
+
+
+def _serve(value: Tensor, spots: list[_Spot], callback: Callback, state: Visit) -> Tensor | None:
+    """Show every spot of one tensor to the callback. Returns the tensor to go on with, None if nothing was replaced."""
+    flat = value.dim() == 2  # OPT runs its MLP on [batch x tokens, width]
+    full = value.unflatten(0, (state.batch, -1)) if flat else value  # [batch, tokens, width]
+    changed = False
+    for spot in spots:
+        state.fired[spot.site, spot.layer] += 1
+        seen = _columns(full, spot.part)
+        if seen.shape[-1] != spot.width:
+            raise ModelError(f"width {seen.shape[-1]} where the configuration says {spot.width}",
+                             where=f"{spot.site} in layer {spot.layer}",
+                             fix="correct the family's row in relact/sites.py")  # fmt: skip
+        new = callback(spot.site, spot.layer, seen)
+        if new is None:
+            continue
+        if new.shape != seen.shape:
+            raise ModelError(f"replacement of shape {list(new.shape)} for {list(seen.shape)}",
+                             where=f"{spot.site} in layer {spot.layer}",
+                             fix="return a tensor of the same shape or None")  # fmt: skip
+        new = new.to(device=value.device, dtype=value.dtype)
+        if spot.part is None:
+            full = new
+        else:
+            full = full if changed else full.clone()
+            grouped = full.view(*full.shape[:-1], spot.part.groups, -1)  # [batch, tokens, groups, part]
+            grouped[..., spot.part.start : spot.part.stop] = new.unflatten(-1, (spot.part.groups, -1))
+        changed = True
+    if not changed:
+        return None
+    return full.flatten(0, 1) if flat else full
+
+
+def _columns(full: Tensor, part: Part | None) -> Tensor:
+    if part is None:
+        return full
+    if part.groups == 1:
+        return full[..., part.start : part.stop]
+    return full.unflatten(-1, (part.groups, -1))[..., part.start : part.stop].flatten(-2)  # copies: columns interleave
+
+
+def _count_forwards(stack: ExitStack, owner: nn.Module, expected: list[tuple[str, int]], state: Visit) -> None:
+    """Before each decoder forward forget the counts and note the batch size; after it every count must be one."""
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        state.fired.clear()
+        given = [kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args]
+        state.batch = next((x.shape[0] for x in given if isinstance(x, Tensor)), 1)
+
+    def after(_: nn.Module, __: tuple[Any, ...], ___: Any) -> None:
+        for site, layer in expected:
+            if state.fired[site, layer] != 1:
+                raise ModelError(f"hook fired {state.fired[site, layer]} times in one forward pass",
+                                 where=f"{site} in layer {layer}",
+                                 fix="run the model uncompiled, with its own modules in place")  # fmt: skip
+        state.forwards += 1
+
+    stack.callback(owner.register_forward_pre_hook(before, with_kwargs=True).remove)
+    stack.callback(owner.register_forward_hook(after).remove)

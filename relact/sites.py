@@ -1,0 +1,260 @@
+"""Where each neuron site is, per model family: a table of data, read by hooks.py, capture.py and plan.py.
+
+    family(config).taps["mlp.up"]          -> Tap(module="mlp.up_proj", side="output", fused=())
+    widths(config)["mlp.up"], n_layers(config), part(config, "attn.q")
+
+Pure data and integers: nothing here imports torch or transformers; a ``config`` is any object with the attributes of
+a transformers configuration. Module paths and fused layouts were read off transformers 5.24's modelling code, and
+tests/test_sites.py recomputes every one of them from a tiny model's weights. To add a family see docs/models.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from relact.errors import InputError, ModelError
+
+SITES = ("mlp.gate", "mlp.act", "mlp.up", "mlp.hidden", "mlp.down", "attn.q", "attn.k", "attn.v", "attn.o")
+_MLP = ("mlp.gate", "mlp.up", "mlp.down")
+_ATTN = ("attn.q", "attn.k", "attn.v", "attn.o")
+ALIASES: Mapping[str, tuple[str, ...]] = {"mlp": _MLP, "attn": _ATTN, "all": _MLP + _ATTN}
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One place to read or replace a site: a module inside a decoder layer, and the side of it.
+
+    ``fused`` lists the sites that share the module's output, in their order in memory; () when it is this site alone.
+    ``per_group`` tells the two layouts of a fused projection apart: False is [all of q | all of k | all of v];
+    True repeats [q k v] once per key-value head, as GPT-NeoX, BLOOM and Falcon do.
+    """
+
+    module: str
+    side: str = "output"
+    fused: tuple[str, ...] = ()
+    per_group: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """A site's columns in a module's output: see the width as [groups, -1] and keep start:stop of every group."""
+
+    groups: int
+    start: int
+    stop: int
+
+
+def _kv_heads(config: Any) -> int:
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
+def _falcon_kv_heads(config: Any) -> int:
+    if config.new_decoder_architecture:
+        return config.num_kv_heads
+    return 1 if config.multi_query else config.num_attention_heads
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table: the exact ``model_type`` names, the path of the decoder layers, a tap per site.
+
+    ``layers`` is relative to the causal language model. ``inner`` names the configuration's MLP width; absent or None
+    there means 4 x hidden. ``text`` marks multimodal configurations whose decoder is described by ``text_config``.
+    """
+
+    names: tuple[str, ...]
+    layers: str
+    taps: Mapping[str, Tap] = field(repr=False)
+    inner: str = "intermediate_size"
+    kv_heads: Callable[[Any], int] = field(default=_kv_heads, repr=False)
+    text: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites this family has, in canonical order."""
+        return tuple(site for site in SITES if site in self.taps)
+
+
+def _gated(gate: str = "mlp.gate_proj", act: str = "mlp.act_fn", up: str = "mlp.up_proj") -> dict[str, Tap]:
+    down = "mlp.down_proj"
+    return {"mlp.gate": Tap(gate), "mlp.act": Tap(act), "mlp.up": Tap(up),
+            "mlp.hidden": Tap(down, "input"), "mlp.down": Tap(down)}  # fmt: skip
+
+
+def _plain(up: str, act: str, down: str) -> dict[str, Tap]:
+    return {"mlp.act": Tap(act), "mlp.up": Tap(up), "mlp.hidden": Tap(down, "input"), "mlp.down": Tap(down)}
+
+
+def _split(under: str = "self_attn", out: str = "o_proj") -> dict[str, Tap]:
+    return {**{f"attn.{x}": Tap(f"{under}.{x}_proj") for x in "qkv"}, "attn.o": Tap(f"{under}.{out}")}
+
+
+def _fused(qkv: str, out: str, *, per_group: bool = False) -> dict[str, Tap]:
+    sites = ("attn.q", "attn.k", "attn.v")
+    return {**{site: Tap(qkv, "output", sites, per_group) for site in sites}, "attn.o": Tap(out)}
+
+
+_PHI3_MLP = {
+    **_gated(act="mlp.activation_fn"),
+    **{site: Tap("mlp.gate_up_proj", "output", ("mlp.gate", "mlp.up")) for site in ("mlp.gate", "mlp.up")},
+}
+
+# Rows are matched by exact model_type. Names share a row only when every path, width rule and layout is the same.
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        ("llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "olmo", "olmo2", "olmo3", "stablelm",
+         "cohere", "cohere2"),
+        "model.layers",
+        {**_gated(), **_split()},
+    ),  # fmt: skip
+    Family(("gemma3",), "model.language_model.layers", {**_gated(), **_split()}, text=True),
+    Family(("phi3",), "model.layers", {**_PHI3_MLP, **_fused("self_attn.qkv_proj", "self_attn.o_proj")}),
+    Family(
+        ("phi",), "model.layers", {**_plain("mlp.fc1", "mlp.activation_fn", "mlp.fc2"), **_split(out="dense")}
+    ),
+    Family(("starcoder2",), "model.layers", {**_plain("mlp.c_fc", "mlp.act", "mlp.c_proj"), **_split()}),
+    Family(
+        ("gpt2",),
+        "transformer.h",
+        {**_plain("mlp.c_fc", "mlp.act", "mlp.c_proj"), **_fused("attn.c_attn", "attn.c_proj")},
+        inner="n_inner",
+    ),
+    Family(
+        ("gptj",),
+        "transformer.h",
+        {**_plain("mlp.fc_in", "mlp.act", "mlp.fc_out"), **_split("attn", "out_proj")},
+        inner="n_inner",
+    ),
+    Family(
+        ("gpt_neox",),
+        "gpt_neox.layers",
+        {
+            **_plain("mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h"),
+            **_fused("attention.query_key_value", "attention.dense", per_group=True),
+        },
+    ),
+    Family(
+        ("bloom",),
+        "transformer.h",
+        {
+            **_plain("mlp.dense_h_to_4h", "mlp.gelu_impl", "mlp.dense_4h_to_h"),
+            **_fused("self_attention.query_key_value", "self_attention.dense", per_group=True),
+        },
+        inner="",
+    ),
+    Family(
+        ("falcon",),
+        "transformer.h",
+        {
+            **_plain("mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h"),
+            **_fused("self_attention.query_key_value", "self_attention.dense", per_group=True),
+        },
+        inner="ffn_hidden_size",
+        kv_heads=_falcon_kv_heads,
+    ),
+    Family(
+        ("opt",),
+        "model.decoder.layers",
+        {**_plain("fc1", "activation_fn", "fc2"), **_split(out="out_proj")},
+        inner="ffn_dim",
+    ),
+    Family(
+        ("mpt",),
+        "transformer.blocks",
+        {**_plain("ffn.up_proj", "ffn.act", "ffn.down_proj"), **_fused("attn.Wqkv", "attn.out_proj")},
+        inner="",
+    ),
+)
+_BY_NAME: Mapping[str, Family] = {name: row for row in FAMILIES for name in row.names}
+KNOWN: tuple[str, ...] = tuple(sorted(_BY_NAME))
+
+
+def expand(names: str | Sequence[str]) -> tuple[str, ...]:
+    """``expand("mlp,attn.q")`` or a list: aliases resolved, canonical order, no repeats. InputError on other names."""
+    asked = [word.strip() for entry in ([names] if isinstance(names, str) else names) for word in entry.split(",")]
+    asked = [word for word in asked if word]
+    unknown = [word for word in asked if word not in SITES and word not in ALIASES]
+    if unknown or not asked:
+        what = f"unknown site {', '.join(unknown)}" if unknown else "no site given"
+        raise InputError(what, where="sites", fix=f"choose from {', '.join((*ALIASES, *SITES))}")
+    wanted = {site for word in asked for site in ALIASES.get(word, (word,))}
+    return tuple(site for site in SITES if site in wanted)
+
+
+def resolve(config: Any, names: str | Sequence[str]) -> tuple[str, ...]:
+    """``expand`` for one model: aliases leave out what the family lacks (a gate); a site named outright must exist."""
+    row = family(config)
+    words = [word.strip() for entry in ([names] if isinstance(names, str) else names) for word in entry.split(",")]
+    missing = [word for word in words if word in SITES and word not in row.taps]
+    if missing:
+        raise ModelError(f"has no {', '.join(missing)}", where=f"model family {config.model_type}",
+                         fix=f"choose from {', '.join(row.sites)}")  # fmt: skip
+    return tuple(site for site in expand(names) if site in row.taps)
+
+
+def family(config: Any) -> Family:
+    """The row of ``config.model_type``, matched exactly. ModelError for mixture-of-experts and unknown families."""
+    name = getattr(config, "model_type", None) or "without model_type"
+    experts = [key for key in _EXPERT_KEYS if (getattr(_text(config), key, None) or 0) > 1]
+    if experts:
+        raise ModelError(
+            f"mixture-of-experts ({experts[0]}={getattr(_text(config), experts[0])}) has no fixed set of MLP neurons",
+            where=f"model family {name}", fix="choose a dense model",
+        )  # fmt: skip
+    row = _BY_NAME.get(name)
+    if row is None:
+        raise ModelError(
+            f"not in the table of families ({', '.join(KNOWN)})", where=f"model family {name}",
+            fix="add a row to FAMILIES in relact/sites.py, see docs/models.md",
+        )  # fmt: skip
+    return row
+
+
+_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok")
+
+
+def _text(config: Any) -> Any:
+    """The part of a configuration that describes the decoder."""
+    return getattr(config, "text_config", None) or config
+
+
+def n_layers(config: Any) -> int:
+    """How many decoder layers the configuration asks for."""
+    family(config)
+    return int(_text(config).num_hidden_layers)
+
+
+def widths(config: Any) -> dict[str, int]:
+    """Neurons per layer of each site the family has, in canonical order, from the configuration alone."""
+    row, text = family(config), _text(config)
+    hidden, heads = int(text.hidden_size), int(text.num_attention_heads)
+    head_dim = int(getattr(text, "head_dim", None) or hidden // heads)
+    inner = int((getattr(text, row.inner, None) if row.inner else None) or 4 * hidden)
+    kv = row.kv_heads(text) * head_dim
+    width = {"mlp.gate": inner, "mlp.act": inner, "mlp.up": inner, "mlp.hidden": inner, "mlp.down": hidden,
+             "attn.q": heads * head_dim, "attn.k": kv, "attn.v": kv, "attn.o": hidden}  # fmt: skip
+    return {site: width[site] for site in row.sites}
+
+
+def part(config: Any, site: str) -> Part | None:
+    """The columns of a fused projection that belong to ``site``; None where the module's output is the site alone."""
+    row = family(config)
+    tap = row.taps[site]
+    if not tap.fused:
+        return None
+    groups = row.kv_heads(_text(config)) if tap.per_group else 1
+    width = {name: total // groups for name, total in widths(config).items()}
+    start = sum(width[name] for name in tap.fused[: tap.fused.index(site)])
+    return Part(groups, start, start + width[site])
+
+
+def count(config: Any, names: str | Sequence[str]) -> int:
+    """Neurons in the whole model: layers x the widths of the named sites."""
+    width = widths(config)
+    return n_layers(config) * sum(width[site] for site in resolve(config, names))
