@@ -108,16 +108,27 @@ _PHI3_MLP = {
 # Rows are matched by exact model_type. Names share a row only when every path, width rule and layout is the same.
 FAMILIES: tuple[Family, ...] = (
     Family(
-        ("llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "olmo", "olmo2", "olmo3", "stablelm",
-         "cohere", "cohere2"),
+        (
+            "llama",
+            "mistral",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "qwen2",
+            "qwen3",
+            "olmo",
+            "olmo2",
+            "olmo3",
+            "stablelm",
+            "cohere",
+            "cohere2",
+        ),
         "model.layers",
         {**_gated(), **_split()},
-    ),  # fmt: skip
+    ),
     Family(("gemma3",), "model.language_model.layers", {**_gated(), **_split()}, text=True),
     Family(("phi3",), "model.layers", {**_PHI3_MLP, **_fused("self_attn.qkv_proj", "self_attn.o_proj")}),
-    Family(
-        ("phi",), "model.layers", {**_plain("mlp.fc1", "mlp.activation_fn", "mlp.fc2"), **_split(out="dense")}
-    ),
+    Family(("phi",), "model.layers", {**_plain("mlp.fc1", "mlp.activation_fn", "mlp.fc2"), **_split(out="dense")}),
     Family(("starcoder2",), "model.layers", {**_plain("mlp.c_fc", "mlp.act", "mlp.c_proj"), **_split()}),
     Family(
         ("gpt2",),

@@ -1,0 +1,80 @@
+"""Short names for what a model and a tokenizer compute: equal only if weights, configuration, vocabulary are equal.
+
+    of_model(model) -> 32 hexadecimal digits; of_tokenizer(tokenizer) likewise
+
+A checksum (CRC-32C) per tensor, all of them hashed with BLAKE2b: finds accidents and changed checkpoints at several
+GB/s; it is no defence against weights forged to collide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import google_crc32c
+import torch
+from torch import Tensor, nn
+
+# Say where a configuration came from or how it is run, not what it computes; dtype is told by every tensor.
+_VOLATILE = {"transformers_version", "_name_or_path", "_commit_hash", "dtype", "torch_dtype", "use_cache",
+             "_attn_implementation", "attn_implementation"}  # fmt: skip
+
+
+def of_model(model: Any) -> str:
+    """Fingerprint of the configuration and of name, shape, dtype and bytes of every tensor in ``state_dict``."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(_stable(model.config.to_diff_dict()), sort_keys=True, default=str).encode())
+    known: dict[tuple[int, torch.Size, torch.dtype], int] = {}  # tied weights are read once
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):  # quantisation settings of some layers
+            digest.update(f"{name} {value!r}\n".encode())
+            continue
+        tensor = _offloaded(model, name) if value.is_meta else value
+        key = (tensor.data_ptr(), tensor.shape, tensor.dtype)
+        if value.is_meta or key not in known:
+            known[key] = _crc32c(tensor)
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype} {known[key]:08x}\n".encode())
+    return digest.hexdigest()
+
+
+def of_tokenizer(tokenizer: Any) -> str:
+    """Fingerprint of everything that decides token ids: vocabulary, merges, normalisation, special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        rules = json.loads(backend.to_str())
+        for state in ("padding", "truncation"):  # left behind by the last call
+            rules.pop(state, None)
+    else:
+        rules = sorted(tokenizer.get_vocab().items())
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    text = json.dumps([type(tokenizer).__name__, special, rules], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _stable(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _stable(value) for key, value in config.items() if key not in _VOLATILE}
+    return config
+
+
+def _crc32c(tensor: Tensor) -> int:
+    return int(google_crc32c.value(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+
+
+def _offloaded(model: nn.Module, name: str) -> Tensor:
+    """A tensor that accelerate keeps on disk or in host memory, where the module itself holds only its shape."""
+    path, _, leaf = name.rpartition(".")
+    hook = getattr(model.get_submodule(path), "_hf_hook", None)
+    for candidate in _flat(hook):
+        weights = getattr(candidate, "weights_map", None)
+        if weights is not None:
+            found: Tensor = weights[leaf]
+            return found
+    raise LookupError(name)
+
+
+def _flat(hook: Any) -> Iterator[Any]:
+    """accelerate nests hooks in a sequence when a module has several."""
+    yield from getattr(hook, "hooks", None) or [hook]

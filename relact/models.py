@@ -1,0 +1,228 @@
+"""Load a model with its tokenizer and their fingerprints, or describe one from its configuration alone.
+
+loaded = load("smollm2")                      # or a hub id, a local folder, a .gguf file
+ids = encode(loaded, ["The capital of France is"])
+describe("meta-llama/Llama-2-7b-hf").neurons  # {"mlp": 835584, "attn": 524288, "all": 1359872}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+
+from relact import fingerprint as fingerprints
+from relact import sites
+from relact.checkpoints import Checkpoint, locate, one_line, quiet
+from relact.errors import InputError, ModelError, RelactError
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64,
+}  # fmt: skip
+
+
+@dataclass
+class LoadedModel:
+    """A causal language model ready to be read: in eval mode, without gradients, with everything that identifies it."""
+
+    model: Any
+    tokenizer: Any
+    id: str
+    revision: str | None
+    fingerprint: str
+    tokenizer_fingerprint: str
+    dtype: str
+    family: str
+    notes: tuple[str, ...] = field(default=())  # choices made for the user, worth printing
+
+    @property
+    def device(self) -> torch.device:
+        """Where the token ids go."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def n_layers(self) -> int:
+        return sites.n_layers(self.model.config)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Neurons per layer of every site the family has."""
+        return sites.widths(self.model.config)
+
+    @property
+    def pad_id(self) -> int:
+        """A token id to pad with; masked positions never count, so any valid id will do."""
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        return 0
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest prompt the model was made for; None where its configuration sets no limit."""
+        return _max_tokens(self.model.config)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a configuration tells: ``sites`` maps each site to its width, ``neurons`` each alias to the whole count."""
+
+    id: str
+    revision: str | None
+    family: str
+    dtype: str | None
+    n_layers: int
+    sites: dict[str, int]
+    neurons: dict[str, int]
+    max_tokens: int | None
+
+
+def load(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: Any = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load ``name`` from safetensors; the family must be one of ``sites.FAMILIES``.
+
+    Args:
+        dtype: "auto" is the checkpoint's own (float16 becomes float32 on a CPU), else a name in ``DTYPES``.
+        device: "auto" is the first CUDA device if there is one, else the CPU; not used together with ``device_map``.
+        device_map: spreads a large model over devices, main memory and disk with accelerate, e.g. "auto".
+        revision: branch, tag or commit of a hub model; the commit it resolves to is recorded.
+        trust_remote_code: run the repository's own Python code. Off unless asked.
+
+    Raises:
+        ModelError: nothing there, no network, no safetensors, unknown family, mixture-of-experts, missing weights.
+        InputError: an unknown dtype or device.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype}", where="dtype", fix=f"choose from auto, {', '.join(DTYPES)}")
+    target = None if device_map is not None else _device(device)
+    config, _ = _config(name, revision, trust_remote_code)  # refuses a family before its weights are fetched
+    found = locate(name, revision=revision, code=trust_remote_code)
+    chosen, notes = _dtype(dtype, config, target)
+    model = _weights(found, chosen, device_map, trust_remote_code)
+    if target is not None and getattr(model, "hf_device_map", None) is None:
+        model.to(target)
+    model.eval().requires_grad_(False)
+    tokenizer = _tokenizer(found, trust_remote_code)
+    return LoadedModel(
+        model,
+        tokenizer,
+        found.id,
+        found.revision,
+        fingerprints.of_model(model),
+        fingerprints.of_tokenizer(tokenizer),
+        str(model.dtype).removeprefix("torch."),
+        config.model_type,
+        notes,
+    )
+
+
+def describe(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
+    """Sites, widths and neuron counts of ``name`` without loading (or, from the hub, fetching) its weights."""
+    config, found = _config(name, revision, trust_remote_code)
+    dtype = _config_dtype(config)
+    return ModelInfo(
+        id=found.id,
+        revision=found.revision,
+        family=config.model_type,
+        dtype=str(dtype).removeprefix("torch.") if dtype is not None else None,
+        n_layers=sites.n_layers(config),
+        sites=sites.widths(config),
+        neurons={alias: sites.count(config, alias) for alias in sites.ALIASES},
+        max_tokens=_max_tokens(config),
+    )
+
+
+def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = True) -> list[list[int]]:
+    """Token ids of each text, neither padded nor cut; ``special_tokens`` adds what the tokenizer adds (BOS)."""
+    if not texts:
+        return []
+    rows = loaded.tokenizer(
+        list(texts), add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False
+    )["input_ids"]
+    return [list(map(int, row)) for row in rows]
+
+
+def _config(name: str, revision: str | None, code: bool) -> tuple[Any, Checkpoint]:
+    found = locate(name, revision=revision, code=code, weights=False)
+    with _told(found.id):
+        config = transformers.AutoConfig.from_pretrained(found.folder, trust_remote_code=code, local_files_only=True)
+    sites.family(config)
+    return config, found
+
+
+def _weights(found: Checkpoint, dtype: torch.dtype | str, device_map: Any, code: bool) -> Any:
+    with _told(found.id):
+        model, told = transformers.AutoModelForCausalLM.from_pretrained(
+            found.folder, dtype=dtype, device_map=device_map, use_safetensors=True, trust_remote_code=code,
+            local_files_only=True, output_loading_info=True,
+        )  # fmt: skip
+    lacking = sorted(told["missing_keys"]) + sorted(str(key) for key in told["mismatched_keys"])
+    if lacking:  # transformers would go on with random numbers in their place
+        raise ModelError(f"the checkpoint lacks {len(lacking)} of the model's weights, first {lacking[0]}",
+                         where=found.id, fix="fetch or convert the model again")  # fmt: skip
+    return model
+
+
+def _tokenizer(found: Checkpoint, code: bool) -> Any:
+    with _told(found.id):
+        return transformers.AutoTokenizer.from_pretrained(found.folder, trust_remote_code=code, local_files_only=True)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Run transformers silently; whatever it raises becomes one line that names the model."""
+    try:
+        with quiet():
+            yield
+    except RelactError:
+        raise
+    except Exception as error:  # OSError, ValueError, KeyError, SafetensorError, ... : no contract to rely on
+        raise ModelError(f"cannot be loaded: {one_line(error)}", where=name,
+                         fix="check its files, and trust_remote_code if it brings its own code") from error  # fmt: skip
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"cannot use {device}: {one_line(error)}", where="device", fix="give cpu or cuda") from error
+
+
+def _dtype(asked: str, config: Any, target: torch.device | None) -> tuple[torch.dtype | str, tuple[str, ...]]:
+    """The dtype to load with, and a note where it is not the checkpoint's."""
+    if asked != "auto":
+        return DTYPES[asked], ()
+    own = _config_dtype(config)
+    if own is torch.float16 and target is not None and target.type == "cpu":
+        return torch.float32, ("float16 weights are loaded as float32 on a CPU; dtype='float16' keeps them",)
+    return own or "auto", ()
+
+
+def _config_dtype(config: Any) -> torch.dtype | None:
+    text = getattr(config, "text_config", None)
+    own: torch.dtype | None = getattr(config, "dtype", None) or getattr(text, "dtype", None)
+    return own
+
+
+def _max_tokens(config: Any) -> int | None:
+    """The number of positions: a limit where they are embedded, what rotary and ALiBi models were trained for."""
+    text = getattr(config, "text_config", None) or config
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(text, key, None)
+        if value:
+            return int(value)
+    return None
