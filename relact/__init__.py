@@ -1,0 +1,72 @@
+"""relact: a streaming, memory-mapped activation database for interpretability research.
+
+    import relact
+    store = relact.run(["starter"], model="smollm2", store="study.zarr", shots=5, k=400)
+    relact.open("study.zarr")["scores/mlp.gate"]           # xarray, lazily
+    relact.top("study.zarr", relation="country_capital")   # pandas
+
+Every verb of the command line is a function here. They are found on first use: ``import relact`` loads nothing else, and
+only `capture`, `ablate` and `run` need torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from relact.compare import overlap
+    from relact.effects import effects
+    from relact.masks import select
+    from relact.pipeline import run
+    from relact.query import neuron, top
+    from relact.query import tree as open
+    from relact.store import Store
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Store", "ablate", "capture", "effects", "neuron", "open", "overlap", "prompts", "run", "score", "select", "top"
+]  # fmt: skip
+
+_FUNCTIONS = {
+    "Store": "relact.store:Store",
+    "effects": "relact.effects:effects",
+    "neuron": "relact.query:neuron",
+    "open": "relact.query:tree",
+    "overlap": "relact.compare:overlap",
+    "run": "relact.pipeline:run",
+    "select": "relact.masks:select",
+    "top": "relact.query:top",
+}
+_MODULES = {"ablate": "ablate", "capture": "capture", "prompts": "build", "score": "score"}  # verb module -> its function
+
+
+class _Verb(ModuleType):
+    """A module that is also its verb: ``relact.capture`` is the module, ``relact.capture(...)`` captures."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return getattr(self, _MODULES[self.__name__.rpartition(".")[2]])(*args, **options)
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _MODULES and isinstance(value, ModuleType):  # the import system attaches a submodule
+            value.__class__ = _Verb
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _MODULES:
+            return import_module(f"relact.{name}")
+        if name in _FUNCTIONS:
+            module, _, attribute = _FUNCTIONS[name].partition(":")
+            return getattr(import_module(module), attribute)
+        raise AttributeError(f"module 'relact' has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

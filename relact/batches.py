@@ -1,0 +1,77 @@
+"""Which prompts run together: pure functions of the token lists, so a resumed run forms the same batches.
+
+Prompts that begin alike (few-shot prompts share their examples) form a *prefix group*: the prefix is computed once and its
+keys and values are reused for every member. Inside a group prompts are sorted by length and cut into batches under a
+token budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SHARED_FLOOR = 12  # tokens; a shorter common prefix costs more in bookkeeping than it saves
+SAVED_FLOOR = 128  # tokens; a group must save this many to be worth a forward pass of its own
+
+
+@dataclass(frozen=True)
+class PrefixGroup:
+    """Rows that begin with the same ``prefix`` tokens (possibly none), in ascending order."""
+
+    prefix: tuple[int, ...]
+    rows: tuple[int, ...]
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Number of leading tokens two prompts share."""
+    length = min(len(first), len(second))
+    return next((at for at in range(length) if first[at] != second[at]), length)
+
+
+def prefix_groups(tokens: Sequence[Sequence[int]], floor: int = SHARED_FLOOR) -> list[PrefixGroup]:
+    """Partition rows into groups with a shared prefix; every row keeps at least one token of its own.
+
+    Neighbours in lexicographic order share the longest prefixes, so one pass over the sorted rows finds the groups. Rows
+    whose sharing would not pay go together into one group without a prefix.
+    """
+    order = sorted(range(len(tokens)), key=lambda row: (list(tokens[row]), row))
+    groups: list[tuple[int, list[int]]] = []  # (shared length, rows)
+    for row in order:
+        if groups:
+            shared, rows = groups[-1]
+            mine = tokens[row]
+            overlap = min(shared, common_prefix(tokens[rows[0]], mine), len(mine) - 1)
+            if overlap >= floor:
+                groups[-1] = (overlap, [*rows, row])
+                continue
+        groups.append((len(tokens[row]) - 1, [row]))
+    worth = [(n, rows) for n, rows in groups if n * (len(rows) - 1) >= SAVED_FLOOR]
+    shared_groups = [PrefixGroup(tuple(tokens[rows[0]][:n]), tuple(sorted(rows))) for n, rows in worth]
+    alone = sorted(set(range(len(tokens))) - {row for _, rows in worth for row in rows})
+    return shared_groups + ([PrefixGroup((), tuple(alone))] if alone else [])
+
+
+def by_length(rows: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Rows sorted by length, longest first, cut so that rows x longest row stays within ``budget`` tokens.
+
+    A single row longer than the budget gets a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for row in sorted(rows, key=lambda row: (-lengths[row], row)):
+        longest = lengths[batches[-1][0]] if batches else 0
+        if batches and longest * (len(batches[-1]) + 1) <= budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def same_length(rows: Sequence[int], lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Rows grouped by exact length, at most ``most`` together: no padding at all."""
+    batches: list[list[int]] = []
+    for row in sorted(rows, key=lambda row: (lengths[row], row)):
+        if batches and lengths[batches[-1][0]] == lengths[row] and len(batches[-1]) < most:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches

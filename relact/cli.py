@@ -1,0 +1,390 @@
+"""The commands: parse, call one library function, print.
+
+Heavy libraries are imported inside the commands, so that ``relact --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from relact import __version__
+
+app = typer.Typer(
+    name="relact",
+    help="Which neurons of a language model belong to a relation, and what breaks without them.",
+    epilog="Every command takes --json for machines. Add --debug to see a traceback.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# Options are declared once.
+Sources = Annotated[
+    list[str],
+    typer.Argument(metavar="SOURCE...", help="bundled relations, `starter`, a folder of LRE JSON, .jsonl/.csv/.parquet"),
+]
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="folder of the store")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+Shots = Annotated[int, typer.Option(help="in-context examples before every prompt")]
+Language = Annotated[str, typer.Option(help="language of the prompts: en, de, fr, es, zh, ja")]
+Templates = Annotated[str, typer.Option(help="first or all templates of a relation")]
+Form = Annotated[str, typer.Option(help="statement, or paper: `? Answer:` at the end")]
+PerRelation = Annotated[int | None, typer.Option(help="identification prompts per relation at most")]
+TestSize = Annotated[int, typer.Option(help="held-out facts per relation")]
+Seed = Annotated[int, typer.Option(help="seed of the split and of sampled negatives")]
+Sites = Annotated[str, typer.Option(help="sites to capture: mlp, attn, all, or names like mlp.gate,mlp.up")]
+Pool = Annotated[str, typer.Option(help="over a prompt's tokens: mean, max, last, positive")]
+Dtype = Annotated[str, typer.Option(help="stored as float16 or float32")]
+Block = Annotated[int | None, typer.Option(help="prompts committed together (about 512)")]
+BatchTokens = Annotated[int, typer.Option(help="tokens in one forward pass at most")]
+SpecialTokens = Annotated[bool, typer.Option(help="let the tokenizer add its special tokens (BOS)")]
+ModelDtype = Annotated[str, typer.Option(help="dtype to load the model in: auto, float32, bfloat16, float16")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Relations = Annotated[str | None, typer.Option(help="only these relations, comma-separated")]
+Negatives = Annotated[int | None, typer.Option(help="sample so many negatives per positive instead of all")]
+Workers = Annotated[int | None, typer.Option(help="threads; all cores by default")]
+Memory = Annotated[str, typer.Option(help="memory budget, such as 4GiB")]
+Seeds = Annotated[int, typer.Option(help="random controls")]
+Match = Annotated[str, typer.Option(help="rule for a correct answer: prefix, exact, paper")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        typer.echo(f"relact {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def prompts(
+    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write: .parquet, .csv, .jsonl")] = None,
+    shots: Shots = 0,
+    language: Language = "en",
+    templates: Templates = "first",
+    form: Form = "statement",
+    per_relation: PerRelation = None,
+    test_size: TestSize = 50,
+    seed: Seed = 0,
+    paraphrase: Annotated[bool, typer.Option(help="test prompts from the other templates")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="list the bundled relations")] = False,
+    as_json: Json = False,
+) -> None:
+    """Build labelled prompts from relations."""
+    from relact import facts, terminal
+    from relact import prompts as tables
+
+    if listing:
+        return _list_relations(as_json)
+    if not sources:
+        raise typer.BadParameter("name at least one SOURCE, or use --list")
+    frame = tables.build(
+        facts.load_all(sources), shots=shots, language=language, templates=templates, form=form,
+        per_relation=per_relation, test_size=test_size, seed=seed, paraphrase=paraphrase,
+    )  # fmt: skip
+    summary = tables.summary(frame)
+    where = tables.write(frame, output) if output else None
+    if as_json:
+        terminal.dump({"output": where, "relations": summary.to_dict("records")})
+        return
+    terminal.table(summary)
+    terminal.say(f"written to {where}" if where else f"\n{tables.preview(frame)}")
+
+
+def _list_relations(as_json: bool) -> None:
+    from relact import facts, terminal
+
+    rows = [
+        {
+            "relation": relation.name,
+            "facts": len({fact.key for fact in relation.facts}),
+            "languages": list(relation.languages),
+            "templates": {language: len(texts) for language, texts in relation.templates.items()},
+            "source": relation.source,
+        }
+        for relation in facts.load("all")
+    ]
+    if as_json:
+        terminal.dump(rows)
+        return
+    for row in rows:
+        row["languages"], row["templates"] = " ".join(row["languages"]), sum(row["templates"].values())
+    import pandas as pd
+
+    terminal.table(pd.DataFrame(rows))
+
+
+@app.command()
+def capture(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="hub id, local folder, GGUF file, or smollm2")],
+    prompt_file: Annotated[Path, typer.Argument(metavar="PROMPTS", help="prompt table")],
+    store: StorePath,
+    sites: Sites = "mlp",
+    pool: Pool = "mean",
+    dtype: Dtype = "float16",
+    block: Block = None,
+    batch_tokens: BatchTokens = 2048,
+    special_tokens: SpecialTokens = True,
+    model_dtype: ModelDtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Stream a model's activations on prompts into a store; run it again to resume."""
+    from relact.capture import capture as run
+    from relact.terminal import Stages
+
+    with Stages() as progress:
+        opened = run(
+            model, prompt_file, store, sites=sites, pool=pool, dtype=dtype, block=block, batch_tokens=batch_tokens,
+            special_tokens=special_tokens, model_dtype=model_dtype, device=device, progress=progress,
+        )  # fmt: skip
+    _show(_describe_store(opened), as_json)
+
+
+@app.command()
+def score(
+    store: StorePath,
+    relations: Relations = None,
+    negatives: Negatives = None,
+    seed: Seed = 0,
+    workers: Workers = None,
+    memory: Memory = "4GiB",
+    as_json: Json = False,
+) -> None:
+    """Average precision and more for every neuron and all relations."""
+    from relact.score import score as run
+    from relact.terminal import Stages
+
+    names = [name.strip() for name in relations.split(",")] if relations else None
+    with Stages() as progress:
+        opened = run(
+            store, relations=names, negatives=negatives, seed=seed, workers=workers, memory=memory, progress=progress
+        )
+    _show(_describe_store(opened), as_json)
+
+
+@app.command()
+def select(
+    store: StorePath,
+    k: Annotated[int, typer.Option("--k", help="neurons per relation")],
+    name: Annotated[str | None, typer.Option(help="name of the mask; top-K by default")] = None,
+    sites: Annotated[str | None, typer.Option(help="a subset of the captured sites")] = None,
+    as_json: Json = False,
+) -> None:
+    """Keep the top-k neurons of every relation as a mask."""
+    from relact import masks
+
+    _show({"mask": masks.select(store, k=k, name=name, sites=sites), "k": k, "store": str(store)}, as_json)
+
+
+@app.command()
+def ablate(
+    store: StorePath,
+    mask: Annotated[str | None, typer.Option(help="name of a stored mask")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="select the top k first")] = None,
+    model: Annotated[str | None, typer.Option(help="where the store's model is now, if it moved")] = None,
+    seeds: Seeds = 10,
+    match: Match = "prefix",
+    name: Annotated[str | None, typer.Option(help="name of the result; the mask's by default")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Switch off each relation's neurons and see which test prompts stay correct."""
+    from relact.ablate import ablate as run
+    from relact.terminal import Stages
+
+    with Stages() as progress:
+        result = run(
+            store, mask=mask, k=k, model=model, seeds=range(seeds), match=match, name=name, device=device,
+            progress=progress,
+        )  # fmt: skip
+    _show_ablation(result, as_json)
+
+
+@app.command()
+def compare(
+    store: StorePath,
+    mask: Annotated[str, typer.Option(help="name of a stored mask")],
+    as_json: Json = False,
+) -> None:
+    """How many neurons the relations share under a mask."""
+    from relact import terminal
+    from relact.compare import overlap
+
+    shared = overlap(store, mask)
+    if as_json:
+        terminal.dump(shared.to_dict())
+        return
+    frame = shared["shared"].to_pandas()
+    frame.columns = [str(number) for number in range(1, len(frame) + 1)]
+    terminal.table(frame.reset_index(), title="shared neurons (columns in the order of the rows)")
+
+
+@app.command()
+def top(
+    store: StorePath,
+    relation: Annotated[str, typer.Option(help="relation")],
+    n: Annotated[int, typer.Option("-n", help="how many")] = 20,
+    sites: Annotated[str | None, typer.Option(help="only these sites")] = None,
+    as_json: Json = False,
+) -> None:
+    """A relation's best neurons."""
+    from relact import query
+
+    _show_frame(query.top(store, relation=relation, n=n, sites=sites), as_json)
+
+
+@app.command()
+def neuron(
+    store: StorePath,
+    site: Annotated[str, typer.Argument(metavar="SITE")],
+    layer: Annotated[int, typer.Argument(metavar="LAYER")],
+    index: Annotated[int, typer.Argument(metavar="INDEX")],
+    as_json: Json = False,
+) -> None:
+    """One neuron's statistics in every relation."""
+    from relact import query
+
+    _show_frame(query.neuron(store, site, layer, index), as_json)
+
+
+@app.command()
+def info(
+    what: Annotated[str, typer.Argument(metavar="STORE|MODEL", help="a store, or a model to describe")],
+    as_json: Json = False,
+) -> None:
+    """What a store holds, or which sites and how many neurons a model has."""
+    from relact import store as stores
+
+    if (Path(what) / "zarr.json").is_file():
+        _show(_describe_store(stores.open(what)), as_json)
+        return
+    from relact import models
+
+    _show(models.describe(what).as_dict(), as_json)
+
+
+@app.command("run")
+def run_all(
+    sources: Sources,
+    store: Annotated[Path, typer.Option(help="folder of the store")],
+    model: Annotated[str, typer.Option(help="hub id, local folder, GGUF file, or smollm2")] = "smollm2",
+    k: Annotated[int, typer.Option("--k", help="neurons per relation to switch off")] = 400,
+    shots: Shots = 0,
+    language: Language = "en",
+    templates: Templates = "first",
+    per_relation: PerRelation = None,
+    test_size: TestSize = 50,
+    seed: Seed = 0,
+    sites: Sites = "mlp",
+    pool: Pool = "mean",
+    dtype: Dtype = "float16",
+    negatives: Negatives = None,
+    memory: Memory = "4GiB",
+    seeds: Seeds = 10,
+    match: Match = "prefix",
+    as_json: Json = False,
+) -> None:
+    """All of it: prompts, capture, score, select, ablate. Run it again to resume."""
+    from relact import terminal
+    from relact.pipeline import run
+
+    with terminal.Stages() as progress:
+        opened, result = run(
+            sources, model=model, store=store, k=k,
+            prompts={"shots": shots, "language": language, "templates": templates, "per_relation": per_relation,
+                     "test_size": test_size, "seed": seed},
+            capture={"sites": sites, "pool": pool, "dtype": dtype},
+            scores={"negatives": negatives, "seed": seed, "memory": memory},
+            ablate={"seeds": range(seeds), "match": match},
+            progress=progress,
+        )  # fmt: skip
+    _show_ablation(result, as_json, opened.path)
+
+
+def _describe_store(store: Any) -> dict[str, Any]:
+    """What `relact info STORE` tells."""
+    from relact import plan, schema
+
+    manifest = store.manifest
+    missing = len(store.missing_blocks())
+    return {
+        "store": str(store.path),
+        "model": f"{manifest.model.id} ({manifest.model.family}, {manifest.model.dtype})",
+        "fingerprint": manifest.model.fingerprint,
+        "relations": ", ".join(store.relations()),
+        "prompts": f"{store.n_prompts} to identify, {manifest.prompts[schema.TEST]['n']} to test",
+        "sites": ", ".join(f"{site} {lay.n_layers} x {lay.width}" for site, lay in store.layouts.items()),
+        "neurons": sum(lay.n_layers * lay.width for lay in store.layouts.values()),
+        "pool": manifest.capture.pool,
+        "dtype": manifest.capture.dtype,
+        "size": plan.show_bytes(sum(lay.bytes for lay in store.layouts.values())),
+        "blocks": f"{store.n_blocks - missing} of {store.n_blocks} committed",
+        "scores": "yes" if store.has(schema.SCORES) else "no",
+        "masks": ", ".join(store.children(schema.MASKS)) or "none",
+        "ablations": ", ".join(store.children(schema.ABLATIONS)) or "none",
+    }
+
+
+def _show(values: dict[str, Any], as_json: bool) -> None:
+    from relact import terminal
+
+    terminal.dump(values) if as_json else terminal.pairs(values)
+
+
+def _show_frame(frame: Any, as_json: bool) -> None:
+    from relact import terminal
+
+    terminal.dump(frame.to_dict("records")) if as_json else terminal.table(frame)
+
+
+def _show_ablation(result: Any, as_json: bool, where: Path | None = None) -> None:
+    from relact import terminal
+    from relact.effects import effects
+
+    summary = effects(result)
+    drops = {"own": summary.own, "other": summary.other, "random": summary.random}
+    if as_json:
+        accuracy = result["accuracy"].load()
+        terminal.dump(
+            {"store": where, "drops": drops, "condition": accuracy["condition"].values.tolist(),
+             "relation": accuracy["relation"].values.tolist(), "accuracy": accuracy.values.tolist()}
+        )  # fmt: skip
+        return
+    terminal.say(f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {result.attrs['k']})\n")
+    terminal.matrix(result)
+    terminal.say("\nmean drop in points: " + ", ".join(f"{name} {value:.1f}" for name, value in drops.items()))
+    if where:
+        terminal.say(f"store: {where}")
+
+
+def main() -> None:
+    """Entry point: run a command, turn every problem into one line and exit code 1."""
+    from relact.errors import RelactError
+
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        app(arguments)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to resume", 130)
+    except RelactError as error:
+        if debug:
+            raise
+        _fail(str(error), 1)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(f"unexpected problem: {type(error).__name__}: {error}. Add --debug for the traceback", 1)
+
+
+def _fail(text: str, code: int) -> None:
+    from relact import terminal
+
+    terminal.problem(text)
+    sys.exit(code)

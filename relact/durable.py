@@ -1,0 +1,126 @@
+"""Local files that survive a crash: written aside, flushed to the disk, then renamed.
+
+The order is always the same: bytes durable under a temporary name, rename, directory durable. A name ending in
+``.partial`` is never data; `sweep` removes what an interrupted writer left.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import google_crc32c
+
+from relact.errors import StoreError
+
+PARTIAL = ".partial"
+
+
+def write_partial(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
+    """Write and flush ``path`` + ``.partial``; returns the CRC-32C of the content. `publish` makes it visible.
+
+    Raises:
+        StoreError: disk full, no permission, and the like; the partial file is removed.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    checksum = 0
+    try:
+        with partial.open("wb") as file:
+            for piece in pieces:
+                checksum = google_crc32c.extend(checksum, bytes(piece))
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise explain(error, path) from error
+    return checksum
+
+
+def publish(path: Path) -> None:
+    """Rename ``path`` + ``.partial`` to ``path``; durable once the directory is synced."""
+    os.replace(path.with_name(path.name + PARTIAL), path)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames inside ``path`` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(root: Path) -> None:
+    """Flush every file and directory below ``root``: for small trees that another library wrote."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            descriptor = os.open(os.path.join(folder, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_directory(Path(folder))
+
+
+def aside_of(store: Path) -> Path:
+    """Folder beside ``store`` (same file system) where groups are built and old ones are parked."""
+    return store.with_name(f".{store.name}.aside")
+
+
+def swap_in(new: Path, target: Path, parked: Path) -> None:
+    """Put the finished folder ``new`` at ``target``; what was there is parked first, and deleted last.
+
+    A crash between the two renames leaves ``parked`` and no ``target``: `restore` undoes it.
+    """
+    sync_tree(new)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        parked.parent.mkdir(parents=True, exist_ok=True)
+        if parked.exists():
+            shutil.rmtree(parked)
+        os.rename(target, parked)
+        sync_directory(parked.parent)
+    os.rename(new, target)
+    sync_directory(target.parent)
+    if parked.exists():
+        shutil.rmtree(parked)
+
+
+def restore(parked: Path, target: Path) -> None:
+    """Undo or finish an interrupted `swap_in`: the former folder comes back unless the new one is in place."""
+    if not parked.exists():
+        return
+    if target.exists():
+        shutil.rmtree(parked)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(parked, target)
+        sync_directory(target.parent)
+
+
+def sweep(root: Path) -> int:
+    """Remove ``*.partial`` files below ``root``; returns how many there were."""
+    leftovers = list(root.rglob(f"*{PARTIAL}"))
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def explain(error: OSError, path: Path) -> StoreError:
+    """The one-line problem behind an `OSError` while writing ``path``."""
+    fixes = {
+        errno.ENOSPC: "make room and run the same command again: it resumes",
+        errno.EFBIG: "raise the file size limit and run the same command again: it resumes",
+        errno.EDQUOT: "make room and run the same command again: it resumes",
+        errno.EACCES: "choose a folder you may write to",
+        errno.EPERM: "choose a folder you may write to",
+        errno.EROFS: "choose a folder you may write to",
+        errno.ENOTDIR: "choose a path whose parents are folders",
+    }
+    return StoreError(
+        f"cannot write: {error.strerror or error}", where=path, fix=fixes.get(error.errno or 0, "check the disk")
+    )

@@ -1,0 +1,128 @@
+"""Pure integer arithmetic: block and chunk shapes, bytes, files, memory. No arrays, no files.
+
+::
+
+    prompts  ┌──────────────┐          one shard = one block x one layer x all neurons
+             │ block 0      │ layer    ┌────┬────┬────┬────┐
+             ├──────────────┤ 0..L-1   │    │    │    │    │ one inner chunk = block x 1 x span
+             │ block 1      │          └────┴────┴────┴────┘
+             └──────────────┘            span divides the site's width
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from relact.errors import BudgetError, InputError
+
+BLOCK = 512  # prompts captured, written and committed together
+SPAN_TARGET = 704  # neurons per inner chunk: 512 x 704 x 2 bytes is 0.7 MB, about what a core's cache holds
+SPAN_FLOOR = 64  # below this the per-chunk overhead wins: keep the whole width instead
+ITEM_BYTES = {"float16": 2, "float32": 4}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def span_of(width: int) -> int:
+    """Neurons per inner chunk: the largest divisor of ``width`` up to 704, or all of it when that is tiny."""
+    best = max(divisor for divisor in range(1, min(width, SPAN_TARGET) + 1) if width % divisor == 0)
+    return best if best >= SPAN_FLOOR else width
+
+
+def block_of(n_prompts: int, target: int = BLOCK) -> int:
+    """Rows per block: ``target`` at most, evened out so that the last block is not mostly padding."""
+    n_blocks = -(-n_prompts // target)
+    return -(-n_prompts // n_blocks)
+
+
+def parse_bytes(text: str | int) -> int:
+    """``"4GiB"``, ``"500 MB"`` or a plain number to bytes; `InputError` otherwise."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", str(text).lower())
+    if match is None:
+        raise InputError(f"{text!r} is not an amount of memory", fix="write for example 4GiB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def show_bytes(count: int) -> str:
+    """Bytes for people: decimal units, three digits."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape of one site's activations on disk.
+
+    Attributes:
+        rows: prompts per block (and per shard).
+        n_layers, width: the site's own shape.
+        item: bytes per value.
+    """
+
+    n_prompts: int
+    rows: int
+    n_layers: int
+    width: int
+    item: int
+
+    @property
+    def span(self) -> int:
+        return span_of(self.width)
+
+    @property
+    def n_spans(self) -> int:
+        return self.width // self.span
+
+    @property
+    def n_blocks(self) -> int:
+        return -(-self.n_prompts // self.rows)
+
+    @property
+    def shard_bytes(self) -> int:
+        """Uncompressed shard file: the chunks, then offset and length of each (16 bytes), then a 4-byte checksum."""
+        return self.rows * self.width * self.item + 16 * self.n_spans + 4
+
+    @property
+    def files(self) -> int:
+        return self.n_blocks * self.n_layers
+
+    @property
+    def bytes(self) -> int:
+        return self.files * self.shard_bytes
+
+
+def layouts(n_prompts: int, rows: int, n_layers: int, widths: Mapping[str, int], dtype: str) -> dict[str, Layout]:
+    """One `Layout` per site."""
+    return {site: Layout(n_prompts, rows, n_layers, width, ITEM_BYTES[dtype]) for site, width in widths.items()}
+
+
+def block_bytes(sites: Mapping[str, Layout]) -> int:
+    """Bytes of one block of every site in memory."""
+    return sum(site.rows * site.n_layers * site.width * site.item for site in sites.values())
+
+
+# Measured headroom of one score task over its keys: sorted copy, labels, per-relation counters, results.
+SCORE_FACTOR = 2.5
+SCORE_BASE = 160 * 2**20  # interpreter, numpy, numba, dask
+
+
+def score_memory(n_prompts: int, span: int, item: int, workers: int) -> int:
+    """Upper bound of a scoring process: every worker holds the packed keys of one span, twice."""
+    key = 4 if item == 2 else 8
+    return int(SCORE_BASE + workers * SCORE_FACTOR * n_prompts * span * key)
+
+
+def score_span(n_prompts: int, span: int, item: int, workers: int, budget: int) -> int:
+    """Neurons per score task: ``span``, or the largest divisor of it that fits ``budget`` bytes."""
+    for divisor in range(1, span + 1):
+        if span % divisor == 0 and score_memory(n_prompts, span // divisor, item, workers) <= budget:
+            return span // divisor
+    need = score_memory(n_prompts, 1, item, workers)
+    raise BudgetError(
+        f"scoring {n_prompts} prompts with {workers} workers needs {show_bytes(need)}, the budget is "
+        f"{show_bytes(budget)}",
+        fix="give more with --memory or fewer --workers",
+    )

@@ -1,0 +1,139 @@
+"""The written format, version 1: every stored name, dimension and attribute, in one place.
+
+Readers and writers take names from here and never spell them again. The same facts, for authors of other tools,
+are in docs/format.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from relact.errors import StoreError
+
+FORMAT = 1
+ATTRIBUTE = "relact"  # key of our attributes in every zarr.json we write
+
+PROMPTS, ACTIVATIONS, SCORES, MASKS, ABLATIONS, COMMITS = (
+    "prompts",
+    "activations",
+    "scores",
+    "masks",
+    "ablations",
+    "commits",
+)
+IDENTIFY, TEST = "identify", "test"
+PROMPT_TEXT = ("text", "relation", "subject", "object", "template", "language")  # string columns of both prompt sets
+ANSWERS = "answers"  # test prompts: (prompt, answer) strings, padded with ""
+ACTIVATION, RECORD, FIELD = "activation", "record", "field"
+START, STOP = "start", "stop"  # the first two fields of a commit record; then one checksum per site and layer
+DTYPES = ("float16", "float32")
+POOLS = ("mean", "max", "last", "positive")
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """Which checkpoint produced the numbers."""
+
+    id: str
+    revision: str | None
+    fingerprint: str
+    dtype: str
+    family: str
+
+
+@dataclass(frozen=True)
+class CaptureRecord:
+    """How the activations were made; everything here changes the numbers or their layout."""
+
+    sites: tuple[str, ...]
+    pool: str
+    dtype: str
+    block: int
+    batch: int  # token budget of one batch, padding included
+    special_tokens: bool
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The root attributes of a store: its identity.
+
+    ``prompts`` maps a split to ``{"n": rows, "digest": hex}``. Two captures belong together when all fields
+    but ``versions`` and ``created`` are equal.
+    """
+
+    model: ModelRecord
+    tokenizer: str
+    capture: CaptureRecord
+    prompts: Mapping[str, Mapping[str, Any]]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    format: int = FORMAT
+
+    def to_attributes(self) -> dict[str, Any]:
+        """JSON-ready dictionary for ``attrs["relact"]``."""
+        plain = asdict(self)
+        plain["tokenizer"] = {"fingerprint": self.tokenizer}
+        plain["capture"]["sites"] = list(self.capture.sites)
+        return plain
+
+    @classmethod
+    def from_attributes(cls, raw: Any, where: object) -> Manifest:
+        """Parse root attributes; `StoreError` says what is missing or of a later format."""
+        if not isinstance(raw, dict) or "format" not in raw:
+            raise StoreError("not a relact store: its zarr.json has no 'relact' attributes", where=where)
+        if raw["format"] != FORMAT:
+            raise StoreError(
+                f"store format {raw['format']!r}, this version reads {FORMAT}", where=where, fix="upgrade relact"
+            )
+        try:
+            capture = dict(raw["capture"])
+            capture["sites"] = tuple(capture["sites"])
+            return cls(
+                model=ModelRecord(**raw["model"]),
+                tokenizer=raw["tokenizer"]["fingerprint"],
+                capture=CaptureRecord(**capture),
+                prompts=raw["prompts"],
+                versions=raw.get("versions", {}),
+                created=raw.get("created", ""),
+            )
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"damaged root attributes ({error})", where=where) from error
+
+    def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:
+        """Fields of the identity that differ: ``(name, mine, theirs)``, nested names dotted."""
+        mine, theirs = _flatten(self.to_attributes()), _flatten(other.to_attributes())
+        names = sorted(set(mine) | set(theirs))
+        ignored = ("versions.", "created")
+        return [
+            (name, mine.get(name), theirs.get(name))
+            for name in names
+            if not name.startswith(ignored) and mine.get(name) != theirs.get(name)
+        ]
+
+
+def commit_fields(sites: Sequence[str], n_layers: int) -> list[str]:
+    """Names along the ``field`` dimension of a commit record: start, stop, then ``site/layer`` checksums."""
+    return [START, STOP, *(f"{site}/{layer}" for site in sites for layer in range(n_layers))]
+
+
+def digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Hex digest of prompt rows in order; equal rows give equal digests on every machine."""
+    state = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        state.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode())
+        state.update(b"\n")
+    return state.hexdigest()
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
