@@ -54,7 +54,7 @@ def locate(name: str, *, revision: str | None = None, code: bool = False, weight
     """Find, fetch or decode what ``name`` stands for.
 
     Args:
-        revision: a branch, tag or commit of a hub model.
+        revision: a branch, tag or commit of a hub model; of a GGUF file the "sha256:..." it must have.
         code: also fetch the repository's Python files, for ``trust_remote_code``.
         weights: False is content with the configuration of a hub model.
 
@@ -62,19 +62,27 @@ def locate(name: str, *, revision: str | None = None, code: bool = False, weight
         ModelError: nothing of that name, no network and nothing cached, no safetensors, a damaged embedded file.
     """
     path = Path(name).expanduser()
-    if revision is not None and (name == EMBEDDED or path.exists()):
-        raise ModelError(f"revision {revision} of a local model", where=name, fix="leave the revision out")
     if name == EMBEDDED:
-        file = embedded_file()
-        return decoded(file, EMBEDDED, EMBEDDED_SHA256)
+        _same_revision(name, revision, f"sha256:{EMBEDDED_SHA256}")
+        return decoded(embedded_file(), EMBEDDED, EMBEDDED_SHA256)
     if path.suffix == ".gguf" and path.is_file():
         path = path.resolve()
-        return decoded(path, str(path), sha256(path))
+        digest = sha256(path)
+        _same_revision(name, revision, f"sha256:{digest}")
+        return decoded(path, str(path), digest)
     if path.is_dir():
+        _same_revision(name, revision, None)
         return _local(path.resolve(), weights)
     if path.suffix == ".gguf" or path.is_absolute() or name.startswith((".", "~")):
         raise ModelError("no such file or folder", where=name, fix="check the path")
     return _from_hub(name, revision, code, weights)
+
+
+def _same_revision(name: str, asked: str | None, actual: str | None) -> None:
+    """A store names the revision it was made with: a file has the one of its content, a folder none."""
+    if asked is not None and asked != actual:
+        raise ModelError(f"this local model is revision {actual}, not {asked}", where=name,
+                         fix="use the same file, or leave the revision out")  # fmt: skip
 
 
 def embedded_file() -> Path:

@@ -56,12 +56,16 @@ def _falcon_kv_heads(config: Any) -> int:
     return 1 if config.multi_query else config.num_attention_heads
 
 
+def _bigcode_kv_heads(config: Any) -> int:
+    return 1 if config.multi_query else config.num_attention_heads
+
+
 @dataclass(frozen=True)
 class Family:
     """A row of the table: the exact ``model_type`` names, the path of the decoder layers, a tap per site.
 
     ``layers`` is relative to the causal language model. ``inner`` names the configuration's MLP width; absent or None
-    there means 4 x hidden. ``text`` marks multimodal configurations whose decoder is described by ``text_config``.
+    there means 4 x hidden. Multimodal configurations are read through their ``text_config``.
     """
 
     names: tuple[str, ...]
@@ -69,7 +73,6 @@ class Family:
     taps: Mapping[str, Tap] = field(repr=False)
     inner: str = "intermediate_size"
     kv_heads: Callable[[Any], int] = field(default=_kv_heads, repr=False)
-    text: bool = False
 
     @property
     def name(self) -> str:
@@ -100,34 +103,30 @@ def _fused(qkv: str, out: str, *, per_group: bool = False) -> dict[str, Tap]:
     return {**{site: Tap(qkv, "output", sites, per_group) for site in sites}, "attn.o": Tap(out)}
 
 
-_PHI3_MLP = {
+# Phi-3 and GLM compute gate and up in one projection.
+_GATE_UP = {
     **_gated(act="mlp.activation_fn"),
     **{site: Tap("mlp.gate_up_proj", "output", ("mlp.gate", "mlp.up")) for site in ("mlp.gate", "mlp.up")},
 }
 
 # Rows are matched by exact model_type. Names share a row only when every path, width rule and layout is the same.
+# fmt: off
 FAMILIES: tuple[Family, ...] = (
     Family(
-        (
-            "llama",
-            "mistral",
-            "gemma",
-            "gemma2",
-            "gemma3_text",
-            "qwen2",
-            "qwen3",
-            "olmo",
-            "olmo2",
-            "olmo3",
-            "stablelm",
-            "cohere",
-            "cohere2",
-        ),
+        ("llama", "mistral", "ministral", "ministral3", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "olmo",
+         "olmo2", "olmo3", "stablelm", "cohere", "cohere2", "smollm3", "granite", "seed_oss", "helium", "exaone4", "ernie4_5",
+         "hunyuan_v1_dense"),
         "model.layers",
         {**_gated(), **_split()},
     ),
-    Family(("gemma3",), "model.language_model.layers", {**_gated(), **_split()}, text=True),
-    Family(("phi3",), "model.layers", {**_PHI3_MLP, **_fused("self_attn.qkv_proj", "self_attn.o_proj")}),
+    Family(("gemma3",), "model.language_model.layers", {**_gated(), **_split()}),
+    Family(("phi3",), "model.layers", {**_GATE_UP, **_fused("self_attn.qkv_proj", "self_attn.o_proj")}),
+    Family(("glm", "glm4"), "model.layers", {**_GATE_UP, **_split()}),
+    Family(
+        ("nemotron", "arcee", "apertus"),
+        "model.layers",
+        {**_plain("mlp.up_proj", "mlp.act_fn", "mlp.down_proj"), **_split()},
+    ),
     Family(("phi",), "model.layers", {**_plain("mlp.fc1", "mlp.activation_fn", "mlp.fc2"), **_split(out="dense")}),
     Family(("starcoder2",), "model.layers", {**_plain("mlp.c_fc", "mlp.act", "mlp.c_proj"), **_split()}),
     Family(
@@ -135,6 +134,18 @@ FAMILIES: tuple[Family, ...] = (
         "transformer.h",
         {**_plain("mlp.c_fc", "mlp.act", "mlp.c_proj"), **_fused("attn.c_attn", "attn.c_proj")},
         inner="n_inner",
+    ),
+    Family(
+        ("gpt_bigcode",),
+        "transformer.h",
+        {**_plain("mlp.c_fc", "mlp.act", "mlp.c_proj"), **_fused("attn.c_attn", "attn.c_proj", per_group=True)},
+        inner="n_inner",
+        kv_heads=_bigcode_kv_heads,
+    ),
+    Family(
+        ("gpt_neo",),
+        "transformer.h",
+        {**_plain("mlp.c_fc", "mlp.act", "mlp.c_proj"), **_split("attn.attention", "out_proj")},
     ),
     Family(
         ("gptj",),
@@ -145,27 +156,21 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         ("gpt_neox",),
         "gpt_neox.layers",
-        {
-            **_plain("mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h"),
-            **_fused("attention.query_key_value", "attention.dense", per_group=True),
-        },
+        {**_plain("mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h"),
+         **_fused("attention.query_key_value", "attention.dense", per_group=True)},
     ),
     Family(
         ("bloom",),
         "transformer.h",
-        {
-            **_plain("mlp.dense_h_to_4h", "mlp.gelu_impl", "mlp.dense_4h_to_h"),
-            **_fused("self_attention.query_key_value", "self_attention.dense", per_group=True),
-        },
+        {**_plain("mlp.dense_h_to_4h", "mlp.gelu_impl", "mlp.dense_4h_to_h"),
+         **_fused("self_attention.query_key_value", "self_attention.dense", per_group=True)},
         inner="",
     ),
     Family(
         ("falcon",),
         "transformer.h",
-        {
-            **_plain("mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h"),
-            **_fused("self_attention.query_key_value", "self_attention.dense", per_group=True),
-        },
+        {**_plain("mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h"),
+         **_fused("self_attention.query_key_value", "self_attention.dense", per_group=True)},
         inner="ffn_hidden_size",
         kv_heads=_falcon_kv_heads,
     ),
@@ -182,6 +187,7 @@ FAMILIES: tuple[Family, ...] = (
         inner="",
     ),
 )
+# fmt: on
 _BY_NAME: Mapping[str, Family] = {name: row for row in FAMILIES for name in row.names}
 KNOWN: tuple[str, ...] = tuple(sorted(_BY_NAME))
 

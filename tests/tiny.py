@@ -1,0 +1,106 @@
+"""Tiny random models of every supported family, and a tiny tokenizer: built in milliseconds, no files, no network.
+
+    tiny.model("gpt_neox"); tiny.tokenizer(); tiny.save(folder, "llama")
+
+Names are model types; a suffix after "/" picks a layout that the same family also has ("falcon/multi-query").
+Sizes are chosen so that confusions show: no two widths agree that need not, heads and key-value heads differ where
+the family allows it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers import models as token_models
+
+VOCABULARY = 300
+LAYERS = 3
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None, "tie_word_embeddings": False,
+}  # fmt: skip
+# hidden 32, 4 heads of 8, 2 key-value heads, 44 MLP neurons
+_LLAMA = {"hidden_size": 32, "intermediate_size": 44, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
+          "num_key_value_heads": 2, "max_position_embeddings": 128}  # fmt: skip
+_WIDE = {**_LLAMA, "head_dim": 12}  # heads x head_dim is not the hidden size
+_GPT = {"n_embd": 32, "n_inner": 44, "n_layer": LAYERS, "n_head": 4, "n_positions": 128}
+_FALCON = {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "ffn_hidden_size": 44}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("llama", "qwen2", "stablelm", "cohere", "cohere2", "olmo", "olmo2", "olmo3", "phi", "phi3",
+                     "starcoder2", "smollm3", "granite", "nemotron", "arcee", "exaone4", "apertus"), _LLAMA),
+    **dict.fromkeys(("mistral", "ministral", "ministral3", "gemma", "gemma2", "gemma3_text", "qwen3", "seed_oss",
+                     "ernie4_5", "hunyuan_v1_dense", "glm", "glm4"), _WIDE),
+    "llama/biased": {**_LLAMA, "attention_bias": True, "mlp_bias": True},
+    "helium": {**_LLAMA, "head_dim": 8},
+    "olmo/clipped": {**_LLAMA, "clip_qkv": 0.5},
+    "gpt2": _GPT,
+    "gpt2/default-inner": {**_GPT, "n_inner": None},
+    "gptj": {**_GPT, "rotary_dim": 4},
+    "gpt_bigcode/multi-query": {**_GPT, "multi_query": True},
+    "gpt_bigcode/multi-head": {**_GPT, "multi_query": False},
+    "gpt_neo": {"hidden_size": 32, "intermediate_size": 44, "num_layers": LAYERS, "num_heads": 4, "window_size": 4,
+                "attention_types": [[["global", "local", "global"], 1]], "max_position_embeddings": 128},
+    "gpt_neox": {key: value for key, value in _LLAMA.items() if key != "num_key_value_heads"},
+    "bloom": {"hidden_size": 32, "n_layer": LAYERS, "n_head": 4},
+    "falcon/multi-head": {**_FALCON, "multi_query": False, "alibi": True, "new_decoder_architecture": False,
+                          "bias": True},
+    "falcon/multi-query": {**_FALCON, "multi_query": True, "new_decoder_architecture": False},
+    "falcon/grouped": {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2},
+    "opt": {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 44, "num_hidden_layers": LAYERS,
+            "num_attention_heads": 4, "max_position_embeddings": 128},
+    "mpt": {"d_model": 32, "n_layers": LAYERS, "n_heads": 4, "max_seq_len": 128},
+}  # fmt: skip
+MULTIMODAL = "gemma3"
+NAMES = (*CONFIGS, MULTIMODAL)
+
+
+def config(name: str, **changes: Any) -> Any:
+    """A transformers configuration of the family, ``changes`` on top."""
+    kind = name.partition("/")[0]
+    if kind == MULTIMODAL:
+        vision = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2,
+                  "image_size": 28, "patch_size": 14}  # fmt: skip
+        text = {**_COMMON, **_WIDE, "query_pre_attn_scalar": 12, **changes}
+        return transformers.Gemma3Config(
+            text_config=text, vision_config=vision, mm_tokens_per_image=4, boi_token_index=290, eoi_token_index=291,
+            image_token_index=292, tie_word_embeddings=False,
+        )  # fmt: skip
+    return transformers.AutoConfig.for_model(kind, **{**_COMMON, **CONFIGS[name], **changes})
+
+
+def model(name: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    """A causal language model in eval mode; weights are large enough that every neuron visibly changes the logits."""
+    built = transformers.AutoModelForCausalLM.from_config(config(name, **changes), dtype=dtype).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * 0.3
+            parameter.copy_(noise if parameter.dim() > 1 else parameter.float() + noise)
+    return built.requires_grad_(False)
+
+
+def tokenizer(*, bos: bool = True, pad: bool = False) -> Any:
+    """One token per byte (ids 3 to 258), ``<s>`` in front if ``bos``; without a pad token unless ``pad``."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, **{letter: 3 + i for i, letter in enumerate(letters)}}
+    backend = Tokenizer(token_models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if bos:
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    extra = {"pad_token": "</s>"} if pad else {}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", **extra
+    )
+
+
+def save(folder: Path, name: str = "llama", **options: Any) -> Path:
+    """A saved model with its tokenizer, as ``relact.models.load`` expects it."""
+    model(name, **options).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
