@@ -58,9 +58,9 @@ def visit(
         layers: layer numbers; None is all of them.
 
     Raises:
-        ModelError: unknown family, site or layer; a module that is not where the table says; a width other than the
+        ModelError: unknown family, site or layer; a compiled model; a module that is not where the table says; a width other than the
             configuration's; a replacement of another shape; after a decoder forward, a hook that did not fire exactly
-            once in it (compiled or rerouted modules), naming site, layer and count.
+            once in it (shared or rerouted modules), naming site, layer and count.
     """
     owner, blocks = find_layers(model)
     plan = _plan(model.config, resolve(model.config, sites), _layer_numbers(model, layers, len(blocks)))
@@ -75,7 +75,7 @@ def visit(
 
 def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     """The module whose forward runs the decoder layers, and its list of layers. ModelError if it is not there."""
-    path = family(model.config).layers.split(".")
+    path = family(getattr(model, "config", None)).layers.split(".")
     for start in range(len(path)):  # a base model lacks the leading names of the path
         names = path[start:]
         try:
@@ -84,9 +84,18 @@ def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
         except AttributeError:
             continue
         if isinstance(blocks, nn.ModuleList):
+            _require_uncompiled(model, owner, *blocks)
             return owner, blocks
     raise ModelError(f"no list of decoder layers at {'.'.join(path)}", where=type(model).__name__,
                      fix="load it with relact.models.load, or correct the family's row in relact/sites.py")  # fmt: skip
+
+
+def _require_uncompiled(*modules: nn.Module) -> None:
+    """Compiled code does not see hooks registered after it was traced, the counting ones included."""
+    for module in modules:
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            raise ModelError("is compiled, hooks would be skipped", where=type(module).__name__,
+                             fix="give the model before torch.compile")  # fmt: skip
 
 
 def _layer_numbers(model: nn.Module, layers: Iterable[int] | None, available: int) -> list[int]:
@@ -187,7 +196,7 @@ def _count_forwards(stack: ExitStack, owner: nn.Module, expected: list[tuple[str
             if state.fired[site, layer] != 1:
                 raise ModelError(f"hook fired {state.fired[site, layer]} times in one forward pass",
                                  where=f"{site} in layer {layer}",
-                                 fix="run the model uncompiled, with its own modules in place")  # fmt: skip
+                                 fix="run the model with its own modules in place")  # fmt: skip
         state.forwards += 1
 
     stack.callback(owner.register_forward_pre_hook(before, with_kwargs=True).remove)

@@ -107,12 +107,12 @@ def load(
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype}", where="dtype", fix=f"choose from auto, {', '.join(DTYPES)}")
     target = None if device_map is not None else _device(device)
-    config, _ = _config(name, revision, trust_remote_code)  # refuses a family before its weights are fetched
-    found = locate(name, revision=revision, code=trust_remote_code)
+    config, found = _config(name, revision, trust_remote_code)  # refuses a family before its weights are fetched
+    found = locate(name, revision=found.revision, code=trust_remote_code)
     chosen, notes = _dtype(dtype, config, target)
+    if target is not None and target.type != "cpu":
+        device_map = {"": target}  # straight to the device; quantised models cannot be moved later
     model = _weights(found, chosen, device_map, trust_remote_code)
-    if target is not None and getattr(model, "hf_device_map", None) is None:
-        model.to(target)
     model.eval().requires_grad_(False)
     tokenizer = _tokenizer(found, trust_remote_code)
     return LoadedModel(

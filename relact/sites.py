@@ -114,8 +114,8 @@ _GATE_UP = {
 FAMILIES: tuple[Family, ...] = (
     Family(
         ("llama", "mistral", "ministral", "ministral3", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "olmo",
-         "olmo2", "olmo3", "stablelm", "cohere", "cohere2", "smollm3", "granite", "seed_oss", "helium", "exaone4", "ernie4_5",
-         "hunyuan_v1_dense"),
+         "olmo2", "olmo3", "stablelm", "cohere", "cohere2", "smollm3", "granite", "seed_oss", "helium", "exaone4",
+         "ernie4_5", "hunyuan_v1_dense"),
         "model.layers",
         {**_gated(), **_split()},
     ),
