@@ -1,0 +1,29 @@
+"""Rank statistics of many neurons over many relations, on plain arrays.
+
+Use::
+
+    labels = Labels.one_vs_rest(["capital", "capital", "sport", ...])
+    scores = rank_statistics(blocks, labels, ["average_precision", "on_p50"])   # each [relations, neurons] float64
+
+Order of reading: labels (who is positive for what) -> packing (rows of activations to sortable keys, column by column)
+-> walks (one pass over sorted keys) -> ranks (puts them together) -> significance (how surprising a score is).
+"""
+
+from __future__ import annotations
+
+from relact.kernels.labels import Labels
+from relact.kernels.ranks import STATISTICS, NotANumber, Statistic, lape, rank_statistics, statistic
+from relact.kernels.significance import average_precision_null, false_discovery, p_values
+
+__all__ = [
+    "STATISTICS",
+    "Labels",
+    "NotANumber",
+    "Statistic",
+    "average_precision_null",
+    "false_discovery",
+    "lape",
+    "p_values",
+    "rank_statistics",
+    "statistic",
+]

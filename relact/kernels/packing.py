@@ -1,0 +1,158 @@
+"""Rows of activations -> one sortable key per neuron and prompt, a neuron's keys side by side.
+
+A key is (order-preserving bits << 16) | class of the prompt. The bits of a float, read as an unsigned integer, order
+like the float once negative numbers are mirrored; both zeros get the same key. 16-bit floats give uint32 keys, float32
+gives uint64. NumPy sorts these integers with vector instructions, and the class rides along for free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import types, uint16, uint32, uint64
+
+from relact.errors import InputError
+from relact.kernels.jit import kernel, reads
+
+CLASS_BITS = 16
+TILE = 64  # rows and columns of a transposing tile: 8 KiB in, 8 KiB out, both in the innermost cache
+u2, u4, u8 = types.uint16, types.uint32, types.uint64
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a stored dtype becomes keys: its bits, its keys' dtype, and the bits of infinity (above them: NaN)."""
+
+    bits: type[np.unsignedinteger]
+    key: type[np.unsignedinteger]
+    infinity: int
+
+
+FORMATS = {
+    np.dtype(np.float16): Format(np.uint16, np.uint32, 0x7C00),
+    np.dtype(np.uint16): Format(np.uint16, np.uint32, 0x7F80),  # bfloat16, which NumPy lacks, as its bits
+    np.dtype(np.float32): Format(np.uint32, np.uint64, 0x7F800000),
+}
+
+
+def format_of(blocks: Sequence[np.ndarray], prompts: int) -> Format:
+    """The common format of blocks that together hold ``prompts`` rows; anything else is refused with InputError."""
+    dtypes = {block.dtype for block in blocks}
+    shapes = [block.shape for block in blocks]
+    if len(dtypes) != 1 or not dtypes <= FORMATS.keys():
+        what = f"blocks of dtype {sorted(map(str, dtypes))}"
+        raise InputError(what, where="activations", fix="give float16, float32, or bfloat16 bits as uint16")
+    if any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes):
+        raise InputError(f"blocks of shapes {shapes}", where="activations", fix="give [rows, neurons] of one width")
+    if sum(shape[0] for shape in shapes) != prompts:
+        what = f"{sum(shape[0] for shape in shapes)} rows of activations for {prompts} labelled prompts"
+        raise InputError(what, where="activations", fix="label exactly the prompts of these blocks")
+    return FORMATS[dtypes.pop()]
+
+
+def as_floats(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Bits of a stored dtype as float32: exact for all three."""
+    if dtype == np.uint16:
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+    return bits.view(dtype).astype(np.float32, copy=False)
+
+
+def keys_to_floats(keys: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The values that order-preserving keys (class bits shifted out) stand for, as float64; -0.0 comes back as 0.0."""
+    half = 1 << (8 * dtype.itemsize - 1)
+    signed = keys.astype(np.int64) - half
+    bits = np.where(signed < 0, half - signed, signed).astype(FORMATS[dtype].bits)
+    return as_floats(bits, dtype).astype(np.float64)
+
+
+def transpose(blocks: Sequence[np.ndarray], bits: type[np.unsignedinteger], out: np.ndarray) -> None:
+    """Copy blocks [rows, neurons] one after the other into ``out`` [neurons, prompts], as bits."""
+    start = 0
+    for block in blocks:
+        block = np.require(block, requirements="A").view(bits)
+        rows, columns = block.shape
+        target = out[:columns, start : start + rows]
+        start += rows
+        if bits is np.uint16 and _in_words(block) and _in_words(target):
+            rows4, columns4 = rows // 4 * 4, columns // 4 * 4
+            transpose_words(block[:rows4, :columns4].view(np.uint64), target[:columns4, :rows4].view(np.uint64))
+            transpose_halves(block[rows4:], target[:, rows4:])
+            transpose_halves(block[:rows4, columns4:], target[columns4:, :rows4])
+        elif bits is np.uint16:
+            transpose_halves(block, target)
+        else:
+            transpose_singles(block, target)
+
+
+def _in_words(array: np.ndarray) -> bool:
+    """Whether four neighbouring 16-bit values of a row can be read as one aligned 64-bit word."""
+    return array.strides[1] == 2 and array.strides[0] % 8 == 0 and array.ctypes.data % 8 == 0 and array.size > 0
+
+
+@kernel(types.void(reads(u8, 2, "A"), types.Array(u8, 2, "A")))
+def transpose_words(source: np.ndarray, target: np.ndarray) -> None:
+    """[rows, neurons/4] words of four halves -> [neurons, rows/4]: 4 x 4 halves at a time, by masks and shifts."""
+    rows, words = source.shape
+    even, low = uint64(0x0000FFFF0000FFFF), uint64(0x00000000FFFFFFFF)
+    half, word = uint64(16), uint64(32)
+    for r0 in range(0, rows, TILE):
+        for w0 in range(0, words, TILE // 4):
+            for w in range(w0, min(w0 + TILE // 4, words)):
+                for r in range(r0, min(r0 + TILE, rows), 4):
+                    a, b, c, d = source[r, w], source[r + 1, w], source[r + 2, w], source[r + 3, w]
+                    ab0, ab1 = (a & even) | ((b & even) << half), ((a >> half) & even) | (b & ~even)
+                    cd0, cd1 = (c & even) | ((d & even) << half), ((c >> half) & even) | (d & ~even)
+                    target[4 * w, r // 4] = (ab0 & low) | (cd0 << word)
+                    target[4 * w + 1, r // 4] = (ab1 & low) | (cd1 << word)
+                    target[4 * w + 2, r // 4] = (ab0 >> word) | (cd0 & ~low)
+                    target[4 * w + 3, r // 4] = (ab1 >> word) | (cd1 & ~low)
+
+
+def _transpose(source: np.ndarray, target: np.ndarray) -> None:
+    rows, columns = source.shape
+    for r0 in range(0, rows, TILE):
+        for c0 in range(0, columns, TILE):
+            for r in range(r0, min(r0 + TILE, rows)):
+                for c in range(c0, min(c0 + TILE, columns)):
+                    target[c, r] = source[r, c]
+
+
+transpose_halves = kernel(types.void(reads(u2, 2, "A"), types.Array(u2, 2, "A")))(_transpose)
+transpose_singles = kernel(types.void(reads(u4, 2, "A"), types.Array(u4, 2, "A")))(_transpose)
+
+
+@kernel(types.uint16(reads(u2, 2), reads(u2, 1), types.Array(u4, 2, "C")))
+def pack_halves(bits: np.ndarray, classes: np.ndarray, keys: np.ndarray) -> Any:
+    """Bits [neurons, prompts or more] -> keys [neurons, prompts]; returns the largest magnitude seen."""
+    largest = uint16(0)
+    for n in range(bits.shape[0]):
+        for p in range(keys.shape[1]):
+            magnitude = bits[n, p] & uint16(0x7FFF)
+            largest = max(largest, magnitude)
+            ordered = uint16(0x8000) - magnitude if bits[n, p] >> uint16(15) else uint16(0x8000) + magnitude
+            keys[n, p] = (uint32(ordered) << uint32(CLASS_BITS)) | classes[p]
+    return largest
+
+
+@kernel(types.uint32(reads(u4, 2), reads(u2, 1), types.Array(u8, 2, "C")))
+def pack_singles(bits: np.ndarray, classes: np.ndarray, keys: np.ndarray) -> Any:
+    """The same for 32-bit floats."""
+    largest = uint32(0)
+    for n in range(bits.shape[0]):
+        for p in range(keys.shape[1]):
+            magnitude = bits[n, p] & uint32(0x7FFFFFFF)
+            largest = max(largest, magnitude)
+            ordered = uint32(0x80000000) - magnitude if bits[n, p] >> uint32(31) else uint32(0x80000000) + magnitude
+            keys[n, p] = (uint64(ordered) << uint64(CLASS_BITS)) | classes[p]
+    return largest
+
+
+def pack(bits: np.ndarray, classes: np.ndarray, keys: np.ndarray) -> int:
+    """Fill keys [neurons, prompts] from bits and classes [prompts].
+
+    Returns the largest magnitude among the bits: above those of infinity if there is a NaN.
+    """
+    return int((pack_halves if bits.dtype == np.uint16 else pack_singles)(bits, classes, keys))

@@ -1,0 +1,318 @@
+"""Statistics of neurons from the order of their activations: sort each column once, read every relation off it.
+
+A statistic is defined by a plain function of a relation's sorted positives and negatives. Any such function can be
+registered::
+
+    @statistic("gap", "difference of the medians")
+    def gap(positives, negatives):                     # ascending float64 arrays
+        return np.median(positives) - np.median(negatives)
+
+The built-in ones have fast kernels; their definitions here are what the tests hold the kernels to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from relact.errors import InputError, NumericError
+from relact.kernels import walks
+from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
+from relact.kernels.packing import FORMATS, TILE, Format, as_floats, format_of, keys_to_floats, pack, transpose
+
+SORTED_TOGETHER = 16  # columns of keys in hand at a time; a multiple of walks.LANES
+Definition = Callable[[np.ndarray, np.ndarray], float]
+
+
+class NotANumber(NumericError):
+    """A NaN among the activations: ``neuron`` and ``prompt`` number it within the arrays given."""
+
+    def __init__(self, neuron: int, prompt: int, where: object = None) -> None:
+        self.neuron, self.prompt = neuron, prompt
+        what = f"the activation of neuron {neuron} on prompt {prompt} is NaN"
+        super().__init__(what, where=where, fix="capture again; if it stays, the model itself produces it")
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A named per-neuron, per-relation number, defined on ascending float64 positives and negatives."""
+
+    name: str
+    meaning: str
+    definition: Definition
+
+
+STATISTICS: dict[str, Statistic] = {}
+
+
+def statistic(name: str, meaning: str) -> Callable[[Definition], Definition]:
+    """Register a statistic under a name; the last of a name wins, unless the name is built in (InputError)."""
+
+    def register(definition: Definition) -> Definition:
+        if name in BUILT_IN and name in STATISTICS:
+            raise InputError(f"{name} is built in", where="statistics", fix="choose another name")
+        STATISTICS[name] = Statistic(name, meaning, definition)
+        return definition
+
+    return register
+
+
+QUANTILES = {"on_p50": (POSITIVE, 0.5), "on_p90": (POSITIVE, 0.9), "off_p50": (NEGATIVE, 0.5)}
+MEANS = {"on_mean": POSITIVE, "off_mean": NEGATIVE}
+BUILT_IN = {"average_precision", "auroc", *QUANTILES, *MEANS}
+
+
+@statistic("average_precision", "mean over positives of the precision at their rank, ties as one threshold")
+def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> float:
+    hits = positives.size - np.searchsorted(positives, positives)
+    return float(np.mean(hits / (hits + negatives.size - np.searchsorted(negatives, positives))))
+
+
+@statistic("auroc", "probability that a positive is above a negative, ties counting half; NaN without negatives")
+def _auroc(positives: np.ndarray, negatives: np.ndarray) -> float:
+    below, upto = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
+    return float(np.sum(below + upto)) / (2 * positives.size * negatives.size) if negatives.size else np.nan
+
+
+@statistic("on_p50", "median of the positives")
+def _on_p50(positives: np.ndarray, negatives: np.ndarray) -> float:
+    return float(np.percentile(positives, 50))
+
+
+@statistic("on_p90", "90th percentile of the positives, linear between neighbours")
+def _on_p90(positives: np.ndarray, negatives: np.ndarray) -> float:
+    return float(np.percentile(positives, 90))
+
+
+@statistic("on_mean", "mean of the positives")
+def _on_mean(positives: np.ndarray, negatives: np.ndarray) -> float:
+    return float(np.mean(positives))
+
+
+@statistic("off_mean", "mean of the negatives; NaN without any")
+def _off_mean(positives: np.ndarray, negatives: np.ndarray) -> float:
+    return float(np.mean(negatives)) if negatives.size else np.nan
+
+
+@statistic("off_p50", "median of the negatives; NaN without any")
+def _off_p50(positives: np.ndarray, negatives: np.ndarray) -> float:
+    return float(np.percentile(negatives, 50)) if negatives.size else np.nan
+
+
+def rank_statistics(
+    blocks: Sequence[np.ndarray], labels: Labels, statistics: Sequence[str] = ("average_precision",)
+) -> dict[str, np.ndarray]:
+    """``rank_statistics(blocks, labels, ["average_precision", "on_p90"])["on_p90"]``: float64 [relations, neurons].
+
+    The result does not depend, to the last bit, on how rows are cut into blocks or neurons into calls.
+
+    Args:
+        blocks: [rows, neurons] each, float16, float32 or bfloat16 bits as uint16; strided and read-only views too.
+            One after the other their rows are the prompts in the order of ``labels``.
+        statistics: names in ``STATISTICS``.
+
+    Raises:
+        NotANumber: a NaN, with the neuron and prompt. Infinities are ordered like any number.
+        InputError: an unknown statistic, or blocks that do not fit the labels.
+    """
+    for name in statistics:
+        if name not in STATISTICS:
+            raise InputError(f"no statistic {name!r}", where="statistics", fix=f"choose from {', '.join(STATISTICS)}")
+    stored = format_of(blocks, labels.prompts)
+    neurons, dtype = blocks[0].shape[1], blocks[0].dtype
+    results = {name: np.empty((len(labels.relations), neurons)) for name in statistics}
+    if any(name in MEANS for name in statistics):
+        _means(blocks, labels, results)
+    if not set(statistics) <= MEANS.keys():
+        table, buffers = _Table.of(labels, statistics), _Buffers.of(labels, stored)
+        for start in range(0, neurons, TILE):
+            columns = slice(start, min(start + TILE, neurons))
+            bits = buffers.bits[: columns.stop - start]
+            transpose([block[:, columns] for block in blocks], stored.bits, bits)
+            _ranked(bits, dtype, table, buffers, {name: out[:, columns] for name, out in results.items()}, start)
+    return results
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What the walks look up, worked out once per call."""
+
+    labels: Labels
+    partition: bool
+    class_of: np.ndarray  # int64 [relations]: the class of a relation's positives, when they partition
+    roles: np.ndarray  # int8 [relations, classes]
+    sizes: np.ndarray  # float64 [classes]
+    starts: np.ndarray  # int64 [classes + 1]
+    positives: np.ndarray  # int64 [relations, 1]
+    negatives: np.ndarray  # int64 [relations, 1]
+    reciprocals: np.ndarray  # float64 [prompts + 1]
+    quantiles: tuple[str, ...]  # those of the positives, then those of the negatives
+    ranks: dict[int, np.ndarray] = field(default_factory=dict)  # role -> int64 [relations, 2 per quantile]
+    weights: dict[str, np.ndarray] = field(default_factory=dict)  # quantile -> float64 [relations, 1]
+
+    @classmethod
+    def of(cls, labels: Labels, statistics: Sequence[str]) -> _Table:
+        sizes, positives, negatives = labels.class_sizes, labels.count(POSITIVE), labels.count(NEGATIVE)
+        names = [name for name in QUANTILES if name in statistics]
+        ranks: dict[int, list[np.ndarray]] = {POSITIVE: [], NEGATIVE: []}
+        weights = {}
+        for name in sorted(names, key=lambda name: -QUANTILES[name][0]):
+            role, quantile = QUANTILES[name]
+            count = positives if role == POSITIVE else negatives
+            place = (count - 1) * quantile
+            lower = np.floor(place).astype(np.int64)
+            ranks[role] += [np.where(count > 0, lower, -1), np.where(count > 0, np.minimum(lower + 1, count - 1), -1)]
+            weights[name] = np.where(count > 0, place - lower, np.nan)[:, None]
+        none = np.empty((len(labels.relations), 0), np.int64)
+        return cls(
+            labels=labels,
+            partition=labels.partition,
+            class_of=np.argmax(labels.roles, axis=0).astype(np.int64),
+            roles=np.ascontiguousarray(labels.roles.T),
+            sizes=sizes.astype(np.float64),
+            starts=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            positives=positives[:, None],
+            negatives=negatives[:, None],
+            reciprocals=1.0 / np.maximum(np.arange(labels.prompts + 1), 1),
+            quantiles=tuple(weights),
+            ranks={role: np.stack(some, axis=1) if some else none for role, some in ranks.items()},
+            weights=weights,
+        )
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """Memory reused from tile to tile: 64 columns of bits and 16 of keys."""
+
+    bits: np.ndarray
+    keys: np.ndarray
+
+    @classmethod
+    def of(cls, labels: Labels, stored: Format) -> _Buffers:
+        width = -(-labels.prompts // 4) * 4  # rows of bits start on a 64-bit word
+        return cls(
+            bits=np.zeros((TILE, width), stored.bits),
+            keys=np.zeros((SORTED_TOGETHER, labels.prompts), stored.key),
+        )
+
+
+def _ranked(
+    bits: np.ndarray, dtype: np.dtype, table: _Table, buffers: _Buffers, results: dict[str, np.ndarray], first: int
+) -> None:
+    """Fill ``results`` [relations, columns] from bits [columns, prompts]; ``first`` numbers the first column."""
+    for start in range(0, len(bits), SORTED_TOGETHER):
+        some = bits[start : start + SORTED_TOGETHER]
+        width = len(some)
+        keys = buffers.keys[: -(-width // walks.LANES) * walks.LANES]
+        if pack(some, table.labels.classes, keys[:width]) > FORMATS[dtype].infinity:
+            neuron, prompt = np.argwhere(np.isnan(as_floats(some[:, : table.labels.prompts], dtype)))[0].tolist()
+            raise NotANumber(first + start + neuron, prompt)
+        keys.sort(axis=1)
+        columns = slice(start, start + width)
+        for name, values in _walked(keys, dtype, table, results.keys()).items():
+            results[name][:, columns] = values[:, :width]
+        _defined(
+            some[:, : table.labels.prompts],
+            dtype,
+            table.labels,
+            {n: out[:, columns] for n, out in results.items() if n not in BUILT_IN},
+        )
+
+
+def _walked(keys: np.ndarray, dtype: np.dtype, table: _Table, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Built-in statistics [relations, columns] of sorted keys."""
+    on, off = table.ranks[POSITIVE], table.ranks[NEGATIVE]
+    columns = len(keys)
+    order = np.zeros((on.shape[1] + off.shape[1], len(table.positives), columns), np.int64)
+    found = {}
+    if table.partition:
+        by_class = np.empty((table.sizes.size, columns))
+        if "average_precision" in names:
+            walks.walk_average_precision(keys, table.sizes, table.reciprocals, by_class)
+            found["average_precision"] = by_class[table.class_of] / table.positives
+        if "auroc" in names:
+            midranks = np.empty((table.sizes.size, columns), np.int64)
+            walks.walk_midranks(keys, midranks)
+            found["auroc"] = _share(midranks[table.class_of] - table.positives**2, table)
+        if table.quantiles:
+            walks.walk_order_statistics(keys, table.starts, table.class_of, on, off, order)
+    else:
+        precision, wins = np.empty((len(table.positives), columns)), np.empty((len(table.positives), columns), np.int64)
+        walks.walk_roles(keys, table.roles, table.reciprocals, on, off, precision, wins, order)
+        found = {"average_precision": precision / table.positives, "auroc": _share(wins, table)}
+    for q, name in enumerate(table.quantiles):
+        lower, upper = keys_to_floats(order[2 * q], dtype), keys_to_floats(order[2 * q + 1], dtype)
+        found[name] = _between(lower, upper, table.weights[name])
+    return {name: values for name, values in found.items() if name in names}
+
+
+def _share(wins: np.ndarray, table: _Table) -> np.ndarray:
+    """Twice the won pairs -> share of all pairs; NaN where a relation has no negatives."""
+    pairs = np.where(table.negatives > 0, 2.0 * table.positives * table.negatives, np.nan)
+    shares: np.ndarray = wins / pairs
+    return shares
+
+
+def _between(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Linear between neighbours, as numpy.percentile does it; equal neighbours stay as they are, infinite ones too."""
+    with np.errstate(invalid="ignore"):
+        gap = upper - lower
+        values = np.where(weight >= 0.5, upper - gap * (1 - weight), lower + gap * weight)
+    values = np.where(lower == upper, lower, values)
+    return np.where(np.isnan(weight), np.nan, values)
+
+
+def _means(blocks: Sequence[np.ndarray], labels: Labels, results: dict[str, np.ndarray]) -> None:
+    """Means of positives and negatives from float64 sums per class, rows added in their order."""
+    sums, row = np.zeros((len(labels.roles), blocks[0].shape[1])), 0
+    for block in blocks:
+        for start in range(0, len(block), TILE):
+            bits = np.ascontiguousarray(block[start : start + TILE])
+            values = as_floats(bits, block.dtype)
+            if np.isnan(values).any():
+                prompt, neuron = np.argwhere(np.isnan(values))[0].tolist()
+                raise NotANumber(neuron, row + prompt)
+            walks.add_by_class(values, labels.classes[row : row + len(values)], sums)
+            row += len(values)
+    for name in results.keys() & MEANS.keys():
+        out, counts = results[name], labels.count(MEANS[name])
+        for r in range(len(labels.relations)):
+            out[r] = 0.0
+            for c in np.flatnonzero((labels.roles[:, r] == MEANS[name]) & (labels.class_sizes > 0)):
+                out[r] += sums[c]
+            out[r] = out[r] / counts[r] if counts[r] else np.nan
+
+
+def _defined(bits: np.ndarray, dtype: np.dtype, labels: Labels, results: dict[str, np.ndarray]) -> None:
+    """Registered statistics without a kernel: their definition, column by column."""
+    if not results:
+        return
+    values, roles = (
+        as_floats(bits, dtype).astype(np.float64),
+        labels.roles[labels.classes],
+    )  # [columns, prompts], [prompts, relations]
+    for r in range(roles.shape[1]):
+        positives = np.sort(values[:, roles[:, r] == POSITIVE], axis=1)
+        negatives = np.sort(values[:, roles[:, r] == NEGATIVE], axis=1)
+        for name, out in results.items():
+            for column in range(len(values)):
+                out[r, column] = STATISTICS[name].definition(positives[column], negatives[column])
+
+
+def lape(on_mean: np.ndarray) -> np.ndarray:
+    """Language activation probability entropy of every neuron: low means that few relations activate it.
+
+    Args:
+        on_mean: [relations, neurons], the statistic of that name on a store captured with the ``positive`` pool, where
+            an activation is the share of tokens on which the neuron is positive.
+
+    Returns:
+        [neurons] in nats; NaN where no relation activates the neuron. Source: Tang et al. 2024, arXiv 2402.16438.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = on_mean / on_mean.sum(axis=0)
+        terms = np.where(share > 0, -share * np.log(share), share)
+    entropy: np.ndarray = terms.sum(axis=0)
+    return entropy

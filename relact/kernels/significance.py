@@ -1,0 +1,50 @@
+"""How surprising a score is under permutation, and which survive a bound on false discoveries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from relact.errors import InputError
+
+
+def average_precision_null(n_positive: int, n: int, draws: int, seed: int) -> np.ndarray:
+    """Sorted average precisions of ``draws`` random rankings of n prompts, n_positive of them positive, without ties.
+
+    Permuting labels makes every set of ranks equally likely, so the null depends on the two counts only: one table
+    serves all neurons and relations of these counts, and nothing is sorted again. float64 [draws].
+    """
+    if not 0 < n_positive <= n or draws < 1:
+        what = f"{n_positive} positives among {n} prompts, {draws} draws"
+        raise InputError(what, where="permutation null", fix="give 1 to n positives and at least one draw")
+    random, null = np.random.default_rng(seed), np.empty(draws)
+    hits = np.arange(1, n_positive + 1)
+    for i in range(draws):
+        ranks = np.sort(random.choice(n, n_positive, replace=False, shuffle=False)) + 1
+        null[i] = np.mean(hits / ranks)
+    null.sort()
+    return null
+
+
+def p_values(ap: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Share of the null at or above each score, the score itself counted in: never zero. Same shape as ``ap``.
+
+    Source: Phipson and Smyth 2010, (exceedances + 1) / (draws + 1).
+    """
+    # a hair below, so that a score equal to a drawn one up to rounding counts as reached
+    above = null.size - np.searchsorted(null, np.asarray(ap) * (1 - 1e-12), side="left")
+    values: np.ndarray = (above + 1) / (null.size + 1)
+    return values
+
+
+def false_discovery(p: np.ndarray, q: float) -> np.ndarray:
+    """Mask of the p-values kept when the expected share of false ones among them may be q. Same shape as ``p``.
+
+    Source: Benjamini and Hochberg 1995: the largest i with p_(i) <= q i / m, and all smaller ones.
+    """
+    if not 0 < q < 1:
+        raise InputError(f"a false-discovery rate of {q}", where="false discovery", fix="give a number between 0 and 1")
+    p = np.asarray(p)
+    ascending = np.sort(p, axis=None)
+    within = np.flatnonzero(ascending <= q * np.arange(1, p.size + 1) / max(p.size, 1))
+    kept: np.ndarray = p <= ascending[within[-1]] if within.size else np.zeros(p.shape, bool)
+    return kept

@@ -1,0 +1,226 @@
+"""One pass over sorted keys for every relation, without branches that depend on the data.
+
+Keys ascend, so ranks from the top are counted down: at the first key of a group of equal values, the number of keys not
+yet passed is the rank of the group's end, and the positives of a class not yet passed are its true positives there.
+Inside a group keys ascend by class, so each class's are adjacent, and the first of them carries the count for the
+others. Four columns are walked together: their chains of additions overlap in the processor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types, uint64
+
+from relact.kernels.jit import kernel, reads
+
+LANES = 4  # columns walked together; callers pad to a multiple
+CLASS, VALUE = 0xFFFF, 1 << 16  # bits of the class; the smallest difference between keys of different values
+f8, i1, i8, u4, u8 = types.float64, types.int8, types.int64, types.uint32, types.uint64
+
+
+def both(*rest: Any) -> list[Any]:
+    """Signatures for uint32 and uint64 keys [columns, prompts], followed by the same further arguments."""
+    return [types.void(reads(key, 2), *rest) for key in (u4, u8)]
+
+
+@numba.njit(nogil=True)
+def _step(key: Any, previous: Any, reciprocal: float, ends: float, hits: float, left: Any, total: Any) -> Any:
+    """One key of one column; returns the new previous key, 1 / rank of the group's end, and true positives there."""
+    own = uint64(key & CLASS)
+    change = key ^ previous
+    ends = reciprocal if change >= VALUE else ends
+    hits = left[own] if change != 0 else hits
+    total[own] += hits * ends
+    left[own] -= 1.0
+    return key, ends, hits
+
+
+@kernel(*both(reads(f8, 1), reads(f8, 1), types.Array(f8, 2, "C")))
+def walk_average_precision(keys: np.ndarray, sizes: np.ndarray, reciprocals: np.ndarray, out: np.ndarray) -> None:
+    """Average precision of every class against all other prompts.
+
+    Args:
+        keys: [columns, prompts] sorted along prompts; columns a multiple of four.
+        sizes: [classes] prompts in each class. reciprocals: [prompts + 1], 1/n at n.
+        out: [classes, columns], not yet divided by the sizes.
+    """
+    prompts, classes = keys.shape[1], sizes.size
+    left, total = np.empty((LANES, classes)), np.empty((LANES, classes))
+    left0, left1, left2, left3 = left[0], left[1], left[2], left[3]
+    total0, total1, total2, total3 = total[0], total[1], total[2], total[3]
+    for column in range(0, keys.shape[0], LANES):
+        k0, k1, k2, k3 = keys[column], keys[column + 1], keys[column + 2], keys[column + 3]
+        p0, p1, p2, p3 = ~k0[0], ~k1[0], ~k2[0], ~k3[0]
+        r0 = r1 = r2 = r3 = h0 = h1 = h2 = h3 = 0.0
+        for lane in range(LANES):
+            left[lane] = sizes
+            total[lane] = 0.0
+        for i in range(prompts):
+            reciprocal = reciprocals[prompts - i]
+            p0, r0, h0 = _step(k0[i], p0, reciprocal, r0, h0, left0, total0)
+            p1, r1, h1 = _step(k1[i], p1, reciprocal, r1, h1, left1, total1)
+            p2, r2, h2 = _step(k2[i], p2, reciprocal, r2, h2, left2, total2)
+            p3, r3, h3 = _step(k3[i], p3, reciprocal, r3, h3, left3, total3)
+        for lane in range(LANES):
+            out[:, column + lane] = total[lane]
+
+
+@kernel(*both(types.Array(i8, 2, "C")))
+def walk_midranks(keys: np.ndarray, out: np.ndarray) -> None:
+    """Sum over each class of (keys below the group) + (keys up to its end): twice the midranks less the class's size.
+
+    Args:
+        keys: [columns, prompts] sorted along prompts. out: [classes, columns].
+    """
+    prompts = keys.shape[1]
+    out[:] = 0
+    for column in range(keys.shape[0]):
+        row = keys[column]
+        previous, start = ~row[0], 0
+        for i in range(prompts):
+            start = i if row[i] ^ previous >= VALUE else start
+            previous = row[i]
+            out[uint64(row[i] & CLASS), column] += start
+        previous, end = ~row[prompts - 1], prompts
+        for i in range(prompts - 1, -1, -1):
+            end = i + 1 if row[i] ^ previous >= VALUE else end
+            previous = row[i]
+            out[uint64(row[i] & CLASS), column] += end
+
+
+@kernel(*both(reads(i8, 1), reads(i8, 1), reads(i8, 2), reads(i8, 2), types.Array(i8, 3, "C")))
+def walk_order_statistics(
+    keys: np.ndarray, starts: np.ndarray, class_of: np.ndarray, on: np.ndarray, off: np.ndarray, out: np.ndarray
+) -> None:
+    """The keys at given ranks (from 0, ascending) among each relation's positives and among its negatives.
+
+    The places of each class in the sorted column are listed; a positive of rank q is then a lookup, and the
+    negative of rank q sits j places after q, where j counts the positives before it: found by bisection.
+
+    Args:
+        keys: [columns, prompts] sorted along prompts; columns a multiple of four.
+        starts: [classes + 1] where each class's list begins. class_of: [relations] the class of a relation's positives.
+        on, off: [relations, ranks]; a rank of -1 is skipped.
+        out: [on and off ranks, relations, columns] keys without class.
+    """
+    prompts, classes = keys.shape[1], starts.size - 1
+    places, ends = np.empty((LANES, prompts), np.uint32), np.empty((LANES, classes), np.uint64)
+    places0, places1, places2, places3 = places[0], places[1], places[2], places[3]
+    ends0, ends1, ends2, ends3 = ends[0], ends[1], ends[2], ends[3]
+    for first in range(0, keys.shape[0], LANES):
+        k0, k1, k2, k3 = keys[first], keys[first + 1], keys[first + 2], keys[first + 3]
+        for lane in range(LANES):
+            for c in range(classes):
+                ends[lane, c] = starts[c]
+        for i in range(prompts):
+            _place(k0[i], i, places0, ends0)
+            _place(k1[i], i, places1, ends1)
+            _place(k2[i], i, places2, ends2)
+            _place(k3[i], i, places3, ends3)
+        for lane in range(LANES):
+            row = keys[first + lane]
+            for r in range(class_of.size):
+                own = places[lane, starts[class_of[r]] : starts[class_of[r] + 1]]
+                for s in range(on.shape[1]):
+                    if on[r, s] >= 0:
+                        out[s, r, first + lane] = row[own[on[r, s]]] >> 16
+                for s in range(off.shape[1]):
+                    if off[r, s] >= 0:
+                        out[on.shape[1] + s, r, first + lane] = row[off[r, s] + _positives_before(own, off[r, s])] >> 16
+
+
+@numba.njit(nogil=True)
+def _place(key: Any, i: int, places: Any, ends: Any) -> None:
+    own = uint64(key & CLASS)
+    places[ends[own]] = i
+    ends[own] += uint64(1)
+
+
+@numba.njit(nogil=True)
+def _positives_before(places: Any, rank: int) -> int:
+    """Positives before the negative of this rank: the first j with more than ``rank`` negatives before place j."""
+    low, high = 0, places.size
+    while low < high:
+        middle = (low + high) // 2
+        if np.int64(places[middle]) - middle > rank:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@kernel(
+    *both(
+        reads(i1, 2),
+        reads(f8, 1),
+        reads(i8, 2),
+        reads(i8, 2),
+        types.Array(f8, 2, "C"),
+        types.Array(i8, 2, "C"),
+        types.Array(i8, 3, "C"),
+    )
+)
+def walk_roles(
+    keys: np.ndarray,
+    roles: np.ndarray,
+    reciprocals: np.ndarray,
+    on: np.ndarray,
+    off: np.ndarray,
+    precision: np.ndarray,
+    wins: np.ndarray,
+    order: np.ndarray,
+) -> None:
+    """All of the above for any labels (several per prompt, prompts left out), one relation after the other.
+
+    Args:
+        keys: [columns, prompts] sorted along prompts. roles: [relations, classes].
+        precision: [relations, columns] not yet divided by the positives.
+        wins: [relations, columns] twice the pairs in which the positive is higher, ties counting one.
+        reciprocals, on, off, order: as above.
+    """
+    prompts = keys.shape[1]
+    lists = np.empty((2, prompts + 1), np.int64)  # values of negatives, of positives
+    for column in range(keys.shape[0]):
+        row = keys[column]
+        for r in range(roles.shape[0]):
+            role_of = roles[r]
+            counted = positives = 0
+            for i in range(prompts):
+                role = role_of[uint64(row[i] & CLASS)]
+                counted += role >= 0
+                positives += role > 0
+            negatives = counted - positives
+            n = p = end = hits = n_below = p_below = wins2 = 0
+            total, previous = 0.0, ~row[0]
+            for i in range(prompts):
+                role = role_of[uint64(row[i] & CLASS)]
+                is_on, is_off = int(role > 0), int(role == 0)
+                fresh = row[i] ^ previous >= VALUE
+                previous = row[i]
+                end = counted - n - p if fresh else end
+                hits = positives - p if fresh else hits
+                n_below, p_below = (n if fresh else n_below), (p if fresh else p_below)
+                total += is_on * hits * reciprocals[end]
+                wins2 += is_on * n_below - is_off * p_below
+                lists[0, n] = lists[1, p] = row[i] >> 16
+                n, p = n + is_off, p + is_on
+            precision[r, column] = total
+            wins[r, column] = wins2 + positives * negatives  # negatives <= p are all but those with positives below
+            for s in range(on.shape[1]):
+                if on[r, s] >= 0:
+                    order[s, r, column] = lists[1, on[r, s]]
+            for s in range(off.shape[1]):
+                if off[r, s] >= 0:
+                    order[on.shape[1] + s, r, column] = lists[0, off[r, s]]
+
+
+@kernel(types.void(reads(types.float32, 2, "A"), reads(types.uint16, 1), types.Array(f8, 2, "C")))
+def add_by_class(values: np.ndarray, classes: np.ndarray, sums: np.ndarray) -> None:
+    """Add rows [rows, neurons] in their order to the sums [classes, neurons] of their classes."""
+    for i in range(values.shape[0]):
+        total = sums[uint64(classes[i])]
+        for n in range(values.shape[1]):
+            total[n] += values[i, n]
