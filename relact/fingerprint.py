@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 # Say where a configuration came from or how it is run, not what it computes; dtype is told by every tensor.
-_VOLATILE = {"transformers_version", "_name_or_path", "_commit_hash", "dtype", "torch_dtype", "use_cache",
+_VOLATILE = {"transformers_version", "architectures", "_name_or_path", "_commit_hash", "dtype", "torch_dtype", "use_cache",
              "_attn_implementation", "attn_implementation"}  # fmt: skip
 
 

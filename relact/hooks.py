@@ -58,9 +58,9 @@ def visit(
         layers: layer numbers; None is all of them.
 
     Raises:
-        ModelError: unknown family, site or layer; a compiled model; a module that is not where the table says; a width other than the
-            configuration's; a replacement of another shape; after a decoder forward, a hook that did not fire exactly
-            once in it (shared or rerouted modules), naming site, layer and count.
+        ModelError: unknown family, site or layer; a compiled model; a module that is not where the table says; a width
+            other than the configuration's; a replacement of another shape; after a decoder forward, a hook that did
+            not fire exactly once in it (shared or rerouted modules), naming site, layer and count.
     """
     owner, blocks = find_layers(model)
     plan = _plan(model.config, resolve(model.config, sites), _layer_numbers(model, layers, len(blocks)))
