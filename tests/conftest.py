@@ -1,0 +1,69 @@
+"""Shared by the tests: the embedded model, and one small finished study of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pandas as pd
+import pytest
+import tiny
+
+import relact
+from relact import facts, models
+from relact import prompts as prompt_tables
+from relact.store import Store
+
+RELATIONS = ("country_capital", "adj_comparative", "word_first_letter")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> models.LoadedModel:
+    """The embedded model, loaded once."""
+    return models.load("smollm2")
+
+
+@pytest.fixture(scope="session")
+def prompts() -> pd.DataFrame:
+    """Few-shot prompts of three relations: 12 to identify and 6 to test each."""
+    relations = [facts.load(name)[0] for name in RELATIONS]
+    return prompt_tables.build(relations, shots=3, per_relation=12, test_size=6)
+
+
+@pytest.fixture(scope="session")
+def study(smollm2: models.LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A finished study: captured in three blocks as float32, scored, selected, ablated. Tests must not change it."""
+    path = tmp_path_factory.mktemp("study") / "study.zarr"
+    store, _ = relact.run(
+        prompts, model=smollm2, store=path, k=200, capture={"dtype": "float32", "block": 16}, ablate={"seeds": [0, 1]}
+    )
+    return store
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny random Llama with a byte tokenizer."""
+    return tiny.save(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture
+def tiny_prompts() -> pd.DataFrame:
+    """Zero-shot prompts of two made-up relations, for models that know nothing."""
+    rows = [
+        {
+            "text": f"{relation} of thing {number} is",
+            "relation": relation,
+            "subject": f"thing {number}",
+            "object": str(number),
+            "answers": [str(number)],
+            "template": f"{relation} of {{}} is",
+            "language": "en",
+            "split": "identify" if number < 8 else "test",
+            "shots": 0,
+        }
+        for relation in ("size", "colour")
+        for number in range(11)
+    ]
+    return pd.DataFrame(rows)
