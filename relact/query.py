@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from relact import schema
+from relact import schema, score
 from relact import sites as site_names
 from relact import store as stores
 from relact.errors import InputError
@@ -57,9 +57,7 @@ def top(
         values = _of_relation(dataset, statistic, relation, opened).ravel()
         best = np.argsort(-values, kind="stable")[:n]
         layer, neuron = np.unravel_index(best, tuple(dataset.sizes[name] for name in ("layer", "neuron")))
-        columns = {
-            str(name): _of_relation(dataset, str(name), relation, opened).ravel()[best] for name in dataset.data_vars
-        }
+        columns = {name: _of_relation(dataset, name, relation, opened).ravel()[best] for name in score.names(dataset)}
         parts.append(pd.DataFrame({"site": site, "layer": layer, "neuron": neuron, **columns}))
     if not parts:
         raise InputError(f"none of the sites {sites} is scored", where=opened.path)
@@ -75,18 +73,16 @@ def neuron(store: str | Path | stores.Store, site: str, layer: int, index: int) 
         if not 0 <= value < dataset.sizes[name]:
             raise InputError(f"{name} {value} of {dataset.sizes[name]}", where=site, fix="count from 0")
     one = dataset.isel(layer=layer, neuron=index).load()
-    table = pd.DataFrame({str(name): one[name].values for name in one.data_vars})
+    table = pd.DataFrame({name: one[name].values for name in score.names(one)})
     table.insert(0, "relation", [str(name) for name in one["relation"].values])
     return table.sort_values(table.columns[1], ascending=False, kind="stable").reset_index(drop=True)
 
 
 def _of_relation(dataset: xr.Dataset, statistic: str, relation: str, store: stores.Store) -> np.ndarray:
     if statistic not in dataset:
-        known = ", ".join(str(name) for name in dataset.data_vars)
+        known = ", ".join(score.names(dataset))
         raise InputError(f"no statistic {statistic!r}", where=store.path, fix=f"choose from {known}")
     names = [str(name) for name in dataset["relation"].values]
     if relation not in names:
         raise InputError(f"no relation {relation!r}", where=store.path, fix=f"choose from {', '.join(names)}")
     return dataset[statistic][names.index(relation)].values
-
-

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dask
 import numpy as np
+import xarray as xr
 import zarr
 from dask.callbacks import Callback
 from zarr.codecs import ZstdCodec
@@ -38,8 +39,8 @@ def score(
 ) -> stores.Store:
     """Write ``scores/<site>`` for every captured site: each statistic float32 [relation, layer, neuron].
 
-    Average precision is scikit-learn's ``average_precision_score`` of the raw activations, the relation's prompts against
-    the others'.
+    Average precision is scikit-learn's ``average_precision_score`` of the raw activations, the relation's prompts
+    against the others'.
 
     Args:
         relations: score only these; the other prompts stay negatives.
@@ -86,9 +87,7 @@ def score(
     return opened
 
 
-def _labels(
-    store: stores.Store, relations: Sequence[str] | None, negatives: int | None, seed: int
-) -> kernels.Labels:
+def _labels(store: stores.Store, relations: Sequence[str] | None, negatives: int | None, seed: int) -> kernels.Labels:
     names = store.prompts(schema.IDENTIFY)["relation"].tolist()
     known = list(dict.fromkeys(names))
     unknown = sorted(set(relations or ()) - set(known))
@@ -131,9 +130,7 @@ def _score_site(
 ) -> dict[str, np.ndarray]:
     """Statistics of one site, each float32 [relation, layer, neuron]."""
     lay = store.layouts[site]
-    arrays = {
-        name: np.empty((len(labels.relations), lay.n_layers, lay.width), np.float32) for name in statistics
-    }
+    arrays = {name: np.empty((len(labels.relations), lay.n_layers, lay.width), np.float32) for name in statistics}
 
     def one(layer: int, start: int, stop: int) -> int:
         try:
@@ -168,3 +165,9 @@ def ranked(store: stores.Store, statistic: str = "average_precision") -> Iterato
     """(site, float32 [relation, layer, neuron]) for every scored site, in the store's order."""
     for site in store.manifest.capture.sites:
         yield site, store.dataset(f"{schema.SCORES}/{site}")[statistic].values
+
+
+def names(scores: xr.Dataset) -> list[str]:
+    """The statistics a ``scores/<site>`` group holds, the usual ones first and in their usual order."""
+    found = sorted(map(str, scores.data_vars))
+    return [name for name in STATISTICS if name in found] + [name for name in found if name not in STATISTICS]

@@ -1,0 +1,141 @@
+"""Scores of a real study equal scikit-learn's, neuron by neuron, and depend on nothing but the activations."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import xarray as xr
+from sklearn.metrics import average_precision_score
+
+from relact import blocks, kernels, schema, store
+from relact.capture import capture
+from relact.errors import BudgetError, InputError, NumericError, StoreError
+from relact.score import STATISTICS, score
+
+
+@pytest.fixture
+def captured(tiny_folder, tiny_prompts, tmp_path):
+    """A captured store of the tiny model, not scored."""
+    return capture(str(tiny_folder), tiny_prompts, tmp_path / "s.zarr", dtype="float32", block=5)
+
+
+def test_average_precision_of_the_embedded_model_equals_scikit_learn(study):
+    relation_of = study.prompts(schema.IDENTIFY).relation.to_numpy()
+    generator = np.random.default_rng(0)
+    tree = xr.open_datatree(study.path, engine="zarr", consolidated=False)
+    for site in study.layouts:
+        activation = tree[f"activations/{site}"]["activation"].values
+        stored = tree[f"scores/{site}"]["average_precision"]
+        for _ in range(40):
+            layer, neuron = (int(generator.integers(size)) for size in activation.shape[1:])
+            for relation in stored["relation"].values:
+                expected = average_precision_score(relation_of == relation, activation[:, layer, neuron])
+                assert float(stored.sel(relation=relation, layer=layer, neuron=neuron)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ties_signed_zeros_and_constant_columns(captured):
+    """Columns written by hand, so that every special case is there."""
+    generator = np.random.default_rng(1)
+    lay = captured.layouts["mlp.up"]
+    values = generator.integers(-2, 3, (captured.n_prompts, lay.width)).astype(np.float32)  # many ties
+    values[:, 0] = 0.5
+    values[:, 1] = np.where(generator.random(captured.n_prompts) < 0.5, -0.0, 0.0)
+    values[:, 2] = np.where(generator.random(captured.n_prompts) < 0.5, -0.0, 1.0)
+    rewrite(captured, "mlp.up", 1, values)
+    score(captured)
+    stored = captured.dataset("scores/mlp.up")["average_precision"]
+    relation_of = captured.prompts(schema.IDENTIFY).relation.to_numpy()
+    for relation in captured.relations():
+        expected = [average_precision_score(relation_of == relation, column) for column in values.T]
+        np.testing.assert_allclose(stored.sel(relation=relation, layer=1).values, expected, atol=1e-6)
+    np.testing.assert_allclose(stored.sel(layer=1, neuron=[0, 1]).values, 0.5)
+
+
+def rewrite(captured, site, layer, values):
+    """Replace one layer of one site in every block, commits included."""
+    for block in range(captured.n_blocks):
+        first, last = captured.rows_of(block)
+        buffer = captured.buffer()
+        rows = np.arange(last - first)
+        for name, lay in captured.layouts.items():
+            for number in range(lay.n_layers):
+                spans = range(0, lay.width, lay.span)
+                old = [captured.columns(name, number, start, start + lay.span)[block] for start in spans]
+                buffer.put(name, number, rows, np.concatenate(old, axis=1))
+        buffer.put(site, layer, rows, values[first:last])
+        blocks.write_block(captured.path, captured.log, block, first, last, buffer)
+
+
+def test_every_statistic_follows_its_definition(study):
+    relation_of = study.prompts(schema.IDENTIFY).relation.to_numpy()
+    activation = study.dataset("activations/mlp.gate")["activation"].values.astype(np.float64)
+    scores = study.dataset("scores/mlp.gate")
+    assert set(STATISTICS) <= set(scores.data_vars)
+    for relation in study.relations():
+        on, off = activation[relation_of == relation], activation[relation_of != relation]
+        for name, expected in {
+            "on_p50": np.percentile(on, 50, axis=0),
+            "on_p90": np.percentile(on, 90, axis=0),
+            "off_p50": np.percentile(off, 50, axis=0),
+            "off_mean": off.mean(axis=0),
+        }.items():
+            np.testing.assert_allclose(scores[name].sel(relation=relation).values, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_workers_and_memory_do_not_change_a_bit(study, tmp_path):
+    results = []
+    for workers, memory in ((1, "4GiB"), (3, "200MiB")):
+        copy = tmp_path / f"w{workers}.zarr"
+        shutil.copytree(study.path, copy)
+        shutil.rmtree(copy / "scores")
+        opened = score(copy, workers=workers, memory=memory)
+        results.append({site: opened.dataset(f"scores/{site}").load() for site in opened.layouts})
+    for site, dataset in results[0].items():
+        assert dataset.identical(results[1][site])
+        assert dataset.identical(study.dataset(f"scores/{site}").load())
+
+
+def test_sampled_negatives_are_four_to_one_and_seeded(captured):
+    score(captured, negatives=1, seed=3)
+    names = captured.prompts(schema.IDENTIFY).relation.tolist()
+    labels = kernels.Labels.one_vs_rest(names, captured.relations()).sampled(1, 3)
+    columns = captured.columns("mlp.down", 2, 0, captured.layouts["mlp.down"].span)
+    expected = kernels.rank_statistics(columns, labels, ["average_precision"])["average_precision"]
+    stored = captured.dataset("scores/mlp.down")["average_precision"][:, 2].values
+    np.testing.assert_allclose(stored, expected, atol=1e-6)
+
+
+def test_scores_are_reused_and_recomputed_when_asked_differently(captured):
+    score(captured)
+    first = (captured.path / "scores" / "zarr.json").stat().st_mtime_ns
+    score(captured)
+    assert (captured.path / "scores" / "zarr.json").stat().st_mtime_ns == first
+    score(captured, relations=["size"])
+    assert captured.dataset("scores/mlp.up")["relation"].values.tolist() == ["size"]
+
+
+def test_refusals_name_what_is_wrong_and_leave_the_scores(captured, tiny_folder, tiny_prompts, tmp_path):
+    with pytest.raises(InputError, match="no prompts of relation shape. Choose from size, colour"):
+        score(captured, relations=["shape"])
+    with pytest.raises(BudgetError, match="budget is 1 MB"):
+        score(captured, memory="1MB")
+    single = tiny_prompts[tiny_prompts.relation == "size"]
+    alone = capture(str(tiny_folder), single, tmp_path / "alone.zarr")
+    with pytest.raises(InputError, match="all prompts belong to 'size'"):
+        score(alone)
+    captured.log.remove(0)
+    with pytest.raises(StoreError, match=r"1 of 4 blocks are not captured yet.*relact capture"):
+        score(captured)
+    assert not captured.has(schema.SCORES)
+
+
+def test_not_a_number_is_named(captured, monkeypatch):
+    monkeypatch.setattr(blocks.BlockBuffer, "check", lambda *_: None)
+    values = np.zeros((captured.n_prompts, captured.layouts["mlp.up"].width), np.float32)
+    values[9, 3] = np.nan
+    rewrite(captured, "mlp.up", 2, values)
+    with pytest.raises(NumericError, match=r"site mlp.up, layer 2.*"):
+        score(captured)
+    assert not store.open(captured.path).has(schema.SCORES)
