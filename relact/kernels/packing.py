@@ -24,22 +24,31 @@ u2, u4, u8 = types.uint16, types.uint32, types.uint64
 
 @dataclass(frozen=True)
 class Format:
-    """How a stored dtype becomes keys: its bits, its keys' dtype, and the bits of infinity (above them: NaN)."""
+    """How a stored dtype becomes keys and numbers.
+
+    Args:
+        bits, key: dtypes of its bits and of its keys. infinity: the bits of infinity; above them is NaN.
+        to_single, scale: shifted left by this and multiplied by that, the magnitude's bits are its float32.
+    """
 
     bits: type[np.unsignedinteger]
     key: type[np.unsignedinteger]
     infinity: int
+    to_single: int
+    scale: float
 
 
 FORMATS = {
-    np.dtype(np.float16): Format(np.uint16, np.uint32, 0x7C00),
-    np.dtype(np.uint16): Format(np.uint16, np.uint32, 0x7F80),  # bfloat16, which NumPy lacks, as its bits
-    np.dtype(np.float32): Format(np.uint32, np.uint64, 0x7F800000),
+    np.dtype(np.float16): Format(np.uint16, np.uint32, 0x7C00, 13, 2.0**112),
+    np.dtype(np.uint16): Format(np.uint16, np.uint32, 0x7F80, 16, 1.0),  # bfloat16, which NumPy lacks, as its bits
+    np.dtype(np.float32): Format(np.uint32, np.uint64, 0x7F800000, 0, 1.0),
 }
 
 
 def format_of(blocks: Sequence[np.ndarray], prompts: int) -> Format:
     """The common format of blocks that together hold ``prompts`` rows; anything else is refused with InputError."""
+    if not blocks:
+        raise InputError("no block of activations", where="activations", fix="give at least one")
     dtypes = {block.dtype for block in blocks}
     shapes = [block.shape for block in blocks]
     if len(dtypes) != 1 or not dtypes <= FORMATS.keys():

@@ -268,21 +268,32 @@ def _means(blocks: Sequence[np.ndarray], labels: Labels, results: dict[str, np.n
     """Means of positives and negatives from float64 sums per class, rows added in their order."""
     sums, row = np.zeros((len(labels.roles), blocks[0].shape[1])), 0
     for block in blocks:
-        for start in range(0, len(block), TILE):
-            bits = np.ascontiguousarray(block[start : start + TILE])
-            values = as_floats(bits, block.dtype)
-            if np.isnan(values).any():
-                prompt, neuron = np.argwhere(np.isnan(values))[0].tolist()
-                raise NotANumber(neuron, row + prompt)
-            walks.add_by_class(values, labels.classes[row : row + len(values)], sums)
-            row += len(values)
+        classes = labels.classes[row : row + len(block)]
+        if block.dtype == np.float32:
+            walks.add_singles(np.require(block, requirements="A"), classes, sums)
+        else:
+            stored = FORMATS[block.dtype]
+            bits = np.require(block, requirements="A").view(np.uint16)
+            walks.add_halves(bits, classes, stored.infinity, stored.to_single, stored.scale, sums)
+        row += len(block)
+    if np.isnan(sums).any():
+        _refuse_nan(blocks)
     for name in results.keys() & MEANS.keys():
-        out, counts = results[name], labels.count(MEANS[name])
-        for r in range(len(labels.relations)):
-            out[r] = 0.0
-            for c in np.flatnonzero((labels.roles[:, r] == MEANS[name]) & (labels.class_sizes > 0)):
-                out[r] += sums[c]
-            out[r] = out[r] / counts[r] if counts[r] else np.nan
+        counts = labels.count(MEANS[name]).astype(np.float64)[:, None]
+        walks.add_classes(sums, np.ascontiguousarray(labels.roles.T) == MEANS[name], results[name])
+        results[name] /= np.where(counts > 0, counts, np.nan)
+
+
+def _refuse_nan(blocks: Sequence[np.ndarray]) -> None:
+    """Raise for the first NaN, if there is one: a sum is NaN also where infinities of both signs meet."""
+    row = 0
+    for block in blocks:
+        for start in range(0, len(block), TILE):
+            missing = np.isnan(as_floats(np.ascontiguousarray(block[start : start + TILE]), block.dtype))
+            if missing.any():
+                prompt, neuron = np.argwhere(missing)[0].tolist()
+                raise NotANumber(neuron, row + start + prompt)
+        row += len(block)
 
 
 def _defined(bits: np.ndarray, dtype: np.dtype, labels: Labels, results: dict[str, np.ndarray]) -> None:

@@ -30,8 +30,8 @@ def p_values(ap: np.ndarray, null: np.ndarray) -> np.ndarray:
 
     Source: Phipson and Smyth 2010, (exceedances + 1) / (draws + 1).
     """
-    # a hair below, so that a score equal to a drawn one up to rounding counts as reached
-    above = null.size - np.searchsorted(null, np.asarray(ap) * (1 - 1e-12), side="left")
+    # a hair below, so that a score equal to a drawn one counts as reached although it went through float32
+    above = null.size - np.searchsorted(null, np.asarray(ap, np.float64) * (1 - 2.0**-22), side="left")
     values: np.ndarray = (above + 1) / (null.size + 1)
     return values
 

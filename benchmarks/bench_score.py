@@ -1,0 +1,192 @@
+"""Scores per second: relact, one scikit-learn call per neuron and relation, torchmetrics, and a bare sort as the floor.
+
+Run ``python benchmarks/bench_score.py`` (a few minutes) or ``--quick`` (seconds). All contenders run in one go on the same
+values with the same number of workers: threads for relact and the sort, a process pool for scikit-learn, which is how
+ml-selfcond scores, and torch's own threads for torchmetrics. Times are the best of several rounds, per neuron with all its
+relations. Values are normal, so in float16 roughly a third of them are tied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from relact.kernels import Labels, rank_statistics
+from relact.kernels.packing import FORMATS, pack
+
+BLOCK = 512  # rows of a block, as stores are captured
+SPAN = 256  # neurons of a task
+SLOW_NEURONS = 8  # the slow contenders get this many per worker
+AP = ("average_precision",)
+STORED = ("average_precision", "on_p50", "on_p90", "off_mean", "off_p50")
+
+
+def best_of(rounds: int, run: Callable[[], object]) -> float:
+    """Seconds of the fastest of several rounds, after one that is not counted."""
+    run()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def relact(values: np.ndarray, labels: Labels, statistics: Sequence[str], pool: ThreadPoolExecutor) -> None:
+    blocks = [values[row : row + BLOCK] for row in range(0, len(values), BLOCK)]
+    spans = [slice(start, start + SPAN) for start in range(0, values.shape[1], SPAN)]
+    list(pool.map(lambda span: rank_statistics([block[:, span] for block in blocks], labels, statistics), spans))
+
+
+def sort_seconds(values: np.ndarray, labels: Labels, pool: ThreadPoolExecutor, rounds: int) -> float:
+    """Seconds to sort the packed keys of all columns, in place, 16 columns at a time on every worker; packing not counted."""
+    stored = FORMATS[values.dtype]
+    unsorted = np.empty(values.shape[::-1], stored.key)
+    pack(np.ascontiguousarray(values.T).view(stored.bits), labels.classes, unsorted)
+    parts = [slice(start, start + 16) for start in range(0, len(unsorted), 16)]
+
+    def sort(part: slice) -> float:
+        keys = unsorted[part].copy()
+        start = time.perf_counter()
+        keys.sort(axis=1)
+        return time.perf_counter() - start
+
+    sums = [sum(pool.map(sort, parts)) for _ in range(rounds + 1)]
+    return min(sums) / pool._max_workers
+
+
+def sklearn_column(task: tuple[np.ndarray, np.ndarray]) -> list[float]:
+    column, truths = task  # [prompts], bool [relations, prompts]
+    return [float(average_precision_score(truth, column)) for truth in truths]
+
+
+def sklearn(values: np.ndarray, truths: np.ndarray, pool: ProcessPoolExecutor) -> None:
+    list(pool.map(sklearn_column, [(column, truths) for column in values.T]))
+
+
+def torchmetrics_run(values: np.ndarray, truths: np.ndarray) -> Callable[[], object] | None:
+    """One torchmetrics call per neuron and relation; None where it is not installed."""
+    try:
+        import torch
+        from torchmetrics.functional.classification import binary_average_precision
+    except ImportError:
+        return None
+    columns, targets = torch.from_numpy(np.ascontiguousarray(values.T)), torch.from_numpy(truths.astype(np.int64))
+    # it would squash values outside 0..1 through a sigmoid and tie more of them, so they are brought inside before
+    columns = torch.sigmoid(columns.double())
+    return lambda: [binary_average_precision(column, target) for column in columns for target in targets]
+
+
+def measure(prompts: int, relations: int, dtype: str, workers: int, neurons: int, rounds: int) -> dict[str, object]:
+    """One cell of the grid: microseconds per neuron of every contender, and the ratios between them."""
+    random = np.random.default_rng(0)
+    values = random.standard_normal((prompts, neurons), np.float32).astype(dtype)
+    labels = Labels.one_vs_rest([f"r{i % relations}" for i in random.permutation(prompts)])
+    truths = np.ascontiguousarray(labels.roles[labels.classes].T == 1)
+    few = np.ascontiguousarray(values[:, : SLOW_NEURONS * workers]).astype(np.float32)
+    with ThreadPoolExecutor(workers) as threads:
+        ours = best_of(rounds, lambda: relact(values, labels, AP, threads)) / neurons
+        stored = best_of(rounds, lambda: relact(values, labels, STORED, threads)) / neurons
+        floor = sort_seconds(values, labels, threads, rounds) / neurons
+    with ProcessPoolExecutor(workers) as processes:
+        theirs = best_of(1, lambda: sklearn(few, truths, processes)) / few.shape[1]
+    run = torchmetrics_run(few[:, :2], truths)
+    metrics = best_of(1, run) / 2 if run else None
+    check = rank_statistics([values[:, :1]], labels)["average_precision"][:, 0]
+    np.testing.assert_allclose(check, sklearn_column((values[:, 0].astype(np.float32), truths)), atol=1e-12)
+    return {
+        "prompts": prompts,
+        "relations": relations,
+        "dtype": dtype,
+        "relact_us": ours * 1e6,
+        "relact_stored_us": stored * 1e6,
+        "sort_us": floor * 1e6,
+        "sklearn_us": theirs * 1e6,
+        "torchmetrics_us": metrics * 1e6 if metrics is not None else None,
+        "sklearn_over_relact": theirs / ours,
+        "torchmetrics_over_relact": metrics / ours if metrics is not None else None,
+        "relact_over_sort": ours / floor,
+        "stored_over_sort": stored / floor,
+    }
+
+
+HEADINGS = {
+    "prompts": "prompts",
+    "relations": "relations",
+    "dtype": "dtype",
+    "relact_us": "relact, AP (µs)",
+    "relact_stored_us": "relact, 5 statistics (µs)",
+    "sort_us": "bare sort (µs)",
+    "sklearn_us": "scikit-learn (µs)",
+    "torchmetrics_us": "torchmetrics (µs)",
+    "sklearn_over_relact": "scikit-learn / relact",
+    "torchmetrics_over_relact": "torchmetrics / relact",
+    "relact_over_sort": "relact / sort",
+    "stored_over_sort": "5 statistics / sort",
+}
+
+
+def shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+    return "not installed" if value is None else str(value)
+
+
+def table(rows: Sequence[dict[str, object]]) -> str:
+    """The rows in markdown, numbers to the right."""
+    lines = ["| " + " | ".join(HEADINGS.values()) + " |", "|" + "---:|" * len(HEADINGS)]
+    lines += ["| " + " | ".join(shown(row[key]) for key in HEADINGS) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def flatness(rows: Sequence[dict[str, object]]) -> list[str]:
+    """How the cost depends on the number of relations, a line per prompts and dtype."""
+    lines = []
+    for key, group in itertools.groupby(rows, lambda row: (row["prompts"], row["dtype"])):
+        cells = sorted((int(str(row["relations"])), float(str(row["relact_us"]))) for row in group)
+        if len(cells) > 1:
+            (few, low), (many, high) = cells[0], cells[-1]
+            lines.append(f"{key[0]} prompts, {key[1]}: {many} relations cost {high / low:.2f} times {few}")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one small grid, for CI")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--prompts", type=int, nargs="+", default=[600, 6000])
+    parser.add_argument("--relations", type=int, nargs="+", default=[2, 12, 100])
+    parser.add_argument("--dtypes", nargs="+", default=["float16", "float32"], choices=["float16", "float32"])
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--markdown", type=Path, help="write the table here")
+    args = parser.parse_args()
+    prompts, relations, dtypes = args.prompts, args.relations, args.dtypes
+    neurons, rounds = SPAN * args.workers, 5
+    if args.quick:
+        prompts, relations, dtypes, rounds = [2000], [2, 12], ["float16"], 2
+    grid = itertools.product(prompts, dtypes, relations)
+    rows = [measure(p, r, dtype, args.workers, neurons, rounds) for p, dtype, r in grid]
+    notes = [
+        f"{args.workers} workers, {platform.machine()}, NumPy {np.__version__}; times per neuron.",
+        *flatness(rows),
+    ]
+    text = table(rows) + "\n" + "\n".join(notes) + "\n"
+    print(text, end="")
+    if args.json:
+        args.json.write_text(json.dumps({"workers": args.workers, "rows": rows, "notes": notes}, indent=2) + "\n")
+    if args.markdown:
+        args.markdown.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
