@@ -1,4 +1,5 @@
-"""Facts and relations, and where they come from: ``load("starter")``, ``load("country_capital")``, ``load("my/lre/folder")``.
+"""Facts and relations, and where they come from: ``load("starter")``, ``load("country_capital")``, ``load("lre/")``;
+and which of a relation's facts are held out for testing (``split``).
 
 A relation holds facts in one or more languages; facts of one key (``FR``) are the same fact told in several
 languages, so a split by key never tears them apart. Bundled relations are data files in ``relact/relations``,
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import difflib
 import heapq
-from collections.abc import Iterable, Mapping
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -21,6 +24,7 @@ from relact import importers
 from relact.errors import InputError
 
 HERE = Path(__file__).parent / "relations"
+UNSPACED = ("zh", "ja")  # no blank between words, nor between template and object
 
 STARTER = (
     "country_capital",
@@ -99,6 +103,20 @@ class Relation:
     def told_in(self, language: str) -> tuple[Fact, ...]:
         """The facts of one language, in file order."""
         return tuple(fact for fact in self.facts if fact.language == language)
+
+
+def plain(text: str) -> str:
+    """The form in which texts are compared: Unicode compatibility forms and case don't matter, outer blanks neither."""
+    return unicodedata.normalize("NFKC", text).casefold().strip()
+
+
+def leaks(answers: Iterable[str], text: str, language: str = "en") -> bool:
+    """Whether an accepted answer stands in the text as a word of its own; anywhere in it for Chinese and Japanese."""
+    text = plain(text)
+    for answer in filter(None, map(plain, answers)):
+        if answer in text and (language in UNSPACED or re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text)):
+            return True
+    return False
 
 
 def order(seed: int, relation: str, key: str) -> int:
@@ -189,10 +207,11 @@ class _Draft:
         self.templates: dict[str, dict[str, None]] = {}  # language -> ordered set
         self.about: dict[str, str] = {}
         self.facts: dict[tuple[object, ...], Fact] = {}  # insertion order is row order
-        self.heaps: dict[str, list[tuple[int, str]]] = {}  # language -> (-order, key), the last kept on top
+        self.heaps: dict[str, list[tuple[int, str, str]]] = {}  # language -> (-order, key, subject), last kept on top
 
     def add(self, fact: Fact) -> None:
-        where = (fact.language, fact.key) if self.merge else (fact.language, fact.key, fact.object, len(self.facts))
+        where: tuple[object, ...] = (fact.language, fact.key, fact.subject)
+        where = where if self.merge else (*where, len(self.facts))
         old = self.facts.get(where)
         if old is not None:
             new = [answer for answer in fact.answers if answer not in old.answers]
@@ -204,14 +223,14 @@ class _Draft:
 
     def _has_room(self, fact: Fact) -> bool:
         heap = self.heaps.setdefault(fact.language, [])
-        place = (-order(self.seed, self.name, fact.key), fact.key)
+        place = (-order(self.seed, self.name, fact.key), fact.key, fact.subject)
         if len(heap) < (self.limit or 0):
             heapq.heappush(heap, place)
             return True
         if not heap or place < heap[0]:
             return False
-        _, dropped = heapq.heapreplace(heap, place)
-        self.facts.pop((fact.language, dropped), None)
+        _, *dropped = heapq.heapreplace(heap, place)
+        self.facts.pop((fact.language, *dropped), None)
         return True
 
     def done(self) -> Relation:
@@ -230,9 +249,11 @@ def assemble(
 ) -> list[Relation]:
     """Relations from an importer's rows, in the order in which their names first appear; arguments as in ``load``."""
     if duplicates not in ("merge", "keep") or (limit is not None and duplicates == "keep"):
-        raise InputError(f"{duplicates!r} with limit {limit}", where="duplicates", fix="use merge, or keep without limit")
+        fix = "use merge, or keep without limit"
+        raise InputError(f"{duplicates!r} with limit {limit}", where="duplicates", fix=fix)
     if template is not None and template.count("{}") != 1:
-        raise InputError(f"{template!r} has no single {{}}", where="template", fix="mark the subject's place once, as {}")
+        fix = "mark the subject's place once, as {}"
+        raise InputError(f"{template!r} has no single {{}}", where="template", fix=fix)
     drafts: dict[str, _Draft] = {}
     names: dict[str, str] = {}  # one string object for equal texts: labels and answers repeat a million times
     for row in rows:
@@ -248,8 +269,13 @@ def assemble(
         draft.templates.setdefault(tongue, {}).update(dict.fromkeys(texts))
         draft.about.update(row.about)
         answer = names.setdefault(row.object, row.object)
-        draft.add(Fact(row.key or row.subject, row.subject, answer, row.aliases, tongue))
+        draft.add(Fact(row.key or _key(row.subject), row.subject, answer, row.aliases, tongue))
     return [draft.done() for draft in drafts.values()]
+
+
+def _key(subject: str) -> str:
+    """A subject's key where none is given: spellings that differ in case or blanks must not be told apart by a split."""
+    return " ".join(plain(subject).split())
 
 
 # --- bundled files ----------------------------------------------------------------------------------------------------
@@ -257,8 +283,7 @@ def assemble(
 
 def read_relation(path: Path) -> Relation:
     """One file of the bundled format. ``InputError`` names the file and what is wrong in it."""
-    rows = importers.relation_rows(path, importers.read_json(path))
-    found = assemble(rows)
+    found = assemble(importers.rows(path))
     if not found:
         raise InputError("holds no facts", where=path, fix="add facts, one a line")
     return found[0]
@@ -272,6 +297,65 @@ def _unknown(name: str) -> InputError:
     known = ("starter", "all", *bundled())
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    return InputError(
-        f"neither a bundled relation nor a file: {name!r}", where="source", fix=f"{hint}`relact prompts --list` names them"
-    )
+    what = f"neither a bundled relation nor a file: {name!r}"
+    return InputError(what, where="source", fix=f"{hint}`relact prompts --list` names them")
+
+
+# --- who goes where ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Split:
+    """Keys by role, each in the seeded order; ``leaking`` counts facts left out per language."""
+
+    examples: tuple[str, ...]
+    test: tuple[str, ...]
+    identify: tuple[str, ...]
+    usable: dict[tuple[str, str], tuple[Fact, ...]]  # (language, key) -> facts
+    leaking: dict[str, int]
+
+
+def split(relation: Relation, *, shots: int = 0, test_size: int = 50, seed: int = 0, keep_leaks: bool = False) -> Split:
+    """Deal a relation's keys to test, examples and identify, once for all languages.
+
+    Keys that exist in more languages come first, then the hash decides. Test takes keys until every language has
+    ``test_size`` facts, or a third of what it has; examples take the next until every language has ``shots``.
+    """
+    usable: dict[tuple[str, str], list[Fact]] = {}
+    leaking: dict[str, int] = {}
+    for fact in relation.facts:
+        texts = relation.templates.get(fact.language, ())
+        if not texts:
+            continue
+        filled = " \n ".join(text.replace("{}", fact.subject) for text in texts)
+        if not keep_leaks and not relation.leaks and leaks(fact.answers, filled, fact.language):
+            leaking[fact.language] = leaking.get(fact.language, 0) + 1
+        else:
+            usable.setdefault((fact.language, fact.key), []).append(fact)
+    counts: dict[str, dict[str, int]] = {}  # key -> language -> number of facts
+    for (language, key), told in usable.items():
+        counts.setdefault(key, {})[language] = len(told)
+    keys = sorted(counts, key=lambda key: (-len(counts[key]), order(seed, relation.name, key), key))
+    totals: dict[str, int] = {}
+    for by_language in counts.values():
+        for language, number in by_language.items():
+            totals[language] = totals.get(language, 0) + number
+    answerable = any(fact.object for fact in relation.facts)
+    wanted = {name: min(test_size, max(n // 3, 1)) if n > 1 and answerable else 0 for name, n in totals.items()}
+    test = _deal(keys, counts, wanted)
+    rest = [key for key in keys if key not in test]
+    examples = _deal(rest, counts, dict.fromkeys(totals, shots))
+    identify = tuple(key for key in rest if key not in examples)
+    frozen = {where: tuple(told) for where, told in usable.items()}
+    return Split(tuple(examples), tuple(test), identify, frozen, leaking)
+
+
+def _deal(keys: Sequence[str], counts: dict[str, dict[str, int]], wanted: dict[str, int]) -> dict[str, None]:
+    """The first keys that fill what every language wants; a key whose facts would overshoot its need is passed over."""
+    need, dealt = dict(wanted), dict[str, None]()
+    for key in keys:
+        if any(0 < number <= need[language] for language, number in counts[key].items()):
+            dealt[key] = None
+            for language, number in counts[key].items():
+                need[language] -= number
+    return dealt

