@@ -77,28 +77,44 @@ def keys_to_floats(keys: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return as_floats(bits, dtype).astype(np.float64)
 
 
-def transpose(blocks: Sequence[np.ndarray], bits: type[np.unsignedinteger], out: np.ndarray) -> None:
-    """Copy blocks [rows, neurons] one after the other into ``out`` [neurons, prompts], as bits."""
-    start = 0
-    for block in blocks:
-        block = np.require(block, requirements="A").view(bits)
-        rows, columns = block.shape
-        target = out[:columns, start : start + rows]
-        start += rows
-        if bits is np.uint16 and _in_words(block) and _in_words(target):
-            rows4, columns4 = rows // 4 * 4, columns // 4 * 4
-            transpose_words(block[:rows4, :columns4].view(np.uint64), target[:columns4, :rows4].view(np.uint64))
-            transpose_halves(block[rows4:], target[:, rows4:])
-            transpose_halves(block[:rows4, columns4:], target[columns4:, :rows4])
-        elif bits is np.uint16:
-            transpose_halves(block, target)
-        else:
-            transpose_singles(block, target)
+@dataclass(frozen=True)
+class Rows:
+    """A block of rows ready to be transposed: its bits, its first row's number, and four neurons to a word if they align."""
 
+    bits: np.ndarray
+    first: int
+    words: np.ndarray | None
 
-def _in_words(array: np.ndarray) -> bool:
-    """Whether four neighbouring 16-bit values of a row can be read as one aligned 64-bit word."""
-    return array.strides[1] == 2 and array.strides[0] % 8 == 0 and array.ctypes.data % 8 == 0 and array.size > 0
+    @classmethod
+    def of(cls, blocks: Sequence[np.ndarray], bits: type[np.unsignedinteger]) -> list[Rows]:
+        """Blocks [rows, neurons] one after the other, viewed as bits; copied only where memory is not aligned to values."""
+        rows, first = [], 0
+        for block in blocks:
+            if not len(block):
+                continue
+            seen = np.require(block, requirements="A").view(bits)
+            whole = seen[: len(seen) // 4 * 4, : seen.shape[1] // 4 * 4]
+            aligned = seen.strides[1] == 2 and seen.strides[0] % 8 == seen.ctypes.data % 8 == first % 4 == 0
+            rows.append(cls(seen, first, whole.view(np.uint64) if aligned and whole.size else None))
+            first += len(seen)
+        return rows
+
+    def transpose(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Copy neurons start to stop, start a multiple of four, to ``out`` [neurons, prompts], whose rows are whole words."""
+        first, last = self.first, self.first + len(self.bits)
+        if self.words is None:
+            copy = transpose_halves if self.bits.dtype == np.uint16 else transpose_singles
+            copy(self.bits[:, start:stop], out[: stop - start, first:last])
+            return
+        words = self.words[:, start // 4 : stop // 4]
+        rows, columns = len(words), 4 * words.shape[1]
+        transpose_words(words, out.view(np.uint64)[:columns, first // 4 : (first + rows) // 4])
+        if rows < len(self.bits):
+            transpose_halves(self.bits[rows:, start:stop], out[: stop - start, first + rows : last])
+        if start + columns < stop:
+            transpose_halves(
+                self.bits[:rows, start + columns : stop], out[columns : stop - start, first : first + rows]
+            )
 
 
 @kernel(types.void(reads(u8, 2, "A"), types.Array(u8, 2, "A")))

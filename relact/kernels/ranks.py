@@ -20,8 +20,9 @@ import numpy as np
 from relact.errors import InputError, NumericError
 from relact.kernels import walks
 from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
-from relact.kernels.packing import FORMATS, TILE, Format, as_floats, format_of, keys_to_floats, pack, transpose
+from relact.kernels.packing import FORMATS, TILE, Format, Rows, as_floats, format_of, keys_to_floats, pack
 
+COPIED_TOGETHER = 64  # columns transposed at a time; a multiple of 4
 SORTED_TOGETHER = 16  # columns of keys in hand at a time; a multiple of walks.LANES
 Definition = Callable[[np.ndarray, np.ndarray], float]
 
@@ -126,11 +127,12 @@ def rank_statistics(
     if any(name in MEANS for name in statistics):
         _means(blocks, labels, results)
     if not set(statistics) <= MEANS.keys():
-        table, buffers = _Table.of(labels, statistics), _Buffers.of(labels, stored)
-        for start in range(0, neurons, TILE):
-            columns = slice(start, min(start + TILE, neurons))
+        table, buffers, rows = _Table.of(labels, statistics), _Buffers.of(labels, stored), Rows.of(blocks, stored.bits)
+        for start in range(0, neurons, COPIED_TOGETHER):
+            columns = slice(start, min(start + COPIED_TOGETHER, neurons))
             bits = buffers.bits[: columns.stop - start]
-            transpose([block[:, columns] for block in blocks], stored.bits, bits)
+            for some in rows:
+                some.transpose(columns.start, columns.stop, bits)
             _ranked(bits, dtype, table, buffers, {name: out[:, columns] for name, out in results.items()}, start)
     return results
 
@@ -193,7 +195,7 @@ class _Buffers:
     def of(cls, labels: Labels, stored: Format) -> _Buffers:
         width = -(-labels.prompts // 4) * 4  # rows of bits start on a 64-bit word
         return cls(
-            bits=np.zeros((TILE, width), stored.bits),
+            bits=np.zeros((COPIED_TOGETHER, width), stored.bits),
             keys=np.zeros((SORTED_TOGETHER, labels.prompts), stored.key),
         )
 
