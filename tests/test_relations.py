@@ -125,3 +125,15 @@ def test_the_build_script_reproduces_the_files():
 def test_some_facts_are_as_everyone_knows_them(relation, language, subject, answer):
     found = [fact for fact in LOADED[relation].told_in(language) if fact.subject == subject]
     assert [fact.object for fact in found] == [answer]
+
+
+def test_the_docs_list_every_relation_with_its_count():
+    text = (ROOT / "docs" / "relations.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `") and line.count("|") == 7]
+    told = {cells[0].strip(" `*"): cells for cells in rows}
+    assert set(told) == set(LOADED)
+    for name, cells in told.items():
+        assert int(cells[2]) == len(LOADED[name].told_in("en"))
+        assert (cells[3].strip() == "all six") == (set(LOADED[name].languages) == SIX)
+        assert ("*" in cells[0]) == (name in facts.STARTER)
+        assert name not in facts.STARTER or float(cells[5]) >= 0.4
