@@ -2,24 +2,32 @@
 
 The buffer of a site is [layer, span number, row, neuron in span]: exactly the order of the bytes in its shard files,
 so writing a shard copies nothing.
+
+Replacing a committed block (a store that grew has one that is not full) must not lose the rows it has. So everything new
+lies durable beside the old, then one file, the *promise*, says that it shall take the old one's place; a crash after
+that is finished by `keep_promises`, a crash before it leaves the old block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from relact import durable, schema
+from relact import commits, durable, schema
 from relact.commits import CommitLog
 from relact.errors import NumericError
-from relact.mmap import shard_index
+from relact.mmap import encode_shard
 from relact.plan import Layout
 
-EXPONENT = {"float16": (np.dtype("u2"), 0x7C00), "float32": (np.dtype("u4"), 0x7F800000)}  # all ones: inf or NaN
+EXPONENT = {"float16": (np.uint16, 0x7C00), "float32": (np.uint32, 0x7F800000)}  # all ones: inf or NaN
 SYNC_THREADS = 4  # fsyncs in flight; they wait on the disk, not on a core
+COMPRESSION = 5  # zstd level inside blosc: above it the activations shrink no further
+PROMISE = "ready~block~"
 
 
 class BlockBuffer:
@@ -44,6 +52,11 @@ class BlockBuffer:
         target = self._sites[site][layer]  # [n_spans, rows, span]
         with np.errstate(over="ignore"):  # an overflow becomes infinite, and `check` names it
             target[:, rows, :] = values.reshape(len(rows), lay.n_spans, lay.span).swapaxes(0, 1)
+
+    def load(self, site: str, layer: int, chunks: Sequence[np.ndarray]) -> None:
+        """Take over the first rows of a shard: ``chunks`` are its inner chunks, each [rows, span]."""
+        for target, chunk in zip(self._sites[site][layer], chunks, strict=True):
+            target[: len(chunk)] = chunk
 
     def shard(self, site: str, layer: int) -> np.ndarray:
         """[n_spans, rows, span], contiguous: the data bytes of one shard."""
@@ -76,40 +89,86 @@ def _describe(site: str, layer: int, filled: np.ndarray, first_row: int, span: i
     )
 
 
-def write_block(root: Path, log: CommitLog, block: int, start: int, stop: int, buffer: BlockBuffer) -> None:
+def write_block(
+    root: Path, log: CommitLog, block: int, start: int, stop: int, buffer: BlockBuffer, compress: bool = False
+) -> None:
     """Make block ``block`` (rows ``start`` to ``stop``) durable, then commit it.
 
     Raises:
         NumericError: a value is not finite; nothing is written.
-        StoreError: the disk refused; the block stays uncommitted.
+        StoreError: the disk refused; the block stays as it was.
     """
     buffer.check(stop - start, start)
-    places = [(site, layer) for site, lay in buffer.layouts.items() for layer in range(lay.n_layers)]
+    places = _places(buffer.layouts)
+    paths = [shard_path(root, site, block, layer) for site, layer in places]
+
+    def write(number: int) -> int:
+        data = buffer.shard(*places[number])
+        return durable.write_partial(paths[number], encode_shard(data, compressor(buffer.dtype.name) if compress else None))
+
     with ThreadPoolExecutor(SYNC_THREADS) as pool:
-        checksums = list(pool.map(lambda place: _write_shard(root, block, buffer, *place), places))
-        list(pool.map(lambda place: _publish(shard_path(root, place[0], block, place[1])), places))
-    for site in buffer.layouts:
-        durable.sync_directory(shard_path(root, site, block, 0).parent.parent)
-        durable.sync_directory(shard_path(root, site, block, 0).parent.parent.parent)
-    log.write(block, start, stop, checksums)
+        record = commits.encode([start, stop, *pool.map(write, range(len(places)))])
+    promised = promise_path(root, block)
+    replacing = log.path(block).exists()
+    if replacing:
+        try:
+            promised.parent.mkdir(exist_ok=True)
+            durable.replace(promised, [record])
+        except OSError as error:
+            raise durable.explain(error, promised) from error
+    _publish(paths)
+    log.put(block, record)
+    if replacing:
+        _forget(promised)
+
+
+def keep_promises(root: Path, log: CommitLog, layouts: Mapping[str, Layout]) -> None:
+    """Finish every replacement of a block that was promised before a crash."""
+    for promised in sorted(durable.aside_of(root).glob(f"{PROMISE}*{durable.PARTIAL}")):
+        promised.unlink()  # not a promise yet
+    for promised in sorted(durable.aside_of(root).glob(f"{PROMISE}*")):
+        block, record = int(promised.name.removeprefix(PROMISE)), promised.read_bytes()
+        commits.decode(record, len(log.fields))
+        _publish(shard_path(root, site, block, layer) for site, layer in _places(layouts))
+        log.put(block, record)
+        _forget(promised)
+
+
+def promise_path(root: Path, block: int) -> Path:
+    """File that says that a block's new shards are all durable."""
+    return durable.aside_of(root) / f"{PROMISE}{block}"
 
 
 def shard_path(root: Path, site: str, block: int, layer: int) -> Path:
-    """File of one shard (zarr's default chunk key)."""
-    return root / schema.ACTIVATIONS / site / schema.ACTIVATION / "c" / str(block) / str(layer) / "0"
+    """File of one shard; all shards of a site are in one folder."""
+    return root / schema.ACTIVATIONS / site / schema.ACTIVATION / f"c.{block}.{layer}.0"
 
 
-def _write_shard(root: Path, block: int, buffer: BlockBuffer, site: str, layer: int) -> int:
-    lay = buffer.layouts[site]
-    path = shard_path(root, site, block, layer)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise durable.explain(error, path) from error
-    data = buffer.shard(site, layer)
-    return durable.write_partial(path, [memoryview(data).cast("B"), shard_index(lay.n_spans, data[0].nbytes)])
+@cache
+def compressor(dtype: str) -> Any:
+    """What ``--compress`` puts on every inner chunk: bitshuffle, then zstd, in a blosc frame."""
+    from numcodecs.blosc import Blosc
+
+    return Blosc(cname="zstd", clevel=COMPRESSION, shuffle=Blosc.BITSHUFFLE, typesize=np.dtype(dtype).itemsize)
 
 
-def _publish(path: Path) -> None:
-    durable.publish(path)
-    durable.sync_directory(path.parent)
+def _forget(promised: Path) -> None:
+    """The promise is kept; were it found again later, it would undo a repair."""
+    promised.unlink()
+    durable.sync_directory(promised.parent)
+
+
+def _places(layouts: Mapping[str, Layout]) -> list[tuple[str, int]]:
+    """(site, layer) in the order of a commit record's checksums."""
+    return [(site, layer) for site, lay in layouts.items() for layer in range(lay.n_layers)]
+
+
+def _publish(paths: Iterable[Path]) -> None:
+    """Give the partial shards their names (those that still lack it) and make that durable."""
+    folders = {}
+    for path in paths:
+        folders[path.parent] = True
+        if path.with_name(path.name + durable.PARTIAL).exists():
+            durable.publish(path)
+    for folder in folders:
+        durable.sync_directory(folder)

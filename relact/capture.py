@@ -211,13 +211,13 @@ def _encode(
     tables = {}
     for split in (schema.IDENTIFY, schema.TEST):
         part = table[table["split"] == split].reset_index(drop=True)
-        ids = models.encode(loaded, part["text"].tolist(), special_tokens=special)
+        ids = models.encode(loaded, [str(text) for text in part["text"]], special_tokens=special)
         tables[split] = part.assign(n_tokens=[len(row) for row in ids])
         if split == schema.IDENTIFY:
             tokens = ids
     if not tokens:
         raise InputError("no identification prompts", fix="build prompts with `relact prompts`")
-    limit = getattr(loaded.model.config, "max_position_embeddings", None)
+    limit = loaded.max_tokens
     for row, ids_of_row in enumerate(tokens):
         if not ids_of_row or (limit and len(ids_of_row) > limit):
             what = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}"
@@ -232,7 +232,7 @@ def _manifest(
     rows = {
         schema.IDENTIFY: tables[schema.IDENTIFY][columns],
         schema.TEST: tables[schema.TEST][[*columns, schema.ANSWERS]].assign(
-            answers=[list(answers) for answers in tables[schema.TEST][schema.ANSWERS]]
+            answers=pd.Series([list(answers) for answers in tables[schema.TEST][schema.ANSWERS]], dtype=object)
         ),
     }
     return schema.Manifest(
@@ -240,11 +240,15 @@ def _manifest(
         tokenizer=loaded.tokenizer_fingerprint,
         capture=settings,
         prompts={
-            split: {"n": len(part), "digest": schema.digest(part.to_dict("records"))} for split, part in rows.items()
+            split: {"n": len(part), "digest": schema.digest(_records(part))} for split, part in rows.items()
         },
         versions={name: version(name) for name in SHOWN_VERSIONS},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _records(part: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in part.to_dict("records")]
 
 
 def _open_or_create(

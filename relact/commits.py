@@ -2,14 +2,16 @@
 
 ``commits/record`` is one array (block, field) of uint64 with one chunk, so one file, per block: start row, stop row,
 then the CRC-32C of every shard (site, layer). The chunk carries a checksum of its own. A block without a chunk
-reads as zeros: not committed.
+reads as zeros: not committed. A block whose record stops early is the last one of a store that has grown since: its
+rows count, the rest is missing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -18,6 +20,8 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 
 from relact import durable, schema
 from relact.errors import StoreError
+
+KEYS: Any = {"name": "default", "separator": "."}  # all records in one folder: one fsync makes them durable
 
 
 def create(root: zarr.Group, fields: Sequence[str], n_blocks: int) -> None:
@@ -31,6 +35,7 @@ def create(root: zarr.Group, fields: Sequence[str], n_blocks: int) -> None:
         fill_value=0,
         serializer=BytesCodec(endian="little"),
         compressors=Crc32cCodec(),
+        chunk_key_encoding=KEYS,
         dimension_names=("block", schema.FIELD),
     )
     labels = np.array(list(fields), dtype=np.dtypes.StringDType())
@@ -47,63 +52,78 @@ class CommitLog:
     """
 
     def __init__(self, root: Path, fields: Sequence[str], n_blocks: int) -> None:
-        self._folder = root / schema.COMMITS / schema.RECORD / "c"
+        self._folder = root / schema.COMMITS / schema.RECORD
         self.fields = list(fields)
         self.n_blocks = n_blocks
 
     def read(self) -> np.ndarray:
         """uint64 [block, field]; rows of zeros are blocks not committed. `StoreError` names a damaged record."""
         records = np.zeros((self.n_blocks, len(self.fields)), "<u8")
-        for block, path in self._present():
-            records[block] = self._decode(path)
+        for block in self.present():
+            records[block] = self.record(block)
         return records
 
     def committed(self) -> np.ndarray:
         """bool [block]; existence of the commit object decides."""
-        present = np.zeros(self.n_blocks, bool)
-        for block, _ in self._present():
-            present[block] = True
-        return present
+        found = np.zeros(self.n_blocks, bool)
+        found[self.present()] = True
+        return found
+
+    def present(self) -> list[int]:
+        """Blocks that have a commit object, in order."""
+        if not self._folder.is_dir():
+            return []
+        parts = [name.split(".") for name in os.listdir(self._folder)]
+        blocks = (int(part[1]) for part in parts if len(part) == 3 and part[0] == "c" and part[2] == "0")
+        return sorted(block for block in blocks if block < self.n_blocks)
+
+    def record(self, block: int) -> np.ndarray:
+        """uint64 [field] of one committed block; `StoreError` when it is damaged."""
+        try:
+            return decode(self.path(block).read_bytes(), len(self.fields))
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"this commit record is damaged ({error})",
+                where=self.path(block),
+                fix="run `relact verify`, then `relact capture --repair`",
+            ) from error
 
     def write(self, block: int, start: int, stop: int, checksums: Sequence[int]) -> None:
         """Commit ``block``: rows ``start`` to ``stop``, one checksum per (site, layer) in field order.
 
         Everything the block consists of must be durable before this is called.
         """
-        values = np.array([start, stop, *checksums], "<u8").tobytes()
+        self.put(block, encode([start, stop, *checksums]))
+
+    def put(self, block: int, raw: bytes) -> None:
+        """Commit ``block`` with an encoded record."""
         path = self.path(block)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            durable.write_partial(path, [values, google_crc32c.value(values).to_bytes(4, "little")])
-            durable.publish(path)
-            for folder in (path.parent, path.parent.parent):
-                durable.sync_directory(folder)
+            durable.replace(path, [raw])
         except OSError as error:
             raise (error if isinstance(error, StoreError) else durable.explain(error, path)) from error
 
     def remove(self, block: int) -> None:
         """Take a commit back, durably, before its shards are written anew."""
-        path = self.path(block)
-        path.unlink(missing_ok=True)
-        durable.sync_directory(path.parent)
+        self.path(block).unlink(missing_ok=True)
+        durable.sync_directory(self._folder)
 
     def path(self, block: int) -> Path:
-        """File of one block's record (zarr's default chunk key)."""
-        return self._folder / str(block) / "0"
+        """File of one block's record."""
+        return self._folder / f"c.{block}.0"
 
-    def _present(self) -> Iterator[tuple[int, Path]]:
-        if not self._folder.is_dir():
-            return
-        for name in os.listdir(self._folder):
-            path = self._folder / name / "0"
-            if name.isdecimal() and int(name) < self.n_blocks and path.is_file():
-                yield int(name), path
 
-    def _decode(self, path: Path) -> np.ndarray:
-        raw = path.read_bytes()
-        values, tail = raw[:-4], raw[-4:]
-        if len(values) != 8 * len(self.fields) or google_crc32c.value(values) != int.from_bytes(tail, "little"):
-            raise StoreError(
-                "this commit record is damaged", where=path, fix="run `relact verify`, then `relact capture --repair`"
-            )
-        return np.frombuffer(values, "<u8")
+def encode(values: Sequence[int]) -> bytes:
+    """A record's file: uint64 little-endian, then their CRC-32C (zarr's ``crc32c`` codec)."""
+    raw = np.array(values, "<u8").tobytes()
+    return raw + google_crc32c.value(raw).to_bytes(4, "little")
+
+
+def decode(raw: bytes, n_fields: int) -> np.ndarray:
+    """uint64 [field]; `ValueError` when the bytes are not a whole record."""
+    values, tail = raw[:-4], raw[-4:]
+    if len(values) != 8 * n_fields:
+        raise ValueError(f"{len(raw)} bytes, expected {8 * n_fields + 4}")
+    if google_crc32c.value(values) != int.from_bytes(tail, "little"):
+        raise ValueError("its checksum does not match")
+    return np.frombuffer(values, "<u8")

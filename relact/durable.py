@@ -13,10 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import google_crc32c
+import numpy as np
 
 from relact.errors import StoreError
 
 PARTIAL = ".partial"
+READ_BYTES = 1 << 18  # per read when checking: stays in a core's cache
 
 
 def write_partial(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
@@ -30,7 +32,7 @@ def write_partial(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
     try:
         with partial.open("wb") as file:
             for piece in pieces:
-                checksum = google_crc32c.extend(checksum, bytes(piece))
+                checksum = google_crc32c.extend(checksum, np.frombuffer(piece, np.uint8))
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
@@ -52,6 +54,24 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
+    """Put a small file in place, durably; a crash leaves the former content or the new. Returns its CRC-32C."""
+    checksum = write_partial(path, pieces)
+    publish(path)
+    sync_directory(path.parent)
+    return checksum
+
+
+def checksum_of(path: Path) -> int:
+    """CRC-32C of a file, read in pieces; raises `OSError`."""
+    checksum = 0
+    piece = np.empty(READ_BYTES, np.uint8)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(piece.data):
+            checksum = google_crc32c.extend(checksum, piece[:count])
+    return checksum
 
 
 def sync_tree(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Shards as bytes: encode one, find the inner chunks of one, map them without copying.
+"""Shards as bytes: encode one, find an inner chunk of one, map it without copying.
 
 A shard is what zarr's ``sharding_indexed`` codec writes with the index at the end: the inner chunks one after the other,
 then for each chunk its offset and length as little-endian uint64, then the CRC-32C of that index
@@ -8,8 +8,11 @@ of the file is the data.
 
 from __future__ import annotations
 
+import errno
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -20,57 +23,72 @@ INDEX_ENTRY = 16  # offset, length
 CHECKSUM = 4
 
 
-def shard_index(n_chunks: int, chunk_bytes: int) -> bytes:
-    """Index of an uncompressed shard whose chunks lie in order without gaps, with its checksum."""
-    offsets = np.arange(n_chunks, dtype="<u8") * chunk_bytes
-    entries = np.stack([offsets, np.full(n_chunks, chunk_bytes, "<u8")], axis=1).tobytes()
+def encode_shard(data: np.ndarray, compressor: Any = None) -> list[bytes | memoryview]:
+    """The pieces of one shard file, in order.
+
+    Args:
+        data: [chunk, row, neuron], contiguous, little-endian.
+        compressor: a numcodecs codec for every inner chunk; None leaves the array's own bytes.
+    """
+    if compressor is None:
+        lengths = [data[0].nbytes] * len(data)
+        return [data.data.cast("B"), shard_index(lengths)]
+    chunks = [bytes(compressor.encode(chunk)) for chunk in data]
+    return [*chunks, shard_index([len(chunk) for chunk in chunks])]
+
+
+def shard_index(lengths: Sequence[int]) -> bytes:
+    """Index of a shard whose chunks lie in order without gaps, with its checksum."""
+    sizes = np.array(lengths, "<u8")
+    offsets = np.cumsum(sizes, dtype="<u8") - sizes
+    entries = np.stack([offsets, sizes], axis=1).tobytes()
     return entries + google_crc32c.value(entries).to_bytes(CHECKSUM, "little")
 
 
-def map_shard(path: Path, n_chunks: int, shape: tuple[int, int], dtype: np.dtype) -> list[np.ndarray]:
-    """Read-only views, one per inner chunk, on the mapped shard file.
+def map_chunk(path: Path, number: int, n_chunks: int, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """Read-only view [rows, neurons] of inner chunk ``number`` on the mapped shard file; it keeps the map open.
+
+    Where no more files can be mapped (every map holds a file descriptor) the chunk is read instead.
 
     Args:
         path: the shard's file, uncompressed.
         n_chunks: inner chunks in the shard.
         shape: (rows, neurons) of one inner chunk.
 
-    Returns:
-        ``n_chunks`` arrays [rows, neurons]; they keep the map open as long as one of them lives.
-
     Raises:
         StoreError: the file is missing, shorter than its index says, or its index fails its checksum.
     """
     try:
         with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                whole: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    raise
+                whole = file.read()
     except (OSError, ValueError) as error:  # ValueError: an empty file
         raise StoreError(f"cannot map this shard ({error})", where=path, fix="run `relact verify`") from error
-    return [_view(mapped, offset, length, shape, dtype, path) for offset, length in _read_index(mapped, n_chunks, path)]
-
-
-def _read_index(mapped: mmap.mmap, n_chunks: int, path: Path) -> list[tuple[int, int]]:
-    size = n_chunks * INDEX_ENTRY
-    if len(mapped) < size + CHECKSUM:
-        raise StoreError(f"shard of {len(mapped)} bytes is too short", where=path, fix="run `relact verify`")
-    tail = mapped[len(mapped) - size - CHECKSUM :]
-    found, expected = google_crc32c.value(tail[:size]), int.from_bytes(tail[size:], "little")
-    if found != expected:
-        raise StoreError(
-            f"shard index checksum is {found:08x}, recorded {expected:08x}", where=path, fix="run `relact verify`"
-        )
-    entries = np.frombuffer(tail, "<u8", count=2 * n_chunks).reshape(n_chunks, 2)
-    return [(int(offset), int(length)) for offset, length in entries]
-
-
-def _view(
-    mapped: mmap.mmap, offset: int, length: int, shape: tuple[int, int], dtype: np.dtype, path: Path
-) -> np.ndarray:
+    offset, length = _entry(whole, number, n_chunks, path)
     count = shape[0] * shape[1]
-    if length != count * dtype.itemsize or offset + length > len(mapped):
+    if length != count * dtype.itemsize or offset + length > len(whole):
         raise StoreError(
             f"inner chunk at {offset} has {length} bytes, expected {count * dtype.itemsize}",
             where=path,
             fix="run `relact verify`",
         )
-    return np.frombuffer(mapped, dtype, count=count, offset=offset).reshape(shape)
+    return np.frombuffer(whole, dtype, count=count, offset=offset).reshape(shape)
+
+
+def _entry(whole: Any, number: int, n_chunks: int, path: Path) -> tuple[int, int]:
+    """Offset and length of one chunk, from the index at the end of the shard."""
+    size = n_chunks * INDEX_ENTRY
+    if len(whole) < size + CHECKSUM:
+        raise StoreError(f"shard of {len(whole)} bytes is too short", where=path, fix="run `relact verify`")
+    tail = whole[len(whole) - size - CHECKSUM :]
+    found, expected = google_crc32c.value(tail[:size]), int.from_bytes(tail[size:], "little")
+    if found != expected:
+        raise StoreError(
+            f"shard index checksum is {found:08x}, recorded {expected:08x}", where=path, fix="run `relact verify`"
+        )
+    offset, length = np.frombuffer(tail, "<u8", count=2, offset=number * INDEX_ENTRY)
+    return int(offset), int(length)

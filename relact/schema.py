@@ -29,6 +29,7 @@ IDENTIFY, TEST = "identify", "test"
 PROMPT_TEXT = ("text", "relation", "subject", "object", "template", "language")  # string columns of both prompt sets
 ANSWERS = "answers"  # test prompts: (prompt, answer) strings, padded with ""
 ACTIVATION, RECORD, FIELD = "activation", "record", "field"
+APPENDED = "appended"  # prompts.identify of the manifest: first row of every later append
 START, STOP = "start", "stop"  # the first two fields of a commit record; then one checksum per site and layer
 DTYPES = ("float16", "float32")
 POOLS = ("mean", "max", "last", "positive")

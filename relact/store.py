@@ -1,26 +1,32 @@
 """A store on disk: create, open, resume, read columns, swap stages in.
 
-One `Store` is one Zarr v3 hierarchy (docs/format.md). Everything that plain zarr can do is left to zarr and xarray; here
-is what they cannot: the commit log, zero-copy columns, and stages that appear whole or not at all.
+One `Store` is one Zarr v3 hierarchy (docs/format.md). Everything that plain zarr can do is left to zarr and xarray;
+here is what they cannot: the commit log, zero-copy columns, and stages that appear whole or not at all.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
 
-from relact import blocks, commits, durable, plan, schema
-from relact.errors import IdentityError, StoreError
-from relact.mmap import map_shard
+from relact import blocks, commits, durable, locks, plan, schema, skeleton
+from relact.errors import BusyError, IdentityError, StoreError
+from relact.mmap import map_chunk
+from relact.seal import EMPTY_GROUP, NAME, seal
+from relact.skeleton import write_coordinates
+
+__all__ = ["Store", "check_target", "create", "grow", "open", "recover", "require_identity", "write_coordinates", "writing"]
 
 
 class Store:
@@ -36,7 +42,13 @@ class Store:
 
     def __init__(self, path: Path, root: zarr.Group, manifest: schema.Manifest) -> None:
         self.path, self.root, self.manifest = path, root, manifest
-        self.layouts = {site: _layout(root, site, manifest, path) for site in manifest.capture.sites}
+        self._arrays = {site: skeleton.array_of(root, site, path) for site in manifest.capture.sites}
+        rows = manifest.capture.block
+        self.layouts = {
+            site: plan.Layout(self.n_prompts, rows, array.shape[1], array.shape[2], array.dtype.itemsize)
+            for site, array in self._arrays.items()
+        }
+        self._plain = {site: skeleton.is_plain(array, self.layouts[site]) for site, array in self._arrays.items()}
         n_layers = next(iter(self.layouts.values())).n_layers
         self.log = commits.CommitLog(path, schema.commit_fields(manifest.capture.sites, n_layers), self.n_blocks)
 
@@ -53,38 +65,75 @@ class Store:
     def dtype(self) -> np.dtype:
         return np.dtype(self.manifest.capture.dtype)
 
+    @property
+    def compressed(self) -> bool:
+        """Whether inner chunks are compressed."""
+        return any(skeleton.inner_codecs(array)[1:] for array in self._arrays.values())
+
     def rows_of(self, block: int) -> tuple[int, int]:
         """First row and one past the last row of ``block``."""
         rows = self.manifest.capture.block
         return block * rows, min((block + 1) * rows, self.n_prompts)
 
+    def committed_stop(self, block: int) -> int:
+        """One past the last committed row of ``block``; its first row when nothing is."""
+        return int(self.log.record(block)[1]) if self.log.path(block).exists() else self.rows_of(block)[0]
+
     def missing_blocks(self) -> list[int]:
-        """Blocks that are not committed, in order."""
-        return np.flatnonzero(~self.log.committed()).tolist()
+        """Blocks that are not committed, or not with all the rows that an append gave them; in order."""
+        missing = set(np.flatnonzero(~self.log.committed()).tolist())
+        grown = {row // self.manifest.capture.block for row in self.appended()} - missing
+        return sorted(missing | {block for block in grown if self.committed_stop(block) < self.rows_of(block)[1]})
+
+    def appended(self) -> list[int]:
+        """First row of every later append."""
+        return [int(row) for row in self.manifest.prompts[schema.IDENTIFY].get(schema.APPENDED, ())]
+
+    def segments(self, block: int) -> list[tuple[int, int]]:
+        """Row ranges of ``block`` that were given together: batches never cross an append, whenever it is captured."""
+        first, last = self.rows_of(block)
+        cuts = [first, *(row for row in self.appended() if first < row < last), last]
+        return list(pairwise(cuts))
 
     def buffer(self) -> blocks.BlockBuffer:
         """Memory for one block of every site."""
         return blocks.BlockBuffer(self.layouts, self.dtype.name)
 
+    def load_block(self, block: int, buffer: blocks.BlockBuffer) -> int:
+        """Put the committed rows of ``block`` into ``buffer``; returns one past the last of them."""
+        first, stop = self.rows_of(block)[0], self.committed_stop(block)
+        if stop > first:
+            for site, lay in self.layouts.items():
+                for layer in range(lay.n_layers):
+                    spans = range(0, lay.width, lay.span)
+                    chunks = [self._chunk(site, layer, block, start, start + lay.span)[: stop - first] for start in spans]
+                    buffer.load(site, layer, chunks)
+        return stop
+
     def write_block(self, block: int, buffer: blocks.BlockBuffer) -> None:
         """Write and commit one block; see `blocks.write_block`."""
-        blocks.write_block(self.path, self.log, block, *self.rows_of(block), buffer)
+        blocks.write_block(self.path, self.log, block, *self.rows_of(block), buffer, self.compressed)
 
     def columns(self, site: str, layer: int, start: int, stop: int) -> list[np.ndarray]:
         """Activations of neurons ``start`` to ``stop``: one read-only array [rows, neurons] per block, in order.
 
-        The slice must lie inside one inner chunk (`Layout.span`). Zero-copy where the shard can be mapped.
+        The slice must lie inside one inner chunk (`Layout.span`). Zero-copy where the shard can be mapped; through
+        zarr, with the same numbers, where it cannot (compressed, or written by another tool).
         """
+        return [self._chunk(site, layer, block, start, stop) for block in range(self.n_blocks)]
+
+    def _chunk(self, site: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
+        """[rows of the block, neurons start to stop]."""
+        first, last = self.rows_of(block)
+        if not self._plain[site]:
+            values = np.asarray(self._arrays[site][first:last, layer, start:stop])
+            values.flags.writeable = False
+            return values
         lay = self.layouts[site]
         number, offset = divmod(start, lay.span)
-        columns = []
-        for block in range(lay.n_blocks):
-            first, last = self.rows_of(block)
-            chunks = map_shard(
-                blocks.shard_path(self.path, site, block, layer), lay.n_spans, (lay.rows, lay.span), self.dtype
-            )
-            columns.append(chunks[number][: last - first, offset : offset + stop - start])
-        return columns
+        path = blocks.shard_path(self.path, site, block, layer)
+        chunk = map_chunk(path, number, lay.n_spans, (lay.rows, lay.span), self.dtype)
+        return chunk[: last - first, offset : offset + stop - start]
 
     def prompts(self, split: str) -> pd.DataFrame:
         """The prompts of ``identify`` or ``test`` as a table; test prompts carry ``answers`` as lists."""
@@ -119,7 +168,7 @@ class Store:
 
     def attributes(self, group: str) -> dict[str, Any]:
         """What we recorded about a stage: its ``relact`` attributes."""
-        return dict(zarr.open_group(self.path / group, mode="r").attrs.get(schema.ATTRIBUTE, {}))
+        return dict(cast(Mapping[str, Any], zarr.open_group(self.path / group, mode="r").attrs.get(schema.ATTRIBUTE, {})))
 
     @contextmanager
     def stage(self, group: str, attributes: Mapping[str, Any]) -> Iterator[zarr.Group]:
@@ -130,25 +179,40 @@ class Store:
         aside = durable.aside_of(self.path)
         name = group.replace("/", "~")
         building = aside / f"new~{name}"
-        try:
-            shutil.rmtree(building, ignore_errors=True)
-            building.parent.mkdir(exist_ok=True)
-            fresh = zarr.create_group(building, attributes={schema.ATTRIBUTE: dict(attributes)})
-            yield fresh
-            self._parents(group)
-            durable.swap_in(building, self.path / group, aside / f"old~{name}")
-        except OSError as error:
-            raise (error if isinstance(error, StoreError) else durable.explain(error, self.path / group)) from error
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-            _remove_if_empty(aside)
+        with locks.writing(self.path):
+            try:
+                shutil.rmtree(building, ignore_errors=True)
+                building.parent.mkdir(exist_ok=True)
+                yield zarr.create_group(building, attributes={schema.ATTRIBUTE: dict(attributes)})
+                seal(building)
+                self._parents(group)
+                durable.swap_in(building, self.path / group, aside / f"old~{name}")
+            except OSError as error:
+                raise (error if isinstance(error, StoreError) else durable.explain(error, self.path / group)) from error
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+                _remove_if_empty(aside)
+
+    def drop(self, group: str) -> None:
+        """Delete a stage; a crash leaves all of it or nothing."""
+        parked = durable.aside_of(self.path) / f"gone~{group.replace('/', '~')}"
+        with locks.writing(self.path):
+            shutil.rmtree(parked, ignore_errors=True)
+            parked.parent.mkdir(exist_ok=True)
+            os.rename(self.path / group, parked)
+            durable.sync_directory((self.path / group).parent)
+            shutil.rmtree(parked)
+            _remove_if_empty(parked.parent)
 
     def _parents(self, group: str) -> None:
         """Make the groups above ``group``: `masks` above `masks/<name>`."""
         parts = group.split("/")[:-1]
         for depth in range(1, len(parts) + 1):
-            if not self.has("/".join(parts[:depth])):
-                self.root.create_group("/".join(parts[:depth]))
+            folder = self.path.joinpath(*parts[:depth])
+            if not (folder / NAME).is_file():
+                folder.mkdir(exist_ok=True)
+                durable.replace(folder / NAME, [EMPTY_GROUP])
+                durable.sync_directory(folder.parent)
 
 
 def create(
@@ -157,6 +221,7 @@ def create(
     prompts: Mapping[str, pd.DataFrame],
     n_layers: int,
     widths: Mapping[str, int],
+    compress: bool = False,
 ) -> Store:
     """Make a new store, whole or not at all.
 
@@ -165,35 +230,72 @@ def create(
         prompts: ``identify`` and ``test`` tables with the columns of `schema.PROMPT_TEXT` and ``n_tokens``;
             ``test`` also has ``answers`` (lists of strings).
         widths: neurons per layer of every captured site.
+        compress: bitshuffle and zstd on every inner chunk: smaller, slower, not mappable.
     """
     target = Path(path)
-    if target.exists():
-        raise StoreError("exists already", where=target, fix="choose another path or remove it")
     building = durable.aside_of(target) / "new~store"
-    try:
-        building.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(building, ignore_errors=True)
-        _build(building, manifest, prompts, n_layers, widths)
-        durable.swap_in(building, target, building.with_name("old~store"))
-    except OSError as error:
-        raise (error if isinstance(error, StoreError) else durable.explain(error, target)) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-        _remove_if_empty(building.parent)
+    with locks.writing(target):
+        if target.exists():
+            raise StoreError("exists already", where=target, fix="choose another path or remove it")
+        try:
+            skeleton.build(building, manifest, prompts, n_layers, widths, compress)
+            durable.swap_in(building, target, building.with_name("old~store"))
+        except OSError as error:
+            raise (error if isinstance(error, StoreError) else durable.explain(error, target)) from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+            _remove_if_empty(building.parent)
     return open(target)
 
 
+def grow(store: Store, prompts: Mapping[str, pd.DataFrame], described: Mapping[str, Mapping[str, Any]]) -> Store:
+    """The same store with more prompts after the ones it has; their blocks are missing until they are captured.
+
+    Also rebuilds a damaged skeleton, when the prompts are the ones it had.
+
+    Args:
+        prompts: both tables, the rows of the store first.
+        described: the new ``prompts`` of the manifest.
+    """
+    building = durable.aside_of(store.path) / "new~grow"
+    lay = next(iter(store.layouts.values()))
+    widths = {site: own.width for site, own in store.layouts.items()}
+    manifest = replace(store.manifest, prompts=described)
+    with writing(store):
+        try:
+            skeleton.build(building, manifest, prompts, lay.n_layers, widths, store.compressed)
+            skeleton.promise_growth(building, store.path)
+            skeleton.apply_growth(store.path)
+        except OSError as error:
+            raise (error if isinstance(error, StoreError) else durable.explain(error, store.path)) from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+            _remove_if_empty(building.parent)
+    return open(store.path)
+
+
 def open(path: str | os.PathLike[str]) -> Store:
-    """Open an existing store; `StoreError` says whether it is missing, foreign or damaged."""
+    """Open an existing store; `StoreError` says whether it is missing, foreign or damaged.
+
+    What a crash left half done is finished first, unless a writer is at work or the place is read-only.
+    """
     target = Path(path)
-    if not (target / "zarr.json").is_file():
+    aside = durable.aside_of(target)
+    if aside.is_dir() and os.access(aside, os.W_OK) and locks.is_free(target):
+        with suppress(BusyError), locks.writing(target):
+            _settle(target)
+    return _open(target)
+
+
+def _open(target: Path) -> Store:
+    if not (target / NAME).is_file():
         what = "exists, but is not a relact store" if target.exists() else "no such store"
         raise StoreError(what, where=target, fix="make one with `relact capture` or `relact run`")
     try:
         root = zarr.open_group(target, mode="r+" if os.access(target, os.W_OK) else "r")
         raw = root.attrs.get(schema.ATTRIBUTE)
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise StoreError(f"its zarr.json cannot be read ({error})", where=target) from error
+    except Exception as error:  # whatever zarr's parsers raise on a damaged file
+        raise StoreError(f"its zarr.json cannot be read ({error})", where=target, fix=skeleton.VERIFY) from error
     return Store(target, root, schema.Manifest.from_attributes(raw, target))
 
 
@@ -211,13 +313,38 @@ def check_target(path: str | os.PathLike[str]) -> None:
         raise StoreError(f"no permission to write in {folder}", where=target, fix="choose a folder you may write to")
 
 
+@contextmanager
+def writing(store: Store) -> Iterator[None]:
+    """Be the store's only writer inside the block, and first finish or undo what an interrupted one left.
+
+    Raises:
+        BusyError: another process is writing it.
+    """
+    with locks.writing(store.path):
+        _settle(store.path)
+        yield
+
+
 def recover(store: Store) -> None:
-    """Finish or undo what an interrupted writer left: partial files, parked stages, half-built groups."""
-    aside = durable.aside_of(store.path)
-    for parked in sorted(aside.glob("old~*")):
-        durable.restore(parked, store.path / parked.name.removeprefix("old~").replace("~", "/"))
-    shutil.rmtree(aside, ignore_errors=True)
-    durable.sweep(store.path)
+    """Finish or undo what an interrupted writer left: promised changes, partial files, parked stages, half-built groups."""
+    with writing(store):
+        pass
+
+
+def _settle(path: Path) -> None:
+    """The work of `recover`, by the holder of the lock."""
+    aside = durable.aside_of(path)
+    if path.is_dir():
+        skeleton.apply_growth(path)
+    if aside.is_dir():
+        if any(aside.glob(f"{blocks.PROMISE}*")):
+            store = _open(path)
+            blocks.keep_promises(path, store.log, store.layouts)
+        for parked in sorted(aside.glob("old~*")):
+            durable.restore(parked, path / parked.name.removeprefix("old~").replace("~", "/"))
+        shutil.rmtree(aside, ignore_errors=True)
+    if path.is_dir():
+        durable.sweep(path)
 
 
 def require_identity(store: Store, manifest: schema.Manifest) -> None:
@@ -239,69 +366,5 @@ def _short(value: object) -> str:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
+    with suppress(OSError):  # not there, or not empty
         folder.rmdir()
-
-
-def _layout(root: zarr.Group, site: str, manifest: schema.Manifest, where: Path) -> plan.Layout:
-    name = f"{schema.ACTIVATIONS}/{site}/{schema.ACTIVATION}"
-    try:
-        array = root[name]
-    except KeyError as error:
-        raise StoreError(f"{name} is missing", where=where, fix="run `relact verify`") from error
-    assert isinstance(array, zarr.Array)
-    n_prompts, n_layers, width = array.shape
-    return plan.Layout(n_prompts, manifest.capture.block, n_layers, width, array.dtype.itemsize)
-
-
-def _build(
-    path: Path,
-    manifest: schema.Manifest,
-    prompts: Mapping[str, pd.DataFrame],
-    n_layers: int,
-    widths: Mapping[str, int],
-) -> None:
-    root = zarr.create_group(path, attributes={schema.ATTRIBUTE: manifest.to_attributes()})
-    tables = root.create_group(schema.PROMPTS)
-    for split in (schema.IDENTIFY, schema.TEST):
-        _write_prompts(tables.create_group(split), prompts[split])
-    activations = root.create_group(schema.ACTIVATIONS)
-    n_prompts = len(prompts[schema.IDENTIFY])
-    layouts = plan.layouts(n_prompts, manifest.capture.block, n_layers, widths, manifest.capture.dtype)
-    for site, lay in layouts.items():
-        group = activations.create_group(site)
-        group.create_array(
-            schema.ACTIVATION,
-            shape=(n_prompts, n_layers, lay.width),
-            shards=(lay.rows, 1, lay.width),
-            chunks=(lay.rows, 1, lay.span),
-            dtype=manifest.capture.dtype,
-            fill_value=float("nan"),
-            compressors=None,
-            filters=None,
-            dimension_names=("prompt", "layer", "neuron"),
-        )
-        write_coordinates(group, prompt=range(n_prompts), layer=range(n_layers), neuron=range(lay.width))
-    commits.create(root, schema.commit_fields(manifest.capture.sites, n_layers), lay.n_blocks)
-
-
-def write_coordinates(group: zarr.Group, **coordinates: Sequence[Any] | np.ndarray) -> None:
-    """Add one-dimensional coordinate arrays: integers, or text when the values are strings."""
-    for name, values in coordinates.items():
-        data = np.asarray(values)
-        if data.dtype.kind in "UOT":
-            data = data.astype(np.dtypes.StringDType())
-        group.create_array(name, data=data, chunks=data.shape, dimension_names=(name,))
-
-
-def _write_prompts(group: zarr.Group, table: pd.DataFrame) -> None:
-    write_coordinates(group, prompt=range(len(table)))
-    for name in schema.PROMPT_TEXT:
-        text = np.array(table[name].astype(str).tolist(), dtype=np.dtypes.StringDType())
-        group.create_array(name, data=text, dimension_names=("prompt",))
-    group.create_array("n_tokens", data=table["n_tokens"].to_numpy("int32"), dimension_names=("prompt",))
-    if schema.ANSWERS in table:
-        width = max((len(answers) for answers in table[schema.ANSWERS]), default=1)
-        padded = [[*answers, *[""] * (width - len(answers))] for answers in table[schema.ANSWERS]]
-        data = np.array(padded, dtype=np.dtypes.StringDType())
-        group.create_array(schema.ANSWERS, data=data, dimension_names=("prompt", "answer"))

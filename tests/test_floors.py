@@ -16,7 +16,7 @@ FLOORS = [
     ["errors", "schema", "plan", "progress"],
     ["importers", "facts", "prompts"],
     ["sites"],
-    ["mmap", "durable", "commits", "blocks", "locks", "store", "verify"],
+    ["mmap", "durable", "seal", "commits", "blocks", "skeleton", "locks", "store", "verify"],
     ["fingerprint", "checkpoints", "models", "hooks"],
     ["batches", "forward", "pool", "capture"],
     ["kernels", "score"],

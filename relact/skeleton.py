@@ -1,0 +1,157 @@
+"""The skeleton of a store: everything but the activations themselves, whole before it is seen.
+
+A new store is a skeleton that is renamed into place. A store grows (more prompts) by a second skeleton of the greater size
+whose files replace the first one's: all of them are one chunk per array, so the names are the same and none is left over.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from zarr.codecs import BloscCodec
+
+from relact import blocks, commits, durable, plan, schema
+from relact.errors import StoreError
+from relact.seal import NAME, files_below, seal
+
+GROWTH = "ready~grow"  # a skeleton that shall replace the store's, complete and durable
+VERIFY = "run `relact verify`"
+KEYS: Any = {"name": "default", "separator": "."}  # all shards of a site in one folder: one fsync makes a block durable
+
+
+def build(
+    path: Path,
+    manifest: schema.Manifest,
+    prompts: Mapping[str, pd.DataFrame],
+    n_layers: int,
+    widths: Mapping[str, int],
+    compress: bool = False,
+) -> None:
+    """Write the skeleton of a store into the folder ``path``, sealed; nothing is flushed to the disk yet."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    root = zarr.create_group(path, attributes={schema.ATTRIBUTE: manifest.to_attributes()})
+    tables = root.create_group(schema.PROMPTS)
+    for split in (schema.IDENTIFY, schema.TEST):
+        _write_prompts(tables.create_group(split), prompts[split])
+    activations = root.create_group(schema.ACTIVATIONS)
+    n_prompts = len(prompts[schema.IDENTIFY])
+    layouts = plan.layouts(n_prompts, manifest.capture.block, n_layers, widths, manifest.capture.dtype)
+    for site, lay in layouts.items():
+        group = activations.create_group(site)
+        group.create_array(
+            schema.ACTIVATION,
+            shape=(n_prompts, n_layers, lay.width),
+            shards=(lay.rows, 1, lay.width),
+            chunks=(lay.rows, 1, lay.span),
+            dtype=manifest.capture.dtype,
+            fill_value=float("nan"),
+            compressors=BloscCodec(cname="zstd", clevel=blocks.COMPRESSION, shuffle="bitshuffle") if compress else None,
+            filters=None,
+            chunk_key_encoding=KEYS,
+            dimension_names=("prompt", "layer", "neuron"),
+        )
+        write_coordinates(group, prompt=range(n_prompts), layer=range(n_layers), neuron=range(lay.width))
+    commits.create(root, schema.commit_fields(manifest.capture.sites, n_layers), lay.n_blocks)
+    seal(path)
+
+
+def promise_growth(path: Path, store: Path) -> None:
+    """The skeleton at ``path`` shall replace that of ``store``: from here on a crash is finished by `apply_growth`."""
+    durable.sync_tree(path)
+    ready = durable.aside_of(store) / GROWTH
+    os.rename(path, ready)
+    durable.sync_directory(ready.parent)
+
+
+def apply_growth(store: Path) -> None:
+    """Move the promised files into place, the root's zarr.json last; safe to repeat after a crash anywhere in it."""
+    ready = durable.aside_of(store) / GROWTH
+    if not ready.is_dir():
+        return
+    names = [name for name in files_below(ready) if name != NAME]
+    for name in names:
+        (store / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(ready / name, store / name)
+    for folder in sorted({parent for name in names for parent in (store / name).parents if store in (parent, *parent.parents)}):
+        durable.sync_directory(folder)
+    if (ready / NAME).exists():
+        os.replace(ready / NAME, store / NAME)
+        durable.sync_directory(store)
+    shutil.rmtree(ready)
+
+
+def write_coordinates(group: zarr.Group, **coordinates: Sequence[Any] | np.ndarray) -> None:
+    """Add one-dimensional coordinate arrays: integers, or text when the values are strings."""
+    for name, values in coordinates.items():
+        _write_whole(group, name, np.asarray(values), (name,))
+
+
+def _write_prompts(group: zarr.Group, table: pd.DataFrame) -> None:
+    write_coordinates(group, prompt=range(len(table)))
+    for name in schema.PROMPT_TEXT:
+        _write_whole(group, name, np.array(table[name].astype(str).tolist(), dtype="T"), ("prompt",))
+    _write_whole(group, "n_tokens", table["n_tokens"].to_numpy("int32"), ("prompt",))
+    if schema.ANSWERS in table:
+        width = max((len(answers) for answers in table[schema.ANSWERS]), default=1)
+        padded = [[*answers, *[""] * (width - len(answers))] for answers in table[schema.ANSWERS]]
+        data = np.array(padded, dtype="T").reshape(len(table), width)
+        _write_whole(group, schema.ANSWERS, data, ("prompt", "answer"))
+
+
+def _write_whole(group: zarr.Group, name: str, data: np.ndarray, dimensions: tuple[str, ...]) -> None:
+    """An array of one chunk (none when it is empty); text as zarr's variable-length strings."""
+    if data.dtype.kind in "UOT":
+        data = data.astype(np.dtypes.StringDType())
+    chunks = tuple(max(1, size) for size in data.shape)
+    group.create_array(name, data=data, chunks=chunks, dimension_names=dimensions)
+
+
+def array_of(root: zarr.Group, site: str, where: Path) -> zarr.Array:
+    """The activations of one site; `StoreError` says what is wrong with its metadata."""
+    name = f"{schema.ACTIVATIONS}/{site}/{schema.ACTIVATION}"
+    try:
+        array = root[name]
+    except KeyError as error:
+        raise StoreError(f"{name} is missing", where=where, fix=VERIFY) from error
+    except Exception as error:  # whatever zarr's parsers raise on a damaged file
+        raise StoreError(f"{name}/{NAME} cannot be read ({error})", where=where, fix=VERIFY) from error
+    if not isinstance(array, zarr.Array) or array.ndim != 3:
+        raise StoreError(f"{name} is not an array (prompt, layer, neuron)", where=where, fix=VERIFY)
+    return array
+
+
+def _codecs(array: zarr.Array) -> list[Any]:
+    return list(array.metadata.to_dict()["codecs"])  # type: ignore[arg-type]
+
+
+def inner_codecs(array: zarr.Array) -> list[Any]:
+    """Codecs of an inner chunk, the ``bytes`` codec first."""
+    configuration = _codecs(array)[0].get("configuration", {})
+    return list(configuration.get("codecs", [None]))
+
+
+def is_plain(array: zarr.Array, lay: plan.Layout) -> bool:
+    """Whether the array's shards are the bytes that `mmap` expects: uncompressed, in our layout, index at the end."""
+    expected = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": (lay.rows, 1, lay.span),
+            "codecs": ({"name": "bytes", "configuration": {"endian": "little"}},),
+            "index_codecs": ({"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}),
+            "index_location": "end",
+        },
+    }
+    keys = array.metadata.to_dict()["chunk_key_encoding"]
+    return (
+        _codecs(array) == [expected]
+        and array.shards == (lay.rows, 1, lay.width)
+        and keys == {"name": "default", "configuration": {"separator": "."}}
+    )
