@@ -25,7 +25,7 @@ from relact.kernels import Labels, rank_statistics
 from relact.kernels.packing import FORMATS, pack
 
 BLOCK = 512  # rows of a block, as stores are captured
-SPAN = 256  # neurons of a task
+SPAN = 512  # neurons of a task
 SLOW_NEURONS = 8  # the slow contenders get this many per worker
 AP = ("average_precision",)
 STORED = ("average_precision", "on_p50", "on_p90", "off_mean", "off_p50")
@@ -74,13 +74,14 @@ def sklearn(values: np.ndarray, truths: np.ndarray, pool: ProcessPoolExecutor) -
     list(pool.map(sklearn_column, [(column, truths) for column in values.T]))
 
 
-def torchmetrics_run(values: np.ndarray, truths: np.ndarray) -> Callable[[], object] | None:
+def torchmetrics_run(values: np.ndarray, truths: np.ndarray, workers: int) -> Callable[[], object] | None:
     """One torchmetrics call per neuron and relation; None where it is not installed."""
     try:
         import torch
         from torchmetrics.functional.classification import binary_average_precision
     except ImportError:
         return None
+    torch.set_num_threads(workers)
     columns, targets = torch.from_numpy(np.ascontiguousarray(values.T)), torch.from_numpy(truths.astype(np.int64))
     # it would squash values outside 0..1 through a sigmoid and tie more of them, so they are brought inside before
     columns = torch.sigmoid(columns.double())
@@ -100,7 +101,7 @@ def measure(prompts: int, relations: int, dtype: str, workers: int, neurons: int
         floor = sort_seconds(values, labels, threads, rounds) / neurons
     with ProcessPoolExecutor(workers) as processes:
         theirs = best_of(1, lambda: sklearn(few, truths, processes)) / few.shape[1]
-    run = torchmetrics_run(few[:, :2], truths)
+    run = torchmetrics_run(few[:, :2], truths, workers)
     metrics = best_of(1, run) / 2 if run else None
     check = rank_statistics([values[:, :1]], labels)["average_precision"][:, 0]
     np.testing.assert_allclose(check, sklearn_column((values[:, 0].astype(np.float32), truths)), atol=1e-12)

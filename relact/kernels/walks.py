@@ -27,14 +27,15 @@ def both(*rest: Any) -> list[Any]:
 
 
 @numba.njit(nogil=True)
-def _step(key: Any, previous: Any, reciprocal: float, ends: float, hits: float, left: Any, total: Any) -> Any:
+def _step(key: Any, previous: Any, reciprocal: float, ends: float, hits: float, state: Any, lane: int) -> Any:
     """One key of one column; returns the new previous key, 1 / rank of the group's end, and true positives there."""
-    own = uint64(key & CLASS)
+    own = uint64(key & CLASS) * uint64(2 * LANES) + uint64(2 * lane)
     change = key ^ previous
+    left = state[own]
     ends = reciprocal if change >= VALUE else ends
-    hits = left[own] if change != 0 else hits
-    total[own] += hits * ends
-    left[own] -= 1.0
+    hits = left if change != 0 else hits
+    state[own + uint64(1)] += hits * ends
+    state[own] = left - 1.0
     return key, ends, hits
 
 
@@ -48,24 +49,23 @@ def walk_average_precision(keys: np.ndarray, sizes: np.ndarray, reciprocals: np.
         out: [classes, columns], not yet divided by the sizes.
     """
     prompts, classes = keys.shape[1], sizes.size
-    left, total = np.empty((LANES, classes)), np.empty((LANES, classes))
-    left0, left1, left2, left3 = left[0], left[1], left[2], left[3]
-    total0, total1, total2, total3 = total[0], total[1], total[2], total[3]
+    state = np.empty(classes * LANES * 2)  # class, lane, (not yet passed, sum): one base address for all four columns
     for column in range(0, keys.shape[0], LANES):
         k0, k1, k2, k3 = keys[column], keys[column + 1], keys[column + 2], keys[column + 3]
         p0, p1, p2, p3 = ~k0[0], ~k1[0], ~k2[0], ~k3[0]
         r0 = r1 = r2 = r3 = h0 = h1 = h2 = h3 = 0.0
-        for lane in range(LANES):
-            left[lane] = sizes
-            total[lane] = 0.0
+        for c in range(classes):
+            for lane in range(LANES):
+                state[2 * (LANES * c + lane)], state[2 * (LANES * c + lane) + 1] = sizes[c], 0.0
         for i in range(prompts):
             reciprocal = reciprocals[prompts - i]
-            p0, r0, h0 = _step(k0[i], p0, reciprocal, r0, h0, left0, total0)
-            p1, r1, h1 = _step(k1[i], p1, reciprocal, r1, h1, left1, total1)
-            p2, r2, h2 = _step(k2[i], p2, reciprocal, r2, h2, left2, total2)
-            p3, r3, h3 = _step(k3[i], p3, reciprocal, r3, h3, left3, total3)
-        for lane in range(LANES):
-            out[:, column + lane] = total[lane]
+            p0, r0, h0 = _step(k0[i], p0, reciprocal, r0, h0, state, 0)
+            p1, r1, h1 = _step(k1[i], p1, reciprocal, r1, h1, state, 1)
+            p2, r2, h2 = _step(k2[i], p2, reciprocal, r2, h2, state, 2)
+            p3, r3, h3 = _step(k3[i], p3, reciprocal, r3, h3, state, 3)
+        for c in range(classes):
+            for lane in range(LANES):
+                out[c, column + lane] = state[2 * (LANES * c + lane) + 1]
 
 
 @kernel(*both(types.Array(i8, 2, "C")))
