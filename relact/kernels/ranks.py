@@ -22,7 +22,7 @@ from relact.kernels import walks
 from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
 from relact.kernels.packing import FORMATS, TILE, Format, Rows, as_floats, format_of, keys_to_floats, pack
 
-COPIED_TOGETHER = 64  # columns transposed at a time; a multiple of 4
+COPIED_TOGETHER = 128  # columns transposed at a time; a multiple of 4
 SORTED_TOGETHER = 16  # columns of keys in hand at a time; a multiple of walks.LANES
 Definition = Callable[[np.ndarray, np.ndarray], float]
 
@@ -186,7 +186,7 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Buffers:
-    """Memory reused from tile to tile: 64 columns of bits and 16 of keys."""
+    """Memory reused from tile to tile: the columns copied and those sorted together."""
 
     bits: np.ndarray
     keys: np.ndarray
