@@ -66,8 +66,9 @@ def visit(
     plan = _plan(model.config, resolve(model.config, sites), _layer_numbers(model, layers, len(blocks)))
     state = Visit()
     with ExitStack() as stack:
+        path = family(model.config).layers
         for (layer, tap), spots in plan.items():
-            module = _child(blocks[layer], tap.module, f"{family(model.config).layers}.{layer}")
+            module = _child(blocks[layer], tap.module, f"{path}.{layer}")
             _attach(stack, module, tap.side, spots, callback, state)
         _count_forwards(stack, owner, [(spot.site, spot.layer) for spots in plan.values() for spot in spots], state)
         yield state
@@ -109,10 +110,11 @@ def _layer_numbers(model: nn.Module, layers: Iterable[int] | None, available: in
 def _plan(config: Any, sites: Sequence[str], layers: Sequence[int]) -> dict[tuple[int, Tap], list[_Spot]]:
     """Group the sites by the tensor they are read from, so that each tensor has one hook and is copied at most once."""
     row, width = family(config), widths(config)
+    columns = {site: part(config, site) for site in sites}  # reading a configuration is slow: once, not per layer
     plan: dict[tuple[int, Tap], list[_Spot]] = defaultdict(list)
     for layer in layers:
         for site in sites:
-            plan[layer, row.taps[site]].append(_Spot(site, layer, part(config, site), width[site]))
+            plan[layer, row.taps[site]].append(_Spot(site, layer, columns[site], width[site]))
     return plan
 
 
