@@ -224,23 +224,33 @@ def language_code_facts() -> Iterable[tuple[str, Told]]:
         yield code, {one: (name, [code]) for one, name in names.items() if name and "(" not in name and "（" not in name}
 
 
-SEVERAL_SCRIPTS = codes("az bo bs cr ff ha iu ja kk ko ks ku ms mn om pa pi sa sd sr su tg tk ug uz yi za zh vo")
+SEVERAL_SCRIPTS = codes("az bo bs cr ff ha iu ja kk ko ks ku ms mn oj om pa pi sa sd sr su tg tk ug uz yi za zh vo")
+LATIN = codes(  # the better known ones, or nine in ten languages would be written in Latin letters
+    "af ca cs da de en es et fi fr ga hr hu id is it lb lt lv mg mi mt nl pl pt ro sk sl sm sn so sq sv sw to tr vi xh zu"
+)
+OTHERS = codes(  # languages with a three-letter code that are written in one script other than Latin
+    "ady awa bgc bho bra brx bua byn ccp chm chr ckb crk csw dar doi gez inh kbd krc kru kum lez lrc mag mai mdf "
+    "mwr myv mzn new nog nqo osa ota raj sah sat sdh shn tig tyv udm xal xnr zgh"
+)
+SCRIPT_ALIASES = {
+    ("en", "Beng"): ["Bengali", "Bangla"],
+    ("en", "Arab"): ["Arabic", "Perso-Arabic"],
+    ("en", "Cans"): ["Canadian syllabics", "syllabics", "Unified Canadian Aboriginal Syllabics"],
+}
 
 
 def script_facts() -> Iterable[tuple[str, Told]]:
-    """Languages written in one script. Of those in Latin letters only official languages of states, or they'd be most."""
-    official = {one for code in STATES for one in official_languages(code)}
     likely = get_global("likely_subtags")
-    for code in two_letter_languages():
-        script = likely.get(code, "").split("_")[1] if code in likely else ""
-        if not script or code in SEVERAL_SCRIPTS or (script == "Latn" and code not in official):
+    for code in [*two_letter_languages(), *sorted(OTHERS)]:
+        script = likely[code].split("_")[1] if code in likely else ""
+        if not script or code in SEVERAL_SCRIPTS or (script == "Latn" and code not in LATIN):
             continue
         told = {}
         for one in LANGUAGES:
             name, written = LOCALES[one].languages.get(code), LOCALES[one].scripts.get(script)
             if name and written:
-                aliases = [written.removesuffix("文字")] if one == "ja" else ["Bengali"] if (one, script) == ("en", "Beng") else []
-                told[one] = (name.split(" (")[0], [written, *aliases])
+                short = [written, written.removesuffix("文字")] if one == "ja" else [written]
+                told[one] = (name.split(" (")[0], list(dict.fromkeys(SCRIPT_ALIASES.get((one, script), short))))
         yield code, told
 
 
@@ -252,7 +262,7 @@ def unit_name(unit: str, language: str) -> str | None:
 
 
 def unit_facts() -> Iterable[tuple[str, Told]]:
-    odd = {"duration-night", "speed-light-speed", "speed-beaufort", "temperature-generic", "duration-quarter",
+    odd = {"angle-degree", "duration-night", "speed-light-speed", "speed-beaufort", "temperature-generic", "duration-quarter",
            "pressure-gasoline-energy-density", "force-kilowatt-hour-per-100-kilometer", "length-point",
            "length-mile-scandinavian", "volume-drop", "volume-pinch", "mass-ton", "mass-stone", "mass-grain",
            "energy-foodcalorie", "length-solar-radius", "length-earth-radius"}  # fmt: skip
