@@ -41,7 +41,12 @@ _FUNCTIONS = {
     "select": "relact.masks:select",
     "top": "relact.query:top",
 }
-_MODULES = {"ablate": "ablate", "capture": "capture", "prompts": "build", "score": "score"}  # verb module -> its function
+_MODULES = {
+    "ablate": "ablate",
+    "capture": "capture",
+    "prompts": "build",
+    "score": "score",
+}  # verb module -> its function
 
 
 class _Verb(ModuleType):

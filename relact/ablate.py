@@ -7,7 +7,8 @@ is padded and each row sees exactly what it would alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,12 +144,14 @@ class _Overrides:
         for site in self.sites:
             shape = next(condition.off[site].shape for condition in conditions if site in condition.off)
             empty = np.zeros(shape, bool)
-            stacked = np.stack([condition.off.get(site, empty) for condition in conditions])  # [conditions, layer, neuron]
+            stacked = np.stack(
+                [condition.off.get(site, empty) for condition in conditions]
+            )  # [conditions, layer, neuron]
             for layer in np.flatnonzero(stacked.any(axis=(0, 2))):
                 self.off[site, int(layer)] = torch.from_numpy(stacked[:, layer]).to(device)
 
-    def callback(self, repeats: int) -> Callable[[str, int, torch.Tensor], torch.Tensor | None]:
-        """For batches whose rows are conditions x ``repeats`` prompts, conditions outermost."""
+    def applied(self, model: Any, repeats: int) -> AbstractContextManager[Any]:
+        """Override inside the block, for batches whose rows are conditions x ``repeats`` prompts, conditions outermost."""
 
         def switch_off(site: str, layer: int, values: torch.Tensor) -> torch.Tensor | None:
             off = self.off.get((site, layer))
@@ -156,27 +159,25 @@ class _Overrides:
                 return None
             return values.masked_fill(off.repeat_interleave(repeats, dim=0)[:, None, :], 0)
 
-        return switch_off
+        return hooks.visit(model, self.sites, switch_off) if self.sites else nullcontext()
 
 
 def _prefix_cache(loaded: models.LoadedModel, prefix: Sequence[int], overrides: _Overrides) -> Any:
     if not prefix:
         return None
     ids = torch.tensor([prefix], device=loaded.device).expand(overrides.n_conditions, -1)
-    with hooks.visit(loaded.model, overrides.sites, overrides.callback(1)):
+    with overrides.applied(loaded.model, 1):
         return advance(loaded.model.base_model, ids)[1]
 
 
-def _continue(
-    loaded: models.LoadedModel, ids: torch.Tensor, prefix_cache: Any, overrides: _Overrides
-) -> torch.Tensor:
+def _continue(loaded: models.LoadedModel, ids: torch.Tensor, prefix_cache: Any, overrides: _Overrides) -> torch.Tensor:
     """Token ids [conditions, prompts, NEW_TOKENS] that follow ``ids`` [prompts, tokens] under each condition."""
     n_prompts = len(ids)
     step = ids.repeat(overrides.n_conditions, 1)  # [conditions x prompts, tokens]
     cache = None if prefix_cache is None else repeat_cache(prefix_cache, n_prompts)
     ends = _end_tokens(loaded)
     answer: list[torch.Tensor] = []
-    with hooks.visit(loaded.model, overrides.sites, overrides.callback(n_prompts)):
+    with overrides.applied(loaded.model, n_prompts):
         for _ in range(NEW_TOKENS):
             output, cache = advance(loaded.model, step, cache=cache, logits_to_keep=1)
             chosen = output.logits[:, -1].argmax(dim=-1)
@@ -203,7 +204,8 @@ def _model_of(store: stores.Store, model: str | models.LoadedModel | None, devic
     if isinstance(model, models.LoadedModel):
         loaded = model
     else:
-        loaded = models.load(model or recorded.id, dtype=recorded.dtype, revision=recorded.revision, device=device)
+        commit = None if (recorded.revision or "").startswith("sha256:") else recorded.revision  # of a hub model
+        loaded = models.load(model or recorded.id, dtype=recorded.dtype, revision=commit, device=device)
     for what, mine, theirs in (
         ("model fingerprint", recorded.fingerprint, loaded.fingerprint),
         ("tokenizer fingerprint", store.manifest.tokenizer, loaded.tokenizer_fingerprint),
@@ -240,6 +242,4 @@ def _write(
         built.create_array(
             "generated", data=generated.astype(np.dtypes.StringDType()), dimension_names=("condition", "prompt")
         )
-        built.create_array(
-            "accuracy", data=accuracy.astype(np.float32), dimension_names=("condition", "relation")
-        )
+        built.create_array("accuracy", data=accuracy.astype(np.float32), dimension_names=("condition", "relation"))

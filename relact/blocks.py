@@ -104,7 +104,9 @@ def write_block(
 
     def write(number: int) -> int:
         data = buffer.shard(*places[number])
-        return durable.write_partial(paths[number], encode_shard(data, compressor(buffer.dtype.name) if compress else None))
+        return durable.write_partial(
+            paths[number], encode_shard(data, compressor(buffer.dtype.name) if compress else None)
+        )
 
     with ThreadPoolExecutor(SYNC_THREADS) as pool:
         record = commits.encode([start, stop, *pool.map(write, range(len(places)))])

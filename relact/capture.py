@@ -2,16 +2,16 @@
 
 One block at a time: its prompts are grouped by shared prefix, batched by length, run through the base model (no logits), and
 every site's output is pooled over the prompt's real tokens on the way (`pool`). A background thread writes the
-finished block while the model works on the next.
+finished block while the model works on the next. The processes of one ``accelerate launch`` take blocks in turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from relact import hooks, models, plan, schema, sites
+from relact import forecast, hooks, intake, locks, models, plan, schema, sites
 from relact import prompts as prompt_tables
 from relact import store as stores
 from relact.batches import by_length, prefix_groups
 from relact.blocks import BlockBuffer
-from relact.errors import InputError
+from relact.errors import InputError, StoreError
 from relact.forward import advance, pad, repeat_cache
 from relact.pool import Pool, pools
 from relact.progress import Progress, silent
 
 BATCH_TOKENS = 2048  # tokens of one batch, padding included
-SHOWN_VERSIONS = ("relact", "torch", "transformers", "zarr", "numpy")
+POLL = 0.2  # seconds between two looks at the other ranks' blocks
 
 
 def capture(
@@ -46,6 +46,10 @@ def capture(
     special_tokens: bool = True,
     model_dtype: str = "auto",
     device: str = "auto",
+    memory: str | int | None = None,
+    compress: bool = False,
+    append: bool = False,
+    repair: bool = False,
     progress: Progress = silent,
 ) -> stores.Store:
     """Capture the identification prompts of a prompt table into a store; resume one that was interrupted.
@@ -57,28 +61,95 @@ def capture(
         sites: names or aliases (`sites.expand`).
         pool: ``mean``, ``max``, ``last`` or ``positive`` (share of tokens above 0) over the prompt's real tokens.
         dtype: stored as ``float16`` or ``float32``.
-        block: prompts committed together; by default about 512, evened out over the prompts.
+        block: prompts committed together; by default about 512, evened out over the prompts, fewer if ``memory`` asks.
         batch_tokens: tokens in one forward pass at most.
         special_tokens: whether the tokenizer adds its own (BOS); they count as real tokens.
+        memory: budget of the whole process in bytes or as text ("8GiB"); None for no limit.
+        compress: store bitshuffled and compressed with zstd: smaller, slower to read.
+        append: add the prompts of the table that the store does not have; the others are not captured again.
+        repair: check every byte first, and capture damaged blocks again.
 
     Returns:
-        The complete store: activation [prompt, layer, neuron] per site.
+        The complete store: activation [prompt, layer, neuron] per site. (Not yet complete on ranks other than 0.)
 
     Raises:
-        InputError, ModelError, NumericError, StoreError, IdentityError: see relact.errors; committed blocks stay.
+        InputError, ModelError, NumericError, StoreError, IdentityError, BusyError, BudgetError: see relact.errors;
+        committed blocks stay.
     """
     settings = _settings(sites, pool, dtype, block, batch_tokens, special_tokens)
     table = prompts if isinstance(prompts, pd.DataFrame) else prompt_tables.read(prompts)
-    stores.check_target(store)
-    loaded = model if isinstance(model, models.LoadedModel) else models.load(model, dtype=model_dtype, device=device)
-    tables, tokens = _encode(loaded, table, special_tokens)
-    manifest = _manifest(loaded, tables, settings(len(tokens)))
-    opened = _open_or_create(Path(store), manifest, tables, loaded)
-    missing = opened.missing_blocks()
-    if missing:
+    path, crew = Path(store), locks.Crew.of_environment()
+    stores.check_target(path, damaged=repair)
+    loaded = model if isinstance(model, models.LoadedModel) else _load(model, model_dtype, device, crew)
+    given = intake.take_in(loaded, table, settings)
+    given = _sized(given, loaded, path, block, memory, compress)
+
+    def prepare() -> None:
+        if not path.exists():
+            intake.make(path, given, compress=compress)
+            return
+        if repair:
+            intake.repair(path, given, compress=compress)
+        opened = stores.open(path)
         stores.recover(opened)
-        _run(loaded, opened, tokens, missing, progress)
+        intake.append(opened, given) if append else intake.resume(opened, given)
+
+    def finished() -> bool:
+        return path.exists() and not repair and _nothing_to_do(stores.open(path), given)
+
+    with locks.writing_together(path, crew, prepare, finished):
+        opened = stores.open(path)
+        if (missing := opened.missing_blocks()) or crew.rank == 0:
+            tokens = _tokens(loaded, opened, given)
+            held = forecast.held_bytes(loaded, _passes(opened, tokens, missing))
+            shape = _shape(given, opened.n_prompts, held, opened.compressed)
+            _, buffers = shape.fit(_budget(memory), opened.manifest.capture.block)
+            mine = [number for number in missing if number % crew.size == crew.rank]
+            _run(loaded, opened, tokens, mine, buffers, progress)
+            while crew.size > 1 and crew.rank == 0 and (missing := opened.missing_blocks()):
+                if locks.alone(path):  # the other ranks are gone, or have not come yet
+                    _run(loaded, opened, tokens, missing, buffers, progress)
+                time.sleep(POLL)
     return opened
+
+
+def dry_run(
+    model: str | models.LoadedModel,
+    prompts: pd.DataFrame | str | Path,
+    *,
+    sites: str | Sequence[str] = "mlp",
+    pool: str = "mean",
+    dtype: str = "float16",
+    block: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    special_tokens: bool = True,
+    model_dtype: str = "auto",
+    device: str = "auto",
+    memory: str | int | None = None,
+    compress: bool = False,
+) -> plan.Plan:
+    """What `capture` with the same arguments would write into a new store, and need; the model is loaded and timed.
+
+    Files and bytes are exact for an uncompressed store: its skeleton is built in a temporary folder and measured.
+    """
+    settings = _settings(sites, pool, dtype, block, batch_tokens, special_tokens)
+    table = prompts if isinstance(prompts, pd.DataFrame) else prompt_tables.read(prompts)
+    loaded = model if isinstance(model, models.LoadedModel) else _load(model, model_dtype, device, locks.Crew(0, 1, ""))
+    given = _sized(intake.take_in(loaded, table, settings), loaded, None, block, memory, compress)
+    rows = given.manifest.capture.block
+    n_prompts = len(given.tokens)
+    cuts = [(first, min(first + rows, n_prompts)) for first in range(0, n_prompts, rows)]
+    todo = list(forecast.passes(given.tokens, cuts, batch_tokens))
+    shape = _shape(given, n_prompts, forecast.held_bytes(loaded, todo), compress)
+    _, buffers = shape.fit(_budget(memory), rows)
+    layouts = plan.layouts(n_prompts, rows, given.n_layers, given.widths, dtype)
+    n_files, n_bytes = intake.measure(given, compress=compress)
+    n_files += sum(lay.files for lay in layouts.values()) + len(cuts)
+    n_bytes += sum(lay.bytes for lay in layouts.values()) + len(cuts) * plan.record_bytes(layouts)
+    taken = forecast.seconds(loaded, todo, n_bytes)
+    return plan.Plan(
+        "capture", n_files, n_bytes, not compress, shape.memory(rows, buffers if len(cuts) > 1 else 1), taken
+    )
 
 
 def _run(
@@ -86,25 +157,40 @@ def _run(
     store: stores.Store,
     tokens: Sequence[Sequence[int]],
     missing: Sequence[int],
+    buffers: int,
     progress: Progress,
 ) -> None:
-    """Capture the missing blocks in order; at most one block is being written while the next is computed."""
-    spans = {block: store.rows_of(block) for block in missing}
-    total, done = sum(last - first for first, last in spans.values()), 0
-    free, pending = [store.buffer(), store.buffer()] if len(missing) > 1 else [store.buffer()], None
+    """Capture the missing blocks in order; with two buffers one is written while the next is computed."""
+    starts = {block: store.committed_stop(block) for block in missing}
+    total, done = sum(store.rows_of(block)[1] - start for block, start in starts.items()), 0
+    free: list[BlockBuffer] = [store.buffer() for _ in range(min(buffers, len(missing)))]
+    pending: Future[BlockBuffer] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="relact-writer") as writer:
-        for block, (first, last) in spans.items():
+        for block in missing:
             if not free:
-                free.append(_finished(pending))
-                pending = None
+                free, pending = [_finished(pending)], None
             buffer = free.pop()
-            for n_rows in capture_rows(loaded, tokens[first:last], buffer, store.manifest.capture):
+            for n_rows in _fill(loaded, store, tokens, block, buffer):
                 done += n_rows
                 progress("capture", done, total, "prompts")
+                if pending is not None and pending.done():  # its error, if it has one, ends the capture now
+                    free, pending = [*free, _finished(pending)], None
             if pending is not None:
                 free.append(_finished(pending))
             pending = writer.submit(_write, store, block, buffer)
-        _finished(pending)
+        if pending is not None:
+            _finished(pending)
+
+
+def _fill(
+    loaded: models.LoadedModel, store: stores.Store, tokens: Sequence[Sequence[int]], block: int, buffer: BlockBuffer
+) -> Iterator[int]:
+    """Put one block into ``buffer``: the rows it has, then what an append added to it; yields rows captured."""
+    first, _ = store.rows_of(block)
+    stop = store.load_block(block, buffer)
+    for start, end in store.segments(block):
+        if start >= stop:
+            yield from capture_rows(loaded, tokens[start:end], buffer, store.manifest.capture, start - first)
 
 
 def _write(store: stores.Store, block: int, buffer: BlockBuffer) -> BlockBuffer:
@@ -124,15 +210,17 @@ def capture_rows(
     tokens: Sequence[Sequence[int]],
     buffer: BlockBuffer,
     settings: schema.CaptureRecord,
+    at: int = 0,
 ) -> Iterator[int]:
-    """Run the prompts of one block and fill ``buffer``; yields the number of rows after each batch."""
+    """Run prompts that are batched together and fill ``buffer`` from row ``at`` on; yields rows after each batch."""
     lengths = [len(row) for row in tokens]
     with torch.inference_mode():
         for group in prefix_groups(tokens):
             prefix = _Prefix.run(loaded, group.prefix, settings)
             own = [length - len(group.prefix) for length in lengths]
             for rows in by_length(group.rows, own, settings.batch):
-                _run_batch(loaded, [tokens[row][len(group.prefix) :] for row in rows], rows, prefix, buffer, settings)
+                own_tokens = [tokens[row][len(group.prefix) :] for row in rows]
+                _run_batch(loaded, own_tokens, [at + row for row in rows], prefix, buffer, settings)
                 yield len(rows)
 
 
@@ -190,10 +278,17 @@ def _run_batch(
             loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
 
 
+def _load(model: str, dtype: str, device: str, crew: locks.Crew) -> models.LoadedModel:
+    """Load the model; the ranks of one launch take the device of their number."""
+    if device == "auto" and crew.size > 1 and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', crew.rank)}"
+    return models.load(model, dtype=dtype, device=device)
+
+
 def _settings(
     names: str | Sequence[str], pool: str, dtype: str, block: int | None, batch: int, special: bool
-) -> Callable[[int], schema.CaptureRecord]:
-    """Check the settings before anything is loaded; the block needs the number of prompts."""
+) -> schema.CaptureRecord:
+    """Check the settings before anything is loaded."""
     expanded = sites.expand(names)
     for value, known, option in ((pool, schema.POOLS, "--pool"), (dtype, schema.DTYPES, "--dtype")):
         if value not in known:
@@ -201,62 +296,61 @@ def _settings(
     for number, option in ((block, "--block"), (batch, "--batch-tokens")):
         if number is not None and number < 1:
             raise InputError(f"{number} is too small", where=option, fix="give at least 1")
-    return lambda n: schema.CaptureRecord(expanded, pool, dtype, block or plan.block_of(n), batch, special)
+    return schema.CaptureRecord(expanded, pool, dtype, block or plan.BLOCK, batch, special)
 
 
-def _encode(
-    loaded: models.LoadedModel, table: pd.DataFrame, special: bool
-) -> tuple[dict[str, pd.DataFrame], list[list[int]]]:
-    """Both splits with ``n_tokens``, and the token ids of the identification prompts."""
-    tables = {}
-    for split in (schema.IDENTIFY, schema.TEST):
-        part = table[table["split"] == split].reset_index(drop=True)
-        ids = models.encode(loaded, [str(text) for text in part["text"]], special_tokens=special)
-        tables[split] = part.assign(n_tokens=[len(row) for row in ids])
-        if split == schema.IDENTIFY:
-            tokens = ids
-    if not tokens:
-        raise InputError("no identification prompts", fix="build prompts with `relact prompts`")
-    limit = loaded.max_tokens
-    for row, ids_of_row in enumerate(tokens):
-        if not ids_of_row or (limit and len(ids_of_row) > limit):
-            what = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}"
-            raise InputError(what, where=f"identification prompt {row}", fix="shorten or drop it")
-    return tables, tokens
+def _sized(
+    given: intake.Intake,
+    loaded: models.LoadedModel,
+    path: Path | None,
+    block: int | None,
+    memory: str | int | None,
+    compress: bool,
+) -> intake.Intake:
+    """The intake with its rows per block: as asked, as the store has it, or what the memory allows."""
+    n_prompts, batch = len(given.tokens), given.manifest.capture.batch
+    if block is None and path is not None:
+        block = _block_of(path)
+    if block is None:
+        rows = plan.block_of(n_prompts)
+        cuts = [(first, min(first + rows, n_prompts)) for first in range(0, n_prompts, rows)]
+        held = forecast.held_bytes(loaded, forecast.passes(given.tokens, cuts, batch)) if memory else 0
+        block, _ = _shape(given, n_prompts, held, compress).fit(_budget(memory))
+    settings = replace(given.manifest.capture, block=block)
+    return replace(given, manifest=replace(given.manifest, capture=settings))
 
 
-def _manifest(
-    loaded: models.LoadedModel, tables: dict[str, pd.DataFrame], settings: schema.CaptureRecord
-) -> schema.Manifest:
-    columns = [*schema.PROMPT_TEXT, "n_tokens"]
-    rows = {
-        schema.IDENTIFY: tables[schema.IDENTIFY][columns],
-        schema.TEST: tables[schema.TEST][[*columns, schema.ANSWERS]].assign(
-            answers=pd.Series([list(answers) for answers in tables[schema.TEST][schema.ANSWERS]], dtype=object)
-        ),
-    }
-    return schema.Manifest(
-        model=schema.ModelRecord(loaded.id, loaded.revision, loaded.fingerprint, loaded.dtype, loaded.family),
-        tokenizer=loaded.tokenizer_fingerprint,
-        capture=settings,
-        prompts={
-            split: {"n": len(part), "digest": schema.digest(_records(part))} for split, part in rows.items()
-        },
-        versions={name: version(name) for name in SHOWN_VERSIONS},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+def _block_of(path: Path) -> int | None:
+    """Rows per block that the store at ``path`` records; None where none can be read."""
+    try:
+        return stores.read_manifest(path).capture.block
+    except StoreError:
+        return None
 
 
-def _records(part: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in part.to_dict("records")]
+def _shape(given: intake.Intake, n_prompts: int, held: int, compress: bool) -> plan.CaptureShape:
+    settings = given.manifest.capture
+    return plan.CaptureShape(n_prompts, given.n_layers, given.widths, settings.dtype, held, compress)
 
 
-def _open_or_create(
-    path: Path, manifest: schema.Manifest, tables: dict[str, pd.DataFrame], loaded: models.LoadedModel
-) -> stores.Store:
-    if path.exists():
-        store = stores.open(path)
-        stores.require_identity(store, manifest)
-        return store
-    widths = {site: loaded.widths[site] for site in manifest.capture.sites}
-    return stores.create(path, manifest, tables, loaded.n_layers, widths)
+def _budget(memory: str | int | None) -> int | None:
+    return None if memory is None else plan.parse_bytes(memory)
+
+
+def _passes(store: stores.Store, tokens: Sequence[Sequence[int]], missing: Sequence[int]) -> Iterator[forecast.Pass]:
+    for block in missing:
+        yield from forecast.passes(tokens, store.segments(block), store.manifest.capture.batch)
+
+
+def _tokens(loaded: models.LoadedModel, store: stores.Store, given: intake.Intake) -> Sequence[Sequence[int]]:
+    """Ids of the store's identification prompts, in its order."""
+    texts = store.prompts(schema.IDENTIFY)["text"].tolist()
+    if texts == given.tables[schema.IDENTIFY]["text"].astype(str).tolist():
+        return given.tokens
+    return models.encode(loaded, texts, special_tokens=store.manifest.capture.special_tokens)
+
+
+def _nothing_to_do(store: stores.Store, given: intake.Intake) -> bool:
+    """Whether the store is complete and has all the prompts of the intake."""
+    fresh = intake.new_rows(store, given)
+    return not store.missing_blocks() and not any(len(rows) for rows in fresh.values())

@@ -6,6 +6,7 @@ Heavy libraries are imported inside the commands, so that ``relact --help`` answ
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,11 +27,14 @@ app = typer.Typer(
 # Options are declared once.
 Sources = Annotated[
     list[str],
-    typer.Argument(metavar="SOURCE...", help="bundled relations, `starter`, a folder of LRE JSON, .jsonl/.csv/.parquet"),
+    typer.Argument(
+        metavar="SOURCE...", help="bundled relations, `starter`, a folder of LRE JSON, .jsonl/.csv/.parquet"
+    ),
 ]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="folder of the store")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
 Shots = Annotated[int, typer.Option(help="in-context examples before every prompt")]
+Examples = Annotated[str, typer.Option(help="of identification prompts: drawn for each, or shared as in test prompts")]
 Language = Annotated[str, typer.Option(help="language of the prompts: en, de, fr, es, zh, ja")]
 Templates = Annotated[str, typer.Option(help="first or all templates of a relation")]
 Form = Annotated[str, typer.Option(help="statement, or paper: `? Answer:` at the end")]
@@ -65,6 +69,7 @@ def prompts(
     sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write: .parquet, .csv, .jsonl")] = None,
     shots: Shots = 0,
+    examples: Examples = "drawn",
     language: Language = "en",
     templates: Templates = "first",
     form: Form = "statement",
@@ -84,7 +89,7 @@ def prompts(
     if not sources:
         raise typer.BadParameter("name at least one SOURCE, or use --list")
     frame = tables.build(
-        facts.load_all(sources), shots=shots, language=language, templates=templates, form=form,
+        facts.load_all(sources), shots=shots, examples=examples, language=language, templates=templates, form=form,
         per_relation=per_relation, test_size=test_size, seed=seed, paraphrase=paraphrase,
     )  # fmt: skip
     summary = tables.summary(frame)
@@ -99,7 +104,7 @@ def prompts(
 def _list_relations(as_json: bool) -> None:
     from relact import facts, terminal
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "relation": relation.name,
             "facts": len({fact.key for fact in relation.facts}),
@@ -213,6 +218,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """How many neurons the relations share under a mask."""
+    import pandas as pd
+
     from relact import terminal
     from relact.compare import overlap
 
@@ -220,9 +227,11 @@ def compare(
     if as_json:
         terminal.dump(shared.to_dict())
         return
-    frame = shared["shared"].to_pandas()
-    frame.columns = [str(number) for number in range(1, len(frame) + 1)]
-    terminal.table(frame.reset_index(), title="shared neurons (columns in the order of the rows)")
+    names = [str(name) for name in shared["relation"].values]
+    counts = {str(number): column for number, column in enumerate(shared["shared"].values.T, 1)}
+    terminal.table(
+        pd.DataFrame({"relation": names, **counts}), title="shared neurons (columns in the order of the rows)"
+    )
 
 
 @app.command()
@@ -266,7 +275,7 @@ def info(
         return
     from relact import models
 
-    _show(models.describe(what).as_dict(), as_json)
+    _show(asdict(models.describe(what)), as_json)
 
 
 @app.command("run")
@@ -276,6 +285,7 @@ def run_all(
     model: Annotated[str, typer.Option(help="hub id, local folder, GGUF file, or smollm2")] = "smollm2",
     k: Annotated[int, typer.Option("--k", help="neurons per relation to switch off")] = 400,
     shots: Shots = 0,
+    examples: Examples = "drawn",
     language: Language = "en",
     templates: Templates = "first",
     per_relation: PerRelation = None,
@@ -297,8 +307,8 @@ def run_all(
     with terminal.Stages() as progress:
         opened, result = run(
             sources, model=model, store=store, k=k,
-            prompts={"shots": shots, "language": language, "templates": templates, "per_relation": per_relation,
-                     "test_size": test_size, "seed": seed},
+            prompts={"shots": shots, "examples": examples, "language": language, "templates": templates,
+                     "per_relation": per_relation, "test_size": test_size, "seed": seed},
             capture={"sites": sites, "pool": pool, "dtype": dtype},
             scores={"negatives": negatives, "seed": seed, "memory": memory},
             ablate={"seeds": range(seeds), "match": match},
@@ -356,7 +366,9 @@ def _show_ablation(result: Any, as_json: bool, where: Path | None = None) -> Non
              "relation": accuracy["relation"].values.tolist(), "accuracy": accuracy.values.tolist()}
         )  # fmt: skip
         return
-    terminal.say(f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {result.attrs['k']})\n")
+    terminal.say(
+        f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {result.attrs['k']})\n"
+    )
     terminal.matrix(result)
     terminal.say("\nmean drop in points: " + ", ".join(f"{name} {value:.1f}" for name, value in drops.items()))
     if where:

@@ -156,7 +156,9 @@ def lre_rows(path: Path, data: dict[str, Any], bad: Bad) -> Iterator[Row]:
 
 def relation_rows(path: Path, data: dict[str, Any], bad: Bad) -> Iterator[Row]:
     """relact's own files: subjects and objects per language under one key."""
-    about: dict[str, str] = {name: str(data[name]) for name in ("description", "source", "licence", "leaks") if name in data}
+    about: dict[str, str] = {
+        name: str(data[name]) for name in ("description", "source", "licence", "leaks") if name in data
+    }
     if not isinstance(data.get("templates"), dict) or not data["templates"]:
         return bad(InputError("has no templates per language", where=path, fix='give {"en": ["... {} ..."]}'))
     templates = {language: tuple(texts) for language, texts in data["templates"].items()}
@@ -167,11 +169,23 @@ def relation_rows(path: Path, data: dict[str, Any], bad: Bad) -> Iterator[Row]:
         try:
             told = [(one, subject, fact["object"][one]) for one, subject in fact["subject"].items()]
             made = [
-                Row(data["name"], subject, answers[0], tuple(answers[1:]), fact["key"], one, templates[one], about, where)
+                Row(
+                    data["name"],
+                    subject,
+                    answers[0],
+                    tuple(answers[1:]),
+                    fact["key"],
+                    one,
+                    templates[one],
+                    about,
+                    where,
+                )
                 for one, subject, answers in told
             ]
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            bad(InputError(f"{error!r} in {_short(fact)}", where=where, fix="give key, subject and object per language"))
+            bad(
+                InputError(f"{error!r} in {_short(fact)}", where=where, fix="give key, subject and object per language")
+            )
         else:
             yield from made
 
@@ -365,16 +379,22 @@ def _row(record: Mapping[str, Any], columns: Mapping[str, str], where: str, stem
         return InputError("is not UTF-8", where=where, fix="save the file as UTF-8")
     template = READY if ready else tuple(_texts(cell("template")))
     if any(text.count("{}") != 1 for text in template):
-        return InputError(f"template {template[0]!r} has no single {{}}", where=where, fix="mark the subject's place as {}")
+        return InputError(
+            f"template {template[0]!r} has no single {{}}", where=where, fix="mark the subject's place as {}"
+        )
     key = str(cell("key") or (cell("subject") if "subject" in columns else "") or subject)
     language = str(cell("language") or "")
     first, *aliases = dict.fromkeys(answers) if answers else ("",)
-    return Row(relation, subject if ready else subject.strip(), first, tuple(aliases), key, language, template, {}, where)
+    return Row(
+        relation, subject if ready else subject.strip(), first, tuple(aliases), key, language, template, {}, where
+    )
 
 
 def _label(value: Any, column: str) -> Any:
     """A label as a relation's name. Bare numbers and truth values are named with their column: ``toxic=1``."""
-    if isinstance(value, bool | int | float) or (isinstance(value, str) and re.fullmatch(r"-?[\d.]+|(?i:true|false)", value)):
+    if isinstance(value, bool | int | float) or (
+        isinstance(value, str) and re.fullmatch(r"-?[\d.]+|(?i:true|false)", value)
+    ):
         return f"{column}={value}"
     return value.strip() if isinstance(value, str) else value
 

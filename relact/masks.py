@@ -92,7 +92,9 @@ def top_k(scores: Mapping[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
     """
     flat = flatten(scores)  # [relation, neurons]
     if not 1 <= k <= flat.shape[1]:
-        raise InputError(f"k = {k} of {flat.shape[1]} neurons", where="--k", fix="choose from 1 to the number of neurons")
+        raise InputError(
+            f"k = {k} of {flat.shape[1]} neurons", where="--k", fix="choose from 1 to the number of neurons"
+        )
     chosen = np.zeros(flat.shape, bool)
     for row, values in zip(chosen, flat, strict=True):
         edge = np.partition(values, -k)[-k]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import xarray as xr
 
-from relact import facts, masks, models, score
 from relact import ablate as ablation
 from relact import capture as capturing
+from relact import facts, masks, models, score
 from relact import prompts as prompt_tables
 from relact.progress import Progress, silent
 

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from relact.errors import BudgetError, InputError
@@ -104,6 +104,11 @@ def block_bytes(sites: Mapping[str, Layout]) -> int:
     return sum(site.rows * site.n_layers * site.width * site.item for site in sites.values())
 
 
+def record_bytes(sites: Mapping[str, Layout]) -> int:
+    """One block's commit record: start, stop and a checksum per shard, 8 bytes each, then a 4-byte checksum."""
+    return 8 * (2 + sum(site.n_layers for site in sites.values())) + 4
+
+
 # Measured headroom of one score task over its keys: sorted copy, labels, per-relation counters, results.
 SCORE_FACTOR = 2.5
 SCORE_BASE = 160 * 2**20  # interpreter, numpy, numba, dask
@@ -126,3 +131,92 @@ def score_span(n_prompts: int, span: int, item: int, workers: int, budget: int) 
         f"{show_bytes(budget)}",
         fix="give more with --memory or fewer --workers",
     )
+
+
+LIBRARIES = 700 * 2**20  # a capturing process without a model: interpreter, torch, transformers, zarr
+SLACK = 1.25  # on what a forward pass allocates: alignment, fragments
+ROWS_FLOOR = 16  # a smaller block costs more in files than it saves in memory
+COMFORT = 128  # rows from which on a second buffer is worth more than larger blocks
+WRITERS = 4  # shards in flight
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a long command is about to do.
+
+    Attributes:
+        files, bytes: that it writes; ``exact`` says whether they are a bound or the number.
+        memory: upper bound of the process's peak.
+        seconds: estimate; None when it cannot be known.
+    """
+
+    what: str
+    files: int
+    bytes: int
+    exact: bool
+    memory: int
+    seconds: float | None = None
+
+
+def buffer_bytes(sites: Mapping[str, Layout], buffers: int, compress: bool) -> int:
+    """Peak of a capture's buffers: the blocks, the check of one layer, compressed shards in flight."""
+    shard = max(lay.rows * lay.width * lay.item for lay in sites.values())
+    return buffers * block_bytes(sites) + 2 * shard + (2 * WRITERS * shard if compress else 0)
+
+
+@dataclass(frozen=True)
+class CaptureShape:
+    """What the memory of a capture depends on, beside the model: ``held`` bytes for that and its forward pass."""
+
+    n_prompts: int
+    n_layers: int
+    widths: Mapping[str, int]
+    dtype: str
+    held: int
+    compress: bool = False
+
+    def memory(self, rows: int, buffers: int) -> int:
+        """Upper bound of the process's peak with blocks of ``rows`` prompts."""
+        sites = layouts(self.n_prompts, rows, self.n_layers, self.widths, self.dtype)
+        return self.held + buffer_bytes(sites, buffers, self.compress)
+
+    def fit(self, budget: int | None, block: int | None = None) -> tuple[int, int]:
+        """(rows per block, buffers) within ``budget`` bytes: the largest blocks, two buffers where the blocks stay large.
+
+        Args:
+            budget: None for no limit.
+            block: rows per block that are fixed already.
+
+        Raises:
+            BudgetError: not even one buffer of the smallest block fits.
+        """
+        if block:
+            sizes = [block]
+        else:
+            targets = [BLOCK >> shift for shift in range(6) if BLOCK >> shift >= ROWS_FLOOR]
+            sizes = list(dict.fromkeys(block_of(self.n_prompts, target) for target in targets))
+        choices = [(rows, 2) for rows in sizes if rows >= COMFORT] + [(rows, n) for rows in sizes for n in (2, 1)]
+        for rows, buffers in choices:
+            if budget is None or self.memory(rows, buffers) <= budget:
+                return rows, buffers
+        least = min(self.memory(rows, buffers) for rows, buffers in choices)
+        raise BudgetError(
+            f"this capture needs {show_bytes(least)} ({show_bytes(self.held)} of it for the model and its forward "
+            f"pass), the budget is {show_bytes(budget or 0)}",
+            where="--memory",
+            fix="give more, or fewer --batch-tokens, or fewer --sites",
+        )
+
+
+def forward_bytes(hidden: int, intermediate: int, kv: int, n_layers: int, heads: int, batch: Sequence[int]) -> int:
+    """Upper bound of what one forward pass allocates in float32.
+
+    Args:
+        hidden, intermediate, kv: widths of the model.
+        batch: (rows, prefix tokens, own tokens) of the pass.
+    """
+    rows, prefix, own = batch
+    states = rows * own * (8 * hidden + 6 * intermediate)  # residual, norms, projections, pooled copies
+    cache = 3 * 2 * n_layers * kv * rows * (prefix + own) if prefix else 0  # repeated, grown, and the copy between
+    scores = 3 * rows * heads * own * (prefix + own)  # where attention is not fused, and its mask
+    return int(4 * SLACK * (states + cache + scores))

@@ -80,7 +80,9 @@ def apply_growth(store: Path) -> None:
     for name in names:
         (store / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(ready / name, store / name)
-    for folder in sorted({parent for name in names for parent in (store / name).parents if store in (parent, *parent.parents)}):
+    for folder in sorted(
+        {parent for name in names for parent in (store / name).parents if store in (parent, *parent.parents)}
+    ):
         durable.sync_directory(folder)
     if (ready / NAME).exists():
         os.replace(ready / NAME, store / NAME)

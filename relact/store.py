@@ -26,7 +26,10 @@ from relact.mmap import map_chunk
 from relact.seal import EMPTY_GROUP, NAME, seal
 from relact.skeleton import write_coordinates
 
-__all__ = ["Store", "check_target", "create", "grow", "open", "recover", "require_identity", "write_coordinates", "writing"]
+__all__ = [
+    "Store", "check_target", "create", "drop", "grow", "open", "read_manifest", "rebuild", "recover",
+    "require_identity", "write_coordinates", "writing",
+]  # fmt: skip
 
 
 class Store:
@@ -106,7 +109,9 @@ class Store:
             for site, lay in self.layouts.items():
                 for layer in range(lay.n_layers):
                     spans = range(0, lay.width, lay.span)
-                    chunks = [self._chunk(site, layer, block, start, start + lay.span)[: stop - first] for start in spans]
+                    chunks = [
+                        self._chunk(site, layer, block, start, start + lay.span)[: stop - first] for start in spans
+                    ]
                     buffer.load(site, layer, chunks)
         return stop
 
@@ -168,7 +173,9 @@ class Store:
 
     def attributes(self, group: str) -> dict[str, Any]:
         """What we recorded about a stage: its ``relact`` attributes."""
-        return dict(cast(Mapping[str, Any], zarr.open_group(self.path / group, mode="r").attrs.get(schema.ATTRIBUTE, {})))
+        return dict(
+            cast(Mapping[str, Any], zarr.open_group(self.path / group, mode="r").attrs.get(schema.ATTRIBUTE, {}))
+        )
 
     @contextmanager
     def stage(self, group: str, attributes: Mapping[str, Any]) -> Iterator[zarr.Group]:
@@ -192,17 +199,6 @@ class Store:
             finally:
                 shutil.rmtree(building, ignore_errors=True)
                 _remove_if_empty(aside)
-
-    def drop(self, group: str) -> None:
-        """Delete a stage; a crash leaves all of it or nothing."""
-        parked = durable.aside_of(self.path) / f"gone~{group.replace('/', '~')}"
-        with locks.writing(self.path):
-            shutil.rmtree(parked, ignore_errors=True)
-            parked.parent.mkdir(exist_ok=True)
-            os.rename(self.path / group, parked)
-            durable.sync_directory((self.path / group).parent)
-            shutil.rmtree(parked)
-            _remove_if_empty(parked.parent)
 
     def _parents(self, group: str) -> None:
         """Make the groups above ``group``: `masks` above `masks/<name>`."""
@@ -251,27 +247,50 @@ def create(
 def grow(store: Store, prompts: Mapping[str, pd.DataFrame], described: Mapping[str, Mapping[str, Any]]) -> Store:
     """The same store with more prompts after the ones it has; their blocks are missing until they are captured.
 
-    Also rebuilds a damaged skeleton, when the prompts are the ones it had.
-
     Args:
         prompts: both tables, the rows of the store first.
         described: the new ``prompts`` of the manifest.
     """
-    building = durable.aside_of(store.path) / "new~grow"
-    lay = next(iter(store.layouts.values()))
     widths = {site: own.width for site, own in store.layouts.items()}
+    n_layers = next(iter(store.layouts.values())).n_layers
     manifest = replace(store.manifest, prompts=described)
-    with writing(store):
+    return rebuild(store.path, manifest, prompts, n_layers, widths, store.compressed)
+
+
+def rebuild(
+    path: Path,
+    manifest: schema.Manifest,
+    prompts: Mapping[str, pd.DataFrame],
+    n_layers: int,
+    widths: Mapping[str, int],
+    compress: bool,
+) -> Store:
+    """Replace everything but the blocks and results of a store (arguments as of `create`); a crash leaves either state."""
+    building = durable.aside_of(path) / "new~grow"
+    with locks.writing(path):
+        _settle(path)
         try:
-            skeleton.build(building, manifest, prompts, lay.n_layers, widths, store.compressed)
-            skeleton.promise_growth(building, store.path)
-            skeleton.apply_growth(store.path)
+            skeleton.build(building, manifest, prompts, n_layers, widths, compress)
+            skeleton.promise_growth(building, path)
+            skeleton.apply_growth(path)
         except OSError as error:
-            raise (error if isinstance(error, StoreError) else durable.explain(error, store.path)) from error
+            raise (error if isinstance(error, StoreError) else durable.explain(error, path)) from error
         finally:
             shutil.rmtree(building, ignore_errors=True)
             _remove_if_empty(building.parent)
-    return open(store.path)
+    return open(path)
+
+
+def drop(path: Path, group: str) -> None:
+    """Delete a stage of the store at ``path``, readable or not; a crash leaves all of it or nothing."""
+    parked = durable.aside_of(path) / f"gone~{group.replace('/', '~')}"
+    with locks.writing(path):
+        shutil.rmtree(parked, ignore_errors=True)
+        parked.parent.mkdir(exist_ok=True)
+        os.rename(path / group, parked)
+        durable.sync_directory((path / group).parent)
+        shutil.rmtree(parked)
+        _remove_if_empty(parked.parent)
 
 
 def open(path: str | os.PathLike[str]) -> Store:
@@ -288,29 +307,40 @@ def open(path: str | os.PathLike[str]) -> Store:
 
 
 def _open(target: Path) -> Store:
+    manifest = read_manifest(target)
+    root = zarr.open_group(target, mode="r+" if os.access(target, os.W_OK) else "r")
+    return Store(target, root, manifest)
+
+
+def read_manifest(target: Path) -> schema.Manifest:
+    """The identity of the store at ``target``, from its root attributes alone."""
     if not (target / NAME).is_file():
         what = "exists, but is not a relact store" if target.exists() else "no such store"
         raise StoreError(what, where=target, fix="make one with `relact capture` or `relact run`")
     try:
-        root = zarr.open_group(target, mode="r+" if os.access(target, os.W_OK) else "r")
-        raw = root.attrs.get(schema.ATTRIBUTE)
+        raw = zarr.open_group(target, mode="r").attrs.get(schema.ATTRIBUTE)
     except Exception as error:  # whatever zarr's parsers raise on a damaged file
         raise StoreError(f"its zarr.json cannot be read ({error})", where=target, fix=skeleton.VERIFY) from error
-    return Store(target, root, schema.Manifest.from_attributes(raw, target))
+    return schema.Manifest.from_attributes(raw, target)
 
 
-def check_target(path: str | os.PathLike[str]) -> None:
-    """Refuse a place where no store can be, before any work is spent on it."""
+def check_target(path: str | os.PathLike[str], damaged: bool = False) -> None:
+    """Refuse a place where no store can be, before any work is spent on it; ``damaged``: it may be an unreadable one."""
     target = Path(path)
+    if target.exists() and not damaged:
+        read_manifest(target)
+    folders = [
+        next(parent for parent in target.absolute().parents if parent.exists())
+    ]  # the lock and new groups go here
     if target.exists():
-        open(target)
-        folder = target
-    else:
-        folder = next(parent for parent in target.absolute().parents if parent.exists())
-    if not folder.is_dir():
-        raise StoreError(f"{folder} is a file, not a folder", where=target, fix="choose another path")
-    if not os.access(folder, os.W_OK):
-        raise StoreError(f"no permission to write in {folder}", where=target, fix="choose a folder you may write to")
+        folders.append(target)
+    for folder in folders:
+        if not folder.is_dir():
+            raise StoreError(f"{folder} is a file, not a folder", where=target, fix="choose another path")
+        if not os.access(folder, os.W_OK):
+            raise StoreError(
+                f"no permission to write in {folder}", where=target, fix="choose a folder you may write to"
+            )
 
 
 @contextmanager

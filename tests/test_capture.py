@@ -73,7 +73,9 @@ def mixed_prompts():
     """Token lists of many lengths, among them two groups with a long common prefix."""
     generator = np.random.default_rng(3)
     first, second = generator.integers(3, 250, 30).tolist(), generator.integers(3, 250, 22).tolist()
-    shared = [[*start, *generator.integers(3, 250, n).tolist()] for start in (first, second) for n in (1, 5, 3, 3, 9, 2, 7)]
+    shared = [
+        [*start, *generator.integers(3, 250, n).tolist()] for start in (first, second) for n in (1, 5, 3, 3, 9, 2, 7)
+    ]
     plain = [generator.integers(3, 250, n).tolist() for n in (1, 2, 9, 17, 30, 4)]
     return [*shared, *plain]
 
@@ -89,7 +91,9 @@ def test_batch_mates_padding_and_shared_prefixes_change_nothing(name):
     together = captured(loaded, tokens, "mean", chosen)
     for row, ids in enumerate(tokens):
         alone = {}
-        with visit(model, chosen, lambda site, layer, values, at=alone: at.__setitem__((site, layer), values[0].mean(0))):
+        with visit(
+            model, chosen, lambda site, layer, values, at=alone: at.__setitem__((site, layer), values[0].mean(0))
+        ):
             model(torch.tensor([ids]))
         for (site, layer), expected in alone.items():
             np.testing.assert_allclose(together[site][layer, row], expected.numpy(), atol=2e-4, rtol=1e-3)

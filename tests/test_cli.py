@@ -101,7 +101,7 @@ def test_bad_input_is_one_line_and_exit_1_and_nothing_is_written(
     (tmp_path / "single.csv").write_text("relation,subject,object,template\nsize,a,b,{} is\n")
     before = sorted(tmp_path.rglob("*"))
     filled = [str(part).format(model=tiny_folder, prompts=prompt_file, tmp=tmp_path) for part in arguments]
-    code, out, err = relact(*filled)
+    code, _out, err = relact(*filled)
     assert code == 1 and message in one_line(err)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -18,7 +18,7 @@ FLOORS = [
     ["sites"],
     ["mmap", "durable", "seal", "commits", "blocks", "skeleton", "locks", "store", "verify"],
     ["fingerprint", "checkpoints", "models", "hooks"],
-    ["batches", "forward", "pool", "capture"],
+    ["batches", "forward", "pool", "intake", "forecast", "capture"],
     ["kernels", "score"],
     ["masks"],
     ["ablate"],
@@ -27,7 +27,7 @@ FLOORS = [
     ["pipeline", "terminal", "cli"],
 ]
 PLACE = {name: (floor, at) for floor, names in enumerate(FLOORS) for at, name in enumerate(names)}
-TORCH = {"fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "capture", "ablate"}
+TORCH = {"fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "forecast", "capture", "ablate"}
 
 
 def modules() -> list[Path]:

@@ -153,7 +153,13 @@ def test_facts_in_a_table(tmp_path, suffix):
     records = [
         {"relation": "capital", "subject": "Japan", "object": "東京", "aliases": "Tokyo|Tōkyō", "template": "{} —"},
         {"relation": "capital", "subject": "France", "object": "Paris", "aliases": "", "template": "{} —"},
-        {"relation": "river", "subject": 'Paris, "on"\nwhat', "object": "Seine", "aliases": "", "template": "{} lies on"},
+        {
+            "relation": "river",
+            "subject": 'Paris, "on"\nwhat',
+            "object": "Seine",
+            "aliases": "",
+            "template": "{} lies on",
+        },
     ]
     capital, river = facts.load(write_table(tmp_path / f"t{suffix}", records))
     assert [fact.answers for fact in capital.facts] == [("東京", "Tokyo", "Tōkyō"), ("Paris",)]
@@ -276,6 +282,8 @@ peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print((peak - before) // 1024, *(f"{{one.name}}:{{len(one.facts)}}" for one in found))
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    print(f"grown by {shown[0]} MiB; the columns read are {rows * 28 >> 20} MiB, the whole table {rows * 230 >> 20} MiB")
+    print(
+        f"grown by {shown[0]} MiB; the columns read are {rows * 28 >> 20} MiB, the whole table {rows * 230 >> 20} MiB"
+    )
     assert int(shown[0]) < 64
     assert sorted(shown[1:]) == ["toxic=False:1000", "toxic=True:1000"]

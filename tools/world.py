@@ -48,7 +48,9 @@ def relation(name: str, facts: Iterable[tuple[str, Told]], source: str, licence:
         }
         if "en" in told:
             subjects = {language: subject for language, (subject, _) in told.items()}
-            rows.append({"key": key, "subject": subjects, "object": {one: answers for one, (_, answers) in told.items()}})
+            rows.append(
+                {"key": key, "subject": subjects, "object": {one: answers for one, (_, answers) in told.items()}}
+            )
     about = {"name": name, "description": ABOUT[name], "source": source, "licence": licence}
     return {**about, "templates": TEMPLATES[name], "facts": rows}
 
@@ -59,7 +61,11 @@ def gives_away(templates: Iterable[str], subject: str, answers: Iterable[str], l
 
 
 def of_countries(
-    name: str, answers: Callable[[str, str], list[str]], codes: Iterable[str] = STATES, source: str = "", licence: str = ""
+    name: str,
+    answers: Callable[[str, str], list[str]],
+    codes: Iterable[str] = STATES,
+    source: str = "",
+    licence: str = "",
 ) -> dict[str, Any]:
     """A relation of countries; ``answers(code, language)`` may be empty: the fact is not told in that language."""
     source, licence = source or CLDR, licence or CLDR_LICENCE
@@ -102,7 +108,9 @@ def official_languages(code: str) -> list[str]:
     if code in by_hand:
         return by_hand[code]
     told = get_global("territory_languages").get(code, {})
-    official = [(told[name]["population_percent"], name) for name in told if told[name]["official_status"] == "official"]
+    official = [
+        (told[name]["population_percent"], name) for name in told if told[name]["official_status"] == "official"
+    ]
     de_facto = [(told[name]["population_percent"], name) for name in told if told[name]["official_status"]]
     ranked = [name for share, name in sorted(official or de_facto, reverse=True) if share >= 5]
     return list(dict.fromkeys("no" if name in ("nb", "nn") else name.split("_")[0] for name in ranked))
@@ -150,9 +158,13 @@ def countries() -> list[dict[str, Any]]:
     dialled = [code for code in STATES if COUNTRIES[code]["phone"].strip("+").isdigit() and code != "VA"]
     paying = [code for code in STATES if tender(code)]
     return [
-        of_countries("country_capital", capital_names, [code for code in STATES if code not in NO_CAPITAL | {"VA"}], **both),
+        of_countries(
+            "country_capital", capital_names, [code for code in STATES if code not in NO_CAPITAL | {"VA"}], **both
+        ),
         of_countries("country_language", language_names, [code for code in STATES if code not in NO_LANGUAGE]),
-        of_countries("country_continent", continent_names, [code for code in STATES if code not in TWO_CONTINENTS], **both),
+        of_countries(
+            "country_continent", continent_names, [code for code in STATES if code not in TWO_CONTINENTS], **both
+        ),
         of_countries("country_currency", lambda code, language: currency(tender(code), language), paying),
         of_countries("country_code", lambda code, language: [code]),
         of_countries("country_calling_code", lambda code, _: [COUNTRIES[code]["phone"].strip("+")], dialled, **both),
@@ -221,7 +233,10 @@ def two_letter_languages() -> list[str]:
 def language_code_facts() -> Iterable[tuple[str, Told]]:
     for code in two_letter_languages():
         names = {one: LOCALES[one].languages.get(code) for one in LANGUAGES}
-        yield code, {one: (name, [code]) for one, name in names.items() if name and "(" not in name and "（" not in name}
+        yield (
+            code,
+            {one: (name, [code]) for one, name in names.items() if name and "(" not in name and "（" not in name},
+        )
 
 
 SEVERAL_SCRIPTS = codes("az bo bs cr ff ha iu ja kk ko ks ku ms mn oj om pa pi sa sd sr su tg tk ug uz yi za zh vo")
@@ -270,7 +285,14 @@ def unit_facts() -> Iterable[tuple[str, Told]]:
         kind = unit.split("-")[0]
         if kind in UNIT_KINDS and unit not in odd:
             names = {one: unit_name(unit, one) for one in LANGUAGES}
-            yield unit, {one: (name, UNIT_KINDS[kind][one].split("|")) for one, name in names.items() if name and "." not in name}
+            yield (
+                unit,
+                {
+                    one: (name, UNIT_KINDS[kind][one].split("|"))
+                    for one, name in names.items()
+                    if name and "." not in name
+                },
+            )
 
 
 def element_facts(answer: Callable[[Any], list[str]]) -> Iterable[tuple[str, Told]]:

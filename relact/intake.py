@@ -1,0 +1,243 @@
+"""Intake: what a capture starts from, and the store it goes to: made, resumed, grown or repaired.
+
+A store's prompts keep the order in which they were given. An append adds the rows of a table that the store does not have yet
+after those it has, whether the table repeats the old ones or not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import zarr
+
+from relact import models, schema, skeleton
+from relact import store as stores
+from relact import verify as checks
+from relact.errors import InputError, StoreError
+from relact.seal import NAME, files_below
+
+SHOWN_VERSIONS = ("relact", "torch", "transformers", "zarr", "numpy")
+Tables = Mapping[str, pd.DataFrame]  # split -> rows with n_tokens, the test split with answers
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Prompts with their tokens, and the identity of a capture of them.
+
+    Attributes:
+        tokens: ids of the identification prompts, in the order of ``tables``.
+        widths: neurons per layer of every captured site.
+    """
+
+    tables: Tables
+    tokens: Sequence[Sequence[int]]
+    manifest: schema.Manifest
+    n_layers: int
+    widths: Mapping[str, int]
+
+
+def take_in(loaded: models.LoadedModel, table: pd.DataFrame, settings: schema.CaptureRecord) -> Intake:
+    """Tokenize a prompt table for a model; `InputError` names a prompt that is empty or too long for it."""
+    tables, tokens = _encode(loaded, table, settings.special_tokens)
+    manifest = schema.Manifest(
+        model=schema.ModelRecord(loaded.id, loaded.revision, loaded.fingerprint, loaded.dtype, loaded.family),
+        tokenizer=loaded.tokenizer_fingerprint,
+        capture=settings,
+        prompts=_described(tables),
+        versions={name: version(name) for name in SHOWN_VERSIONS},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return Intake(tables, tokens, manifest, loaded.n_layers, {site: loaded.widths[site] for site in settings.sites})
+
+
+def make(path: Path, intake: Intake, *, compress: bool = False) -> stores.Store:
+    """A new store for the intake."""
+    return stores.create(path, intake.manifest, intake.tables, intake.n_layers, intake.widths, compress)
+
+
+def measure(intake: Intake, *, compress: bool = False) -> tuple[int, int]:
+    """(files, bytes) of a new store before any block is captured."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "s"
+        skeleton.build(path, intake.manifest, intake.tables, intake.n_layers, intake.widths, compress)
+        sizes = [(path / name).stat().st_size for name in files_below(path)]
+    return len(sizes), sum(sizes)
+
+
+def resume(store: stores.Store, intake: Intake) -> stores.Store:
+    """The same store, when it records the same identity; `IdentityError` otherwise."""
+    same = dict(intake.manifest.prompts)
+    if store.appended():
+        same[schema.IDENTIFY] = {**same[schema.IDENTIFY], schema.APPENDED: store.appended()}
+    stores.require_identity(store, replace(intake.manifest, prompts=same))
+    return store
+
+
+def append(store: stores.Store, intake: Intake) -> stores.Store:
+    """The store grown by the rows of the intake that it does not have; nothing is captured yet.
+
+    Raises:
+        IdentityError: another model, tokenizer or setting. StoreError: the store's own prompts are damaged.
+        InputError: a subject would be in both splits.
+    """
+    stores.require_identity(store, replace(intake.manifest, prompts=store.manifest.prompts))
+    old, new = old_rows(store), new_rows(store, intake)
+    if not any(len(rows) for rows in new.values()):
+        return store
+    merged = {split: pd.concat([old[split], new[split]], ignore_index=True) for split in old}
+    _require_separate(old, new)
+    described = _described(merged)
+    cuts = store.appended() + ([store.n_prompts] if len(new[schema.IDENTIFY]) else [])
+    if cuts:
+        described[schema.IDENTIFY][schema.APPENDED] = cuts
+    return stores.grow(store, merged, described)
+
+
+def old_rows(store: stores.Store) -> dict[str, pd.DataFrame]:
+    """The prompts the store has, checked against their digests."""
+    rows = {split: store.prompts(split) for split in (schema.IDENTIFY, schema.TEST)}
+    for split, digest in ((split, described["digest"]) for split, described in _described(rows).items()):
+        recorded = store.manifest.prompts[split]["digest"]
+        if digest != recorded:
+            raise StoreError(
+                f"prompts/{split} has digest {digest}, the store records {recorded}",
+                where=store.path,
+                fix=skeleton.VERIFY,
+            )
+    return rows
+
+
+def new_rows(store: stores.Store, intake: Intake) -> dict[str, pd.DataFrame]:
+    """Rows of the intake that the store does not have, each as often as it is missing, in the intake's order."""
+    found = {}
+    for split, table in intake.tables.items():
+        have = Counter(_keys(store.prompts(split)))
+        fresh = []
+        for key in _keys(table):
+            fresh.append(not have[key])
+            have[key] -= bool(have[key])
+        found[split] = table[fresh].reset_index(drop=True)
+    return found
+
+
+def repair(path: Path, intake: Intake, *, compress: bool = False) -> tuple[stores.Store, checks.Verdict]:
+    """Rebuild damaged prompts and metadata and take the commits of damaged blocks back: they are missing from now on.
+
+    The intake must be what the store was captured from. Damaged results (scores, masks, ablations) are not touched.
+    """
+    verdict = found = checks.verify(path)
+    if verdict.damaged_skeleton():
+        _rebuild(path, intake, root_lost=any(problem.file == NAME for problem in verdict.problems), compress=compress)
+        found = checks.verify(path)
+    store = stores.open(path)
+    for block in found.damaged_blocks():
+        store.log.remove(block)
+    return store, verdict
+
+
+def _rebuild(path: Path, intake: Intake, *, root_lost: bool, compress: bool) -> None:
+    """Write the skeleton anew from the intake, over the damaged one."""
+    if root_lost:
+        manifest = replace(
+            intake.manifest, capture=replace(intake.manifest.capture, block=_block_on_disk(path, intake))
+        )
+    else:
+        manifest = stores.read_manifest(path)
+        recorded = {split: {name: one[name] for name in ("n", "digest")} for split, one in manifest.prompts.items()}
+        if recorded != dict(intake.manifest.prompts):
+            raise InputError(
+                "these are not the prompts that the store records",
+                where=path,
+                fix="give the prompts it was captured from",
+            )
+    stores.rebuild(path, manifest, intake.tables, intake.n_layers, intake.widths, compress)
+
+
+def _block_on_disk(path: Path, intake: Intake) -> int:
+    """Rows per block of a store whose root is lost, from its arrays; they must have the intake's shape."""
+    for site, width in intake.widths.items():
+        try:
+            array = zarr.open_array(path / schema.ACTIVATIONS / site / schema.ACTIVATION, mode="r")
+        except Exception:  # damaged as well: ask the next one
+            continue
+        shape = (len(intake.tokens), intake.n_layers, width)
+        if array.shape != shape or array.dtype != intake.manifest.capture.dtype or array.shards is None:
+            raise StoreError(
+                f"{site} is {array.dtype} {array.shape}, this capture {intake.manifest.capture.dtype} {shape}",
+                where=path,
+                fix="give the model, prompts and settings it was captured with",
+            )
+        return int(array.shards[0])
+    raise StoreError("neither its zarr.json nor its arrays can be read", where=path, fix="remove it and capture again")
+
+
+def _encode(
+    loaded: models.LoadedModel, table: pd.DataFrame, special: bool
+) -> tuple[dict[str, pd.DataFrame], list[list[int]]]:
+    """Both splits with ``n_tokens``, and the token ids of the identification prompts."""
+    tables = {}
+    for split in (schema.IDENTIFY, schema.TEST):
+        part = table[table["split"] == split].reset_index(drop=True)
+        ids = models.encode(loaded, [str(text) for text in part["text"]], special_tokens=special)
+        columns = [*schema.PROMPT_TEXT, *([schema.ANSWERS] if split == schema.TEST else [])]
+        tables[split] = part[columns].assign(n_tokens=[len(row) for row in ids])
+        if split == schema.IDENTIFY:
+            tokens = ids
+    if not tokens:
+        raise InputError("no identification prompts", fix="build prompts with `relact prompts`")
+    limit = loaded.max_tokens
+    for row, ids_of_row in enumerate(tokens):
+        if not ids_of_row or (limit and len(ids_of_row) > limit):
+            what = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}"
+            raise InputError(what, where=f"identification prompt {row}", fix="shorten or drop it")
+    return tables, tokens
+
+
+def _described(tables: Tables) -> dict[str, dict[str, Any]]:
+    """``prompts`` of the manifest."""
+    return {
+        split: {"n": len(rows), "digest": schema.digest(_records(rows, split == schema.TEST))}
+        for split, rows in tables.items()
+    }
+
+
+def _records(rows: pd.DataFrame, answers: bool) -> list[dict[str, Any]]:
+    """Rows as plain JSON values, the same from a table and from a store."""
+    records = [
+        {**{name: str(row[name]) for name in schema.PROMPT_TEXT}, "n_tokens": int(row["n_tokens"])}
+        for row in rows.to_dict("records")
+    ]
+    if answers:
+        for record, own in zip(records, rows[schema.ANSWERS], strict=True):
+            record[schema.ANSWERS] = [str(text) for text in own if text]
+    return records
+
+
+def _keys(rows: pd.DataFrame) -> list[tuple[str, ...]]:
+    return list(rows[list(schema.PROMPT_TEXT)].astype(str).itertuples(index=False, name=None))
+
+
+def _require_separate(old: Tables, new: Tables) -> None:
+    """No subject of a relation may be both captured and tested, as far as the new rows are concerned."""
+
+    def subjects(rows: pd.DataFrame) -> set[tuple[str, str]]:
+        return set(zip(rows["relation"].astype(str), rows["subject"].astype(str), strict=True))
+
+    identify, test = schema.IDENTIFY, schema.TEST
+    both = (subjects(new[identify]) & (subjects(old[test]) | subjects(new[test]))) | (
+        subjects(old[identify]) & subjects(new[test])
+    )
+    if both:
+        relation, subject = sorted(both)[0]
+        raise InputError(
+            f"{subject!r} of {relation} would be in both splits (and {len(both) - 1} more)",
+            fix="split the new facts as the store's: build both tables with the same seed, or give new facts only",
+        )
