@@ -157,20 +157,43 @@ def score(
     relations: Relations = None,
     negatives: Negatives = None,
     seed: Seed = 0,
+    statistics: Annotated[
+        str | None, typer.Option(help="names, comma-separated; auroc and on_mean beside the default")
+    ] = None,
     workers: Workers = None,
     memory: Memory = "4GiB",
+    scheduler: Annotated[
+        str, typer.Option(help="threads, or the address of a Dask scheduler: tcp://host:8786")
+    ] = "threads",
+    device: Annotated[str, typer.Option(help="cpu, or cuda: the same within float32 rounding")] = "cpu",
+    bootstrap: Annotated[
+        int, typer.Option(help="also draw the prompts again so often: how much of the top K stays")
+    ] = 0,
+    k: Annotated[int, typer.Option("--k", help="K of --bootstrap")] = 400,
     as_json: Json = False,
 ) -> None:
     """Average precision and more for every neuron and all relations."""
-    from relact.score import score as run
+    from relact import score as scoring
+    from relact.stability import stability
     from relact.terminal import Stages
 
-    names = [name.strip() for name in relations.split(",")] if relations else None
     with Stages() as progress:
-        opened = run(
-            store, relations=names, negatives=negatives, seed=seed, workers=workers, memory=memory, progress=progress
-        )
-    _show(_describe_store(opened), as_json)
+        opened = scoring.score(
+            store, relations=_listed(relations), negatives=negatives, seed=seed, workers=workers, memory=memory,
+            statistics=_listed(statistics) or scoring.STATISTICS, scheduler=scheduler, device=device, progress=progress,
+        )  # fmt: skip
+        shown = _describe_store(opened)
+        if bootstrap:
+            survival = stability(
+                opened, k=k, resamples=bootstrap, seed=seed, negatives=negatives, workers=workers, progress=progress
+            )["survival"]
+            shown |= {f"top {k} that stay": dict(survival.mean("resample").round(3).to_series())}
+    _show(shown, as_json)
+
+
+def _listed(names: str | None) -> list[str] | None:
+    """Names separated by commas."""
+    return [name.strip() for name in names.split(",")] if names else None
 
 
 @app.command()

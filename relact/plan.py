@@ -109,28 +109,60 @@ def record_bytes(sites: Mapping[str, Layout]) -> int:
     return 8 * (2 + sum(site.n_layers for site in sites.values())) + 4
 
 
-# Measured headroom of one score task over its keys: sorted copy, labels, per-relation counters, results.
-SCORE_FACTOR = 2.5
-SCORE_BASE = 160 * 2**20  # interpreter, numpy, numba, dask
+SCORE_LIBRARIES = 400 * 2**20  # a scoring process: interpreter, numpy, numba (compiling), dask, zarr, xarray
+COPIED_TOGETHER = 128  # columns that a kernel transposes at a time; a multiple of 4
+SORTED_TOGETHER = 16  # columns of keys in hand at a time; a multiple of 4
+CHUNK_TARGET = (
+    2**18
+)  # bytes of one relation and statistic written together: a few layers of a large model, all of a small one
 
 
-def score_memory(n_prompts: int, span: int, item: int, workers: int) -> int:
-    """Upper bound of a scoring process: every worker holds the packed keys of one span, twice."""
-    key = 4 if item == 2 else 8
-    return int(SCORE_BASE + workers * SCORE_FACTOR * n_prompts * span * key)
+def score_layers(n_layers: int, width: int) -> int:
+    """Layers per chunk of a score: the fewest that make a chunk of 256 KiB of float32, evened out."""
+    n_chunks = max(1, n_layers * width * 4 // CHUNK_TARGET)
+    return -(-n_layers // n_chunks)
 
 
-def score_span(n_prompts: int, span: int, item: int, workers: int, budget: int) -> int:
-    """Neurons per score task: ``span``, or the largest divisor of it that fits ``budget`` bytes."""
-    for divisor in range(1, span + 1):
-        if span % divisor == 0 and score_memory(n_prompts, span // divisor, item, workers) <= budget:
-            return span // divisor
-    need = score_memory(n_prompts, 1, item, workers)
-    raise BudgetError(
-        f"scoring {n_prompts} prompts with {workers} workers needs {show_bytes(need)}, the budget is "
-        f"{show_bytes(budget)}",
-        fix="give more with --memory or fewer --workers",
-    )
+@dataclass(frozen=True)
+class ScoreShape:
+    """What the memory of scoring one site depends on.
+
+    Attributes:
+        mapped: whether the activations are views on mapped files, and not decoded copies.
+    """
+
+    site: Layout
+    n_relations: int
+    n_statistics: int
+    workers: int
+    mapped: bool = True
+
+    def memory(self, span: int) -> int:
+        """Upper bound of a scoring process's peak with tasks of ``span`` neurons."""
+        rows, item, key = self.site.n_prompts + self.site.rows, self.site.item, 4 if self.site.item == 2 else 8
+        read = rows * span * item if self.mapped else 2 * rows * self.site.span * item
+        kernel = rows * (COPIED_TOGETHER * item + SORTED_TOGETHER * key + 40)  # columns, keys, places and labels
+        values = self.n_relations * self.n_statistics
+        found = 2 * 8 * values * (span + 4 * SORTED_TOGETHER)  # float64, and the temporaries of one tile
+        written = values * score_layers(self.site.n_layers, self.site.width) * self.site.width * 4
+        return SCORE_LIBRARIES + self.workers * (read + kernel + found) + 2 * written
+
+    def fit(self, budget: int) -> int:
+        """Neurons per task: a whole inner chunk, or the largest divisor of it that ``budget`` bytes allow.
+
+        Raises:
+            BudgetError: not even tasks of one neuron fit.
+        """
+        span = self.site.span
+        for divisor in range(1, span + 1):
+            if span % divisor == 0 and self.memory(span // divisor) <= budget:
+                return span // divisor
+        raise BudgetError(
+            f"scoring {self.site.n_prompts} prompts with {self.workers} workers needs {show_bytes(self.memory(1))}, "
+            f"the budget is {show_bytes(budget)}",
+            where="--memory",
+            fix="give more, or fewer --workers",
+        )
 
 
 LIBRARIES = 700 * 2**20  # a capturing process without a model: interpreter, torch, transformers, zarr

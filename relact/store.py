@@ -73,6 +73,10 @@ class Store:
         """Whether inner chunks are compressed."""
         return any(skeleton.inner_codecs(array)[1:] for array in self._arrays.values())
 
+    def is_mapped(self, site: str) -> bool:
+        """Whether `columns` of the site are views on mapped files."""
+        return self._plain[site]
+
     def rows_of(self, block: int) -> tuple[int, int]:
         """First row and one past the last row of ``block``."""
         rows = self.manifest.capture.block

@@ -48,7 +48,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save(tmp_path_factory.mktemp("models") / "llama")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_prompts() -> pd.DataFrame:
     """Zero-shot prompts of two made-up relations, for models that know nothing."""
     rows = [

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
 
+import distributed
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from sklearn.metrics import average_precision_score
 
 from relact import blocks, kernels, schema, store
 from relact.capture import capture
-from relact.errors import BudgetError, InputError, NumericError, StoreError
-from relact.score import STATISTICS, score
+from relact.errors import BudgetError, InputError, ModelError, NumericError, StoreError
+from relact.kernels.ranks import BUILT_IN
+from relact.score import STATISTICS, labels_of, run_task, score, shape_of
 
 
 @pytest.fixture
@@ -88,7 +95,8 @@ def test_every_statistic_follows_its_definition(study):
 
 def test_workers_and_memory_do_not_change_a_bit(study, tmp_path):
     results = []
-    for workers, memory in ((1, "4GiB"), (3, "200MiB")):
+    tight = max(shape_of(study, site, 3, len(STATISTICS), workers=3).memory(64) for site in study.layouts)
+    for workers, memory in ((1, "4GiB"), (3, tight)):
         copy = tmp_path / f"w{workers}.zarr"
         shutil.copytree(study.path, copy)
         shutil.rmtree(copy / "scores")
@@ -109,13 +117,98 @@ def test_sampled_negatives_are_four_to_one_and_seeded(captured):
     np.testing.assert_allclose(stored, expected, atol=1e-6)
 
 
-def test_scores_are_reused_and_recomputed_when_asked_differently(captured):
-    score(captured)
-    first = (captured.path / "scores" / "zarr.json").stat().st_mtime_ns
-    score(captured)
-    assert (captured.path / "scores" / "zarr.json").stat().st_mtime_ns == first
+def test_only_what_changed_is_computed_again(captured, monkeypatch):
+    computed = []
+    monkeypatch.setattr(
+        "relact.score.run_task", lambda job, task: computed.append(job.labels.relations) or run_task(job, task)
+    )
     score(captured, relations=["size"])
-    assert captured.dataset("scores/mlp.up")["relation"].values.tolist() == ["size"]
+    assert set(computed) == {("size",)}
+    computed.clear()
+    score(captured)
+    assert set(computed) == {("colour",)}
+    computed.clear()
+    both = {site: captured.dataset(f"scores/{site}").load() for site in captured.layouts}
+    score(captured)
+    score(captured, relations=["colour", "size"])  # another order: nothing to compute
+    assert not computed
+    for site, dataset in both.items():
+        assert captured.dataset(f"scores/{site}").identical(dataset.sel(relation=["colour", "size"]))
+    shutil.rmtree(captured.path / "scores")
+    assert score(captured).dataset("scores/mlp.up").load().identical(both["mlp.up"])
+    score(captured, seed=1, negatives=1)
+    assert set(computed) == {("size", "colour")}
+
+
+def test_a_cluster_gives_the_same_bits_though_a_worker_dies(captured, tmp_path):
+    """A scheduler and two workers as processes of their own; one is killed while it works."""
+    score(captured)
+    expected = {site: captured.dataset(f"scores/{site}").load() for site in captured.layouts}
+    shutil.rmtree(captured.path / "scores")
+    address = f"tcp://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--host", address]
+    with running(command, tmp_path) as _:
+        worker = [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            address,
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+        ]
+        with running(worker, tmp_path), running(worker, tmp_path) as victim, distributed.Client(address) as client:
+            client.wait_for_workers(2, timeout=60)
+            killed = []
+
+            def kill(stage, done, total, unit):
+                if not killed:
+                    killed.append(done)
+                    victim.kill()
+                    victim.wait()
+
+            score(captured, scheduler=address, progress=kill)
+            assert 0 < killed[0] < sum(lay.n_layers * lay.width for lay in captured.layouts.values())
+    for site, dataset in expected.items():
+        assert captured.dataset(f"scores/{site}").load().identical(dataset)
+    with pytest.raises(InputError, match=r"no scheduler answers"):
+        score(captured, relations=["size"], negatives=1, scheduler=address)
+    with pytest.raises(InputError, match="'slurm' is not a scheduler"):
+        score(captured, relations=["size"], negatives=1, scheduler="slurm")
+
+
+@contextmanager
+def running(command, folder):
+    """A process in the background, ended with the block."""
+    with (
+        (folder / "log.txt").open("ab") as log,
+        subprocess.Popen(command, cwd=folder, stdout=log, stderr=log) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_device_gives_the_same_within_rounding(captured, study, tmp_path):
+    """The torch kernels, on the device that every machine has."""
+    for negatives in (None, 2):
+        labels = labels_of(study.prompts("identify").relation.tolist(), study.relations(), negatives, 0)
+        columns = study.columns("mlp.up", 11, 0, study.layouts["mlp.up"].span)
+        ours = kernels.rank_statistics(columns, labels, BUILT_IN)
+        theirs = kernels.on_device("cpu")(columns, labels, BUILT_IN)
+        for name in BUILT_IN:
+            np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-6, atol=1e-7)
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match=r"Score with --device cpu"):
+            score(captured, device="cuda")
 
 
 def test_refusals_name_what_is_wrong_and_leave_the_scores(captured, tiny_folder, tiny_prompts, tmp_path):
@@ -138,6 +231,6 @@ def test_not_a_number_is_named(captured, monkeypatch):
     values = np.zeros((captured.n_prompts, captured.layouts["mlp.up"].width), np.float32)
     values[9, 3] = np.nan
     rewrite(captured, "mlp.up", 2, values)
-    with pytest.raises(NumericError, match=r"site mlp.up, layer 2.*"):
+    with pytest.raises(NumericError, match=r"site mlp.up, layer 2: the activation of neuron 3 on prompt 9 is NaN"):
         score(captured)
     assert not store.open(captured.path).has(schema.SCORES)

@@ -6,11 +6,13 @@ Use::
     scores = rank_statistics(blocks, labels, ["average_precision", "on_p50"])   # each [relations, neurons] float64
 
 Order of reading: labels (who is positive for what) -> packing (rows of activations to sortable keys, column by column)
--> walks (one pass over sorted keys) -> ranks (puts them together) -> significance (how surprising a score is).
+-> walks (one pass over sorted keys) -> ranks (puts them together) -> significance (how surprising a score is);
+device: the same on a GPU.
 """
 
 from __future__ import annotations
 
+from relact.kernels.device import on_device
 from relact.kernels.labels import Labels
 from relact.kernels.ranks import STATISTICS, NotANumber, Statistic, lape, rank_statistics, statistic
 from relact.kernels.significance import average_precision_null, false_discovery, p_values
@@ -23,6 +25,7 @@ __all__ = [
     "average_precision_null",
     "false_discovery",
     "lape",
+    "on_device",
     "p_values",
     "rank_statistics",
     "statistic",

@@ -21,9 +21,8 @@ from relact.errors import InputError, NumericError
 from relact.kernels import walks
 from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
 from relact.kernels.packing import FORMATS, TILE, Format, Rows, as_floats, format_of, keys_to_floats, pack
+from relact.plan import COPIED_TOGETHER, SORTED_TOGETHER
 
-COPIED_TOGETHER = 128  # columns transposed at a time; a multiple of 4
-SORTED_TOGETHER = 16  # columns of keys in hand at a time; a multiple of walks.LANES
 Definition = Callable[[np.ndarray, np.ndarray], float]
 
 

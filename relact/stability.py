@@ -1,0 +1,89 @@
+"""Stability: how much of a relation's top-k survives when its prompts are drawn again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from relact import kernels, masks
+from relact import store as stores
+from relact.progress import Progress, silent
+from relact.schedulers import on_scheduler
+from relact.score import Task, labels_of, relation_of_prompts, tasks_of
+
+AP = "average_precision"
+
+
+class _Job(NamedTuple):
+    store: stores.Store
+    rows: np.ndarray
+    labels: kernels.Labels
+
+
+def stability(
+    store: str | Path | stores.Store,
+    *,
+    k: int,
+    resamples: int = 10,
+    seed: int = 0,
+    negatives: int | None = None,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> xr.Dataset:
+    """Bootstrap of the prompts: the share of every relation's top-k neurons by average precision that stay in it.
+
+    A resample draws as many identification prompts of each relation as there are, with replacement, and scores all
+    neurons again. Neurons that only fit these very prompts fall out.
+
+    Args:
+        k: neurons per relation. resamples: passes over the activations.
+        negatives: as in `score`.
+
+    Returns:
+        ``survival`` [resample, relation], 0 to 1.
+    """
+    opened = store if isinstance(store, stores.Store) else stores.open(store)
+    names = np.array(relation_of_prompts(opened))
+    relations = list(dict.fromkeys(names.tolist()))
+    draws = [np.arange(len(names)), *(_draw(names, np.random.default_rng([seed, n])) for n in range(resamples))]
+    tops = []
+    for number, rows in enumerate(draws):
+        labels = labels_of(names[rows], relations, negatives, seed)
+        scores = _average_precision(opened, rows, labels, workers or os.cpu_count() or 1)
+        tops.append(masks.flatten(masks.top_k(scores, k)))  # bool [relation, neurons]
+        progress("bootstrap", number + 1, len(draws), "passes")
+    kept = [(top & tops[0]).sum(axis=1) / k for top in tops[1:]]
+    return xr.Dataset(
+        {"survival": (("resample", "relation"), np.array(kept))}, {"relation": relations}, {"k": k, "seed": seed}
+    )
+
+
+def _draw(names: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Row numbers, ascending: each relation's prompts drawn with replacement."""
+    parts = [np.flatnonzero(names == name) for name in np.unique(names)]
+    return np.sort(np.concatenate([random.choice(part, part.size) for part in parts]))
+
+
+def _average_precision(
+    store: stores.Store, rows: np.ndarray, labels: kernels.Labels, workers: int
+) -> dict[str, np.ndarray]:
+    """Float32 [relation, layer, neuron] per site over the given prompts."""
+    shape = {site: (len(labels.relations), lay.n_layers, lay.width) for site, lay in store.layouts.items()}
+    scores = {site: np.empty(size, np.float32) for site, size in shape.items()}
+
+    def collect(task: Task, found: np.ndarray) -> None:
+        scores[task.site][:, task.layer, task.start : task.stop] = found
+
+    with on_scheduler(workers=workers) as compute:
+        for site, lay in store.layouts.items():
+            compute(_run, _Job(store, rows, labels), tasks_of(site, range(lay.n_layers), lay.width, lay.span), collect)
+    return scores
+
+
+def _run(job: _Job, task: Task) -> np.ndarray:
+    drawn = np.concatenate(job.store.columns(*task))[job.rows]
+    return kernels.rank_statistics([drawn], job.labels, [AP])[AP].astype(np.float32)
