@@ -77,6 +77,19 @@ def prompts(
     test_size: TestSize = 50,
     seed: Seed = 0,
     paraphrase: Annotated[bool, typer.Option(help="test prompts from the other templates")] = False,
+    preset: Annotated[
+        str | None, typer.Option(help="paper: the published method's prompts from a folder of LRE JSON")
+    ] = None,
+    known_by: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="keep the identification prompts that this model answers")
+    ] = None,
+    match: Match = "prefix",
+    label_column: Annotated[str | None, typer.Option(help="column of your table that names the relation")] = None,
+    template: Annotated[
+        str | None, typer.Option(help='for tables of facts without one: "The capital of {} is"')
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="facts per relation to read at most, for very large tables")] = None,
+    skip_bad: Annotated[bool, typer.Option(help="pass over rows that cannot be used, and count them")] = False,
     listing: Annotated[bool, typer.Option("--list", help="list the bundled relations")] = False,
     as_json: Json = False,
 ) -> None:
@@ -88,16 +101,32 @@ def prompts(
         return _list_relations(as_json)
     if not sources:
         raise typer.BadParameter("name at least one SOURCE, or use --list")
-    frame = tables.build(
-        facts.load_all(sources), shots=shots, examples=examples, language=language, templates=templates, form=form,
-        per_relation=per_relation, test_size=test_size, seed=seed, paraphrase=paraphrase,
-    )  # fmt: skip
+    skipped: list[str] = []
+    if preset:
+        frame = tables.preset(preset, sources, seed=seed, paraphrase=paraphrase)
+    else:
+        relations = facts.load_all(
+            sources, label_column=label_column, template=template, limit=limit, skip_bad=skip_bad, skipped=skipped
+        )
+        frame = tables.build(
+            relations, shots=shots, examples=examples, language=language, templates=templates, form=form,
+            per_relation=None if known_by else per_relation, test_size=test_size, seed=seed, paraphrase=paraphrase,
+        )  # fmt: skip
+    if known_by:
+        from relact.known import known
+
+        with terminal.Stages() as progress:
+            frame = known(frame, known_by, match=match, per_relation=per_relation, progress=progress)
     summary = tables.summary(frame)
     where = tables.write(frame, output) if output else None
     if as_json:
-        terminal.dump({"output": where, "relations": summary.to_dict("records")})
+        terminal.dump({"output": where, "skipped": skipped, "relations": summary.to_dict("records")})
         return
     terminal.table(summary)
+    if skipped:
+        terminal.say(
+            f"\n{len(skipped)} rows skipped: " + "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
+        )
     terminal.say(f"written to {where}" if where else f"\n{tables.preview(frame)}")
 
 

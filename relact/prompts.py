@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from pathlib import Path
+from typing import Any
 
 import pandas
 
@@ -122,6 +123,15 @@ def build(
 def paper(folder: str | Path, *, seed: int = 0, paraphrase: bool = False) -> pandas.DataFrame:
     """The published method's prompts from a folder of LRE JSON: 12 relations, 50 facts of each for testing."""
     return build(load_paper(folder), form="paper", test_size=50, seed=seed, paraphrase=paraphrase, keep_leaks=True)
+
+
+def preset(name: str, sources: Sequence[str | Path], **options: Any) -> pandas.DataFrame:
+    """The prompts of a preset; ``paper`` takes one folder of LRE JSON (see `paper`)."""
+    if name != "paper":
+        raise InputError(f"unknown preset {name!r}", where="--preset", fix="use paper")
+    if len(sources) != 1:
+        raise InputError(f"{len(sources)} sources", where="--preset paper", fix="give the folder of LRE's JSON files")
+    return paper(sources[0], **options)
 
 
 @dataclass(frozen=True)

@@ -123,3 +123,22 @@ def test_the_checkout_runs_the_same_command():
         [sys.executable, "cli.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert shown.startswith("relact ")
+
+
+def test_prompts_from_a_table_with_its_own_columns(relact, tmp_path):
+    table = tmp_path / "comments.csv"
+    lines = [f"text {n},{'toxic' if n % 2 else 'fine'}" for n in range(12)]
+    table.write_text("text,toxicity\n" + "\n".join([*lines, ",toxic"]) + "\n")
+    code, _, err = relact("prompts", table, "--label-column", "toxicity")
+    assert code == 1 and "comments.csv" in err and "14" in err
+    code, out, _ = relact("prompts", table, "--label-column", "toxicity", "--skip-bad", "--json")
+    told = json.loads(out)
+    assert code == 0 and len(told["skipped"]) == 1
+    assert {row["relation"]: row["identify"] for row in told["relations"]} == {"fine": 6, "toxic": 6}
+
+
+def test_the_paper_preset_wants_one_folder(relact, tmp_path):
+    code, _, err = relact("prompts", "country_capital", "adj_comparative", "--preset", "paper")
+    assert code == 1 and "Give the folder of LRE" in err
+    code, _, err = relact("prompts", "country_capital", "--preset", "papper")
+    assert code == 1 and "unknown preset 'papper'" in err

@@ -21,13 +21,13 @@ FLOORS = [
     ["batches", "forward", "pool", "intake", "forecast", "capture"],
     ["kernels", "schedulers", "score"],
     ["masks", "stability"],
-    ["ablate"],
+    ["ablate", "known"],
     ["query", "compare", "effects", "report"],
     ["share"],
     ["pipeline", "terminal", "cli"],
 ]
 PLACE = {name: (floor, at) for floor, names in enumerate(FLOORS) for at, name in enumerate(names)}
-TORCH = {"fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "forecast", "capture", "ablate"}
+TORCH = {"known", "fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "forecast", "capture", "ablate"}
 
 
 def modules() -> list[Path]:
