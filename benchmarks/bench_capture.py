@@ -1,0 +1,224 @@
+"""Prompts per second of capture: relact, the plain loop, TransformerLens, nnsight, and the ml-selfcond way.
+
+Run ``python benchmarks/bench_capture.py`` (about ten minutes) or ``--quick`` (under a minute). All contenders run in one go on the
+embedded model, the same prompts of mixed lengths and the same sites (all MLP neurons), and end with pooled numbers in host
+memory or on disk:
+
+- plain: ``model(**batch)`` in the given order, padded batches, forward hooks, mean over real tokens, written with numpy;
+- selfcond: the same loop, max over all positions, one pickle per batch, as ml-selfcond does it;
+- TransformerLens, nnsight: their own ways to read the same tensors, in the same batches, mean over real tokens;
+- relact: ``capture`` into a store, fsync and checksums included;
+- bare: the forward passes of relact's own batches, nothing read, nothing written: what hooks, pooling and writing add to;
+- shared, unshared: few-shot prompts whose examples are computed once per relation, or again for every prompt.
+
+Contenders take turns, round by round; the figures are the best round of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import pickle
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import torch
+
+from relact import capture, facts, models, prompts
+from relact.forward import pad
+from relact.store import Store
+
+BATCH = 32  # prompts in a batch of the plain loop
+MODULES = ("gate_proj", "up_proj", "down_proj")
+SITES = ("mlp.gate", "mlp.up", "mlp.down")
+
+
+def mixed_prompts(count: int) -> pd.DataFrame:
+    """Prompts of the starter relations with 0 to 5 examples drawn anew for each: 6 to about 100 tokens, in random order."""
+    relations = facts.load("starter")
+    tables = [prompts.build(relations, shots=shots, test_size=3, seed=shots) for shots in range(6)]
+    frame = pd.concat(tables).query("split == 'identify'").drop_duplicates("text")
+    return frame.sample(count, random_state=0).reset_index(drop=True)
+
+
+def few_shot_prompts(count: int) -> pd.DataFrame:
+    """Five-shot prompts whose examples all prompts of a relation share."""
+    frame = prompts.build(facts.load("starter"), shots=5, examples="shared", test_size=3)
+    identify = frame.query("split == 'identify'")
+    return identify.groupby("relation").head(-(-count // 12)).head(count).reset_index(drop=True)
+
+
+def batches(loaded: models.LoadedModel, texts: Sequence[str]) -> Iterator[Any]:
+    """Padded batches in the given order."""
+    tokenizer = loaded.tokenizer
+    tokenizer.padding_side = "right"
+    for start in range(0, len(texts), BATCH):
+        yield tokenizer(list(texts[start : start + BATCH]), return_tensors="pt", padding=True)
+
+
+def mean(values: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+    """[batch, width] over real tokens."""
+    return ((values * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)).half().numpy()
+
+
+def looped(loaded: models.LoadedModel, texts: Sequence[str], folder: Path, pool: str) -> None:
+    """The plain loop and the ml-selfcond way: hooks on every projection, one file per batch."""
+    got: dict[tuple[int, str], np.ndarray] = {}
+    mask = torch.empty(0)
+
+    def reads(layer: int, name: str) -> Callable[..., None]:
+        def hook(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            got[layer, name] = mean(output, mask) if pool == "mean" else output.amax(1).numpy()
+
+        return hook
+
+    handles = [
+        getattr(block.mlp, name).register_forward_hook(reads(layer, name))
+        for layer, block in enumerate(loaded.model.model.layers)
+        for name in MODULES
+    ]
+    with torch.inference_mode():
+        for number, batch in enumerate(batches(loaded, texts)):
+            mask = batch["attention_mask"]
+            loaded.model(**batch)
+            with (folder / f"{number}.pickle").open("wb") as file:
+                if pool == "mean":
+                    np.savez(file, **{f"{layer}.{name}": values for (layer, name), values in got.items()})
+                else:
+                    pickle.dump(got, file)
+    for handle in handles:
+        handle.remove()
+
+
+def transformer_lens(loaded: models.LoadedModel) -> Callable[[Sequence[str], Path], None] | None:
+    """Their bridge over the same model; None where it is not installed."""
+    try:
+        from transformer_lens.model_bridge import TransformerBridge
+    except ImportError:
+        return None
+    twin = copy.deepcopy(loaded.model)
+    bridge = TransformerBridge.boot_transformers("smollm2", hf_model=twin, tokenizer=loaded.tokenizer, device="cpu")
+    ends = ("mlp.hook_pre", "mlp.hook_pre_linear", "hook_mlp_out")
+
+    def run(texts: Sequence[str], folder: Path) -> None:
+        with torch.inference_mode():
+            for number, batch in enumerate(batches(loaded, texts)):
+                mask = batch["attention_mask"]
+                _, cache = bridge.run_with_cache(
+                    batch["input_ids"], attention_mask=mask, names_filter=lambda name: name.endswith(ends)
+                )
+                np.savez(folder / f"{number}.npz", **{name: mean(values, mask) for name, values in cache.items()})
+
+    return run
+
+
+def nnsight(loaded: models.LoadedModel) -> Callable[[Sequence[str], Path], None] | None:
+    """Their tracing of the same model; None where it is not installed."""
+    try:
+        import nnsight
+    except ImportError:
+        return None
+    traced = nnsight.NNsight(copy.deepcopy(loaded.model))
+
+    def run(texts: Sequence[str], folder: Path) -> None:
+        with torch.inference_mode():
+            for number, batch in enumerate(batches(loaded, texts)):
+                mask = batch["attention_mask"]
+                with traced.trace(**batch):
+                    found = nnsight.save([])
+                    for layer in traced.model.layers:
+                        for name in MODULES:
+                            found.append((getattr(layer.mlp, name).output * mask[:, :, None]).sum(1))
+                pooled = [(values / mask.sum(1, keepdim=True)).half().numpy() for values in found]
+                np.savez(folder / f"{number}.npz", *pooled)
+
+    return run
+
+
+def bare(loaded: models.LoadedModel, tokens: Sequence[Sequence[int]], store: Store) -> None:
+    """The forward passes of a capture, alone."""
+    from relact.batches import by_length
+
+    with torch.inference_mode():
+        for block in range(store.n_blocks):
+            for first, last in store.segments(block):
+                rows = range(first, last)
+                for some in by_length(rows, [len(row) for row in tokens], store.manifest.capture.batch):
+                    ids, mask = pad([tokens[row] for row in some], loaded.device)
+                    loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+
+
+class Course:
+    """A temporary folder per run, and the best time of every contender."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str, function: Callable[[Path], object]) -> None:
+        folder = Path(tempfile.mkdtemp())
+        start = time.perf_counter()
+        function(folder)
+        taken = time.perf_counter() - start
+        shutil.rmtree(folder)
+        self.seconds[name] = min(taken, self.seconds.get(name, taken))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few prompts, one round")
+    parser.add_argument("--prompts", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    args = parser.parse_args()
+    count, rounds = (128, 1) if args.quick else (args.prompts, args.rounds)
+    loaded = models.load("smollm2")
+    mixed, shots = mixed_prompts(count), few_shot_prompts(count)
+    texts = mixed["text"].tolist()
+    tokens = models.encode(loaded, texts)
+    peers = {"TransformerLens": transformer_lens(loaded), "nnsight": nnsight(loaded)}
+    course = Course()
+    stored = Path(tempfile.mkdtemp()) / "s.zarr"
+    store = capture(loaded, mixed, stored, sites=SITES)
+    for _ in range(rounds):
+        course.run("relact", lambda folder: capture(loaded, mixed, folder / "s.zarr", sites=SITES))
+        course.run("bare", lambda folder: bare(loaded, tokens, store))
+        course.run("plain", lambda folder: looped(loaded, texts, folder, "mean"))
+        course.run("selfcond", lambda folder: looped(loaded, texts, folder, "max"))
+        for name, peer in peers.items():
+            if peer is not None:
+                course.run(name, lambda folder, peer=peer: peer(texts, folder))
+        course.run("shared", lambda folder: capture(loaded, shots, folder / "s.zarr", sites=SITES))
+        with mock.patch("relact.batches.SAVED_FLOOR", 10**9):
+            course.run("unshared", lambda folder: capture(loaded, shots, folder / "s.zarr", sites=SITES))
+    shutil.rmtree(stored.parent)
+    seconds = course.seconds
+    lengths = sorted(map(len, tokens))
+    print(
+        f"{count} prompts of {lengths[0]} to {lengths[-1]} tokens (median {lengths[count // 2]}), "
+        f"{torch.get_num_threads()} threads\n"
+    )
+    print("| contender | seconds | prompts per second | relact is so many times faster |\n|---|---:|---:|---:|")
+    for name in ("relact", "bare", "plain", "selfcond", "TransformerLens", "nnsight"):
+        if name in seconds:
+            print(
+                f"| {name} | {seconds[name]:.1f} | {count / seconds[name]:.0f} | {seconds[name] / seconds['relact']:.2f} |"
+            )
+        else:
+            print(f"| {name} | not installed | | |")
+    overhead = seconds["relact"] / seconds["bare"] - 1
+    print(f"\nhooks, pooling and writing add {100 * overhead:.1f}% to the bare forward passes")
+    print(f"few-shot prompts: sharing prefixes is {seconds['unshared'] / seconds['shared']:.2f} times faster")
+    if args.json:
+        args.json.write_text(json.dumps({"prompts": count, "seconds": seconds}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
