@@ -20,7 +20,7 @@ import numpy as np
 
 from relact import commits, durable, schema
 from relact.commits import CommitLog
-from relact.errors import NumericError
+from relact.errors import NumericError, StoreError
 from relact.mmap import encode_shard
 from relact.plan import Layout
 
@@ -130,7 +130,14 @@ def keep_promises(root: Path, log: CommitLog, layouts: Mapping[str, Layout]) -> 
         promised.unlink()  # not a promise yet
     for promised in sorted(durable.aside_of(root).glob(f"{PROMISE}*")):
         block, record = int(promised.name.removeprefix(PROMISE)), promised.read_bytes()
-        commits.decode(record, len(log.fields))
+        try:
+            commits.decode(record, len(log.fields))
+        except ValueError as error:
+            raise StoreError(
+                f"this promise of a new block is damaged ({error})",
+                where=promised,
+                fix="remove this file, then run `relact verify`",
+            ) from error
         _publish(shard_path(root, site, block, layer) for site, layer in _places(layouts))
         log.put(block, record)
         _forget(promised)

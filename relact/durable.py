@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 import google_crc32c
 import numpy as np
@@ -86,9 +87,22 @@ def sync_tree(root: Path) -> None:
         sync_directory(Path(folder))
 
 
+def make_folders(path: Path) -> None:
+    """Make ``path`` and its missing parents, durably."""
+    if not path.exists():
+        make_folders(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_directory(path.parent)
+
+
 def aside_of(store: Path) -> Path:
     """Folder beside ``store`` (same file system) where groups are built and old ones are parked."""
     return store.with_name(f".{store.name}.aside")
+
+
+def place_aside(store: Path, kind: str, group: str) -> Path:
+    """Where a group of ``store`` lies aside: ``new~``, ``old~`` or ``gone~``, then its percent-encoded name."""
+    return aside_of(store) / f"{kind}~{quote(group, safe='')}"
 
 
 def swap_in(new: Path, target: Path, parked: Path) -> None:
@@ -97,9 +111,8 @@ def swap_in(new: Path, target: Path, parked: Path) -> None:
     A crash between the two renames leaves ``parked`` and no ``target``: `restore` undoes it.
     """
     sync_tree(new)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(target.parent)
     if target.exists():
-        parked.parent.mkdir(parents=True, exist_ok=True)
         if parked.exists():
             shutil.rmtree(parked)
         os.rename(target, parked)
@@ -117,7 +130,6 @@ def restore(parked: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(parked)
     else:
-        target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(parked, target)
         sync_directory(target.parent)
 

@@ -51,7 +51,7 @@ def take_in(loaded: models.LoadedModel, table: pd.DataFrame, settings: schema.Ca
         model=schema.ModelRecord(loaded.id, loaded.revision, loaded.fingerprint, loaded.dtype, loaded.family),
         tokenizer=loaded.tokenizer_fingerprint,
         capture=settings,
-        prompts=_described(tables),
+        prompts=describe(tables),
         versions={name: version(name) for name in SHOWN_VERSIONS},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -94,7 +94,7 @@ def append(store: stores.Store, intake: Intake) -> stores.Store:
         return store
     merged = {split: pd.concat([old[split], new[split]], ignore_index=True) for split in old}
     _require_separate(old, new)
-    described = _described(merged)
+    described = describe(merged)
     cuts = store.appended() + ([store.n_prompts] if len(new[schema.IDENTIFY]) else [])
     if cuts:
         described[schema.IDENTIFY][schema.APPENDED] = cuts
@@ -104,7 +104,7 @@ def append(store: stores.Store, intake: Intake) -> stores.Store:
 def old_rows(store: stores.Store) -> dict[str, pd.DataFrame]:
     """The prompts the store has, checked against their digests."""
     rows = {split: store.prompts(split) for split in (schema.IDENTIFY, schema.TEST)}
-    for split, digest in ((split, described["digest"]) for split, described in _described(rows).items()):
+    for split, digest in ((split, described["digest"]) for split, described in describe(rows).items()):
         recorded = store.manifest.prompts[split]["digest"]
         if digest != recorded:
             raise StoreError(
@@ -201,8 +201,8 @@ def _encode(
     return tables, tokens
 
 
-def _described(tables: Tables) -> dict[str, dict[str, Any]]:
-    """``prompts`` of the manifest."""
+def describe(tables: Tables) -> dict[str, dict[str, Any]]:
+    """``prompts`` of the manifest: how many rows each split has, and their digest."""
     return {
         split: {"n": len(rows), "digest": schema.digest(_records(rows, split == schema.TEST))}
         for split, rows in tables.items()
