@@ -25,7 +25,6 @@ from relact.mmap import encode_shard
 from relact.plan import Layout
 
 EXPONENT = {"float16": (np.uint16, 0x7C00), "float32": (np.uint32, 0x7F800000)}  # all ones: inf or NaN
-SYNC_THREADS = 4  # fsyncs in flight; they wait on the disk, not on a core
 COMPRESSION = 5  # zstd level inside blosc: above it the activations shrink no further
 PROMISE = "ready~block~"
 
@@ -108,7 +107,7 @@ def write_block(
             paths[number], encode_shard(data, compressor(buffer.dtype.name) if compress else None)
         )
 
-    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+    with ThreadPoolExecutor(durable.SYNC_THREADS) as pool:
         record = commits.encode([start, stop, *pool.map(write, range(len(places)))])
     promised = promise_path(root, block)
     replacing = log.path(block).exists()
@@ -164,7 +163,7 @@ def compressor(dtype: str) -> Any:
 def _forget(promised: Path) -> None:
     """The promise is kept; were it found again later, it would undo a repair."""
     promised.unlink()
-    durable.sync_directory(promised.parent)
+    durable.sync(promised.parent)
 
 
 def _places(layouts: Mapping[str, Layout]) -> list[tuple[str, int]]:
@@ -180,4 +179,4 @@ def _publish(paths: Iterable[Path]) -> None:
         if path.with_name(path.name + durable.PARTIAL).exists():
             durable.publish(path)
     for folder in folders:
-        durable.sync_directory(folder)
+        durable.sync(folder)

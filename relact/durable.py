@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ import numpy as np
 from relact.errors import StoreError
 
 PARTIAL = ".partial"
+SYNC_THREADS = 4  # fsyncs in flight; they wait on the disk, not on a core
 READ_BYTES = 1 << 18  # per read when checking: stays in a core's cache
 
 
@@ -48,8 +50,8 @@ def publish(path: Path) -> None:
     os.replace(path.with_name(path.name + PARTIAL), path)
 
 
-def sync_directory(path: Path) -> None:
-    """Make renames inside ``path`` durable."""
+def sync(path: Path) -> None:
+    """Flush one file, or the names in one directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -61,7 +63,7 @@ def replace(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
     """Put a small file in place, durably; a crash leaves the former content or the new. Returns its CRC-32C."""
     checksum = write_partial(path, pieces)
     publish(path)
-    sync_directory(path.parent)
+    sync(path.parent)
     return checksum
 
 
@@ -77,14 +79,8 @@ def checksum_of(path: Path) -> int:
 
 def sync_tree(root: Path) -> None:
     """Flush every file and directory below ``root``: for small trees that another library wrote."""
-    for folder, _, names in os.walk(root):
-        for name in names:
-            descriptor = os.open(os.path.join(folder, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        sync_directory(Path(folder))
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        list(pool.map(sync, [root, *root.rglob("*")]))
 
 
 def make_folders(path: Path) -> None:
@@ -92,7 +88,7 @@ def make_folders(path: Path) -> None:
     if not path.exists():
         make_folders(path.parent)
         path.mkdir(exist_ok=True)
-        sync_directory(path.parent)
+        sync(path.parent)
 
 
 def aside_of(store: Path) -> Path:
@@ -116,9 +112,9 @@ def swap_in(new: Path, target: Path, parked: Path) -> None:
         if parked.exists():
             shutil.rmtree(parked)
         os.rename(target, parked)
-        sync_directory(parked.parent)
+        sync(parked.parent)
     os.rename(new, target)
-    sync_directory(target.parent)
+    sync(target.parent)
     if parked.exists():
         shutil.rmtree(parked)
 
@@ -131,7 +127,7 @@ def restore(parked: Path, target: Path) -> None:
         shutil.rmtree(parked)
     else:
         os.rename(parked, target)
-        sync_directory(target.parent)
+        sync(target.parent)
 
 
 def sweep(root: Path) -> int:

@@ -210,7 +210,7 @@ class Store:
             if not (folder / NAME).is_file():
                 folder.mkdir(exist_ok=True)
                 durable.replace(folder / NAME, [EMPTY_GROUP])
-                durable.sync_directory(folder.parent)
+                durable.sync(folder.parent)
 
 
 def create(
@@ -288,7 +288,7 @@ def drop(path: Path, group: str) -> None:
         shutil.rmtree(parked, ignore_errors=True)
         parked.parent.mkdir(exist_ok=True)
         os.rename(path / group, parked)
-        durable.sync_directory((path / group).parent)
+        durable.sync((path / group).parent)
         shutil.rmtree(parked)
 
 
