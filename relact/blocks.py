@@ -20,12 +20,11 @@ import numpy as np
 
 from relact import commits, durable, schema
 from relact.commits import CommitLog
-from relact.errors import NumericError
+from relact.errors import NumericError, StoreError
 from relact.mmap import encode_shard
 from relact.plan import Layout
 
 EXPONENT = {"float16": (np.uint16, 0x7C00), "float32": (np.uint32, 0x7F800000)}  # all ones: inf or NaN
-SYNC_THREADS = 4  # fsyncs in flight; they wait on the disk, not on a core
 COMPRESSION = 5  # zstd level inside blosc: above it the activations shrink no further
 PROMISE = "ready~block~"
 
@@ -108,7 +107,7 @@ def write_block(
             paths[number], encode_shard(data, compressor(buffer.dtype.name) if compress else None)
         )
 
-    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+    with ThreadPoolExecutor(durable.SYNC_THREADS) as pool:
         record = commits.encode([start, stop, *pool.map(write, range(len(places)))])
     promised = promise_path(root, block)
     replacing = log.path(block).exists()
@@ -130,7 +129,14 @@ def keep_promises(root: Path, log: CommitLog, layouts: Mapping[str, Layout]) -> 
         promised.unlink()  # not a promise yet
     for promised in sorted(durable.aside_of(root).glob(f"{PROMISE}*")):
         block, record = int(promised.name.removeprefix(PROMISE)), promised.read_bytes()
-        commits.decode(record, len(log.fields))
+        try:
+            commits.decode(record, len(log.fields))
+        except ValueError as error:
+            raise StoreError(
+                f"this promise of a new block is damaged ({error})",
+                where=promised,
+                fix="remove this file, then run `relact verify`",
+            ) from error
         _publish(shard_path(root, site, block, layer) for site, layer in _places(layouts))
         log.put(block, record)
         _forget(promised)
@@ -157,7 +163,7 @@ def compressor(dtype: str) -> Any:
 def _forget(promised: Path) -> None:
     """The promise is kept; were it found again later, it would undo a repair."""
     promised.unlink()
-    durable.sync_directory(promised.parent)
+    durable.sync(promised.parent)
 
 
 def _places(layouts: Mapping[str, Layout]) -> list[tuple[str, int]]:
@@ -173,4 +179,4 @@ def _publish(paths: Iterable[Path]) -> None:
         if path.with_name(path.name + durable.PARTIAL).exists():
             durable.publish(path)
     for folder in folders:
-        durable.sync_directory(folder)
+        durable.sync(folder)

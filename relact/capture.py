@@ -100,7 +100,7 @@ def capture(
     with locks.writing_together(path, crew, prepare, finished):
         opened = stores.open(path)
         if (missing := opened.missing_blocks()) or crew.rank == 0:
-            tokens = _tokens(loaded, opened, given)
+            tokens = _tokens(loaded, opened.prompts(schema.IDENTIFY), opened.manifest.capture, given)
             held = forecast.held_bytes(loaded, _passes(opened, tokens, missing))
             shape = _shape(given, opened.n_prompts, held, opened.compressed)
             _, buffers = shape.fit(_budget(memory), opened.manifest.capture.block)
@@ -116,6 +116,7 @@ def capture(
 def dry_run(
     model: str | models.LoadedModel,
     prompts: pd.DataFrame | str | Path,
+    store: str | Path | None = None,
     *,
     sites: str | Sequence[str] = "mlp",
     pool: str = "mean",
@@ -127,29 +128,49 @@ def dry_run(
     device: str = "auto",
     memory: str | int | None = None,
     compress: bool = False,
+    append: bool = False,
 ) -> plan.Plan:
-    """What `capture` with the same arguments would write into a new store, and need; the model is loaded and timed.
+    """What `capture` with the same arguments would write, and need; the model is loaded and timed, nothing is written.
 
-    Files and bytes are exact for an uncompressed store: its skeleton is built in a temporary folder and measured.
+    Files and bytes are exact for an uncompressed store: what is not a block is built in a temporary folder and measured.
+
+    Args:
+        store: where it may have begun already; None, or a place where nothing is, for a new one.
     """
     settings = _settings(sites, pool, dtype, block, batch_tokens, special_tokens)
     table = prompts if isinstance(prompts, pd.DataFrame) else prompt_tables.read(prompts)
     loaded = model if isinstance(model, models.LoadedModel) else _load(model, model_dtype, device, locks.Crew(0, 1, ""))
-    given = _sized(intake.take_in(loaded, table, settings), loaded, None, block, memory, compress)
-    rows = given.manifest.capture.block
-    n_prompts = len(given.tokens)
+    path = Path(store) if store is not None and Path(store).exists() else None
+    given = _sized(intake.take_in(loaded, table, settings), loaded, path, block, memory, compress)
+    skeleton: intake.Intake | None = given
+    done: list[int] = []  # one past the last committed row of every block
+    table = given.tables[schema.IDENTIFY]
+    if path is not None:
+        opened = stores.open(path)
+        compress, table = opened.compressed, opened.prompts(schema.IDENTIFY)
+        done = [opened.committed_stop(number) for number in range(opened.n_blocks)]
+        skeleton = intake.grown(opened, given) if append else None
+        if skeleton is not None:
+            table = skeleton.tables[schema.IDENTIFY]
+        elif not append:
+            intake.resume(opened, given)
+    tokens = _tokens(loaded, table, settings, given)
+    rows, n_prompts = given.manifest.capture.block, len(tokens)
     cuts = [(first, min(first + rows, n_prompts)) for first in range(0, n_prompts, rows)]
-    todo = list(forecast.passes(given.tokens, cuts, batch_tokens))
+    done += [0] * (len(cuts) - len(done))
+    cuts = [cut for cut, stop in zip(cuts, done, strict=True) if stop < cut[1]]
+    todo = list(forecast.passes(tokens, cuts, batch_tokens))
     shape = _shape(given, n_prompts, forecast.held_bytes(loaded, todo), compress)
     _, buffers = shape.fit(_budget(memory), rows)
     layouts = plan.layouts(n_prompts, rows, given.n_layers, given.widths, dtype)
-    n_files, n_bytes = intake.measure(given, compress=compress)
-    n_files += sum(lay.files for lay in layouts.values()) + len(cuts)
-    n_bytes += sum(lay.bytes for lay in layouts.values()) + len(cuts) * plan.record_bytes(layouts)
-    taken = forecast.seconds(loaded, todo, n_bytes)
-    return plan.Plan(
-        "capture", n_files, n_bytes, not compress, shape.memory(rows, buffers if len(cuts) > 1 else 1), taken
+    n_files, n_bytes = intake.measure(skeleton, compress=compress) if skeleton else (0, 0)
+    n_files += len(cuts) * (1 + sum(lay.n_layers for lay in layouts.values()))
+    n_bytes += len(cuts) * (
+        plan.record_bytes(layouts) + sum(lay.n_layers * lay.shard_bytes for lay in layouts.values())
     )
+    taken = forecast.seconds(loaded, todo, n_bytes)
+    peak = shape.memory(rows, min(buffers, max(1, len(cuts))))
+    return plan.Plan("capture", n_files, n_bytes, not compress, peak, taken)
 
 
 def _run(
@@ -342,12 +363,14 @@ def _passes(store: stores.Store, tokens: Sequence[Sequence[int]], missing: Seque
         yield from forecast.passes(tokens, store.segments(block), store.manifest.capture.batch)
 
 
-def _tokens(loaded: models.LoadedModel, store: stores.Store, given: intake.Intake) -> Sequence[Sequence[int]]:
+def _tokens(
+    loaded: models.LoadedModel, prompts: pd.DataFrame, settings: schema.CaptureRecord, given: intake.Intake
+) -> Sequence[Sequence[int]]:
     """Ids of the store's identification prompts, in its order."""
-    texts = store.prompts(schema.IDENTIFY)["text"].tolist()
+    texts = [str(text) for text in prompts["text"]]
     if texts == given.tables[schema.IDENTIFY]["text"].astype(str).tolist():
         return given.tokens
-    return models.encode(loaded, texts, special_tokens=store.manifest.capture.special_tokens)
+    return models.encode(loaded, texts, special_tokens=settings.special_tokens)
 
 
 def _nothing_to_do(store: stores.Store, given: intake.Intake) -> bool:

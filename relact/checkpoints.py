@@ -28,7 +28,7 @@ from filelock import FileLock
 from huggingface_hub import errors as hub
 from transformers.utils import logging as noise
 
-from relact.durable import sync_directory, sync_tree
+from relact.durable import sync, sync_tree
 from relact.errors import ModelError, RelactError
 
 EMBEDDED = "smollm2"
@@ -152,7 +152,7 @@ def _build(file: Path, folder: Path, digest: str) -> None:
         _decode(file, aside)
         sync_tree(aside)
         aside.rename(folder)
-        sync_directory(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -6,7 +6,9 @@ Heavy libraries are imported inside the commands, so that ``relact --help`` answ
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +55,7 @@ Relations = Annotated[str | None, typer.Option(help="only these relations, comma
 Negatives = Annotated[int | None, typer.Option(help="sample so many negatives per positive instead of all")]
 Workers = Annotated[int | None, typer.Option(help="threads; all cores by default")]
 Memory = Annotated[str, typer.Option(help="memory budget, such as 4GiB")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what it would write and need, and stop")]
 Seeds = Annotated[int, typer.Option(help="random controls")]
 Match = Annotated[str, typer.Option(help="rule for a correct answer: prefix, exact, paper")]
 
@@ -166,17 +169,31 @@ def capture(
     special_tokens: SpecialTokens = True,
     model_dtype: ModelDtype = "auto",
     device: Device = "auto",
+    memory: Annotated[
+        str | None, typer.Option(help="memory budget of the process, such as 8GiB; no limit by default")
+    ] = None,
+    compress: Annotated[
+        bool, typer.Option("--compress", help="a new store smaller, but slower to write and read")
+    ] = False,
+    append: Annotated[bool, typer.Option("--append", help="add the prompts that the store does not have")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="check every byte, capture damaged blocks again")] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Stream a model's activations on prompts into a store; run it again to resume."""
-    from relact.capture import capture as run
+    from relact import capture as capturing
     from relact.terminal import Stages
 
+    options: dict[str, Any] = {
+        "sites": sites, "pool": pool, "dtype": dtype, "block": block, "batch_tokens": batch_tokens, "memory": memory,
+        "special_tokens": special_tokens, "model_dtype": model_dtype, "device": device, "compress": compress, "append": append,
+    }  # fmt: skip
+    if dry_run:
+        if repair:
+            raise typer.BadParameter("what a repair would do is told by `relact verify`", param_hint="--dry-run")
+        return _show_plans([capturing.dry_run(model, prompt_file, store, **options)], as_json)
     with Stages() as progress:
-        opened = run(
-            model, prompt_file, store, sites=sites, pool=pool, dtype=dtype, block=block, batch_tokens=batch_tokens,
-            special_tokens=special_tokens, model_dtype=model_dtype, device=device, progress=progress,
-        )  # fmt: skip
+        opened = capturing.capture(model, prompt_file, store, **options, repair=repair, progress=progress)
     _show(_describe_store(opened), as_json)
 
 
@@ -199,6 +216,7 @@ def score(
         int, typer.Option(help="also draw the prompts again so often: how much of the top K stays")
     ] = 0,
     k: Annotated[int, typer.Option("--k", help="K of --bootstrap")] = 400,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Average precision and more for every neuron and all relations."""
@@ -206,6 +224,17 @@ def score(
     from relact.stability import stability
     from relact.terminal import Stages
 
+    if dry_run:
+        from relact import outlook
+
+        planned = outlook.of_score(
+            store,
+            relations=_listed(relations),
+            statistics=_listed(statistics) or scoring.STATISTICS,
+            workers=workers,
+            memory=memory,
+        )
+        return _show_plans([planned], as_json)
     with Stages() as progress:
         opened = scoring.score(
             store, relations=_listed(relations), negatives=negatives, seed=seed, workers=workers, memory=memory,
@@ -330,6 +359,49 @@ def info(
     _show(asdict(models.describe(what)), as_json)
 
 
+@app.command()
+def verify(
+    store: StorePath,
+    workers: Annotated[int, typer.Option(help="files read at once")] = 4,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="delete damaged results, so that they are computed again")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every committed byte; name what is damaged and how to repair it. Exit code 1 when something is."""
+    from relact import terminal
+    from relact import verify as checks
+
+    with terminal.Stages() as progress:
+        verdict = checks.verify(store, workers=workers, progress=progress)
+    dropped = checks.drop_damaged(store, verdict) if drop else []
+    if as_json:
+        terminal.dump(
+            {"store": store, "ok": verdict.ok, "files": verdict.files, "bytes": verdict.bytes, "blocks": verdict.blocks,
+             "missing": verdict.missing, "problems": [asdict(one) for one in verdict.problems],
+             "repairs": verdict.repairs(), "dropped": dropped}
+        )  # fmt: skip
+    else:
+        _show_verdict(verdict, dropped)
+    if not verdict.ok:
+        raise typer.Exit(1)
+
+
+def _show_verdict(verdict: Any, dropped: list[str]) -> None:
+    from relact import plan, terminal
+
+    for problem in verdict.problems:
+        terminal.say(str(problem))
+    terminal.say(
+        f"{verdict.files:,} files with {plan.show_bytes(verdict.bytes)} checked, {len(verdict.problems)} damaged; "
+        f"{verdict.blocks - len(verdict.missing)} of {verdict.blocks} blocks captured"
+    )
+    for group in dropped:
+        terminal.say(f"deleted: {group}")
+    for command in verdict.repairs():
+        terminal.say(f"to repair: {command}")
+
+
 @app.command("run")
 def run_all(
     sources: Sources,
@@ -397,6 +469,28 @@ def _show(values: dict[str, Any], as_json: bool) -> None:
     from relact import terminal
 
     terminal.dump(values) if as_json else terminal.pairs(values)
+
+
+def _show_plans(plans: Sequence[Any], as_json: bool) -> None:
+    """What commands are about to do: exact numbers plain, bounds with a sign, times as estimates."""
+    import pandas as pd
+
+    from relact import plan, terminal
+
+    if as_json:
+        terminal.dump([asdict(one) for one in plans])
+        return
+    rows = [
+        {
+            "step": one.what,
+            "files": f"{'' if one.exact else '≤ '}{one.files:,}",
+            "on disk": f"{'' if one.exact else '≤ '}{plan.show_bytes(one.bytes)}",
+            "memory": f"≤ {plan.show_bytes(one.memory)}",
+            "time": "unknown" if one.seconds is None else f"about {timedelta(seconds=max(1, round(one.seconds)))}",
+        }
+        for one in plans
+    ]
+    terminal.table(pd.DataFrame(rows))
 
 
 def _show_frame(frame: Any, as_json: bool) -> None:

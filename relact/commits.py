@@ -106,7 +106,7 @@ class CommitLog:
     def remove(self, block: int) -> None:
         """Take a commit back, durably, before its shards are written anew."""
         self.path(block).unlink(missing_ok=True)
-        durable.sync_directory(self._folder)
+        durable.sync(self._folder)
 
     def path(self, block: int) -> Path:
         """File of one block's record."""

@@ -10,7 +10,9 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import google_crc32c
 import numpy as np
@@ -18,6 +20,7 @@ import numpy as np
 from relact.errors import StoreError
 
 PARTIAL = ".partial"
+SYNC_THREADS = 4  # fsyncs in flight; they wait on the disk, not on a core
 READ_BYTES = 1 << 18  # per read when checking: stays in a core's cache
 
 
@@ -47,8 +50,8 @@ def publish(path: Path) -> None:
     os.replace(path.with_name(path.name + PARTIAL), path)
 
 
-def sync_directory(path: Path) -> None:
-    """Make renames inside ``path`` durable."""
+def sync(path: Path) -> None:
+    """Flush one file, or the names in one directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -60,7 +63,7 @@ def replace(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
     """Put a small file in place, durably; a crash leaves the former content or the new. Returns its CRC-32C."""
     checksum = write_partial(path, pieces)
     publish(path)
-    sync_directory(path.parent)
+    sync(path.parent)
     return checksum
 
 
@@ -76,19 +79,26 @@ def checksum_of(path: Path) -> int:
 
 def sync_tree(root: Path) -> None:
     """Flush every file and directory below ``root``: for small trees that another library wrote."""
-    for folder, _, names in os.walk(root):
-        for name in names:
-            descriptor = os.open(os.path.join(folder, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        sync_directory(Path(folder))
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        list(pool.map(sync, [root, *root.rglob("*")]))
+
+
+def make_folders(path: Path) -> None:
+    """Make ``path`` and its missing parents, durably."""
+    if not path.exists():
+        make_folders(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
 
 
 def aside_of(store: Path) -> Path:
     """Folder beside ``store`` (same file system) where groups are built and old ones are parked."""
     return store.with_name(f".{store.name}.aside")
+
+
+def place_aside(store: Path, kind: str, group: str) -> Path:
+    """Where a group of ``store`` lies aside: ``new~``, ``old~`` or ``gone~``, then its percent-encoded name."""
+    return aside_of(store) / f"{kind}~{quote(group, safe='')}"
 
 
 def swap_in(new: Path, target: Path, parked: Path) -> None:
@@ -97,15 +107,14 @@ def swap_in(new: Path, target: Path, parked: Path) -> None:
     A crash between the two renames leaves ``parked`` and no ``target``: `restore` undoes it.
     """
     sync_tree(new)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(target.parent)
     if target.exists():
-        parked.parent.mkdir(parents=True, exist_ok=True)
         if parked.exists():
             shutil.rmtree(parked)
         os.rename(target, parked)
-        sync_directory(parked.parent)
+        sync(parked.parent)
     os.rename(new, target)
-    sync_directory(target.parent)
+    sync(target.parent)
     if parked.exists():
         shutil.rmtree(parked)
 
@@ -117,9 +126,8 @@ def restore(parked: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(parked)
     else:
-        target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(parked, target)
-        sync_directory(target.parent)
+        sync(target.parent)
 
 
 def sweep(root: Path) -> int:

@@ -33,7 +33,7 @@ class Intake:
     """Prompts with their tokens, and the identity of a capture of them.
 
     Attributes:
-        tokens: ids of the identification prompts, in the order of ``tables``.
+        tokens: ids of the identification prompts that were given.
         widths: neurons per layer of every captured site.
     """
 
@@ -51,7 +51,7 @@ def take_in(loaded: models.LoadedModel, table: pd.DataFrame, settings: schema.Ca
         model=schema.ModelRecord(loaded.id, loaded.revision, loaded.fingerprint, loaded.dtype, loaded.family),
         tokenizer=loaded.tokenizer_fingerprint,
         capture=settings,
-        prompts=_described(tables),
+        prompts=describe(tables),
         versions={name: version(name) for name in SHOWN_VERSIONS},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -82,7 +82,13 @@ def resume(store: stores.Store, intake: Intake) -> stores.Store:
 
 
 def append(store: stores.Store, intake: Intake) -> stores.Store:
-    """The store grown by the rows of the intake that it does not have; nothing is captured yet.
+    """The store grown by the rows of the intake that it does not have; nothing is captured yet. Errors as of `grown`."""
+    larger = grown(store, intake)
+    return stores.grow(store, larger.tables, larger.manifest.prompts) if larger else store
+
+
+def grown(store: stores.Store, intake: Intake) -> Intake | None:
+    """The intake of the store with the rows that it does not have after its own; None when it has them all.
 
     Raises:
         IdentityError: another model, tokenizer or setting. StoreError: the store's own prompts are damaged.
@@ -91,20 +97,20 @@ def append(store: stores.Store, intake: Intake) -> stores.Store:
     stores.require_identity(store, replace(intake.manifest, prompts=store.manifest.prompts))
     old, new = old_rows(store), new_rows(store, intake)
     if not any(len(rows) for rows in new.values()):
-        return store
+        return None
     merged = {split: pd.concat([old[split], new[split]], ignore_index=True) for split in old}
     _require_separate(old, new)
-    described = _described(merged)
+    described = describe(merged)
     cuts = store.appended() + ([store.n_prompts] if len(new[schema.IDENTIFY]) else [])
     if cuts:
         described[schema.IDENTIFY][schema.APPENDED] = cuts
-    return stores.grow(store, merged, described)
+    return replace(intake, tables=merged, manifest=replace(store.manifest, prompts=described))
 
 
 def old_rows(store: stores.Store) -> dict[str, pd.DataFrame]:
     """The prompts the store has, checked against their digests."""
     rows = {split: store.prompts(split) for split in (schema.IDENTIFY, schema.TEST)}
-    for split, digest in ((split, described["digest"]) for split, described in _described(rows).items()):
+    for split, digest in ((split, described["digest"]) for split, described in describe(rows).items()):
         recorded = store.manifest.prompts[split]["digest"]
         if digest != recorded:
             raise StoreError(
@@ -201,8 +207,8 @@ def _encode(
     return tables, tokens
 
 
-def _described(tables: Tables) -> dict[str, dict[str, Any]]:
-    """``prompts`` of the manifest."""
+def describe(tables: Tables) -> dict[str, dict[str, Any]]:
+    """``prompts`` of the manifest: how many rows each split has, and their digest."""
     return {
         split: {"n": len(rows), "digest": schema.digest(_records(rows, split == schema.TEST))}
         for split, rows in tables.items()

@@ -74,7 +74,7 @@ def writing(store: Path) -> Iterator[None]:
             mine.depth -= 1
             if not mine.depth:
                 del _held[path]
-                _release(path, mine.descriptor, fcntl.LOCK_EX)
+                _release(store, mine.descriptor, fcntl.LOCK_EX)
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def writing_together(
     finally:
         with _guard:
             del _held[path]
-            _release(path, descriptor, fcntl.LOCK_SH)
+            _release(store, descriptor, fcntl.LOCK_SH)
 
 
 def alone(store: Path) -> bool:
@@ -172,7 +172,7 @@ def _lead(path: Path, store: Path, crew: Crew, prepare: Callable[[], None]) -> i
     except BaseException:
         with _guard:
             del _held[path]
-        _release(path, descriptor, fcntl.LOCK_EX)
+        _release(store, descriptor, fcntl.LOCK_EX)
         raise
     return descriptor
 
@@ -199,17 +199,20 @@ def _join(path: Path, crew: Crew, finished: Callable[[], bool]) -> int | None:
 
 def _open(path: Path) -> int:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folders(path.parent)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise durable.explain(error, path) from error
 
 
-def _release(path: Path, descriptor: int, mode: int) -> None:
-    """Let go; the last holder removes the file while it still has the lock."""
+def _release(store: Path, descriptor: int, mode: int) -> None:
+    """Let go; the last holder removes the file, and the folder aside if nothing is in it, while it still has the lock."""
+    path = lock_path(store)
     try:
         if mode == fcntl.LOCK_SH:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):  # not there, or not empty
+            durable.aside_of(store).rmdir()
         if _is_at(path, descriptor):
             path.unlink(missing_ok=True)
     except BlockingIOError:

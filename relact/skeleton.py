@@ -68,7 +68,7 @@ def promise_growth(path: Path, store: Path) -> None:
     durable.sync_tree(path)
     ready = durable.aside_of(store) / GROWTH
     os.rename(path, ready)
-    durable.sync_directory(ready.parent)
+    durable.sync(ready.parent)
 
 
 def apply_growth(store: Path) -> None:
@@ -83,10 +83,10 @@ def apply_growth(store: Path) -> None:
     for folder in sorted(
         {parent for name in names for parent in (store / name).parents if store in (parent, *parent.parents)}
     ):
-        durable.sync_directory(folder)
+        durable.sync(folder)
     if (ready / NAME).exists():
         os.replace(ready / NAME, store / NAME)
-        durable.sync_directory(store)
+        durable.sync(store)
     shutil.rmtree(ready)
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -126,8 +127,8 @@ class Store:
     def columns(self, site: str, layer: int, start: int, stop: int) -> list[np.ndarray]:
         """Activations of neurons ``start`` to ``stop``: one read-only array [rows, neurons] per block, in order.
 
-        The slice must lie inside one inner chunk (`Layout.span`). Zero-copy where the shard can be mapped; through
-        zarr, with the same numbers, where it cannot (compressed, or written by another tool).
+        The store must be complete, and the slice lie inside one inner chunk (`Layout.span`). Zero-copy where the shard can
+        be mapped; through zarr, with the same numbers, where it cannot (compressed, or written by another tool).
         """
         return [self._chunk(site, layer, block, start, stop) for block in range(self.n_blocks)]
 
@@ -187,9 +188,7 @@ class Store:
 
         Yields an empty zarr group to fill. A crash or an exception leaves the former group as it was.
         """
-        aside = durable.aside_of(self.path)
-        name = group.replace("/", "~")
-        building = aside / f"new~{name}"
+        building, parked = (durable.place_aside(self.path, kind, group) for kind in ("new", "old"))
         with locks.writing(self.path):
             try:
                 shutil.rmtree(building, ignore_errors=True)
@@ -197,12 +196,11 @@ class Store:
                 yield zarr.create_group(building, attributes={schema.ATTRIBUTE: dict(attributes)})
                 seal(building)
                 self._parents(group)
-                durable.swap_in(building, self.path / group, aside / f"old~{name}")
+                durable.swap_in(building, self.path / group, parked)
             except OSError as error:
                 raise (error if isinstance(error, StoreError) else durable.explain(error, self.path / group)) from error
             finally:
                 shutil.rmtree(building, ignore_errors=True)
-                _remove_if_empty(aside)
 
     def _parents(self, group: str) -> None:
         """Make the groups above ``group``: `masks` above `masks/<name>`."""
@@ -212,7 +210,7 @@ class Store:
             if not (folder / NAME).is_file():
                 folder.mkdir(exist_ok=True)
                 durable.replace(folder / NAME, [EMPTY_GROUP])
-                durable.sync_directory(folder.parent)
+                durable.sync(folder.parent)
 
 
 def create(
@@ -244,7 +242,6 @@ def create(
             raise (error if isinstance(error, StoreError) else durable.explain(error, target)) from error
         finally:
             shutil.rmtree(building, ignore_errors=True)
-            _remove_if_empty(building.parent)
     return open(target)
 
 
@@ -281,20 +278,18 @@ def rebuild(
             raise (error if isinstance(error, StoreError) else durable.explain(error, path)) from error
         finally:
             shutil.rmtree(building, ignore_errors=True)
-            _remove_if_empty(building.parent)
     return open(path)
 
 
 def drop(path: Path, group: str) -> None:
     """Delete a stage of the store at ``path``, readable or not; a crash leaves all of it or nothing."""
-    parked = durable.aside_of(path) / f"gone~{group.replace('/', '~')}"
+    parked = durable.place_aside(path, "gone", group)
     with locks.writing(path):
         shutil.rmtree(parked, ignore_errors=True)
         parked.parent.mkdir(exist_ok=True)
         os.rename(path / group, parked)
-        durable.sync_directory((path / group).parent)
+        durable.sync((path / group).parent)
         shutil.rmtree(parked)
-        _remove_if_empty(parked.parent)
 
 
 def open(path: str | os.PathLike[str]) -> Store:
@@ -375,7 +370,7 @@ def _settle(path: Path) -> None:
             store = _open(path)
             blocks.keep_promises(path, store.log, store.layouts)
         for parked in sorted(aside.glob("old~*")):
-            durable.restore(parked, path / parked.name.removeprefix("old~").replace("~", "/"))
+            durable.restore(parked, path / unquote(parked.name.removeprefix("old~")))
         shutil.rmtree(aside, ignore_errors=True)
     if path.is_dir():
         durable.sweep(path)
@@ -397,8 +392,3 @@ def require_identity(store: Store, manifest: schema.Manifest) -> None:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):  # not there, or not empty
-        folder.rmdir()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -12,7 +14,7 @@ import pytest
 import tiny
 
 import relact
-from relact import facts, models
+from relact import cli, facts, models
 from relact import prompts as prompt_tables
 from relact.store import Store
 
@@ -67,3 +69,28 @@ def tiny_prompts() -> pd.DataFrame:
         for number in range(11)
     ]
     return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def prompt_file(tiny_prompts: pd.DataFrame, tmp_path: Path) -> Path:
+    """Those prompts in a file."""
+    return prompt_tables.write(tiny_prompts, tmp_path / "prompts.parquet")
+
+
+@pytest.fixture(name="relact")
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int | str, str, str]]:
+    """Run a command in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int | str, str, str]:
+        monkeypatch.setattr(sys, "argv", ["relact", *map(str, arguments)])
+        code: int | str = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run

@@ -10,36 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from relact import cli, prompts
-
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def relact(capsys, monkeypatch):
-    """Run a command in this process; returns (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["relact", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
 
 
 def one_line(text):
     assert text.count("\n") == 1 and "Traceback" not in text
     return text
-
-
-@pytest.fixture
-def prompt_file(tiny_prompts, tmp_path):
-    return prompts.write(tiny_prompts, tmp_path / "prompts.parquet")
 
 
 def test_every_step_alone(relact, tiny_folder, prompt_file, tmp_path):

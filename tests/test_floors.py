@@ -22,7 +22,7 @@ FLOORS = [
     ["kernels", "schedulers", "score"],
     ["masks", "stability"],
     ["ablate", "known"],
-    ["query", "compare", "effects", "report"],
+    ["query", "outlook", "compare", "effects", "report"],
     ["share"],
     ["pipeline", "terminal", "cli"],
 ]

@@ -1,0 +1,82 @@
+"""Outlook: what scoring a store would write and need. Nothing is written; a few neurons are scored to time it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from relact import kernels, plan, score
+from relact import store as stores
+
+TIMED = 64  # neurons scored to estimate the time
+METADATA = 4096  # bytes of one array's zarr.json and of its files' checksums in the seal, at most
+NAME = 200  # bytes of one checksum in the seal, with its file's name
+
+
+def of_score(
+    store: str | Path | stores.Store,
+    *,
+    relations: Sequence[str] | None = None,
+    statistics: Sequence[str] = score.STATISTICS,
+    workers: int | None = None,
+    memory: str | int = score.MEMORY,
+) -> plan.Plan:
+    """The plan of `score` with the same arguments, everything computed anew; bytes are a bound, as scores are compressed.
+
+    Raises:
+        StoreError: the capture is not complete. BudgetError: ``memory`` is too little.
+    """
+    opened = store if isinstance(store, stores.Store) else stores.open(store)
+    names = score.relation_of_prompts(opened)
+    mapped = all(opened.is_mapped(site) for site in opened.layouts)
+    return scores(opened.layouts, names, relations, statistics, workers, memory, mapped)
+
+
+def scores(
+    layouts: Mapping[str, plan.Layout],
+    names: Sequence[str],
+    relations: Sequence[str] | None = None,
+    statistics: Sequence[str] = score.STATISTICS,
+    workers: int | None = None,
+    memory: str | int = score.MEMORY,
+    mapped: bool = True,
+) -> plan.Plan:
+    """The plan of scoring prompts of the relations ``names``, one name per prompt, captured or not."""
+    chosen = list(dict.fromkeys(relations or names))
+    workers = workers or os.cpu_count() or 1
+    n_files, n_bytes, peak = 1, METADATA, 0
+    for lay in layouts.values():
+        shape = plan.ScoreShape(lay, len(chosen), len(statistics), workers, mapped)
+        peak = max(peak, shape.memory(shape.fit(plan.parse_bytes(memory))))
+        layers = plan.score_layers(lay.n_layers, lay.width)
+        chunks = len(statistics) * len(chosen) * -(-lay.n_layers // layers)
+        files = 1 + 2 * 3 + len(statistics) + chunks  # the group, three coordinates, the statistics, their chunks
+        coordinates = 8 * (lay.width + lay.n_layers) + sum(4 + len(name.encode()) for name in chosen)
+        n_bytes += chunks * compressed(layers * lay.width * 4) + 3 * compressed(coordinates)
+        n_bytes += files * NAME + (4 + len(statistics)) * METADATA
+        n_files += files
+    neurons = sum(lay.n_layers * lay.width for lay in layouts.values())
+    dtype = next(iter(layouts.values())).item
+    seconds = neurons * _seconds_of_a_neuron(names, chosen, statistics, dtype) / workers
+    return plan.Plan("score", n_files, n_bytes, False, peak, seconds)
+
+
+def compressed(count: int) -> int:
+    """Upper bound of ``count`` bytes after zstd, checksum included."""
+    return count + count // 256 + 128
+
+
+def _seconds_of_a_neuron(names: Sequence[str], relations: Sequence[str], statistics: Sequence[str], item: int) -> float:
+    """Time of one neuron in one thread, from scoring random ones; the second of two runs counts."""
+    labels = kernels.Labels.one_vs_rest(list(names), list(relations))
+    values = np.random.default_rng(0).standard_normal((len(names), TIMED)).astype(f"f{item}")
+    taken = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        kernels.rank_statistics([values], labels, statistics)
+        taken = time.perf_counter() - start
+    return taken / TIMED
