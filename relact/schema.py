@@ -25,6 +25,8 @@ PROMPTS, ACTIVATIONS, SCORES, MASKS, ABLATIONS, COMMITS = (
     "ablations",
     "commits",
 )
+PACKAGE = "package"  # root attribute of a store packed for sharing: what is in it, and its card
+TOP = "top"  # group of a packed store: every relation's best neurons, ready to be shown
 IDENTIFY, TEST = "identify", "test"
 PROMPT_TEXT = ("text", "relation", "subject", "object", "template", "language")  # string columns of both prompt sets
 ANSWERS = "answers"  # test prompts: (prompt, answer) strings, padded with ""

@@ -187,6 +187,7 @@ class Store:
 
         Yields an empty zarr group to fill. A crash or an exception leaves the former group as it was.
         """
+        self.require_writable()
         aside = durable.aside_of(self.path)
         name = group.replace("/", "~")
         building = aside / f"new~{name}"
@@ -203,6 +204,9 @@ class Store:
             finally:
                 shutil.rmtree(building, ignore_errors=True)
                 _remove_if_empty(aside)
+
+    def require_writable(self) -> None:
+        """Raise `StoreError` for a store that can only be read; see `relact.remote`."""
 
     def _parents(self, group: str) -> None:
         """Make the groups above ``group``: `masks` above `masks/<name>`."""
@@ -322,10 +326,12 @@ def read_manifest(target: Path) -> schema.Manifest:
         what = "exists, but is not a relact store" if target.exists() else "no such store"
         raise StoreError(what, where=target, fix="make one with `relact capture` or `relact run`")
     try:
-        raw = zarr.open_group(target, mode="r").attrs.get(schema.ATTRIBUTE)
+        attributes = dict(zarr.open_group(target, mode="r", use_consolidated=False).attrs)
     except Exception as error:  # whatever zarr's parsers raise on a damaged file
         raise StoreError(f"its zarr.json cannot be read ({error})", where=target, fix=skeleton.VERIFY) from error
-    return schema.Manifest.from_attributes(raw, target)
+    if schema.PACKAGE in attributes:
+        raise StoreError("packed for sharing, so it can only be read", where=target, fix="unpack it: `relact unpack`")
+    return schema.Manifest.from_attributes(attributes.get(schema.ATTRIBUTE), target)
 
 
 def check_target(path: str | os.PathLike[str], damaged: bool = False) -> None:
@@ -354,6 +360,7 @@ def writing(store: Store) -> Iterator[None]:
     Raises:
         BusyError: another process is writing it.
     """
+    store.require_writable()
     with locks.writing(store.path):
         _settle(store.path)
         yield

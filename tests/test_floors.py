@@ -13,10 +13,10 @@ import relact
 
 PACKAGE = Path(relact.__file__).parent
 FLOORS = [
-    ["errors", "schema", "plan", "progress"],
+    ["errors", "schema", "plan", "progress", "caches"],
     ["importers", "facts", "prompts"],
     ["sites"],
-    ["mmap", "durable", "seal", "commits", "blocks", "skeleton", "locks", "store", "verify"],
+    ["mmap", "durable", "seal", "commits", "blocks", "skeleton", "locks", "store", "verify", "remote"],
     ["fingerprint", "checkpoints", "models", "hooks"],
     ["batches", "forward", "pool", "intake", "forecast", "capture"],
     ["kernels", "schedulers", "score"],
