@@ -24,7 +24,7 @@ FLOORS = [
     ["ablate", "known"],
     ["query", "compare", "effects", "report"],
     ["share"],
-    ["pipeline", "terminal", "cli"],
+    ["pipeline", "again", "terminal", "cli"],
 ]
 PLACE = {name: (floor, at) for floor, names in enumerate(FLOORS) for at, name in enumerate(names)}
 TORCH = {"known", "fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "forecast", "capture", "ablate"}

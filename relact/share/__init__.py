@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from relact.share.formats import export
 from relact.share.pack import pack
+from relact.share.publish import pull, push
 from relact.share.unpack import unpack
 
-__all__ = ["pack", "unpack"]
+__all__ = ["export", "pack", "pull", "push", "unpack"]
