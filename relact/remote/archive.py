@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from relact.errors import StoreError
 from relact.remote import trust
 from relact.remote.places import Place, RangesError
+from relact.seal import NAME
 
-TAIL = 1 << 16  # bytes of the first request: the index and the metadata of a usual store lie in them
+TAIL = 1 << 15  # bytes of the first request: the index of a usual store lies in them
+LEAD = 1 << 13  # fetched along with the root's metadata: the coordinates, which lie before it
 WHOLE = 64 << 20  # largest archive fetched whole where the server sends no parts
 ENTRIES = 1_000_000
 LOCAL = 30  # bytes of a local header before name and extra field
@@ -59,6 +61,8 @@ class Archive:
         entry = self._entry(key)
         if entry.size > limit:
             raise StoreError(f"has {entry.size} bytes, more than {limit}", where=self._name(key))
+        if key == NAME:
+            self._extend(max(0, entry.at - LEAD))
         head = entry.at + LOCAL + len(key.encode())
         raw = self._bytes(entry.at, min(self.size, head + EXTRA + entry.size))
         skip = self._header(key, raw)
@@ -103,6 +107,12 @@ class Archive:
         if start >= first:
             return self._end[start - first : stop - first]
         return self._place.part("", start, stop)
+
+    def _extend(self, start: int) -> None:
+        """Let the end that is here begin at ``start``."""
+        first = self.size - len(self._end)
+        if start < first:
+            self._end = self._place.part("", start, first) + self._end
 
     def _entry(self, key: str) -> Entry:
         if key not in self.entries:

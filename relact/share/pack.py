@@ -205,10 +205,15 @@ def _fill(writer: _Writer, source: _Source, card: dict[str, Any], progress: Prog
         writer.add(name, raw)
         progress("pack", writer.size // MEGABYTE, max(1, writer.size // MEGABYTE), "MB")
     sums: dict[str, str] = {}
-    for name in sorted(source.files, key=lambda name: (-_rank(name), -sizes[name], name)):
+    ordered = sorted(source.files, key=lambda name: (-_rank(name), -sizes[name], name))
+    coordinates = {}
+    for name in ordered:
         raw = source.read(name)
         sums[name] = hexadecimal(google_crc32c.value(raw))
-        writer.add(name, raw)
+        if _rank(name) == 0:
+            coordinates[name] = raw
+        else:
+            writer.add(name, raw)
     with TemporaryDirectory() as scratch:
         built = Path(scratch) / schema.TOP
         if _write_top(built, source.store):
@@ -217,13 +222,19 @@ def _fill(writer: _Writer, source: _Source, card: dict[str, Any], progress: Prog
                 if name.endswith(NAME):
                     path = f"{schema.TOP}/{name}".removesuffix(f"/{NAME}")
                     source.nodes[path] = json.loads(raw)
-            for name in sorted(files_below(built), key=lambda name: (not name.endswith(NAME), name)):
-                writer.add(f"{schema.TOP}/{name}", (built / name).read_bytes())
+            for name in files_below(built):
+                own = f"{schema.TOP}/{name}"
+                if name.split("/")[0] in ("place", "value") or name.endswith(NAME):
+                    writer.add(own, (built / name).read_bytes())
+                else:
+                    coordinates[own] = (built / name).read_bytes()
     root = source.root
     root["attributes"][SEAL][FILES] = {name: sums[name] for name in root["attributes"][SEAL][FILES]}
     about = {"layout": LAYOUT, "activations": source.activations, "recoded": source.recoded, "card": card}
     root["attributes"][schema.PACKAGE] = about
     writer.add(CARD, cards.render(card, writer.size).encode())
+    for name, raw in coordinates.items():
+        writer.add(name, raw)
     nodes = {path: source.nodes[path] for path in sorted(source.nodes)}
     root[CONSOLIDATED] = {"kind": "inline", "must_understand": False, "metadata": nodes}
     writer.add(NAME, render(root))
