@@ -103,7 +103,7 @@ class Manifest:
                 versions=raw.get("versions", {}),
                 created=raw.get("created", ""),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"damaged root attributes ({error})", where=where) from error
 
     def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:

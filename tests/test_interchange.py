@@ -25,7 +25,9 @@ def test_expertise_is_what_ml_selfcond_computes(tiny_study, tmp_path, relation):
     folder = tmp_path / "llama" / "sense" / relation / "expertise"
     table = pd.read_csv(folder / "expertise.csv")
     assert list(table) == COLUMNS
-    assert [str(table[name].dtype) for name in COLUMNS[:4]] == ["float64"] * 4 and table["uuid"].tolist() == list(range(648))
+    assert [str(table[name].dtype) for name in COLUMNS[:4]] == ["float64"] * 4 and table["uuid"].tolist() == list(
+        range(648)
+    )
     responses = {}
     modules = {"mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj",
                **{f"attn.{x}": f"self_attn.{x}_proj" for x in "qkvo"}}  # fmt: skip
@@ -57,7 +59,9 @@ def test_lang_neuron_has_medians_and_limited_files(tiny_study, tmp_path):
     (folder, _) = share.export(tiny_study, tmp_path, "lang_neuron", limited=20)
     table = pd.read_csv(folder / "expertise.csv")
     assert list(table) == [*COLUMNS[:2], "off_p50", *COLUMNS[2:]]
-    top, bottom, both = (pd.read_csv(folder / f"expertise_limited_{name}.csv") for name in ("10_top", "10_bottom", "20_both"))
+    top, bottom, both = (
+        pd.read_csv(folder / f"expertise_limited_{name}.csv") for name in ("10_top", "10_bottom", "20_both")
+    )
     assert sorted(top["ap"]) == sorted(table["ap"].nlargest(10))
     assert sorted(bottom["ap"]) == sorted(table["ap"].nsmallest(10))
     pd.testing.assert_frame_equal(both, pd.concat([top, bottom], ignore_index=True))
@@ -101,7 +105,9 @@ def test_neuron_lists_agree_with_the_mask(tiny_study, tmp_path):
             assert np.array_equal(tensors[f"{relation}/{site}"], mask[at])
             pairs = [(int(layer), n) for layer, own in listed["relations"][relation][site].items() for n in own]
             of_csv = rows[(rows["relation"] == relation) & (rows["site"] == site)][["layer", "neuron"]]
-            assert pairs == list(zip(*map(list, np.nonzero(mask[at])), strict=True)) == list(map(tuple, of_csv.to_numpy()))
+            assert (
+                pairs == list(zip(*map(list, np.nonzero(mask[at])), strict=True)) == list(map(tuple, of_csv.to_numpy()))
+            )
 
 
 def test_ablations_are_tidy(tiny_study, tmp_path):

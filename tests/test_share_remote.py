@@ -1,4 +1,4 @@
-"""Stores opened where they lie: static servers with and without ranges, an S3-compatible server, a hub; few requests, clear errors."""
+"""Stores opened where they lie: static servers, an S3-compatible server, a hub; few requests, clear errors."""
 
 from __future__ import annotations
 
@@ -53,11 +53,14 @@ def test_a_static_server_is_enough(web, study, handler, name):
 
 
 @pytest.mark.parametrize(
-    ("handler", "name", "requests"), [(Plain, "study.zarr", 6), (Ranged, "study.zarr", 6), (Ranged, "study.zarr.zip", 4)]
+    ("handler", "name", "requests"),
+    [(Plain, "study.zarr", 6), (Ranged, "study.zarr", 6), (Ranged, "study.zarr.zip", 4)],
 )
 def test_top_20_takes_a_handful_of_requests_and_less_than_2_percent_of_the_bytes(web, study, handler, name, requests):
     path = web / name
-    size = path.stat().st_size if path.is_file() else sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    size = (
+        path.stat().st_size if path.is_file() else sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    )
     with serving(handler, web) as server:
         query.top(f"{server.url}/{name}", relation="country_capital", n=20)
     moved = f"{name}: {len(server.paths)} requests, {server.bytes:,} of {size:,} bytes, {server.bytes / size:.2%}"
@@ -193,9 +196,8 @@ def test_one_file_that_is_cut_or_changed_is_named(web, tmp_path):
 
 
 def test_an_unpacked_store_on_a_server_is_explained(tiny_study):
-    with serving(Plain, tiny_study.path.parent) as server:
-        with pytest.raises(StoreError, match="relact pack"):
-            remote.open(f"{server.url}/study.zarr")
+    with serving(Plain, tiny_study.path.parent) as server, pytest.raises(StoreError, match="relact pack"):
+        remote.open(f"{server.url}/study.zarr")
 
 
 # --- object stores ----------------------------------------------------------------------------------------------------
@@ -303,7 +305,9 @@ def hub(monkeypatch):
 
     with serving(Hub) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
@@ -316,7 +320,9 @@ def test_a_data_set_on_the_hub(hub, tiny_study, tmp_path, name):
     share.push(tiny_study.path, url)
     same_answers(url, tiny_study)
     share.pull(url, tmp_path / "again.zarr")
-    assert any(path.endswith("/datasets/me/neurons/resolve/main/README.md") or "README.md" in path for path in hub.paths)
+    assert any(
+        path.endswith("/datasets/me/neurons/resolve/main/README.md") or "README.md" in path for path in hub.paths
+    )
     reads = [path for path in hub.paths if f"/resolve/main/{name}" in path]
     assert reads and all(path.endswith("Bearer hf_secret") for path in reads)
     with pytest.raises(StoreError, match="no such file"):

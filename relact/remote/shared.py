@@ -175,11 +175,17 @@ class SharedStore(stores.Store):
 
     def attributes(self, group: str) -> dict[str, Any]:
         """What was recorded about a stage."""
-        found: dict[str, Any] = self.package.nodes[group].get("attributes", {}).get(schema.ATTRIBUTE, {})
+        found = self.package.nodes[group].get("attributes", {}).get(schema.ATTRIBUTE, {})
+        if not isinstance(found, dict):
+            raise StoreError("attributes that are not an object", where=f"{self.path}: {group}", fix=trust.DISTRUST)
         return dict(found)
 
     def top(self, relation: str, n: int, sites: tuple[str, ...], statistic: str) -> pd.DataFrame | None:
         """The best neurons from the package's own short list; None when it cannot tell and the scores must be read."""
+        with _told(self.path):
+            return self._top(relation, n, sites, statistic)
+
+    def _top(self, relation: str, n: int, sites: tuple[str, ...], statistic: str) -> pd.DataFrame | None:
         if not self.has(schema.TOP) or self.attributes(schema.TOP).get("statistic") != statistic:
             return None
         listed = self.dataset(schema.TOP)

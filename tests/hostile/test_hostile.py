@@ -133,7 +133,9 @@ FORGERIES = {
     "an unknown codec": lambda d: node(d, AP)["codecs"].append({"name": "numcodecs.pickle", "configuration": {}}),
     "an unknown data type": lambda d: node(d, AP).update(data_type="object"),
     "another data type": lambda d: node(d, AP).update(data_type="float64"),
-    "labels that are numbers": lambda d: node(d, "scores/mlp.up/relation").update(data_type="float64", fill_value="NaN"),
+    "labels that are numbers": lambda d: node(d, "scores/mlp.up/relation").update(
+        data_type="float64", fill_value="NaN"
+    ),
     "neurons that the model lacks": lambda d: node(d, "activations/mlp.up/activation").update(shape=[16, 3, 45]),
     "more prompts than there are": lambda d: d["attributes"]["relact"]["prompts"]["identify"].update(n=10**9),
     "a block of no rows": lambda d: d["attributes"]["relact"]["capture"].update(block=0),
@@ -142,7 +144,9 @@ FORGERIES = {
     "an escape in the model's name": lambda d: d["attributes"]["relact"]["model"].update(id="\x1b[2Jowned"),
     "a checksum that is none": lambda d: d["attributes"]["checksums"]["files"].update({"prompts/x": "zz"}),
     "a file that climbs": lambda d: d["attributes"]["checksums"]["files"].update({"../../x": "00000000"}),
-    "a node that climbs": lambda d: d[CONSOLIDATED]["metadata"].update({"../x": {"zarr_format": 3, "node_type": "group"}}),
+    "a node that climbs": lambda d: d[CONSOLIDATED]["metadata"].update(
+        {"../x": {"zarr_format": 3, "node_type": "group"}}
+    ),
     "metadata that its own file denies": lambda d: node(d, AP)["attributes"].update(units="none"),
     "a later format": lambda d: d["attributes"]["relact"].update(format=99),
 }
@@ -169,7 +173,11 @@ def test_a_chunk_that_declares_more_than_fits(package):
 def test_scripts_and_markup_in_names_are_only_text(tiny_study):
     from relact.share import card
 
-    forged = {**card.describe(tiny_study, ["scores"], None), "model": "<script>x</script>`|", "relations": ["<img src=x>`"]}
+    forged = {
+        **card.describe(tiny_study, ["scores"], None),
+        "model": "<script>x</script>`|",
+        "relations": ["<img src=x>`"],
+    }
     assert "<script>" not in (text := card.render(forged, 1)) and "<img" not in text
 
 
@@ -181,7 +189,26 @@ def test_fuzzed_metadata(package, tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(raw)
     original = json.loads(package["zarr.json"])
-    odd = [None, True, -1, 0, 1, 2**31, 10**18, 1.5, "", "x", "../x", "\x00", [], {}, [0], {"name": "x"}, "NaN", "a" * 2000]
+    odd = [
+        None,
+        True,
+        -1,
+        0,
+        1,
+        2**31,
+        10**18,
+        1.5,
+        "",
+        "x",
+        "../x",
+        "\x00",
+        [],
+        {},
+        [0],
+        {"name": "x"},
+        "NaN",
+        "a" * 2000,
+    ]
     outcomes = {"refused": 0, "opened": 0}
     for number in range(FUZZED):
         if number % 4 == 0:
@@ -235,5 +262,3 @@ def test_fuzzed_shard_indexes():
         except StoreError:
             continue
         assert all(0 <= start <= start + size <= 64 for start, size in places)
-
-
