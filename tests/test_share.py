@@ -218,3 +218,15 @@ def test_every_query_agrees_on_a_package(tiny_study, tmp_path):
     assert shared.prompts(schema.TEST).equals(tiny_study.prompts(schema.TEST))
     with pytest.raises(InputError, match="no relation 'shape'"):
         query.top(shared, relation="shape")
+
+
+def test_the_committed_store_is_what_the_catalogue_says(tmp_path):
+    from relact.share import catalogue
+
+    listed = {one.name: one for one in catalogue.read()}["smollm2-starter"]
+    store = share.unpack(listed.location, tmp_path / "u.zarr", sha256=listed.sha256)
+    assert verify.verify(store.path).ok and len(store.relations()) == listed.relations
+    assert store.manifest.model.id == listed.model == "smollm2"
+    top = query.top(listed.location, relation="country_capital", n=20)
+    mask = store.dataset("masks/top-400/" + top["site"][0])["mask"]
+    assert bool(mask.sel(relation="country_capital", layer=top["layer"][0], neuron=top["neuron"][0]))
