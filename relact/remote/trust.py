@@ -353,7 +353,7 @@ def _check_codecs(
     for codec in raw[1:]:
         name = codec.get("name")
         allowed = {"zstd": {"level", "checksum"}, "blosc": {"typesize", "cname", "clevel", "shuffle", "blocksize"}}
-        if name in allowed:
+        if isinstance(name, str) and name in allowed:
             _named(codec, name, allowed[name], "codec", where)
         else:
             _require(codec == {"name": "crc32c"}, f"codec {name!r:.60}", where)
