@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from filelock import FileLock
 from huggingface_hub import errors as hub
 from transformers.utils import logging as noise
 
+from relact.caches import cache_folder
 from relact.durable import sync, sync_tree
 from relact.errors import ModelError, RelactError
 
@@ -106,17 +106,6 @@ def sha256(path: Path) -> str:
 def _sha256(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def cache_folder() -> Path:
-    """$RELACT_CACHE, or relact's folder in the platform's cache folder."""
-    if chosen := os.environ.get("RELACT_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "relact"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "relact" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "relact"
 
 
 def decoded(file: Path, name: str, digest: str) -> Checkpoint:

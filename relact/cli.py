@@ -34,6 +34,13 @@ Sources = Annotated[
     ),
 ]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="folder of the store")]
+StorePlace = Annotated[
+    str, typer.Argument(metavar="STORE", help="a folder, a .zarr.zip, or its URL: http(s), s3, hf://datasets/...")
+]
+Timeout = Annotated[float, typer.Option(help="seconds for one request to a server")]
+Licence = Annotated[str | None, typer.Option(help="of the data, for the card: an SPDX identifier such as cc-by-4.0")]
+Activations = Annotated[bool, typer.Option("--activations", help="pack the activations too, compressed")]
+PackedStages = Annotated[str, typer.Option("--stages", help="results to pack, comma-separated")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
 Shots = Annotated[int, typer.Option(help="in-context examples before every prompt")]
 Examples = Annotated[str, typer.Option(help="of identification prompts: drawn for each, or shared as in test prompts")]
@@ -317,7 +324,7 @@ def compare(
 
 @app.command()
 def top(
-    store: StorePath,
+    store: StorePlace,
     relation: Annotated[str, typer.Option(help="relation")],
     n: Annotated[int, typer.Option("-n", help="how many")] = 20,
     sites: Annotated[str | None, typer.Option(help="only these sites")] = None,
@@ -331,7 +338,7 @@ def top(
 
 @app.command()
 def neuron(
-    store: StorePath,
+    store: StorePlace,
     site: Annotated[str, typer.Argument(metavar="SITE")],
     layer: Annotated[int, typer.Argument(metavar="LAYER")],
     index: Annotated[int, typer.Argument(metavar="INDEX")],
@@ -349,10 +356,10 @@ def info(
     as_json: Json = False,
 ) -> None:
     """What a store holds, or which sites and how many neurons a model has."""
-    from relact import store as stores
+    from relact import remote
 
-    if (Path(what) / "zarr.json").is_file():
-        _show(_describe_store(stores.open(what)), as_json)
+    if (Path(what) / "zarr.json").is_file() or remote.is_packed(what):
+        _show(_describe_store(remote.open(what)), as_json)
         return
     from relact import models
 
@@ -404,9 +411,12 @@ def _show_verdict(verdict: Any, dropped: list[str]) -> None:
 
 @app.command("run")
 def run_all(
-    sources: Sources,
     store: Annotated[Path, typer.Option(help="folder of the store")],
-    model: Annotated[str, typer.Option(help="hub id, local folder, GGUF file, or smollm2")] = "smollm2",
+    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", help="as of `relact prompts`")] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="STORE", help="repeat the study that this store or URL records")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="hub id, local folder, GGUF file; smollm2 by default")] = None,
     k: Annotated[int, typer.Option("--k", help="neurons per relation to switch off")] = 400,
     shots: Shots = 0,
     examples: Examples = "drawn",
@@ -428,9 +438,17 @@ def run_all(
     from relact import terminal
     from relact.pipeline import run
 
+    if bool(like) == bool(sources):
+        raise typer.BadParameter("name SOURCE... or --like STORE, one of them")
+    if like:
+        from relact.again import repeat
+
+        with terminal.Stages() as progress:
+            opened, result = repeat(like, store, model=model, progress=progress)
+        return _show_ablation(result, as_json, opened.path)
     with terminal.Stages() as progress:
         opened, result = run(
-            sources, model=model, store=store, k=k,
+            sources or [], model=model or "smollm2", store=store, k=k,
             prompts={"shots": shots, "examples": examples, "language": language, "templates": templates,
                      "per_relation": per_relation, "test_size": test_size, "seed": seed},
             capture={"sites": sites, "pool": pool, "dtype": dtype},
@@ -439,6 +457,134 @@ def run_all(
             progress=progress,
         )  # fmt: skip
     _show_ablation(result, as_json, opened.path)
+
+
+@app.command()
+def pack(
+    store: StorePath,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="an archive when it ends in .zip, a folder otherwise")],
+    stages: PackedStages = "scores,masks,ablations",
+    activations: Activations = False,
+    licence: Licence = None,
+    as_json: Json = False,
+) -> None:
+    """Pack a store for others: one file or folder that opens where it lies, with its card."""
+    from relact import share
+    from relact.terminal import Stages
+
+    with Stages() as progress:
+        packed = share.pack(store, out, stages=_listed(stages) or (), activations=activations, licence=licence,
+                            progress=progress)  # fmt: skip
+    _show({"packed": str(packed.path), "files": packed.files, "bytes": packed.bytes, "sha256": packed.sha256}, as_json)
+
+
+@app.command()
+def unpack(
+    packed: StorePlace,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="folder of the store to make")],
+    sha256: Annotated[str | None, typer.Option(help="that the archive must have")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a packed store one that can be worked on; every byte is checked first."""
+    from relact import share
+    from relact.terminal import Stages
+
+    with Stages() as progress:
+        opened = share.unpack(packed, out, sha256=sha256, progress=progress)
+    _show(_describe_store(opened), as_json)
+
+
+@app.command()
+def push(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="a store, or one that is packed")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="s3://bucket/name.zarr.zip, hf://datasets/OWNER/NAME/...")],
+    stages: PackedStages = "scores,masks,ablations",
+    activations: Activations = False,
+    licence: Licence = None,
+    timeout: Timeout = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Pack a store and publish it on an object store or the hub."""
+    from relact import share
+    from relact.terminal import Stages
+
+    with Stages() as progress:
+        share.push(store, url, stages=_listed(stages) or (), activations=activations, licence=licence, timeout=timeout,
+                   progress=progress)  # fmt: skip
+    _show({"published": url}, as_json)
+
+
+@app.command()
+def pull(
+    url: Annotated[str, typer.Argument(metavar="URL", help="http(s), s3, hf://datasets/... or a path")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="folder of the store, or .zip to keep the archive")],
+    sha256: Annotated[str | None, typer.Option(help="that the archive must have")] = None,
+    timeout: Timeout = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Fetch a published store and check all of it."""
+    from relact import share
+    from relact.terminal import Stages
+
+    with Stages() as progress:
+        where = share.pull(url, out, sha256=sha256, timeout=timeout, progress=progress)
+    _show({"store": str(where)}, as_json)
+
+
+@app.command("stores")
+def list_stores(
+    index: Annotated[str | None, typer.Argument(metavar="INDEX", help="path or URL of an index.json")] = None,
+    as_json: Json = False,
+) -> None:
+    """List published stores: the catalogue of this repository, or another one."""
+    import pandas as pd
+
+    from relact import plan
+    from relact.share import catalogue
+
+    rows = [asdict(one) for one in catalogue.read(index)]
+    if as_json:
+        return _show_frame(pd.DataFrame(rows), as_json)
+    shown = [{**row, "bytes": plan.show_bytes(row["bytes"])} for row in rows]
+    _show_frame(pd.DataFrame(shown, columns=["name", "model", "relations", "neurons", "bytes", "location"]), as_json)
+
+
+@app.command()
+def export(
+    store: StorePlace,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="file, or folder for the formats of other tools")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="scores: selfcond, lang_neuron; masks: json, csv, safetensors; ablations: parquet; prompts: concepts",
+        ),
+    ],
+    mask: Annotated[str | None, typer.Option(help="mask to export; the only one by default")] = None,
+    ablation: Annotated[str | None, typer.Option(help="ablation to export; the only one by default")] = None,
+    relations: Relations = None,
+    group: Annotated[str, typer.Option(help="the other tools' name for a family of concepts")] = "sense",
+    limited: Annotated[int | None, typer.Option(help="also expertise_limited files of so many neurons")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write scores, neuron lists, ablations or prompts for other tools."""
+    from relact import share
+
+    written = share.export(store, out, form, mask=mask, ablation=ablation, relations=_listed(relations), group=group,
+                           limited=limited)  # fmt: skip
+    _show({"format": form, "written": [str(path) for path in written]}, as_json)
+
+
+@app.command("import")
+def import_scores(
+    source: Annotated[list[Path], typer.Argument(metavar="SOURCE... STORE", help="expertise.csv files or folders")],
+    store: StorePath,
+    as_json: Json = False,
+) -> None:
+    """Put the scores of ml-selfcond or lang_neuron into a store of the same model."""
+    from relact.share import selfcond
+
+    _show(_describe_store(selfcond.read(store, source)), as_json)
 
 
 def _describe_store(store: Any) -> dict[str, Any]:

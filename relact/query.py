@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from relact import schema, score
+from relact import remote, schema, score
 from relact import sites as site_names
 from relact import store as stores
 from relact.errors import InputError
@@ -24,8 +24,11 @@ def tree(path: str | Path) -> xr.DataTree:
     Raises:
         StoreError: no store there.
     """
-    store = stores.open(path)
-    found = xr.open_datatree(store.path, engine="zarr", consolidated=False, chunks=None)
+    store = remote.open(path)
+    if isinstance(store, remote.SharedStore):
+        found = store.tree()
+    else:
+        found = xr.open_datatree(store.path, engine="zarr", consolidated=False, chunks=None)
     missing = store.missing_blocks()
     if missing:
         rows = store.rows_of(missing[0])[0]
@@ -47,8 +50,10 @@ def top(
 
     Ties keep the store's order (site, layer, neuron).
     """
-    opened = store if isinstance(store, stores.Store) else stores.open(store)
-    wanted = site_names.expand(sites) if sites is not None else opened.manifest.capture.sites
+    opened = remote.open(store)
+    wanted = tuple(site_names.expand(sites) if sites is not None else opened.manifest.capture.sites)
+    if isinstance(opened, remote.SharedStore) and (listed := opened.top(relation, n, wanted, statistic)) is not None:
+        return listed
     parts = []
     for site in opened.manifest.capture.sites:
         if site not in wanted:
@@ -66,7 +71,7 @@ def top(
 
 def neuron(store: str | Path | stores.Store, site: str, layer: int, index: int) -> pd.DataFrame:
     """Every statistic of one neuron in every relation, best average precision first."""
-    opened = store if isinstance(store, stores.Store) else stores.open(store)
+    opened = remote.open(store)
     (site,) = site_names.expand(site)
     dataset = opened.dataset(f"{schema.SCORES}/{site}")
     for name, value in (("layer", layer), ("neuron", index)):

@@ -25,6 +25,8 @@ PROMPTS, ACTIVATIONS, SCORES, MASKS, ABLATIONS, COMMITS = (
     "ablations",
     "commits",
 )
+PACKAGE = "package"  # root attribute of a store packed for sharing: what is in it, and its card
+TOP = "top"  # group of a packed store: every relation's best neurons, ready to be shown
 IDENTIFY, TEST = "identify", "test"
 PROMPT_TEXT = ("text", "relation", "subject", "object", "template", "language")  # string columns of both prompt sets
 ANSWERS = "answers"  # test prompts: (prompt, answer) strings, padded with ""
@@ -101,7 +103,7 @@ class Manifest:
                 versions=raw.get("versions", {}),
                 created=raw.get("created", ""),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"damaged root attributes ({error})", where=where) from error
 
     def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:

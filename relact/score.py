@@ -108,7 +108,7 @@ def score(
 
     with opened.stage(schema.SCORES, attributes) as group, on_scheduler(scheduler, workers) as compute:
         for (site, lay), span in zip(opened.layouts.items(), spans, strict=True):
-            arrays = _create(group.create_group(site), lay, chosen, statistics)
+            arrays = create_arrays(group.create_group(site), lay, chosen, statistics)
             former = opened.dataset(f"{schema.SCORES}/{site}") if kept else None
             for layers in _runs(lay):
                 part = _Part(
@@ -229,7 +229,7 @@ def tasks_of(site: str, layers: range, width: int, span: int) -> list[Task]:
     return [Task(site, layer, start, start + span) for layer in layers for start in range(0, width, span)]
 
 
-def _create(
+def create_arrays(
     group: zarr.Group, lay: plan.Layout, relations: Sequence[str], statistics: Sequence[str]
 ) -> list[zarr.Array]:
     """Empty arrays [relation, layer, neuron], one per statistic; a query for one relation reads only its own chunks."""

@@ -31,9 +31,14 @@ def seal(folder: Path, skip: Iterable[str] = ()) -> None:
     document = json.loads((folder / NAME).read_bytes())
     sums = {name: hexadecimal(durable.checksum_of(folder / name)) for name in names}
     document["attributes"] = {**document.get("attributes", {}), ATTRIBUTE: {FILES: sums, SELF: "0" * 8}}
-    raw = json.dumps(document, indent=2, ensure_ascii=False).encode()
-    durable.write_partial(folder / NAME, [_signed(raw)])
+    durable.write_partial(folder / NAME, [render(document)])
     durable.publish(folder / NAME)
+
+
+def render(document: dict[str, Any]) -> bytes:
+    """A sealed zarr.json as its bytes, its own checksum made anew."""
+    document["attributes"][ATTRIBUTE][SELF] = "0" * 8
+    return _signed(json.dumps(document, indent=2, ensure_ascii=False).encode())
 
 
 def recorded(raw: bytes) -> dict[str, str] | None:

@@ -188,6 +188,7 @@ class Store:
 
         Yields an empty zarr group to fill. A crash or an exception leaves the former group as it was.
         """
+        self.require_writable()
         building, parked = (durable.place_aside(self.path, kind, group) for kind in ("new", "old"))
         with locks.writing(self.path):
             try:
@@ -201,6 +202,9 @@ class Store:
                 raise (error if isinstance(error, StoreError) else durable.explain(error, self.path / group)) from error
             finally:
                 shutil.rmtree(building, ignore_errors=True)
+
+    def require_writable(self) -> None:
+        """Raise `StoreError` for a store that can only be read; see `relact.remote`."""
 
     def _parents(self, group: str) -> None:
         """Make the groups above ``group``: `masks` above `masks/<name>`."""
@@ -317,10 +321,12 @@ def read_manifest(target: Path) -> schema.Manifest:
         what = "exists, but is not a relact store" if target.exists() else "no such store"
         raise StoreError(what, where=target, fix="make one with `relact capture` or `relact run`")
     try:
-        raw = zarr.open_group(target, mode="r").attrs.get(schema.ATTRIBUTE)
+        attributes = dict(zarr.open_group(target, mode="r", use_consolidated=False).attrs)
     except Exception as error:  # whatever zarr's parsers raise on a damaged file
         raise StoreError(f"its zarr.json cannot be read ({error})", where=target, fix=skeleton.VERIFY) from error
-    return schema.Manifest.from_attributes(raw, target)
+    if schema.PACKAGE in attributes:
+        raise StoreError("packed for sharing, so it can only be read", where=target, fix="unpack it: `relact unpack`")
+    return schema.Manifest.from_attributes(attributes.get(schema.ATTRIBUTE), target)
 
 
 def check_target(path: str | os.PathLike[str], damaged: bool = False) -> None:
@@ -349,6 +355,7 @@ def writing(store: Store) -> Iterator[None]:
     Raises:
         BusyError: another process is writing it.
     """
+    store.require_writable()
     with locks.writing(store.path):
         _settle(store.path)
         yield

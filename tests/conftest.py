@@ -94,3 +94,14 @@ def command(
         return code, shown.out, shown.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tiny_folder: Path, tiny_prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A finished study of the tiny model, all sites in four blocks of float16. Tests must not change it."""
+    path = tmp_path_factory.mktemp("tiny-study") / "study.zarr"
+    capture = {"sites": "all", "block": 5}
+    store, _ = relact.run(
+        tiny_prompts, model=str(tiny_folder), store=path, k=12, capture=capture, ablate={"seeds": [0, 1]}
+    )
+    return store

@@ -13,10 +13,10 @@ import relact
 
 PACKAGE = Path(relact.__file__).parent
 FLOORS = [
-    ["errors", "schema", "plan", "progress"],
+    ["errors", "schema", "plan", "progress", "caches"],
     ["importers", "facts", "prompts"],
     ["sites"],
-    ["mmap", "durable", "seal", "commits", "blocks", "skeleton", "locks", "store", "verify"],
+    ["mmap", "durable", "seal", "commits", "blocks", "skeleton", "locks", "store", "verify", "remote"],
     ["fingerprint", "checkpoints", "models", "hooks"],
     ["batches", "forward", "pool", "intake", "forecast", "capture"],
     ["kernels", "schedulers", "score"],
@@ -24,7 +24,7 @@ FLOORS = [
     ["ablate", "known"],
     ["query", "outlook", "compare", "effects", "report"],
     ["share"],
-    ["pipeline", "terminal", "cli"],
+    ["pipeline", "again", "terminal", "cli"],
 ]
 PLACE = {name: (floor, at) for floor, names in enumerate(FLOORS) for at, name in enumerate(names)}
 TORCH = {"known", "fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "forecast", "capture", "ablate"}

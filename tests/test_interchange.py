@@ -1,0 +1,136 @@
+"""Files of other tools: read by their conventions, equal to values computed their way, and back again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+from sklearn.metrics import average_precision_score
+
+from relact import facts, masks, schema, share
+from relact import store as stores
+from relact.errors import IdentityError, InputError
+from relact.share import selfcond
+
+COLUMNS = ["ap", "off_mean", "on_p50", "on_p90", "layer", "unit", "uuid", "concept", "group"]
+
+
+@pytest.mark.parametrize("relation", ["size", "colour"])
+def test_expertise_is_what_ml_selfcond_computes(tiny_study, tmp_path, relation):
+    share.export(tiny_study, tmp_path, "selfcond")
+    folder = tmp_path / "llama" / "sense" / relation / "expertise"
+    table = pd.read_csv(folder / "expertise.csv")
+    assert list(table) == COLUMNS
+    assert [str(table[name].dtype) for name in COLUMNS[:4]] == ["float64"] * 4 and table["uuid"].tolist() == list(
+        range(648)
+    )
+    responses = {}
+    modules = {"mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj",
+               **{f"attn.{x}": f"self_attn.{x}_proj" for x in "qkvo"}}  # fmt: skip
+    for site, module in modules.items():
+        values = tiny_study.dataset(f"activations/{site}")["activation"].values.astype(np.float32)
+        for layer in range(3):
+            responses[f"model.layers.{layer}.{module}:0"] = values[:, layer].T  # [units, sentences]
+    labels = (tiny_study.prompts(schema.IDENTIFY)["relation"] == relation).to_numpy(int)
+    names = sorted(responses)
+    stacked = np.concatenate([responses[name] for name in names])
+    assert table["layer"].tolist() == [name for name in names for _ in responses[name]]
+    assert table["unit"].tolist() == [unit for name in names for unit in range(len(responses[name]))]
+    theirs = {
+        "ap": [average_precision_score(labels, row) for row in stacked],
+        "off_mean": stacked[:, labels == 0].mean(axis=1),
+        "on_p50": np.percentile(stacked[:, labels == 1], q=50, axis=1),
+        "on_p90": np.percentile(stacked[:, labels == 1], q=90, axis=1),
+    }
+    for name, values in theirs.items():
+        np.testing.assert_allclose(table[name], values, rtol=1e-5, atol=1e-6)
+    info = json.loads((folder / "expertise_info.json").read_text())
+    assert (info["concept"], info["group"], info["total_neurons"]) == (relation, "sense", 648)
+    assert info["layer_names"] == names and info["max_ap"] == pytest.approx(max(theirs["ap"]))
+    assert len(info["neurons_at_ap"]) == 501 and list(info["neurons_at_ap"])[:2] == ["0.50000", "0.50100"]
+    assert info["neurons_at_ap"]["0.50000"] == int((table["ap"].to_numpy(np.float32) > 0.5).sum())
+
+
+def test_lang_neuron_has_medians_and_limited_files(tiny_study, tmp_path):
+    (folder, _) = share.export(tiny_study, tmp_path, "lang_neuron", limited=20)
+    table = pd.read_csv(folder / "expertise.csv")
+    assert list(table) == [*COLUMNS[:2], "off_p50", *COLUMNS[2:]]
+    top, bottom, both = (
+        pd.read_csv(folder / f"expertise_limited_{name}.csv") for name in ("10_top", "10_bottom", "20_both")
+    )
+    assert sorted(top["ap"]) == sorted(table["ap"].nlargest(10))
+    assert sorted(bottom["ap"]) == sorted(table["ap"].nsmallest(10))
+    pd.testing.assert_frame_equal(both, pd.concat([top, bottom], ignore_index=True))
+
+
+def test_scores_round_trip_bit_for_bit(tiny_study, tmp_path):
+    share.export(tiny_study, tmp_path / "out", "lang_neuron")
+    shutil.copytree(tiny_study.path, tmp_path / "copy.zarr")
+    stores.drop(tmp_path / "copy.zarr", schema.SCORES)
+    copy = selfcond.read(tmp_path / "copy.zarr", tmp_path / "out")
+    names = copy.attributes(schema.SCORES)["relations"]
+    for site in tiny_study.layouts:
+        ours = copy.dataset(f"scores/{site}").load()
+        theirs = tiny_study.dataset(f"scores/{site}").sel(relation=names).load()
+        for statistic in ours.data_vars:
+            np.testing.assert_array_equal(ours[statistic].values, theirs[statistic].values)
+    assert masks.select(copy, k=5) == "top-5"
+
+
+def test_scores_of_another_model_are_refused(tiny_study, tmp_path):
+    (folder, _) = share.export(tiny_study, tmp_path, "selfcond")
+    table = pd.read_csv(folder / "expertise.csv")
+    shutil.copytree(tiny_study.path, tmp_path / "copy.zarr")
+    table.iloc[:-1].to_csv(folder / "expertise.csv", index=False)
+    with pytest.raises(IdentityError, match="units"):
+        selfcond.read(tmp_path / "copy.zarr", folder)
+    table.assign(ap="x").to_csv(folder / "expertise.csv", index=False)
+    with pytest.raises(InputError, match="holds text"):
+        selfcond.read(tmp_path / "copy.zarr", folder)
+
+
+def test_neuron_lists_agree_with_the_mask(tiny_study, tmp_path):
+    relations, chosen = masks.read(tiny_study, "top-12")
+    for kind in ("json", "csv", "safetensors"):
+        share.export(tiny_study, tmp_path / f"m.{kind}", kind)
+    tensors, listed = load_file(tmp_path / "m.safetensors"), json.loads((tmp_path / "m.json").read_text())
+    rows = pd.read_csv(tmp_path / "m.csv")
+    assert len(rows) == 24 and list(rows) == ["relation", "site", "layer", "neuron"]
+    for at, relation in enumerate(relations):
+        for site, mask in chosen.items():
+            assert np.array_equal(tensors[f"{relation}/{site}"], mask[at])
+            pairs = [(int(layer), n) for layer, own in listed["relations"][relation][site].items() for n in own]
+            of_csv = rows[(rows["relation"] == relation) & (rows["site"] == site)][["layer", "neuron"]]
+            assert (
+                pairs == list(zip(*map(list, np.nonzero(mask[at])), strict=True)) == list(map(tuple, of_csv.to_numpy()))
+            )
+
+
+def test_ablations_are_tidy(tiny_study, tmp_path):
+    share.export(tiny_study, tmp_path / "a.parquet", "parquet")
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    data = tiny_study.dataset("ablations/top-12")
+    assert len(table) == data["correct"].size
+    assert {"condition", "prompt", "correct", "generated", "relation", "subject", "object"} <= set(table)
+    accuracy = table.groupby(["condition", "relation"])["correct"].mean()
+    for condition, relation in accuracy.index:
+        assert accuracy[condition, relation] == pytest.approx(
+            float(data["accuracy"].sel(condition=condition, relation=relation))
+        )
+
+
+def test_concepts_are_read_back(tiny_study, tmp_path):
+    share.export(tiny_study, tmp_path, "concepts")
+    document = json.loads((tmp_path / "sense" / "size.json").read_text())
+    own = tiny_study.prompts(schema.IDENTIFY)
+    assert document["sentences"]["positive"] == own["text"][own["relation"] == "size"].tolist()
+    assert {relation.name for relation in facts.load(str(tmp_path / "concept_list.csv"))} >= {"size", "colour"}
+
+
+def test_unknown_formats_are_one_line(tiny_study, tmp_path):
+    with pytest.raises(InputError, match="no format 'pickle'"):
+        share.export(tiny_study, tmp_path / "x", "pickle")
