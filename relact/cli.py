@@ -54,6 +54,8 @@ Negatives = Annotated[int | None, typer.Option(help="sample so many negatives pe
 Workers = Annotated[int | None, typer.Option(help="threads; all cores by default")]
 Memory = Annotated[str, typer.Option(help="memory budget, such as 4GiB")]
 Seeds = Annotated[int, typer.Option(help="random controls")]
+Mode = Annotated[str, typer.Option(help="override with: zero, mean, off_mean, on_p50, on_p90, off_p50, resample")]
+Tokens = Annotated[str, typer.Option(help="override at all tokens, or from the last one of a prompt on")]
 Match = Annotated[str, typer.Option(help="rule for a correct answer: prefix, exact, paper")]
 
 
@@ -243,7 +245,9 @@ def select(
 def ablate(
     store: StorePath,
     mask: Annotated[str | None, typer.Option(help="name of a stored mask")] = None,
-    k: Annotated[int | None, typer.Option("--k", help="select the top k first")] = None,
+    k: Annotated[str | None, typer.Option("--k", help="select the top k first; 10,50,200 sweeps")] = None,
+    mode: Mode = "zero",
+    tokens: Tokens = "all",
     model: Annotated[str | None, typer.Option(help="where the store's model is now, if it moved")] = None,
     seeds: Seeds = 10,
     match: Match = "prefix",
@@ -257,10 +261,19 @@ def ablate(
 
     with Stages() as progress:
         result = run(
-            store, mask=mask, k=k, model=model, seeds=range(seeds), match=match, name=name, device=device,
-            progress=progress,
+            store, mask=mask, k=_numbers(k) if k else None, mode=mode, tokens=tokens, model=model, seeds=range(seeds),
+            match=match, name=name, device=device, progress=progress,
         )  # fmt: skip
     _show_ablation(result, as_json)
+
+
+def _numbers(text: str) -> int | list[int]:
+    """``400`` or ``10,50,200``."""
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor numbers with commas", param_hint="--k") from None
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 @app.command()
@@ -409,21 +422,24 @@ def _show_ablation(result: Any, as_json: bool, where: Path | None = None) -> Non
     from relact import terminal
     from relact.effects import effects
 
-    summary = effects(result)
-    drops = {"own": summary.own, "other": summary.other, "random": summary.random}
+    parts = [result.sel(k=k) for k in result["k"].values] if "k" in result.dims else [result]
+    found = []
+    for part in parts:
+        summary = effects(part)
+        accuracy = part["accuracy"].load()
+        k = int(part["k"]) if "k" in part.coords else result.attrs["k"]
+        drops = {"own": summary.own, "other": summary.other, "random": summary.random}
+        found.append({"k": k, "drops": drops, "accuracy": accuracy.values.tolist()})
+        if as_json:
+            continue
+        terminal.say(f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {k})\n")
+        terminal.matrix(part)
+        shown = ", ".join(f"{name} {value:.1f}" for name, value in drops.items())
+        terminal.say(f"\nmean drop in points: {shown}\n")
     if as_json:
-        accuracy = result["accuracy"].load()
-        terminal.dump(
-            {"store": where, "drops": drops, "condition": accuracy["condition"].values.tolist(),
-             "relation": accuracy["relation"].values.tolist(), "accuracy": accuracy.values.tolist()}
-        )  # fmt: skip
-        return
-    terminal.say(
-        f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {result.attrs['k']})\n"
-    )
-    terminal.matrix(result)
-    terminal.say("\nmean drop in points: " + ", ".join(f"{name} {value:.1f}" for name, value in drops.items()))
-    if where:
+        names = {"condition": result["condition"].values.tolist(), "relation": result["relation"].values.tolist()}
+        terminal.dump({"store": where, **names, **({"sweep": found} if len(found) > 1 else found[0])})
+    elif where:
         terminal.say(f"store: {where}")
 
 

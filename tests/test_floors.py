@@ -20,14 +20,16 @@ FLOORS = [
     ["fingerprint", "checkpoints", "models", "hooks"],
     ["batches", "forward", "pool", "intake", "forecast", "capture"],
     ["kernels", "schedulers", "score"],
-    ["masks", "stability"],
-    ["ablate", "known"],
+    ["masks", "conditions", "stability"],
+    ["journal", "decode", "ablate", "known"],
     ["query", "compare", "effects", "report"],
     ["share"],
     ["pipeline", "terminal", "cli"],
 ]
 PLACE = {name: (floor, at) for floor, names in enumerate(FLOORS) for at, name in enumerate(names)}
-TORCH = {"known", "fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "forecast", "capture", "ablate"}
+TORCH = {
+    "known", "fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "forecast", "capture", "decode", "ablate"
+}  # fmt: skip
 
 
 def modules() -> list[Path]:
