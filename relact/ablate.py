@@ -200,7 +200,7 @@ def generate(
         if journal:
             pairs = zip(part, found, strict=True)
             journal.write({digests[places[at]]: dict(zip(rows, own, strict=True)) for at, own in pairs})
-        progress("ablate", np.count_nonzero(texts != np.array(None)), texts.size, "answers")
+        progress("ablate", int(np.count_nonzero(texts != np.array(None))), texts.size, "answers")
 
     decode(loaded, tokens, distinct, finished, is_open=is_open, last=last, todo=todo, batch_tokens=batch_tokens)
     row_of = {digests[at]: row for row, at in enumerate(places)}
