@@ -6,6 +6,7 @@ Texts that the store or the journal of an interrupted run already holds are not 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from relact.conditions import Condition
 from relact.decode import BATCH_TOKENS, decode
 from relact.errors import IdentityError, InputError
 from relact.journal import Journal
+from relact.perplexity import perplexity as measure
 from relact.progress import Progress, silent
 
+PERPLEXITY = "perplexity"
 SEEDS = tuple(range(10))
 TOKENS = ("all", "last")
 
@@ -30,12 +33,15 @@ def ablate(
     *,
     mask: str | None = None,
     k: int | Sequence[int] | None = None,
+    kind: str = "top",
+    sites: str | Sequence[str] | None = None,
     model: str | models.LoadedModel | None = None,
     seeds: Sequence[int] = SEEDS,
     mode: str = "zero",
     tokens: str = "all",
     match: str = "prefix",
     tests: pd.DataFrame | None = None,
+    perplexity: bool = False,
     name: str | None = None,
     device: str = "auto",
     batch_tokens: int = BATCH_TOKENS,
@@ -45,18 +51,22 @@ def ablate(
 
     Args:
         mask: name of a stored mask; or ``k``, to select the top k first; several k make a sweep, with a dimension ``k``.
+        kind, sites: of the masks that ``k`` selects, see `masks.select`.
         model: the store's own model by default; another one is refused.
         seeds: one random control per seed, matched to the mask's counts per site and layer.
         mode: what overridden neurons are set to, see `conditions.replacements`.
         tokens: override at ``all`` tokens, or from the ``last`` token of a prompt on.
         match: the rule for "correct", see `prompts.is_correct`.
         tests: a table with other test prompts (another language, paraphrases); the store's own by default.
+        perplexity: measure that of the bundled text under every condition, too.
         name: of the result; the mask's name by default, with what is not the default appended.
         batch_tokens: tokens of all conditions in one forward pass.
 
     Returns:
         correct bool [condition, prompt], generated [condition, prompt] (up to the token that decided), relation_of [prompt],
-        accuracy [condition, relation]; all but relation_of with a first dimension k in a sweep.
+        accuracy [condition, relation], and perplexity [condition] if asked for; all but relation_of with a first dimension k in a
+        sweep, which also has step_correct and step_generated [k, prompt]: the answers when only those neurons of a prompt's own
+        relation are overridden that this k adds to the one before it.
 
     Raises:
         IdentityError: the model is not the one the store records. InputError: no such mask, no test prompts.
@@ -68,7 +78,7 @@ def ablate(
     if tokens not in TOKENS:
         raise InputError(f"unknown choice of tokens {tokens!r}", where="tokens", fix="use all or last")
     ks = [k] if isinstance(k, int) else list(k or ())
-    chosen = [mask] if mask is not None else [masks.select(opened, k=one) for one in ks]
+    chosen = [mask] if mask is not None else [masks.select(opened, k=one, kind=kind, sites=sites) for one in ks]
     table, digest = _tests(opened, tests)
     described = [opened.attributes(f"{schema.MASKS}/{one}") for one in chosen]
     own_ks = [int(attributes["k"]) for attributes in described]
@@ -84,38 +94,45 @@ def ablate(
     }
     name = name or _name(chosen, mode, tokens)
     group = f"{schema.ABLATIONS}/{name}"
-    if opened.has(group) and opened.attributes(group) == attributes:
+    current = opened.has(group) and opened.attributes(group) == attributes
+    if current and (not perplexity or PERPLEXITY in opened.dataset(group)):
         return opened.dataset(group)
     every = [conditions.of_mask(opened, one, seeds=seeds, mode=mode) for one in chosen]  # [k][condition]
     loaded = _model_of(opened, model, device)
-    rows = models.encode(loaded, table["text"].tolist(), special_tokens=opened.manifest.capture.special_tokens)
-    answers = table[schema.ANSWERS].tolist()
-    journal = Journal(
-        opened.path.with_name(f".{opened.path.name}.{name}.jsonl"), f"{loaded.fingerprint} {digest} {tokens}"
-    )
+    special = opened.manifest.capture.special_tokens
+    journal_path = opened.path.with_name(f".{opened.path.name}.{name}.jsonl")
+    journal = Journal(journal_path, f"{loaded.fingerprint} {digest} {tokens}")
     _recall(opened, journal, digest, tokens)
     flat = [condition for part in every for condition in part]
+    relation_of = table["relation"].to_numpy()
+    steps = [conditions.added(*pair) for pair in pairwise([[], *every])] if sweep else []
+    flat_steps = [condition for part in steps for condition in part]
+    own = np.array([relation_of == step.name for step in flat_steps], bool).reshape(len(flat_steps), len(table))
     texts = generate(
         loaded,
-        rows,
-        answers,
-        flat,
+        models.encode(loaded, table["text"].tolist(), special_tokens=special),
+        table[schema.ANSWERS].tolist(),
+        [*flat, *flat_steps],
+        wanted=np.concatenate([np.ones((len(flat), len(table)), bool), own]),
         journal=journal,
         last=tokens == "last",
         batch_tokens=batch_tokens,
         progress=progress,
     )
-    _write(
-        opened,
-        group,
-        attributes,
-        every,
-        table["relation"].to_numpy(),
-        texts.reshape(len(every), -1, len(rows)),
-        answers,
-    )
+    generated = texts[: len(flat)].reshape(len(every), -1, len(table))
+    measured = measure(loaded, flat, special_tokens=special, progress=progress) if perplexity else None
+    stepped = _own(texts[len(flat) :], own, len(steps)) if sweep else None
+    _write(opened, group, attributes, every, table, generated, stepped, measured)
     journal.remove()
     return opened.dataset(group)
+
+
+def _own(texts: np.ndarray, own: np.ndarray, n_steps: int) -> np.ndarray:
+    """[k, prompt]: of texts [k x relation, prompt] those under the prompt's ``own`` relation, "" where it has none."""
+    found = np.full((n_steps, texts.shape[1]), "", object)
+    for row, (answers, mine) in enumerate(zip(texts, own, strict=True)):
+        found[row * n_steps // len(texts), mine] = answers[mine]
+    return found
 
 
 def _recall(store: stores.Store, journal: Journal, digest: str, tokens: str) -> None:
@@ -147,7 +164,20 @@ def _tests(store: stores.Store, tests: pd.DataFrame | None) -> tuple[pd.DataFram
         )
     if table.empty:
         raise InputError("no test prompts", where=store.path, fix="capture a prompt table that has some, or give one")
+    if tests is not None:
+        _require_held_out(store, table)
     return table, digest
+
+
+def _require_held_out(store: stores.Store, table: pd.DataFrame) -> None:
+    """Refuse test prompts about subjects on which neurons were identified: that would inflate the effect."""
+    key = ["relation", "subject", "language"]
+    both = table[key].drop_duplicates().merge(store.prompts(schema.IDENTIFY)[key].drop_duplicates())
+    both = both[both["subject"] != ""]
+    if len(both):
+        what = f"{len(both)} test subjects are also identification subjects, first {both['subject'][0]!r}"
+        fix = "make them with the seed, shots and test size of the store's prompts"
+        raise InputError(what, where=f"relation {both['relation'][0]}", fix=fix)
 
 
 def _name(chosen: Sequence[str], mode: str, tokens: str) -> str:
@@ -169,6 +199,7 @@ def generate(
     answers: Sequence[Sequence[str]],
     conditions: Sequence[Condition],
     *,
+    wanted: np.ndarray | None = None,
     journal: Journal | None = None,
     last: bool = False,
     batch_tokens: int = BATCH_TOKENS,
@@ -178,6 +209,7 @@ def generate(
 
     Args:
         tokens: of every prompt. answers: accepted ones of every prompt.
+        wanted: bool [condition, prompt]; None is everything. What is not wanted may be None in the result.
         journal: holds what is already known, and is told what is found; equal conditions run once.
         last, batch_tokens: see `decode.decode`.
     """
@@ -188,23 +220,30 @@ def generate(
     if journal:
         for row, known in zip(texts, journal.known([digests[at] for at in places], len(tokens)), strict=True):
             row[list(known)] = list(known.values())
-    todo = texts == np.array(None)
+    row_of = {digests[at]: row for row, at in enumerate(places)}
+    rows = [row_of[digest] for digest in digests]
+    todo = np.zeros(texts.shape, bool)
+    for place, own in zip(rows, np.ones((len(rows), len(tokens)), bool) if wanted is None else wanted, strict=True):
+        todo[place] |= own
+    total = int(todo.sum())
+    todo &= texts == np.array(None)
+    left = todo.copy()
 
     def is_open(prompt: int, text: str) -> bool:
         """Nothing said yet, or an answer so far: whatever the rule, a second token may still change the verdict."""
         return not text.strip(" \n\ufffd") or prompts.is_correct(text, answers[prompt], "prefix")
 
-    def finished(part: Sequence[int], rows: Sequence[int], found: list[list[str]]) -> None:
+    def finished(part: Sequence[int], asked: Sequence[int], found: list[list[str]]) -> None:
         for at, own in zip(part, found, strict=True):
-            texts[at, list(rows)] = own
+            texts[at, list(asked)] = own
+            left[at, list(asked)] = False
         if journal:
             pairs = zip(part, found, strict=True)
-            journal.write({digests[places[at]]: dict(zip(rows, own, strict=True)) for at, own in pairs})
-        progress("ablate", int(np.count_nonzero(texts != np.array(None))), texts.size, "answers")
+            journal.write({digests[places[at]]: dict(zip(asked, own, strict=True)) for at, own in pairs})
+        progress("ablate", total - int(left.sum()), total, "answers")
 
     decode(loaded, tokens, distinct, finished, is_open=is_open, last=last, todo=todo, batch_tokens=batch_tokens)
-    row_of = {digests[at]: row for row, at in enumerate(places)}
-    return texts[[row_of[digest] for digest in digests]]
+    return texts[rows]
 
 
 def _model_of(store: stores.Store, model: str | models.LoadedModel | None, device: str) -> models.LoadedModel:
@@ -233,34 +272,41 @@ def _write(
     group: str,
     attributes: Mapping[str, Any],
     every: Sequence[Sequence[Condition]],
-    relation_of: np.ndarray,
+    table: pd.DataFrame,
     generated: np.ndarray,
-    answers: Sequence[Sequence[str]],
+    stepped: np.ndarray | None,
+    perplexities: np.ndarray | None,
 ) -> None:
-    """``generated`` is [k, condition, prompt]; the dimension k is left out when there is one."""
+    """``generated`` is [k, condition, prompt], ``stepped`` [k, prompt]; the dimension k is left out when there is one k."""
+    relation_of, answers, match = table["relation"].to_numpy(), table[schema.ANSWERS].tolist(), attributes["match"]
     names = list(dict.fromkeys(relation_of))
-    correct = np.stack([judge(texts, answers, attributes["match"]) for texts in generated])
+    correct = np.stack([judge(texts, answers, match) for texts in generated])
     accuracy = np.stack([correct[..., relation_of == name].mean(axis=-1) for name in names], axis=-1)
     digests = np.array([[condition.digest() for condition in part] for part in every])
-    sweep = len(every) > 1
-    lead = ("k",) if sweep else ()
-    coordinates: dict[str, Any] = {
-        "condition": [condition.name for condition in every[0]],
-        "relation": names,
-        "prompt": range(correct.shape[-1]),
+    arrays: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
+        "correct": (correct, ("condition", "prompt")),
+        "generated": (generated, ("condition", "prompt")),
+        "accuracy": (accuracy.astype(np.float32), ("condition", "relation")),
+        "digest": (digests, ("condition",)),
     }
-    if sweep:
-        coordinates["k"] = list(attributes["k"])
+    if stepped is not None:
+        arrays["step_generated"] = stepped, ("prompt",)
+        arrays["step_correct"] = judge(stepped, answers, match), ("prompt",)
+    if perplexities is not None:
+        arrays[PERPLEXITY] = perplexities.reshape(len(every), -1), ("condition",)
+    sweep = len(every) > 1
+    ks = {"k": attributes["k"]}
     with store.stage(group, attributes) as built:
         built.attrs.update(
-            {key: attributes[key] for key in ("k", "mode", "tokens", "seeds", "match") if key not in coordinates}
+            {key: attributes[key] for key in ("mode", "tokens", "seeds", "match")} | ({} if sweep else ks)
         )
-        stores.write_coordinates(built, **coordinates)
-        for name, values, dims in (
-            ("correct", correct, ("condition", "prompt")),
-            ("generated", generated.astype(np.dtypes.StringDType()), ("condition", "prompt")),
-            ("accuracy", accuracy.astype(np.float32), ("condition", "relation")),
-            ("digest", digests.astype(np.dtypes.StringDType()), ("condition",)),
-        ):
-            built.create_array(name, data=values if sweep else values[0], dimension_names=(*lead, *dims))
-        built.create_array("relation_of", data=relation_of.astype(np.dtypes.StringDType()), dimension_names=("prompt",))
+        stores.write_coordinates(
+            built,
+            condition=[condition.name for condition in every[0]],
+            relation=names,
+            prompt=range(len(table)),
+            **(ks if sweep else {}),
+        )
+        stores.write_whole(built, "relation_of", relation_of, ("prompt",))
+        for name, (values, dimensions) in arrays.items():
+            stores.write_whole(built, name, *((values, ("k", *dimensions)) if sweep else (values[0], dimensions)))

@@ -70,6 +70,17 @@ def of_mask(store: stores.Store, mask: str, *, seeds: Sequence[int], mode: str =
     return found
 
 
+def added(smaller: Sequence[Condition], larger: Sequence[Condition]) -> list[Condition]:
+    """What every set of ``larger`` (``intact`` and random ones aside) adds to the one of that name in ``smaller``, if any."""
+    before = {condition.name: condition.off for condition in smaller}
+    found = []
+    for one in larger:
+        if one.name != INTACT and not one.name.startswith(RANDOM):
+            off = {site: mask & ~before[one.name][site] if before else mask for site, mask in one.off.items()}
+            found.append(Condition(one.name, off, one.values))
+    return found
+
+
 def replacements(
     store: stores.Store, mode: str, sites: Sequence[str], relation: str | None, seed: int = 0
 ) -> dict[str, np.ndarray]:

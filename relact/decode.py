@@ -66,7 +66,7 @@ def decode(
                 together = [conditions[at] for at in part]
                 if packable is None:
                     packable = _can_pack(loaded, together, tokens, group, batch_tokens)
-                chunk = _Chunk(loaded, together, group.prefix, last=last, joining=packable)
+                chunk = Chunk(loaded, together, group.prefix, last=last, joining=packable)
                 for rows, packed in _cut(chunk, tokens, group.rows, batch_tokens, packable):
                     answer = _answer_packed if packed else _answer_apart
                     finished(part, rows, answer(chunk, tokens, rows, is_open))
@@ -82,7 +82,7 @@ def _groups(tokens: Sequence[Sequence[int]]) -> Iterator[PrefixGroup]:
             yield PrefixGroup(inner.prefix, tuple(group.rows[row] for row in inner.rows))
 
 
-class _Chunk:
+class Chunk:
     """Conditions that run together over one prefix, the intact model in row 0 and the others in ``row_of`` [condition].
 
     Args:
@@ -202,7 +202,7 @@ def _fitted(cache: Any, rows: Callable[[int], int]) -> Any:
 
 
 def _cut(
-    chunk: _Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int], batch_tokens: int, packable: bool
+    chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int], batch_tokens: int, packable: bool
 ) -> Iterator[tuple[list[int], bool]]:
     """Batches of prompts, and whether each is a pack."""
     prefix = len(chunk.prefix)
@@ -242,7 +242,7 @@ def _window(config: Any) -> int:
 class _Pack:
     """The first pass over a pack: ``logits`` [rows, prompts, words] of what follows each prompt, and the grown cache."""
 
-    def __init__(self, chunk: _Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int]) -> None:
+    def __init__(self, chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int]) -> None:
         self.chunk, self.n_prefix = chunk, len(chunk.prefix)
         own = [tokens[row][self.n_prefix :] for row in rows]
         lengths = torch.tensor([len(ids) for ids in own])
@@ -282,7 +282,7 @@ class _Pack:
 
 
 def _answer_packed(
-    chunk: _Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int], is_open: Callable[[int, str], bool]
+    chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int], is_open: Callable[[int, str], bool]
 ) -> list[list[str]]:
     pack = _Pack(chunk, tokens, rows)
     first = pack.logits.argmax(dim=-1).cpu()  # [rows, prompts]
@@ -299,7 +299,7 @@ def _answer_packed(
 
 
 def _judge(
-    chunk: _Chunk, first: Tensor, rows: Sequence[int], is_open: Callable[[int, str], bool]
+    chunk: Chunk, first: Tensor, rows: Sequence[int], is_open: Callable[[int, str], bool]
 ) -> tuple[list[list[str]], list[list[int]]]:
     """Texts [row][prompt] of the first tokens, and for every row the prompts whose verdict needs a second one."""
     ends = _end_tokens(chunk.loaded)
@@ -336,14 +336,14 @@ def _can_pack(
 ) -> bool:
     """Whether the model computes the same for prompts in a pack as for prompts apart, by trying the first pack."""
     try:
-        chunk = _Chunk(loaded, conditions, group.prefix, last=False, joining=True)
+        chunk = Chunk(loaded, conditions, group.prefix, last=False, joining=True)
         pack, packed = next(_cut(chunk, tokens, group.rows, batch_tokens, True))
         if not packed:
             return True
         found = _Pack(chunk, tokens, pack).logits[:, -1]
     except (TypeError, ValueError, RuntimeError):  # no position_ids, a batch that may not grow, another form of mask
         return False
-    plain = _Chunk(loaded, conditions, group.prefix, last=False, joining=False)
+    plain = Chunk(loaded, conditions, group.prefix, last=False, joining=False)
     expected = _first_apart(plain, tokens, pack[-1:])[0][:, 0]
     tolerance = torch.finfo(found.dtype).eps ** 0.5 * (expected.max() - expected.min())
     return bool((found - expected).abs().max() <= tolerance)
@@ -352,7 +352,7 @@ def _can_pack(
 # --- a row for every prompt --------------------------------------------------------------------------------------------
 
 
-def _first_apart(chunk: _Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int]) -> tuple[Tensor, Any]:
+def _first_apart(chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int]) -> tuple[Tensor, Any]:
     """Logits [rows, prompts, words] after prompts of equal length, and the cache with rows x prompts rows."""
     ids = torch.tensor([tokens[row][len(chunk.prefix) :] for row in rows], device=chunk.device)  # [prompts, tokens]
     cache = chunk.cache
@@ -365,7 +365,7 @@ def _first_apart(chunk: _Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[
 
 
 def _answer_apart(
-    chunk: _Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int], is_open: Callable[[int, str], bool]
+    chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int], is_open: Callable[[int, str], bool]
 ) -> list[list[str]]:
     logits, cache = _first_apart(chunk, tokens, rows)
     first = logits.argmax(dim=-1)

@@ -13,7 +13,7 @@ import relact
 
 PACKAGE = Path(relact.__file__).parent
 FLOORS = [
-    ["errors", "schema", "plan", "progress"],
+    ["errors", "schema", "plan", "progress", "presets"],
     ["importers", "facts", "prompts"],
     ["sites"],
     ["mmap", "durable", "seal", "commits", "blocks", "skeleton", "locks", "store", "verify"],
@@ -21,14 +21,15 @@ FLOORS = [
     ["batches", "forward", "pool", "intake", "forecast", "capture"],
     ["kernels", "schedulers", "score"],
     ["masks", "conditions", "stability"],
-    ["journal", "decode", "ablate", "known"],
-    ["query", "compare", "effects", "report"],
+    ["journal", "decode", "perplexity", "ablate", "known"],
+    ["query", "compare", "effects", "evidence", "report"],
     ["share"],
     ["pipeline", "terminal", "cli"],
 ]
 PLACE = {name: (floor, at) for floor, names in enumerate(FLOORS) for at, name in enumerate(names)}
 TORCH = {
-    "known", "fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "forecast", "capture", "decode", "ablate"
+    "known", "fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "forecast", "capture", "decode", "perplexity",
+    "ablate",
 }  # fmt: skip
 
 
