@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relact.compare import overlap
-    from relact.effects import effects
-    from relact.masks import select
+    from relact.effects import cumulativity, effects
+    from relact.evidence import evidence, influences
+    from relact.masks import combine, select
     from relact.pipeline import run
     from relact.query import neuron, top
     from relact.query import tree as open
@@ -28,12 +29,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Store", "ablate", "capture", "effects", "neuron", "open", "overlap", "prompts", "run", "score", "select", "top"
+    "Store", "ablate", "capture", "combine", "cumulativity", "effects", "evidence", "influences", "neuron", "open",
+    "overlap", "prompts", "run", "score", "select", "top",
 ]  # fmt: skip
 
 _FUNCTIONS = {
     "Store": "relact.store:Store",
+    "combine": "relact.masks:combine",
+    "cumulativity": "relact.effects:cumulativity",
     "effects": "relact.effects:effects",
+    "evidence": "relact.evidence:evidence",
+    "influences": "relact.evidence:influences",
     "neuron": "relact.query:neuron",
     "open": "relact.query:tree",
     "overlap": "relact.compare:overlap",

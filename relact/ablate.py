@@ -1,68 +1,72 @@
-"""Ablate: masks + model -> the correctness of every test prompt under every condition.
+"""Ablate: masks + model -> the verdict on every test prompt under every condition, written as ``ablations/<name>``.
 
-Conditions share batches: a row is a (condition, prompt) pair with its own neurons switched off. Few-shot test prompts of a
-relation share their examples, so that prefix runs once per condition; prompts that run together have equal length, so nothing
-is padded and each row sees exactly what it would alone.
+Texts that the store or the journal of an interrupted run already holds are not generated again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import pandas as pd
 import xarray as xr
 
-from relact import hooks, masks, models, prompts, schema
+from relact import conditions, masks, models, prompts, schema
 from relact import store as stores
-from relact.batches import prefix_groups, same_length
+from relact.conditions import Condition
+from relact.decode import BATCH_TOKENS, decode
 from relact.errors import IdentityError, InputError
-from relact.forward import advance, repeat_cache
+from relact.journal import Journal
+from relact.perplexity import perplexity as measure
 from relact.progress import Progress, silent
 
-INTACT = "intact"
-NEW_TOKENS = 2  # greedy, as the published method
-BATCH_ROWS = 96  # (condition, prompt) pairs in one forward pass: bounds the repeated keys and values
+PERPLEXITY = "perplexity"
 SEEDS = tuple(range(10))
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A named set of neurons to switch off: bool [layer, neuron] per site; no sites at all is the intact model."""
-
-    name: str
-    off: Mapping[str, np.ndarray]
+TOKENS = ("all", "last")
 
 
 def ablate(
     store: str | Path | stores.Store,
     *,
     mask: str | None = None,
-    k: int | None = None,
+    k: int | Sequence[int] | None = None,
+    kind: str = "top",
+    sites: str | Sequence[str] | None = None,
     model: str | models.LoadedModel | None = None,
     seeds: Sequence[int] = SEEDS,
+    mode: str = "zero",
+    tokens: str = "all",
     match: str = "prefix",
+    tests: pd.DataFrame | None = None,
+    perplexity: bool = False,
     name: str | None = None,
     device: str = "auto",
-    batch_rows: int = BATCH_ROWS,
+    batch_tokens: int = BATCH_TOKENS,
     progress: Progress = silent,
 ) -> xr.Dataset:
     """Switch off every relation's neurons in turn and write which test prompts stay correct: ``ablations/<name>``.
 
     Args:
-        mask: name of a stored mask; or ``k``, to select the top k first.
+        mask: name of a stored mask; or ``k``, to select the top k first; several k make a sweep, with a dimension ``k``.
+        kind, sites: of the masks that ``k`` selects, see `masks.select`.
         model: the store's own model by default; another one is refused.
         seeds: one random control per seed, matched to the mask's counts per site and layer.
+        mode: what overridden neurons are set to, see `conditions.replacements`.
+        tokens: override at ``all`` tokens, or from the ``last`` token of a prompt on.
         match: the rule for "correct", see `prompts.is_correct`.
-        name: of the result; the mask's name by default.
-        batch_rows: (condition, prompt) pairs per forward pass.
+        tests: a table with other test prompts (another language, paraphrases); the store's own by default.
+        perplexity: measure that of the bundled text under every condition, too.
+        name: of the result; the mask's name by default, with what is not the default appended.
+        batch_tokens: tokens of all conditions in one forward pass.
 
     Returns:
-        correct bool [condition, prompt], generated [condition, prompt], accuracy [condition, relation].
+        correct bool [condition, prompt], generated [condition, prompt] (up to the token that decided), relation_of [prompt],
+        accuracy [condition, relation], and perplexity [condition] if asked for; all but relation_of with a first dimension k in a
+        sweep, which also has step_correct and step_generated [k, prompt]: the answers when only those neurons of a prompt's own
+        relation are overridden that this k adds to the one before it.
 
     Raises:
         IdentityError: the model is not the one the store records. InputError: no such mask, no test prompts.
@@ -71,32 +75,116 @@ def ablate(
     stores.recover(opened)
     if (mask is None) == (k is None):
         raise InputError("name one mask, or k", where="--mask/--k", fix="give exactly one of them")
-    mask = mask or masks.select(opened, k=k or 0)
-    tests = opened.prompts(schema.TEST)
-    if tests.empty:
-        raise InputError("no test prompts in this store", where=opened.path, fix="capture a prompt table that has some")
-    relations, chosen = masks.read(opened, mask)
-    own_k = int(opened.attributes(f"{schema.MASKS}/{mask}")["k"])
+    if tokens not in TOKENS:
+        raise InputError(f"unknown choice of tokens {tokens!r}", where="tokens", fix="use all or last")
+    ks = [k] if isinstance(k, int) else list(k or ())
+    chosen = [mask] if mask is not None else [masks.select(opened, k=one, kind=kind, sites=sites) for one in ks]
+    table, digest = _tests(opened, tests)
+    described = [opened.attributes(f"{schema.MASKS}/{one}") for one in chosen]
+    own_ks = [int(attributes["k"]) for attributes in described]
+    sweep = len(own_ks) > 1
     attributes = {
-        "k": own_k,
-        "mode": "zero",
+        "k": own_ks if sweep else own_ks[0],
+        "mode": mode,
+        "tokens": tokens,
         "seeds": list(seeds),
         "match": match,
-        "mask": opened.attributes(f"{schema.MASKS}/{mask}"),
-        "prompts": opened.manifest.prompts[schema.TEST]["digest"],
+        "mask": described if sweep else described[0],
+        "prompts": digest,
     }
-    group = f"{schema.ABLATIONS}/{name or mask}"
-    if opened.has(group) and opened.attributes(group) == attributes:
+    name = name or _name(chosen, mode, tokens)
+    group = f"{schema.ABLATIONS}/{name}"
+    current = opened.has(group) and opened.attributes(group) == attributes
+    if current and (not perplexity or PERPLEXITY in opened.dataset(group)):
         return opened.dataset(group)
+    every = [conditions.of_mask(opened, one, seeds=seeds, mode=mode) for one in chosen]  # [k][condition]
     loaded = _model_of(opened, model, device)
-    conditions = [Condition(INTACT, {})]
-    conditions += [Condition(rel, {site: m[i] for site, m in chosen.items()}) for i, rel in enumerate(relations)]
-    conditions += [Condition(f"random-{seed}", masks.random_matched(chosen, seed)) for seed in seeds]
-    tokens = models.encode(loaded, tests["text"].tolist(), special_tokens=opened.manifest.capture.special_tokens)
-    generated = generate(loaded, tokens, conditions, batch_rows=batch_rows, progress=progress)
-    correct = judge(generated, tests[schema.ANSWERS].tolist(), match)
-    _write(opened, group, attributes, conditions, tests["relation"].to_numpy(), correct, generated)
+    special = opened.manifest.capture.special_tokens
+    journal_path = opened.path.with_name(f".{opened.path.name}.{name}.jsonl")
+    journal = Journal(journal_path, f"{loaded.fingerprint} {digest} {tokens}")
+    _recall(opened, journal, digest, tokens)
+    flat = [condition for part in every for condition in part]
+    relation_of = table["relation"].to_numpy()
+    steps = [conditions.added(*pair) for pair in pairwise([[], *every])] if sweep else []
+    flat_steps = [condition for part in steps for condition in part]
+    own = np.array([relation_of == step.name for step in flat_steps], bool).reshape(len(flat_steps), len(table))
+    texts = generate(
+        loaded,
+        models.encode(loaded, table["text"].tolist(), special_tokens=special),
+        table[schema.ANSWERS].tolist(),
+        [*flat, *flat_steps],
+        wanted=np.concatenate([np.ones((len(flat), len(table)), bool), own]),
+        journal=journal,
+        last=tokens == "last",
+        batch_tokens=batch_tokens,
+        progress=progress,
+    )
+    generated = texts[: len(flat)].reshape(len(every), -1, len(table))
+    measured = measure(loaded, flat, special_tokens=special, progress=progress) if perplexity else None
+    stepped = _own(texts[len(flat) :], own, len(steps)) if sweep else None
+    _write(opened, group, attributes, every, table, generated, stepped, measured)
+    journal.remove()
     return opened.dataset(group)
+
+
+def _own(texts: np.ndarray, own: np.ndarray, n_steps: int) -> np.ndarray:
+    """[k, prompt]: of texts [k x relation, prompt] those under the prompt's ``own`` relation, "" where it has none."""
+    found = np.full((n_steps, texts.shape[1]), "", object)
+    for row, (answers, mine) in enumerate(zip(texts, own, strict=True)):
+        found[row * n_steps // len(texts), mine] = answers[mine]
+    return found
+
+
+def _recall(store: stores.Store, journal: Journal, digest: str, tokens: str) -> None:
+    """Add what other ablations of the same prompts found to the journal's answers."""
+    for name in store.children(schema.ABLATIONS):
+        attributes = store.attributes(f"{schema.ABLATIONS}/{name}")
+        if attributes.get("prompts") == digest and attributes.get("tokens") == tokens:
+            found = store.dataset(f"{schema.ABLATIONS}/{name}")
+            for one, texts in zip(
+                found["digest"].values.ravel(),
+                found["generated"].values.reshape(-1, found.sizes["prompt"]),
+                strict=True,
+            ):
+                journal.answers[str(one)].update(enumerate(map(str, texts)))
+
+
+def _tests(store: stores.Store, tests: pd.DataFrame | None) -> tuple[pd.DataFrame, str]:
+    """The test prompts and their digest."""
+    if tests is None:
+        table, digest = store.prompts(schema.TEST), store.manifest.prompts[schema.TEST]["digest"]
+    else:
+        table = prompts.check(tests)
+        table = table[table["split"] == "test"].reset_index(drop=True)
+        digest = schema.digest(
+            [
+                {"text": row.text, "relation": row.relation, "answers": answers}
+                for row, answers in zip(table.itertuples(index=False), table[schema.ANSWERS], strict=True)
+            ]
+        )
+    if table.empty:
+        raise InputError("no test prompts", where=store.path, fix="capture a prompt table that has some, or give one")
+    if tests is not None:
+        _require_held_out(store, table)
+    return table, digest
+
+
+def _require_held_out(store: stores.Store, table: pd.DataFrame) -> None:
+    """Refuse test prompts about subjects on which neurons were identified: that would inflate the effect."""
+    key = ["relation", "subject", "language"]
+    both = table[key].drop_duplicates().merge(store.prompts(schema.IDENTIFY)[key].drop_duplicates())
+    both = both[both["subject"] != ""]
+    if len(both):
+        what = f"{len(both)} test subjects are also identification subjects, first {both['subject'][0]!r}"
+        fix = "make them with the seed, shots and test size of the store's prompts"
+        raise InputError(what, where=f"relation {both['relation'][0]}", fix=fix)
+
+
+def _name(chosen: Sequence[str], mode: str, tokens: str) -> str:
+    parts = [chosen[0] if len(chosen) == 1 else f"sweep-{chosen[0]}-{chosen[-1]}"]
+    parts += [mode] if mode != "zero" else []
+    parts += [f"{tokens}-token"] if tokens != "all" else []
+    return "-".join(parts)
 
 
 def judge(generated: np.ndarray, answers: Sequence[Sequence[str]], match: str) -> np.ndarray:
@@ -108,94 +196,54 @@ def judge(generated: np.ndarray, answers: Sequence[Sequence[str]], match: str) -
 def generate(
     loaded: models.LoadedModel,
     tokens: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[str]],
     conditions: Sequence[Condition],
     *,
-    batch_rows: int = BATCH_ROWS,
+    wanted: np.ndarray | None = None,
+    journal: Journal | None = None,
+    last: bool = False,
+    batch_tokens: int = BATCH_TOKENS,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Greedy continuation (two tokens) of every prompt under every condition: str [condition, prompt]."""
-    texts = np.empty((len(conditions), len(tokens)), object)
-    done = 0
-    with torch.inference_mode():
-        for group in prefix_groups(tokens):
-            for first in range(0, len(conditions), batch_rows):
-                part = slice(first, min(first + batch_rows, len(conditions)))
-                overrides = _Overrides(conditions[part], loaded.device)
-                n_conditions = part.stop - part.start
-                cache = _prefix_cache(loaded, group.prefix, overrides)
-                own = [len(row) - len(group.prefix) for row in tokens]
-                for rows in same_length(group.rows, own, max(1, batch_rows // n_conditions)):
-                    ids = torch.tensor([tokens[row][len(group.prefix) :] for row in rows], device=loaded.device)
-                    answer = _continue(loaded, ids, cache, overrides)  # [conditions, rows, new tokens]
-                    for at, row in enumerate(rows):
-                        texts[part, row] = loaded.tokenizer.batch_decode(answer[:, at], skip_special_tokens=True)
-                    done += n_conditions * len(rows)
-                    progress("ablate", done, len(conditions) * len(tokens), "prompts")
-    return texts
+    """Greedy continuation of every prompt under every condition, up to the token that decides: str [condition, prompt].
 
+    Args:
+        tokens: of every prompt. answers: accepted ones of every prompt.
+        wanted: bool [condition, prompt]; None is everything. What is not wanted may be None in the result.
+        journal: holds what is already known, and is told what is found; equal conditions run once.
+        last, batch_tokens: see `decode.decode`.
+    """
+    digests = [condition.digest() for condition in conditions]
+    places = list({digest: at for at, digest in reversed(list(enumerate(digests)))}.values())[::-1]
+    distinct = [conditions[at] for at in places]
+    texts = np.full((len(distinct), len(tokens)), None, object)
+    if journal:
+        for row, known in zip(texts, journal.known([digests[at] for at in places], len(tokens)), strict=True):
+            row[list(known)] = list(known.values())
+    row_of = {digests[at]: row for row, at in enumerate(places)}
+    rows = [row_of[digest] for digest in digests]
+    todo = np.zeros(texts.shape, bool)
+    for place, own in zip(rows, np.ones((len(rows), len(tokens)), bool) if wanted is None else wanted, strict=True):
+        todo[place] |= own
+    total = int(todo.sum())
+    todo &= texts == np.array(None)
+    left = todo.copy()
 
-class _Overrides:
-    """The neurons to switch off, one row per condition, ready to be repeated over the prompts of a batch."""
+    def is_open(prompt: int, text: str) -> bool:
+        """Nothing said yet, or an answer so far: whatever the rule, a second token may still change the verdict."""
+        return not text.strip(" \n\ufffd") or prompts.is_correct(text, answers[prompt], "prefix")
 
-    def __init__(self, conditions: Sequence[Condition], device: torch.device) -> None:
-        self.n_conditions = len(conditions)
-        self.sites = sorted({site for condition in conditions for site in condition.off})
-        self.off: dict[tuple[str, int], torch.Tensor] = {}  # (site, layer) -> bool [conditions, width]
-        for site in self.sites:
-            shape = next(condition.off[site].shape for condition in conditions if site in condition.off)
-            empty = np.zeros(shape, bool)
-            stacked = np.stack(
-                [condition.off.get(site, empty) for condition in conditions]
-            )  # [conditions, layer, neuron]
-            for layer in np.flatnonzero(stacked.any(axis=(0, 2))):
-                self.off[site, int(layer)] = torch.from_numpy(stacked[:, layer]).to(device)
+    def finished(part: Sequence[int], asked: Sequence[int], found: list[list[str]]) -> None:
+        for at, own in zip(part, found, strict=True):
+            texts[at, list(asked)] = own
+            left[at, list(asked)] = False
+        if journal:
+            pairs = zip(part, found, strict=True)
+            journal.write({digests[places[at]]: dict(zip(asked, own, strict=True)) for at, own in pairs})
+        progress("ablate", total - int(left.sum()), total, "answers")
 
-    def applied(self, model: Any, repeats: int) -> AbstractContextManager[Any]:
-        """Override inside the block, for batches whose rows are conditions x ``repeats`` prompts, conditions outermost."""
-
-        def switch_off(site: str, layer: int, values: torch.Tensor) -> torch.Tensor | None:
-            off = self.off.get((site, layer))
-            if off is None:
-                return None
-            return values.masked_fill(off.repeat_interleave(repeats, dim=0)[:, None, :], 0)
-
-        return hooks.visit(model, self.sites, switch_off) if self.sites else nullcontext()
-
-
-def _prefix_cache(loaded: models.LoadedModel, prefix: Sequence[int], overrides: _Overrides) -> Any:
-    if not prefix:
-        return None
-    ids = torch.tensor([prefix], device=loaded.device).expand(overrides.n_conditions, -1)
-    with overrides.applied(loaded.model, 1):
-        return advance(loaded.model.base_model, ids)[1]
-
-
-def _continue(loaded: models.LoadedModel, ids: torch.Tensor, prefix_cache: Any, overrides: _Overrides) -> torch.Tensor:
-    """Token ids [conditions, prompts, NEW_TOKENS] that follow ``ids`` [prompts, tokens] under each condition."""
-    n_prompts = len(ids)
-    step = ids.repeat(overrides.n_conditions, 1)  # [conditions x prompts, tokens]
-    cache = None if prefix_cache is None else repeat_cache(prefix_cache, n_prompts)
-    ends = _end_tokens(loaded)
-    answer: list[torch.Tensor] = []
-    with overrides.applied(loaded.model, n_prompts):
-        for _ in range(NEW_TOKENS):
-            output, cache = advance(loaded.model, step, cache=cache, logits_to_keep=1)
-            chosen = output.logits[:, -1].argmax(dim=-1)
-            if answer and ends:  # after an end token nothing more is said
-                over = torch.isin(answer[-1], torch.tensor(sorted(ends), device=chosen.device))
-                chosen = torch.where(over, answer[-1], chosen)
-            answer.append(chosen)
-            step = chosen[:, None]
-    return torch.stack(answer, dim=-1).reshape(overrides.n_conditions, n_prompts, NEW_TOKENS).cpu()
-
-
-def _end_tokens(loaded: models.LoadedModel) -> set[int]:
-    """Ids that end a generation, as transformers' ``generate`` would use them."""
-    config = getattr(loaded.model, "generation_config", None)
-    ends = config.eos_token_id if config is not None else None
-    if ends is None:
-        return set()
-    return {ends} if isinstance(ends, int) else set(ends)
+    decode(loaded, tokens, distinct, finished, is_open=is_open, last=last, todo=todo, batch_tokens=batch_tokens)
+    return texts[rows]
 
 
 def _model_of(store: stores.Store, model: str | models.LoadedModel | None, device: str) -> models.LoadedModel:
@@ -223,23 +271,42 @@ def _write(
     store: stores.Store,
     group: str,
     attributes: Mapping[str, Any],
-    conditions: Sequence[Condition],
-    relation_of: np.ndarray,
-    correct: np.ndarray,
+    every: Sequence[Sequence[Condition]],
+    table: pd.DataFrame,
     generated: np.ndarray,
+    stepped: np.ndarray | None,
+    perplexities: np.ndarray | None,
 ) -> None:
+    """``generated`` is [k, condition, prompt], ``stepped`` [k, prompt]; the dimension k is left out when there is one k."""
+    relation_of, answers, match = table["relation"].to_numpy(), table[schema.ANSWERS].tolist(), attributes["match"]
     names = list(dict.fromkeys(relation_of))
-    accuracy = np.stack([correct[:, relation_of == name].mean(axis=1) for name in names], axis=1)
+    correct = np.stack([judge(texts, answers, match) for texts in generated])
+    accuracy = np.stack([correct[..., relation_of == name].mean(axis=-1) for name in names], axis=-1)
+    digests = np.array([[condition.digest() for condition in part] for part in every])
+    arrays: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
+        "correct": (correct, ("condition", "prompt")),
+        "generated": (generated, ("condition", "prompt")),
+        "accuracy": (accuracy.astype(np.float32), ("condition", "relation")),
+        "digest": (digests, ("condition",)),
+    }
+    if stepped is not None:
+        arrays["step_generated"] = stepped, ("prompt",)
+        arrays["step_correct"] = judge(stepped, answers, match), ("prompt",)
+    if perplexities is not None:
+        arrays[PERPLEXITY] = perplexities.reshape(len(every), -1), ("condition",)
+    sweep = len(every) > 1
+    ks = {"k": attributes["k"]}
     with store.stage(group, attributes) as built:
-        built.attrs.update({key: attributes[key] for key in ("k", "mode", "seeds", "match")})
+        built.attrs.update(
+            {key: attributes[key] for key in ("mode", "tokens", "seeds", "match")} | ({} if sweep else ks)
+        )
         stores.write_coordinates(
             built,
-            condition=[condition.name for condition in conditions],
+            condition=[condition.name for condition in every[0]],
             relation=names,
-            prompt=range(correct.shape[1]),
+            prompt=range(len(table)),
+            **(ks if sweep else {}),
         )
-        built.create_array("correct", data=correct, dimension_names=("condition", "prompt"))
-        built.create_array(
-            "generated", data=generated.astype(np.dtypes.StringDType()), dimension_names=("condition", "prompt")
-        )
-        built.create_array("accuracy", data=accuracy.astype(np.float32), dimension_names=("condition", "relation"))
+        stores.write_whole(built, "relation_of", relation_of, ("prompt",))
+        for name, (values, dimensions) in arrays.items():
+            stores.write_whole(built, name, *((values, ("k", *dimensions)) if sweep else (values[0], dimensions)))

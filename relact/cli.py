@@ -64,6 +64,10 @@ Workers = Annotated[int | None, typer.Option(help="threads; all cores by default
 Memory = Annotated[str, typer.Option(help="memory budget, such as 4GiB")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what it would write and need, and stop")]
 Seeds = Annotated[int, typer.Option(help="random controls")]
+Kind = Annotated[str, typer.Option(help="the top k, the bottom k, or both: half of k of each")]
+MaskSites = Annotated[str | None, typer.Option(help="choose among these sites only: attn, mlp.up, ...")]
+Mode = Annotated[str, typer.Option(help="override with: zero, mean, off_mean, on_p50, on_p90, off_p50, resample")]
+Tokens = Annotated[str, typer.Option(help="override at all tokens, or from the last one of a prompt on")]
 Match = Annotated[str, typer.Option(help="rule for a correct answer: prefix, exact, paper")]
 
 
@@ -264,39 +268,87 @@ def _listed(names: str | None) -> list[str] | None:
 @app.command()
 def select(
     store: StorePath,
-    k: Annotated[int, typer.Option("--k", help="neurons per relation")],
-    name: Annotated[str | None, typer.Option(help="name of the mask; top-K by default")] = None,
-    sites: Annotated[str | None, typer.Option(help="a subset of the captured sites")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="neurons per relation")] = None,
+    kind: Kind = "top",
+    fdr: Annotated[float | None, typer.Option(help="instead of k: all neurons that beat chance at this rate")] = None,
+    of: Annotated[str | None, typer.Option(metavar="MASK", help="set algebra on this mask: --only or --pair")] = None,
+    only: Annotated[bool, typer.Option("--only", help="each relation's neurons that no other has")] = False,
+    pair: Annotated[str | None, typer.Option(metavar="A,B", help="A and B, A without B, B without A")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the mask; by default what it is, such as top-400")] = None,
+    sites: MaskSites = None,
     as_json: Json = False,
 ) -> None:
-    """Keep the top-k neurons of every relation as a mask."""
+    """Keep a set of neurons for every relation as a mask."""
     from relact import masks
+    from relact import store as stores
 
-    _show({"mask": masks.select(store, k=k, name=name, sites=sites), "k": k, "store": str(store)}, as_json)
+    if of:
+        two = tuple(word.strip() for word in pair.split(",")) if pair else None
+        if bool(pair) == only or (two and len(two) != 2):
+            raise typer.BadParameter("give --only, or --pair with two relations", param_hint="--of")
+        made = masks.combine(store, of, two, name=name)  # type: ignore[arg-type]
+    else:
+        made = masks.select(store, k=k, kind=kind, fdr=fdr, name=name, sites=sites)
+    relations, sets = masks.read(stores.open(store), made)
+    sizes = dict(zip(relations, masks.flatten(sets).sum(axis=1).tolist(), strict=True))
+    _show({"mask": made, "store": str(store), **({"neurons": sizes} if as_json else sizes)}, as_json)
 
 
 @app.command()
 def ablate(
     store: StorePath,
     mask: Annotated[str | None, typer.Option(help="name of a stored mask")] = None,
-    k: Annotated[int | None, typer.Option("--k", help="select the top k first")] = None,
+    k: Annotated[str | None, typer.Option("--k", help="select the top k first; 10,50,200 sweeps")] = None,
+    kind: Kind = "top",
+    sites: MaskSites = None,
+    mode: Mode = "zero",
+    tokens: Tokens = "all",
     model: Annotated[str | None, typer.Option(help="where the store's model is now, if it moved")] = None,
     seeds: Seeds = 10,
     match: Match = "prefix",
-    name: Annotated[str | None, typer.Option(help="name of the result; the mask's by default")] = None,
+    prompt_file: Annotated[Path | None, typer.Option("--prompts", help="test prompts of this table instead")] = None,
+    language: Annotated[str | None, typer.Option(help="ask the same facts in de, fr, es, zh, ja instead")] = None,
+    paraphrase: Annotated[bool, typer.Option("--paraphrase", help="ask with the other templates instead")] = False,
+    shots: Annotated[int, typer.Option(help="of those prompts: as in the store's")] = 0,
+    test_size: TestSize = 50,
+    seed: Seed = 0,
+    perplexity: Annotated[bool, typer.Option("--perplexity", help="of a bundled text under every condition")] = False,
+    preset: Annotated[str | None, typer.Option(help="paper: k, mode, tokens, rule and controls as published")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the result; by default what was done")] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Switch off each relation's neurons and see which test prompts stay correct."""
+    from relact import presets
+    from relact import prompts as tables
     from relact.ablate import ablate as run
+    from relact.pipeline import asked_otherwise
     from relact.terminal import Stages
 
+    options: dict[str, Any] = {
+        "k": _numbers(k) if k else None, "kind": kind, "sites": sites, "mode": mode, "tokens": tokens,
+        "seeds": range(seeds), "match": match, "perplexity": perplexity,
+    }  # fmt: skip
+    if preset:
+        options |= {**presets.get(preset).ablate, "k": _numbers(k) if k else presets.get(preset).k}
+    tests = tables.read(prompt_file) if prompt_file else None
+    if language or paraphrase:
+        tests = asked_otherwise(
+            store, language=language or "en", paraphrase=paraphrase, shots=shots, test_size=test_size, seed=seed
+        )
+        name = name or "-".join([mask or f"top-{k}", *([language] if language else []), *["paraphrase"] * paraphrase])
     with Stages() as progress:
-        result = run(
-            store, mask=mask, k=k, model=model, seeds=range(seeds), match=match, name=name, device=device,
-            progress=progress,
-        )  # fmt: skip
+        result = run(store, mask=mask, model=model, tests=tests, name=name, device=device, progress=progress, **options)
     _show_ablation(result, as_json)
+
+
+def _numbers(text: str) -> int | list[int]:
+    """``400`` or ``10,50,200``."""
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor numbers with commas", param_hint="--k") from None
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 @app.command()
@@ -417,7 +469,9 @@ def run_all(
         str | None, typer.Option(metavar="STORE", help="repeat the study that this store or URL records")
     ] = None,
     model: Annotated[str | None, typer.Option(help="hub id, local folder, GGUF file; smollm2 by default")] = None,
-    k: Annotated[int, typer.Option("--k", help="neurons per relation to switch off")] = 400,
+    k: Annotated[
+        int | None, typer.Option("--k", help="neurons per relation to switch off; 400, or the preset's")
+    ] = None,
     shots: Shots = 0,
     examples: Examples = "drawn",
     language: Language = "en",
@@ -430,8 +484,15 @@ def run_all(
     dtype: Dtype = "float16",
     negatives: Negatives = None,
     memory: Memory = "4GiB",
+    mode: Mode = "zero",
+    tokens: Tokens = "all",
     seeds: Seeds = 10,
     match: Match = "prefix",
+    perplexity: Annotated[bool, typer.Option("--perplexity", help="of a bundled text under every condition")] = False,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="paper: everything as published, from a folder of LRE JSON; only --k and --seed count"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """All of it: prompts, capture, score, select, ablate. Run it again to resume."""
@@ -446,16 +507,19 @@ def run_all(
         with terminal.Stages() as progress:
             opened, result = repeat(like, store, model=model, progress=progress)
         return _show_ablation(result, as_json, opened.path)
+    steps: dict[str, Any] = {
+        "prompts": {"shots": shots, "examples": examples, "language": language, "templates": templates,
+                    "per_relation": per_relation, "test_size": test_size, "seed": seed},
+        "capture": {"sites": sites, "pool": pool, "dtype": dtype},
+        "scores": {"negatives": negatives, "seed": seed, "memory": memory},
+        "ablate": {"mode": mode, "tokens": tokens, "seeds": range(seeds), "match": match, "perplexity": perplexity},
+    }  # fmt: skip
+    if preset:
+        steps = {"prompts": {"seed": seed}, "scores": {"seed": seed, "memory": memory}, "capture": {"dtype": dtype}}
     with terminal.Stages() as progress:
         opened, result = run(
-            sources or [], model=model or "smollm2", store=store, k=k,
-            prompts={"shots": shots, "examples": examples, "language": language, "templates": templates,
-                     "per_relation": per_relation, "test_size": test_size, "seed": seed},
-            capture={"sites": sites, "pool": pool, "dtype": dtype},
-            scores={"negatives": negatives, "seed": seed, "memory": memory},
-            ablate={"seeds": range(seeds), "match": match},
-            progress=progress,
-        )  # fmt: skip
+            sources or [], model=model or "smollm2", store=store, k=k, preset=preset, progress=progress, **steps
+        )
     _show_ablation(result, as_json, opened.path)
 
 
@@ -647,22 +711,38 @@ def _show_frame(frame: Any, as_json: bool) -> None:
 
 def _show_ablation(result: Any, as_json: bool, where: Path | None = None) -> None:
     from relact import terminal
-    from relact.effects import effects
+    from relact.effects import cumulativity
+    from relact.evidence import evidence, influences
 
-    summary = effects(result)
-    drops = {"own": summary.own, "other": summary.other, "random": summary.random}
+    sweep = "k" in result.dims
+    found = []
+    for part in [result.sel(k=k) for k in result["k"].values] if sweep else [result]:
+        part = part.load()
+        k = int(part["k"]) if sweep else result.attrs["k"]
+        shown = evidence(part)
+        summary = {
+            str(group): {"drop": float(drop), "low": float(low), "high": float(high)}
+            for group, drop, low, high in zip(
+                shown["group"].values, shown["mean_drop"], shown["mean_low"], shown["mean_high"], strict=True
+            )
+        }
+        table = influences(shown)
+        found.append({"k": k, "drops": summary, "accuracy": part["accuracy"].values.tolist(),
+                      "influences": table.astype(object).where(table.notna(), None).to_dict("records")})  # fmt: skip
+        if "perplexity" in part:
+            found[-1]["perplexity"] = part["perplexity"].values.tolist()
+        if not as_json:
+            terminal.ablation(part, k, summary, table)
+    steps = cumulativity(result) if sweep else None
     if as_json:
-        accuracy = result["accuracy"].load()
-        terminal.dump(
-            {"store": where, "drops": drops, "condition": accuracy["condition"].values.tolist(),
-             "relation": accuracy["relation"].values.tolist(), "accuracy": accuracy.values.tolist()}
-        )  # fmt: skip
+        names = {"condition": result["condition"].values.tolist(), "relation": result["relation"].values.tolist()}
+        content: dict[str, Any] = {"sweep": found} if sweep else found[0]
+        if steps is not None:
+            content["cumulativity"] = steps.astype(object).where(steps.notna(), None).to_dict("records")
+        terminal.dump({"store": where, **names, **content})
         return
-    terminal.say(
-        f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {result.attrs['k']})\n"
-    )
-    terminal.matrix(result)
-    terminal.say("\nmean drop in points: " + ", ".join(f"{name} {value:.1f}" for name, value in drops.items()))
+    if steps is not None:
+        terminal.table(steps[steps["relation"].isin(["macro", "micro"])], title="cumulativity")
     if where:
         terminal.say(f"store: {where}")
 

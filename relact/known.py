@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from relact import models
-from relact.ablate import INTACT, Condition, generate, judge
+from relact.ablate import generate, judge
+from relact.conditions import INTACT, Condition
 from relact.errors import InputError
 from relact.progress import Progress, silent
 from relact.schema import IDENTIFY
@@ -34,8 +35,9 @@ def known(
     loaded = model if isinstance(model, models.LoadedModel) else models.load(model, device=device)
     identify = prompts[prompts["split"] == IDENTIFY]
     tokens = models.encode(loaded, identify["text"].tolist())
-    generated = generate(loaded, tokens, [Condition(INTACT, {})], progress=progress)
-    right = identify[judge(generated, identify["answers"].tolist(), match)[0]]
+    answers = identify["answers"].tolist()
+    generated = generate(loaded, tokens, answers, [Condition(INTACT, {})], progress=progress)
+    right = identify[judge(generated, answers, match)[0]]
     counts = right.groupby("relation", sort=False).size().reindex(identify["relation"].unique(), fill_value=0)
     for relation, count in counts.items():
         if count < 2:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from zarr.codecs import ZstdCodec
 
-from relact import schema, score
+from relact import kernels, schema, score
 from relact import sites as site_names
 from relact import store as stores
 from relact.errors import InputError
+
+NULL_DRAWS = 20_000  # random rankings that average precisions are compared with
 
 Masks = Mapping[str, np.ndarray]  # site -> bool [relation, layer, neuron]
 
@@ -23,15 +26,20 @@ Masks = Mapping[str, np.ndarray]  # site -> bool [relation, layer, neuron]
 def select(
     store: str | Path | stores.Store,
     *,
-    k: int,
+    k: int | None = None,
+    kind: str = "top",
+    fdr: float | None = None,
     name: str | None = None,
     sites: str | Sequence[str] | None = None,
     statistic: str = "average_precision",
 ) -> str:
-    """Write ``masks/<name>``: the ``k`` neurons of every relation with the highest score over all chosen sites together.
+    """Write ``masks/<name>``: a set of neurons for every relation, chosen by score over all chosen sites together.
 
     Args:
-        name: of the mask; ``top-<k>`` by default.
+        k: neurons per relation.
+        kind: the ``top`` k (highest scores), the ``bottom`` k, or ``both``: half of k of each.
+        fdr: instead of k, every neuron whose average precision beats chance at this rate of false discoveries.
+        name: of the mask; by default what it is: ``top-400``, ``bottom-400-attn``, ``fdr-0.01``.
         sites: a subset of the captured sites.
 
     Returns:
@@ -39,24 +47,71 @@ def select(
     """
     opened = store if isinstance(store, stores.Store) else stores.open(store)
     stores.recover(opened)
-    name = name or f"top-{k}"
-    if "/" in name or name.startswith("."):
-        raise InputError(f"{name!r} cannot name a mask", fix="use letters, digits, dots and dashes")
+    if (k is None) == (fdr is None):
+        raise InputError("name k, or a rate of false discoveries", where="--k/--fdr", fix="give exactly one of them")
+    if kind not in KINDS:
+        raise InputError(f"unknown kind {kind!r}", where="--kind", fix=f"choose from {', '.join(KINDS)}")
+    name = name or "-".join([f"fdr-{fdr:g}" if fdr else f"{kind}-{k}", *_sites_named(sites)])
     scores = dict(score.ranked(opened, statistic))
     chosen = [site for site in scores if sites is None or site in site_names.expand(sites)]
     if not chosen:
         raise InputError(f"none of the sites {sites} is captured", where=opened.path, fix=f"use {', '.join(scores)}")
-    masks = top_k({site: scores[site] for site in chosen}, k)
-    relations = opened.attributes(schema.SCORES)["relations"]
-    attributes = {"k": k, "statistic": statistic, "sites": chosen, "scores": opened.attributes(schema.SCORES)}
+    described = opened.attributes(schema.SCORES)
+    scores = {site: scores[site] for site in chosen}
+    found = significant(scores, opened, described, fdr) if fdr else KINDS[kind](scores, k or 0)
+    size = round(float(flatten(found).sum(axis=1).mean()))
+    attributes = {"k": size, "kind": kind, "fdr": fdr, "statistic": statistic, "sites": chosen, "scores": described}
+    return write(opened, name, found, described["relations"], attributes)
+
+
+def combine(
+    store: str | Path | stores.Store, mask: str, pair: tuple[str, str] | None = None, *, name: str | None = None
+) -> str:
+    """Write a mask of set algebra between the relations of another mask.
+
+    Args:
+        pair: two relations A and B, for the sets ``A and B``, ``A without B`` and ``B without A``. Without it, every relation's
+            neurons that no other relation has.
+        name: of the new mask; ``<mask>-only`` or ``<mask>-<A>-<B>`` by default.
+
+    Returns:
+        The new mask's name.
+    """
+    opened = store if isinstance(store, stores.Store) else stores.open(store)
+    relations, sets = read(opened, mask)
+    flat = flatten(sets)
+    if pair is None:
+        labels, rows = relations, flat & (flat.sum(axis=0) == 1)
+    else:
+        unknown = [one for one in pair if one not in relations]
+        if unknown or pair[0] == pair[1]:
+            what = f"no relation {unknown[0]!r} in mask {mask!r}" if unknown else f"{pair[0]!r} twice"
+            raise InputError(what, where="--pair", fix=f"choose two of {', '.join(relations)}")
+        (a, b), (first, second) = pair, (flat[relations.index(one)] for one in pair)
+        labels, rows = (
+            [f"{a} and {b}", f"{a} without {b}", f"{b} without {a}"],
+            np.stack([first & second, first & ~second, second & ~first]),
+        )
+    described = opened.attributes(f"{schema.MASKS}/{mask}")
+    kind = "only" if pair is None else "pair"
+    attributes = {**described, "k": round(float(rows.sum(axis=1).mean())), "kind": kind, "of": mask}
+    return write(opened, name or "-".join([mask, *(pair or ("only",))]), unflatten(rows, sets), labels, attributes)
+
+
+def write(
+    store: stores.Store, name: str, found: Masks, relations: Sequence[str], attributes: Mapping[str, object]
+) -> str:
+    """Write ``masks/<name>`` unless it is there with the same attributes; returns the name."""
+    if "/" in name or name.startswith("."):
+        raise InputError(f"{name!r} cannot name a mask", fix="use letters, digits, dots and dashes")
     group = f"{schema.MASKS}/{name}"
-    if opened.has(group) and opened.attributes(group) == attributes:
+    if store.has(group) and store.attributes(group) == attributes:
         return name
-    with opened.stage(group, attributes) as built:
-        for site, mask in masks.items():
+    with store.stage(group, attributes) as built:
+        for site, mask in found.items():
             part = built.create_group(site)
             _, n_layers, width = mask.shape
-            stores.write_coordinates(part, relation=relations, layer=range(n_layers), neuron=range(width))
+            stores.write_coordinates(part, relation=list(relations), layer=range(n_layers), neuron=range(width))
             part.create_array(
                 "mask",
                 data=mask,
@@ -67,8 +122,12 @@ def select(
     return name
 
 
+def _sites_named(sites: str | Sequence[str] | None) -> list[str]:
+    return [] if sites is None else [sites.replace(",", "-") if isinstance(sites, str) else "-".join(sites)]
+
+
 def read(store: stores.Store, name: str) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Relation names and, per site, the mask bool [relation, layer, neuron]."""
+    """Names of the sets (relations, as a rule) and, per site, the mask bool [relation, layer, neuron]."""
     group = f"{schema.MASKS}/{name}"
     if not store.has(group):
         raise InputError(
@@ -76,9 +135,28 @@ def read(store: stores.Store, name: str) -> tuple[list[str], dict[str, np.ndarra
             where=store.path,
             fix="make it with `relact select`",
         )
-    sites = store.attributes(group)["sites"]
-    masks = {site: store.dataset(f"{group}/{site}")["mask"].values for site in sites}
-    return list(store.attributes(group)["scores"]["relations"]), masks
+    parts = {site: store.dataset(f"{group}/{site}") for site in store.attributes(group)["sites"]}
+    labels = [str(label) for label in next(iter(parts.values()))["relation"].values]
+    return labels, {site: part["mask"].values for site, part in parts.items()}
+
+
+def significant(
+    scores: Mapping[str, np.ndarray], store: stores.Store, described: Mapping[str, Any], fdr: float
+) -> dict[str, np.ndarray]:
+    """The neurons whose average precision beats random rankings, with ``fdr`` false ones expected among them.
+
+    Args:
+        scores: average precisions, site -> [relation, layer, neuron]. described: how they were made (negatives per positive).
+    """
+    counts = store.prompts(schema.IDENTIFY)["relation"].value_counts()
+    flat = flatten(scores)
+    rows = np.zeros(flat.shape, bool)
+    for row, values, relation in zip(rows, flat, described["relations"], strict=True):
+        positives, others = int(counts[relation]), int(counts.sum() - counts[relation])
+        negatives = min(others, positives * described["negatives"]) if described["negatives"] else others
+        null = kernels.average_precision_null(positives, positives + negatives, NULL_DRAWS, seed=0)
+        row[:] = kernels.false_discovery(kernels.p_values(values, null), fdr)
+    return unflatten(rows, scores)
 
 
 def top_k(scores: Mapping[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
@@ -102,6 +180,21 @@ def top_k(scores: Mapping[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
         ties = np.flatnonzero(values == edge)
         row[ties[: k - int(row.sum())]] = True
     return unflatten(chosen, scores)
+
+
+def bottom_k(scores: Mapping[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
+    """The ``k`` lowest scores of every relation over all sites; see `top_k`."""
+    return top_k({site: -values for site, values in scores.items()}, k)
+
+
+def both_k(scores: Mapping[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
+    """Half of ``k`` highest and half of ``k`` lowest scores of every relation (the odd one is a high one)."""
+    low = bottom_k(scores, k // 2) if k > 1 else {site: np.zeros(values.shape, bool) for site, values in scores.items()}
+    high = top_k(scores, k - k // 2)
+    return {site: high[site] | low[site] for site in scores}
+
+
+KINDS = {"top": top_k, "bottom": bottom_k, "both": both_k}
 
 
 def random_matched(masks: Masks, seed: int) -> dict[str, np.ndarray]:

@@ -11,12 +11,16 @@ import xarray as xr
 
 from relact import ablate as ablation
 from relact import capture as capturing
-from relact import facts, masks, models, score
+from relact import facts, known, models, presets, score
 from relact import prompts as prompt_tables
+from relact import store as stores
+from relact.errors import InputError
 from relact.progress import Progress, silent
 
 if TYPE_CHECKING:
     from relact.store import Store
+
+K = 400  # neurons per relation
 
 
 def run(
@@ -24,7 +28,8 @@ def run(
     *,
     model: str | models.LoadedModel,
     store: str | Path,
-    k: int,
+    k: int | None = None,
+    preset: str | None = None,
     prompts: Mapping[str, Any] | None = None,
     capture: Mapping[str, Any] | None = None,
     scores: Mapping[str, Any] | None = None,
@@ -36,19 +41,46 @@ def run(
     Args:
         sources: relation sources (`facts.load`), or a prompt table.
         model, store: as in `capture`.
-        k: neurons per relation to switch off.
+        k: neurons per relation to switch off; the preset's, or 400.
+        preset: a published study's settings (`presets`), for which the options of a step are refined by those given here.
         prompts, capture, scores, ablate: options of those steps, by their own names.
 
     Returns:
         The store and the ``ablations/top-<k>`` dataset.
     """
-    table = (
-        sources
-        if isinstance(sources, pd.DataFrame)
-        else prompt_tables.build(facts.load_all(sources), **dict(prompts or {}))
-    )
+    chosen = presets.get(preset) if preset else presets.Preset(K)
     loaded = model if isinstance(model, models.LoadedModel) else models.load(model)
-    opened = capturing.capture(loaded, table, store, progress=progress, **dict(capture or {}))
-    score.score(opened, progress=progress, **dict(scores or {}))
-    mask = masks.select(opened, k=k)
-    return opened, ablation.ablate(opened, mask=mask, model=loaded, progress=progress, **dict(ablate or {}))
+    if isinstance(sources, pd.DataFrame):
+        table = sources
+    elif preset:
+        table = prompt_tables.preset(preset, list(sources), **dict(prompts or {}))
+    else:
+        table = prompt_tables.build(facts.load_all(sources), **dict(prompts or {}))
+    if chosen.known:
+        table = known.known(table, loaded, match=chosen.match, progress=progress)
+    opened = capturing.capture(loaded, table, store, progress=progress, **{**chosen.capture, **dict(capture or {})})
+    score.score(opened, progress=progress, **{**chosen.scores, **dict(scores or {})})
+    options = {**chosen.ablate, **dict(ablate or {})}
+    return opened, ablation.ablate(opened, k=k or chosen.k, model=loaded, progress=progress, **options)
+
+
+def asked_otherwise(
+    store: str | Path, *, language: str = "en", paraphrase: bool = False, shots: int, test_size: int, seed: int
+) -> pd.DataFrame:
+    """Test prompts about the same held-out facts in another language or with the other templates.
+
+    Args:
+        shots, test_size, seed: those of the store's own prompts, so that the same facts are held out.
+
+    Raises:
+        InputError: the store's relations are not bundled ones, or none has this language.
+    """
+    relations = facts.load_all(stores.open(store).relations())
+    there = [relation for relation in relations if language in relation.languages]
+    if not there:
+        what = f"none of {', '.join(relation.name for relation in relations)} has prompts in {language!r}"
+        raise InputError(what, where="--language", fix="see `relact prompts --list`")
+    table = prompt_tables.build(
+        there, language=language, paraphrase=paraphrase, shots=shots, test_size=test_size, seed=seed
+    )
+    return table[table["split"] == "test"].reset_index(drop=True)

@@ -93,22 +93,22 @@ def apply_growth(store: Path) -> None:
 def write_coordinates(group: zarr.Group, **coordinates: Sequence[Any] | np.ndarray) -> None:
     """Add one-dimensional coordinate arrays: integers, or text when the values are strings."""
     for name, values in coordinates.items():
-        _write_whole(group, name, np.asarray(values), (name,))
+        write_whole(group, name, np.asarray(values), (name,))
 
 
 def _write_prompts(group: zarr.Group, table: pd.DataFrame) -> None:
     write_coordinates(group, prompt=range(len(table)))
     for name in schema.PROMPT_TEXT:
-        _write_whole(group, name, np.array(table[name].astype(str).tolist(), dtype="T"), ("prompt",))
-    _write_whole(group, "n_tokens", table["n_tokens"].to_numpy("int32"), ("prompt",))
+        write_whole(group, name, np.array(table[name].astype(str).tolist(), dtype="T"), ("prompt",))
+    write_whole(group, "n_tokens", table["n_tokens"].to_numpy("int32"), ("prompt",))
     if schema.ANSWERS in table:
         width = max((len(answers) for answers in table[schema.ANSWERS]), default=1)
         padded = [[*answers, *[""] * (width - len(answers))] for answers in table[schema.ANSWERS]]
         data = np.array(padded, dtype="T").reshape(len(table), width)
-        _write_whole(group, schema.ANSWERS, data, ("prompt", "answer"))
+        write_whole(group, schema.ANSWERS, data, ("prompt", "answer"))
 
 
-def _write_whole(group: zarr.Group, name: str, data: np.ndarray, dimensions: tuple[str, ...]) -> None:
+def write_whole(group: zarr.Group, name: str, data: np.ndarray, dimensions: tuple[str, ...]) -> None:
     """An array of one chunk (none when it is empty); text as zarr's variable-length strings."""
     if data.dtype.kind in "UOT":
         data = data.astype(np.dtypes.StringDType())

@@ -25,11 +25,11 @@ from relact import blocks, commits, durable, locks, plan, schema, skeleton
 from relact.errors import BusyError, IdentityError, StoreError
 from relact.mmap import map_chunk
 from relact.seal import EMPTY_GROUP, NAME, seal
-from relact.skeleton import write_coordinates
+from relact.skeleton import write_coordinates, write_whole
 
 __all__ = [
     "Store", "check_target", "create", "drop", "grow", "open", "read_manifest", "rebuild", "recover",
-    "require_identity", "write_coordinates", "writing",
+    "require_identity", "write_coordinates", "write_whole", "writing",
 ]  # fmt: skip
 
 

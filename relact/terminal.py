@@ -109,6 +109,25 @@ def pairs(values: Mapping[str, Any]) -> None:
         out.print(Text(f"{name:<{width}}  ", style="bold") + Text(str(value)), highlight=False)
 
 
+def ablation(result: xr.Dataset, k: int, drops: Mapping[str, Mapping[str, float]], influences: pd.DataFrame) -> None:
+    """The matrix of one k, mean drops with their intervals, and who hurts or helps whom beyond chance."""
+    say(f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {k})\n")
+    matrix(result)
+    parts = [f"{name} {one['drop']:.1f} [{one['low']:.1f}, {one['high']:.1f}]" for name, one in drops.items()]
+    say(f"\nmean drop in points, 95% intervals: {', '.join(parts)}\n")
+    clear = influences[influences["own_clear"] & (influences["own"] > 0)]
+    own = ", ".join(f"{row.switched_off} {row.own:.0f}" for row in clear.itertuples())
+    say(f"own neurons matter, beyond chance and beyond random neurons: {own or 'nowhere'}")
+    for row in influences.itertuples():
+        for verb, others in (("hurts", row.hurts), ("helps", row.helps)):
+            if others:
+                say(f"{row.switched_off!s} {verb} {others!s}")
+    if "perplexity" in result:
+        names = [str(name) for name in result["condition"].values]
+        values = zip(names, result["perplexity"].values.tolist(), strict=True)
+        say("perplexity of the bundled text: " + ", ".join(f"{name} {value:.1f}" for name, value in values))
+
+
 def matrix(ablation: xr.Dataset) -> None:
     """Accuracy of every relation (rows) intact, under random neurons, and under each relation's neurons (columns)."""
     accuracy = ablation["accuracy"].load()

@@ -13,21 +13,24 @@ import relact
 
 PACKAGE = Path(relact.__file__).parent
 FLOORS = [
-    ["errors", "schema", "plan", "progress", "caches"],
+    ["errors", "schema", "plan", "progress", "caches", "presets"],
     ["importers", "facts", "prompts"],
     ["sites"],
     ["mmap", "durable", "seal", "commits", "blocks", "skeleton", "locks", "store", "verify", "remote"],
     ["fingerprint", "checkpoints", "models", "hooks"],
     ["batches", "forward", "pool", "intake", "forecast", "capture"],
     ["kernels", "schedulers", "score"],
-    ["masks", "stability"],
-    ["ablate", "known"],
-    ["query", "outlook", "compare", "effects", "report"],
+    ["masks", "conditions", "stability"],
+    ["journal", "decode", "perplexity", "ablate", "known"],
+    ["query", "outlook", "compare", "effects", "evidence", "report"],
     ["share"],
     ["pipeline", "again", "terminal", "cli"],
 ]
 PLACE = {name: (floor, at) for floor, names in enumerate(FLOORS) for at, name in enumerate(names)}
-TORCH = {"known", "fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "forecast", "capture", "ablate"}
+TORCH = {
+    "known", "fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "forecast", "capture", "decode", "perplexity",
+    "ablate",
+}  # fmt: skip
 
 
 def modules() -> list[Path]:

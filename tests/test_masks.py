@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
+import scipy.stats
+from sklearn.metrics import average_precision_score
 
 from relact import masks
+from relact import store as stores
 from relact.errors import InputError
 
 
@@ -63,3 +68,82 @@ def test_stored_masks_hold_the_best_scores_of_the_study(study):
 def test_an_unknown_mask_is_named_with_the_known_ones(study):
     with pytest.raises(InputError, match="no mask 'best', there are: top-200"):
         masks.read(study, "best")
+
+
+def test_bottom_and_both_are_the_other_end_and_half_of_each(scores):
+    flat = masks.flatten(scores)
+    low, high = masks.flatten(masks.bottom_k(scores, 9)), masks.flatten(masks.top_k(scores, 9))
+    for values, row in zip(flat, low, strict=True):
+        assert row.sum() == 9 and values[row].max() <= values[~row].min()
+    assert np.array_equal(masks.flatten(masks.both_k(scores, 18)), low | high)
+    assert masks.flatten(masks.both_k(scores, 7)).sum(axis=1).tolist() == [7, 7, 7]
+    assert np.array_equal(masks.flatten(masks.both_k(scores, 1)), masks.flatten(masks.top_k(scores, 1)))
+
+
+@pytest.fixture
+def copied(study, tmp_path):
+    shutil.copytree(study.path, tmp_path / "s.zarr")
+    return stores.open(tmp_path / "s.zarr")
+
+
+def test_names_tell_kind_and_sites(copied):
+    assert masks.select(copied, k=30, kind="bottom", sites="mlp.up,mlp.gate") == "bottom-30-mlp.up-mlp.gate"
+    assert set(copied.attributes("masks/bottom-30-mlp.up-mlp.gate")["sites"]) == {"mlp.up", "mlp.gate"}
+    assert masks.select(copied, k=30, kind="both") == "both-30"
+    relations, chosen = masks.read(copied, "both-30")
+    assert relations == copied.relations() and masks.flatten(chosen).sum(axis=1).tolist() == [30] * 3
+
+
+def test_neurons_that_beat_chance_follow_scipys_correction_of_a_permutation_test(copied):
+    """The null by permuting labels with scikit-learn, the bound by scipy: nearly the same set."""
+    name = masks.select(copied, fdr=0.05)
+    assert name == "fdr-0.05"
+    relations, chosen = masks.read(copied, name)
+    labels = copied.prompts("identify")["relation"].to_numpy() == relations[0]
+    generator = np.random.default_rng(5)
+    ranks = np.arange(len(labels))
+    null = np.array([average_precision_score(generator.permutation(labels), -ranks) for _ in range(4000)])
+    stored = {site: copied.dataset(f"scores/{site}")["average_precision"].values for site in copied.layouts}
+    values = masks.flatten(stored)[0]
+    p = (1 + (null[None] >= values[::50, None] - 1e-7).sum(axis=1)) / (1 + len(null))
+    picked = masks.flatten(chosen)[0]
+    edge = values[picked].min()
+    assert values[~picked].max() < edge  # a threshold
+    share = picked.mean()
+    expected = (scipy.stats.false_discovery_control(p) <= 0.05).mean()
+    assert 0 < share < 1 and abs(share - expected) < 0.03
+    assert copied.attributes(f"masks/{name}")["k"] == round(masks.flatten(chosen).sum(axis=1).mean())
+
+
+def test_set_algebra_between_relations(copied):
+    relations, chosen = masks.read(copied, "top-200")
+    sets = [set(np.flatnonzero(row)) for row in masks.flatten(chosen)]
+    a, _, c = relations
+    only = masks.read(copied, masks.combine(copied, "top-200"))
+    assert only[0] == relations
+    got = [set(np.flatnonzero(row)) for row in masks.flatten(only[1])]
+    assert got == [sets[i] - sets[(i + 1) % 3] - sets[(i + 2) % 3] for i in range(3)]
+    name = masks.combine(copied, "top-200", (c, a))
+    assert name == f"top-200-{c}-{a}"
+    labels, rows = masks.read(copied, name)
+    assert labels == [f"{c} and {a}", f"{c} without {a}", f"{a} without {c}"]
+    got = [set(np.flatnonzero(row)) for row in masks.flatten(rows)]
+    assert got == [sets[2] & sets[0], sets[2] - sets[0], sets[0] - sets[2]]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: masks.select(s), "exactly one"),
+        (lambda s: masks.select(s, k=3, fdr=0.1), "exactly one"),
+        (lambda s: masks.select(s, k=3, kind="middle"), "unknown kind 'middle'"),
+        (lambda s: masks.select(s, k=3, name="a/b"), "cannot name a mask"),
+        (lambda s: masks.select(s, k=3, sites="attn"), "none of the sites attn is captured"),
+        (lambda s: masks.combine(s, "top-200", ("country_capital", "birds")), "no relation 'birds'"),
+        (lambda s: masks.combine(s, "top-200", ("country_capital", "country_capital")), "twice"),
+        (lambda s: masks.combine(s, "none"), "no mask 'none'"),
+    ],
+)
+def test_what_cannot_be_selected_is_told(copied, call, message):
+    with pytest.raises(InputError, match=message):
+        call(copied)
