@@ -54,6 +54,9 @@ Negatives = Annotated[int | None, typer.Option(help="sample so many negatives pe
 Workers = Annotated[int | None, typer.Option(help="threads; all cores by default")]
 Memory = Annotated[str, typer.Option(help="memory budget, such as 4GiB")]
 Seeds = Annotated[int, typer.Option(help="random controls")]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="write the table: .parquet, .csv, .tex, .md, .json")
+]
 Match = Annotated[str, typer.Option(help="rule for a correct answer: prefix, exact, paper")]
 
 
@@ -177,7 +180,7 @@ def capture(
             model, prompt_file, store, sites=sites, pool=pool, dtype=dtype, block=block, batch_tokens=batch_tokens,
             special_tokens=special_tokens, model_dtype=model_dtype, device=device, progress=progress,
         )  # fmt: skip
-    _show(_describe_store(opened), as_json)
+    _show(opened.describe(), as_json)
 
 
 @app.command()
@@ -211,7 +214,7 @@ def score(
             store, relations=_listed(relations), negatives=negatives, seed=seed, workers=workers, memory=memory,
             statistics=_listed(statistics) or scoring.STATISTICS, scheduler=scheduler, device=device, progress=progress,
         )  # fmt: skip
-        shown = _describe_store(opened)
+        shown = opened.describe()
         if bootstrap:
             survival = stability(
                 opened, k=k, resamples=bootstrap, seed=seed, negatives=negatives, workers=workers, progress=progress
@@ -266,24 +269,31 @@ def ablate(
 @app.command()
 def compare(
     store: StorePath,
-    mask: Annotated[str, typer.Option(help="name of a stored mask")],
+    other: Annotated[Path | None, typer.Argument(metavar="OTHER", help="another store, to compare with")] = None,
+    mask: Annotated[str | None, typer.Option(help="a stored mask; the only one by default")] = None,
+    k: Annotated[str | None, typer.Option("--k", help="instead of a mask, the top k: one or several, 100,400")] = None,
+    by: Annotated[str | None, typer.Option(help="count in every `site` or `layer` apart")] = None,
+    relation: Annotated[str | None, typer.Option(help="with OTHER: the neurons of this relation that moved")] = None,
+    n: Annotated[int, typer.Option("-n", help="with OTHER and --relation: how many")] = 20,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """How many neurons the relations share under a mask."""
-    import pandas as pd
-
+    """Neurons that relations share, against chance; or how far two stores agree."""
+    from relact import compare as comparing
     from relact import terminal
-    from relact.compare import overlap
 
-    shared = overlap(store, mask)
-    if as_json:
-        terminal.dump(shared.to_dict())
-        return
-    names = [str(name) for name in shared["relation"].values]
-    counts = {str(number): column for number, column in enumerate(shared["shared"].values.T, 1)}
-    terminal.table(
-        pd.DataFrame({"relation": names, **counts}), title="shared neurons (columns in the order of the rows)"
-    )
+    sizes = _numbers(k)
+    if other is None:
+        shared = comparing.overlap(store, mask, k=sizes[0] if len(sizes) == 1 else sizes or None, by=by)
+        frame = comparing.pairs(shared)
+        if output is None and not as_json:
+            terminal.overlaps(shared)
+            return
+    elif relation:
+        frame = comparing.moved(store, other, relation=relation, n=n)
+    else:
+        frame = comparing.agreement(store, other, k=sizes[0] if sizes else comparing.TOP)
+    _show_frame(frame, as_json, output, heat=("correlation", "jaccard", "change"))
 
 
 @app.command()
@@ -292,12 +302,15 @@ def top(
     relation: Annotated[str, typer.Option(help="relation")],
     n: Annotated[int, typer.Option("-n", help="how many")] = 20,
     sites: Annotated[str | None, typer.Option(help="only these sites")] = None,
+    statistic: Annotated[str, typer.Option(help="what to sort by")] = "average_precision",
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """A relation's best neurons."""
     from relact import query
 
-    _show_frame(query.top(store, relation=relation, n=n, sites=sites), as_json)
+    frame = query.top(store, relation=relation, n=n, sites=sites, statistic=statistic)
+    _show_frame(frame, as_json, output, heat=(statistic,))
 
 
 @app.command()
@@ -306,12 +319,25 @@ def neuron(
     site: Annotated[str, typer.Argument(metavar="SITE")],
     layer: Annotated[int, typer.Argument(metavar="LAYER")],
     index: Annotated[int, typer.Argument(metavar="INDEX")],
+    n: Annotated[int, typer.Option("-n", help="prompts that drive it most, and as many that drive it least")] = 5,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """One neuron's statistics in every relation."""
-    from relact import query
+    """One neuron in every relation, and the prompts that drive it most and least."""
+    from relact import query, terminal
+    from relact import store as stores
 
-    _show_frame(query.neuron(store, site, layer, index), as_json)
+    opened = stores.open(store)
+    frame = query.neuron(opened, site, layer, index)
+    prompts = query.extremes(opened, site, layer, index, n) if query.has_activations(opened) else None
+    if as_json:
+        found = {"site": site, "layer": layer, "neuron": index, "relations": frame.to_dict("records")}
+        terminal.dump(found | ({} if prompts is None else {"prompts": prompts.to_dict("records")}))
+    elif output:
+        _show_frame(frame, False, output)
+    else:
+        everywhere = None if prompts is None else query.activations(opened, site, layer, index)
+        terminal.neuron(frame, prompts, everywhere)
 
 
 @app.command()
@@ -323,11 +349,34 @@ def info(
     from relact import store as stores
 
     if (Path(what) / "zarr.json").is_file():
-        _show(_describe_store(stores.open(what)), as_json)
+        _show(stores.open(what).describe(), as_json)
         return
     from relact import models
 
     _show(asdict(models.describe(what)), as_json)
+
+
+@app.command()
+def report(
+    store: StorePath,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="page to write: .html")] = None,
+    figures: Annotated[Path | None, typer.Option(help="folder for every figure as PNG, SVG and PDF")] = None,
+    mask: Annotated[str | None, typer.Option(help="neuron sets to show; those of the last ablation by default")] = None,
+    as_json: Json = False,
+) -> None:
+    """One page with every result of a study, and its figures as files."""
+    from relact import report as reporting
+
+    if output is None and figures is None:
+        raise typer.BadParameter("say what to write: -o FILE, --figures FOLDER, or both")
+    written = reporting.report(store, output, figures=figures, mask=mask)
+    if as_json:
+        from relact import terminal
+
+        terminal.dump({"store": store, "written": written})
+        return
+    for path in written:
+        typer.echo(f"written: {path}")
 
 
 @app.command("run")
@@ -369,40 +418,33 @@ def run_all(
     _show_ablation(result, as_json, opened.path)
 
 
-def _describe_store(store: Any) -> dict[str, Any]:
-    """What `relact info STORE` tells."""
-    from relact import plan, schema
-
-    manifest = store.manifest
-    missing = len(store.missing_blocks())
-    return {
-        "store": str(store.path),
-        "model": f"{manifest.model.id} ({manifest.model.family}, {manifest.model.dtype})",
-        "fingerprint": manifest.model.fingerprint,
-        "relations": ", ".join(store.relations()),
-        "prompts": f"{store.n_prompts} to identify, {manifest.prompts[schema.TEST]['n']} to test",
-        "sites": ", ".join(f"{site} {lay.n_layers} x {lay.width}" for site, lay in store.layouts.items()),
-        "neurons": sum(lay.n_layers * lay.width for lay in store.layouts.values()),
-        "pool": manifest.capture.pool,
-        "dtype": manifest.capture.dtype,
-        "size": plan.show_bytes(sum(lay.bytes for lay in store.layouts.values())),
-        "blocks": f"{store.n_blocks - missing} of {store.n_blocks} committed",
-        "scores": "yes" if store.has(schema.SCORES) else "no",
-        "masks": ", ".join(store.children(schema.MASKS)) or "none",
-        "ablations": ", ".join(store.children(schema.ABLATIONS)) or "none",
-    }
-
-
 def _show(values: dict[str, Any], as_json: bool) -> None:
     from relact import terminal
 
     terminal.dump(values) if as_json else terminal.pairs(values)
 
 
-def _show_frame(frame: Any, as_json: bool) -> None:
+def _show_frame(frame: Any, as_json: bool, output: Path | None = None, heat: tuple[str, ...] = ()) -> None:
     from relact import terminal
 
-    terminal.dump(frame.to_dict("records")) if as_json else terminal.table(frame)
+    if output:
+        from relact import tables
+
+        output = tables.write(frame, output)
+    if as_json:
+        terminal.dump(frame.to_dict("records"))
+    elif output:
+        terminal.say(f"written: {output}")
+    else:
+        terminal.table(frame, heat=heat)
+
+
+def _numbers(text: str | None) -> list[int]:
+    """Whole numbers separated by commas."""
+    try:
+        return [int(part) for part in (text or "").split(",") if part.strip()]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a list of whole numbers") from error
 
 
 def _show_ablation(result: Any, as_json: bool, where: Path | None = None) -> None:

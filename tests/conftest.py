@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -12,7 +13,7 @@ import pytest
 import tiny
 
 import relact
-from relact import facts, models
+from relact import cli, facts, models
 from relact import prompts as prompt_tables
 from relact.store import Store
 
@@ -67,3 +68,20 @@ def tiny_prompts() -> pd.DataFrame:
         for number in range(11)
     ]
     return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Run a command in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["relact", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run

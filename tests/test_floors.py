@@ -22,7 +22,7 @@ FLOORS = [
     ["kernels", "schedulers", "score"],
     ["masks", "stability"],
     ["ablate", "known"],
-    ["query", "compare", "effects", "report"],
+    ["tables", "query", "compare", "effects", "figures", "report"],
     ["share"],
     ["pipeline", "terminal", "cli"],
 ]
