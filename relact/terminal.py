@@ -110,9 +110,9 @@ def table(frame: pd.DataFrame, title: str | None = None, heat: Sequence[str] = (
         shown.add_column(str(name), justify="left" if frame[name].dtype.kind in "OTU" else "right", no_wrap=True)
     shades = {name: _shades(frame[name]) for name in heat if name in frame}
     for at, row in enumerate(frame.itertuples(index=False)):
-        cells = [Text(f"{cell:.4f}" if isinstance(cell, float) else f"{cell}") for cell in row]
+        cells: list[Text] = [Text(f"{cell:.4f}" if isinstance(cell, float) else f"{cell}") for cell in row]
         for name, styles in shades.items():
-            cells[frame.columns.get_loc(name)].stylize(styles[at])
+            cells[list(frame.columns).index(name)].stylize(styles[at])
         shown.add_row(*cells)
     _wide(shown)
 

@@ -19,7 +19,7 @@ def sets_of(study, mask):
     """Per relation the set of (site, layer, neuron)."""
     relations, chosen = masks.read(study, mask)
     return {
-        name: {(site, *place) for site, own in chosen.items() for place in np.argwhere(own[at]).tolist() for place in [tuple(place)]}
+        name: {(site, *place) for site, own in chosen.items() for place in np.argwhere(own[at]).tolist()}
         for at, name in enumerate(relations)
     }  # fmt: skip
 

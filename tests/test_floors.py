@@ -22,7 +22,7 @@ FLOORS = [
     ["kernels", "schedulers", "score"],
     ["masks", "stability"],
     ["ablate", "known"],
-    ["tables", "query", "compare", "effects", "figures", "report"],
+    ["tables", "query", "compare", "effects", "report"],
     ["share"],
     ["pipeline", "terminal", "cli"],
 ]

@@ -45,13 +45,13 @@ def report(
 
 def charts(store: str | Path | Store, *, mask: str | None = None) -> dict[str, alt.TopLevelMixin]:
     """The figures of a study as Altair charts, by name; a notebook draws them."""
-    from relact import figures
+    from relact.report import figures
 
     return figures.charts(gather(store, mask=mask))
 
 
 def write_figures(study: Study, folder: str | Path) -> list[Path]:
     """Every figure as PNG, SVG and PDF."""
-    from relact import figures
+    from relact.report import figures
 
     return figures.save(figures.charts(study), folder)

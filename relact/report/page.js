@@ -2,7 +2,7 @@
 // Everything that comes from the store reaches the page through textContent or as data of a chart, never as markup.
 const page = JSON.parse(document.getElementById("data").textContent);
 const byId = (name) => document.getElementById(name);
-const choice = { relation: page.relations[0], site: "all", choice: page.choices[0] || null };
+const choice = { relation: page.relations[0], site: "all", choice: page.choices[0] || null, swept: "all" };
 const views = {};
 const STEP = 20;
 let shown = STEP;
@@ -163,7 +163,7 @@ function detail(row) {
     }
     const heads = ["relation", "min", "10 %", "median", "90 %", "max"];
     const lines = page.relations.map((name, at) => element("tr", {}, element("td", { text: name }), ...found.spread[at].map((value) => element("td", { class: "number", text: value.toFixed(2) }))));
-    parts.push(element("div", { class: "scroll", tabindex: "0" }, element("h3", { text: "Its activation in every relation" }), element("table", {}, element("thead", {}, element("tr", {}, ...heads.map((name, at) => element("th", { scope: "col", class: at ? "number" : "", text: name })))), element("tbody", {}, ...lines))));
+    parts.push(element("div", { class: "scroll wide", tabindex: "0" }, element("h3", { text: "Its activation in every relation" }), element("table", {}, element("thead", {}, element("tr", {}, ...heads.map((name, at) => element("th", { scope: "col", class: at ? "number" : "", text: name })))), element("tbody", {}, ...lines))));
   }
   return element("div", { class: "columns" }, ...parts);
 }
@@ -184,8 +184,9 @@ function theme(name) {
   byId("theme").textContent = name === "dark" ? "Light" : "Dark";
 }
 
-for (const name of ["relation", "site", "choice"]) {
-  byId(name)?.addEventListener("change", (event) => { choice[name] = event.target.value; shown = STEP; opened = null; refresh(); });
+for (const select of document.querySelectorAll("select")) {
+  const name = select.dataset.signal || select.id;
+  select.addEventListener("change", (event) => { choice[name] = event.target.value; shown = STEP; opened = null; refresh(); });
 }
 byId("search").addEventListener("input", () => { shown = STEP; fillNeurons(); });
 byId("more").addEventListener("click", () => { shown += 5 * STEP; fillNeurons(); });

@@ -11,13 +11,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from relact import __version__, durable, figures
+from relact import __version__, durable
 from relact.errors import StoreError
-from relact.report.study import CONTROL, FALSE, LISTED, LISTED_BY_SITE, OTHER, OWN, PROMPTS, SHOWN, Study
+from relact.report import figures
+from relact.report.study import CONTROL, FALSE, LISTED, LISTED_BY_SITE, OTHER, OWN, SHOWN, Study
 
 COLUMNS = {
     "ablation": ["condition", "relation", "accuracy", "intact", "change"],
-    "sweep": ["k", "relation", "whose", "drop"],
+    "sweep": ["k", "swept", "whose", "drop"],
     "overlap": ["relation", "other", "shared", "expected", "jaccard"],
     "growth": ["k", "relation", "other", "share", "chance"],
     "layers": ["relation", "layer", "neurons", "chance"],
@@ -31,29 +32,32 @@ def render(study: Study) -> str:
     import jinja2
     import vl_convert
 
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
-        _file("page.html.j2")
-    )
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     about = study.provenance["store"]
-    return template.render(
+    data = _data(study)
+    return environment.from_string(_file("page.html.j2")).render(
         version=__version__,
         model=study.provenance["capture"]["model"]["id"],
         lead=_lead(study, next(iter(study.choices), None)),
-        facts=[(name, about[name]) for name in ("model", "prompts", "sites", "pool", "dtype")]
-        + [("neurons", f"{study.n_neurons:,}")],
+        facts=[*((name, about[name]) for name in ("model", "prompts", "sites")), ("neurons", f"{study.n_neurons:,}")],
         relations=study.relations,
         sites=study.sites,
         choices=list(study.choices),
-        sections=_sections(study),
-        neurons_text=_neurons_text(study),
-        provenance=[
-            (name, json.dumps(value, indent=2, ensure_ascii=False, default=str))
-            for name, value in study.provenance.items()
-        ],
+        figures=list(data["uses"]),
+        mask=study.mask,
+        nulls=study.nulls.to_dict("records"),
+        false=round(1 / FALSE),
+        listed=LISTED,
+        listed_by_site=LISTED_BY_SITE,
+        with_prompts=SHOWN if study.details else 0,
+        labels=LABELS,
+        cell=CELL,
+        plain=PLAIN,
+        provenance=[(name, _readable(value)) for name, value in study.provenance.items()],
         style=_file("page.css"),
         script=_file("page.js"),
-        vega=vl_convert.javascript_bundle().replace("</script", "<\\/script"),
-        data=_inert(_data(study)),
+        vega=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script"),
+        data=_inert(data),
     )
 
 
@@ -73,6 +77,11 @@ def write(study: Study, path: str | Path) -> Path:
 
 def _file(name: str) -> str:
     return files("relact.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _readable(value: Any) -> str:
+    """What a stage records, for reading: checksums of files are left to `relact verify`."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
 def _inert(value: Any) -> str:
@@ -100,7 +109,7 @@ def _data(study: Study) -> dict[str, Any]:
         "datasets": datasets,
         "uses": {name: sorted(_named(spec)) for name, spec in specs["light"].items()},
         "signals": {name: [param["name"] for param in spec.get("params", ())] for name, spec in specs["light"].items()},
-        "filters": {"ablation": ["choice"], "sweep": ["relation"], "overlap": ["site"], "growth": [], "layers": ["site"],
+        "filters": {"ablation": ["choice"], "sweep": ["swept"], "overlap": ["site"], "growth": [], "layers": ["site"],
                     "distribution": ["relation", "site"]},
         "columns": COLUMNS,
         "neurons": {
@@ -127,8 +136,9 @@ def _named(spec: Any) -> set[str]:
 def _lead(study: Study, choice: str | None) -> str:
     """The answer in two sentences."""
     if choice is None:
-        best = study.nulls.sort_values("found", ascending=False)
-        return f"{len(study.relations)} relations, {study.n_neurons:,} neurons scored; nothing has been switched off yet. Most neurons answer to {best['relation'].iloc[0]}."
+        return (
+            f"{len(study.relations)} relations and {study.n_neurons:,} neurons are scored; none was switched off yet."
+        )
     found = study.choices[choice]
     parts = [
         f"Switching off a relation's own best {found['k']:,} neurons costs it {found[OWN]:.1f} points of accuracy on average"
@@ -140,29 +150,7 @@ def _lead(study: Study, choice: str | None) -> str:
     own = study.accuracy[
         (study.accuracy["choice"] == choice) & (study.accuracy["condition"] == study.accuracy["relation"])
     ]
+    if own.empty:
+        return f"{', '.join(parts)}."
     hit = own.sort_values("drop", ascending=False).iloc[0]
     return f"{', '.join(parts)}. Hit hardest: {hit['relation']}, from {hit['intact']:.0f} % right to {hit['accuracy']:.0f} %."
-
-
-def _sections(study: Study) -> list[dict[str, Any]]:
-    """Title, text and narrowest width of every figure there is."""
-    n = len(study.relations)
-    found = ", ".join(f"{row.relation} {row.found:,}" for row in study.nulls.itertuples())
-    first = study.nulls.iloc[0]
-    texts = {
-        "ablation": ("What breaks", "Each column switches one relation's neurons off and each row is a relation's held-out prompts: points of accuracy lost (orange) or gained (blue). Framed: a relation under its own neurons. The random column is the mean of seeded controls with as many neurons in every site and layer.", LABELS + CELL * (n + 2)),
-        "sweep": ("How many neurons it takes", "Mean accuracy lost over the number of neurons switched off. Relation-specific neurons show as a gap between own and the other two.", PLAIN),
-        "overlap": ("Who shares neurons", f"How many of their neurons ({study.mask}) two relations have in common; the brighter, the larger the share. Hover for what chance would give.", LABELS + CELL * n),
-        "growth": ("Sharing over k", "The share of the top k that two relations have in common. Pairs with the chosen relation stand out; the dashed line is what random sets of that size share.", PLAIN),
-        "layers": ("Where they are", f"Neurons of every relation ({study.mask}) in each layer, of all sites or of the chosen one.", LABELS + 260),
-        "distribution": ("How many neurons are better than chance", f"Average precision of all neurons for the chosen relation, beside random rankings of the same prompts (mean {first.chance:.3f} for {first.positives} of {first.prompts} prompts). With one false discovery in {round(1 / FALSE)} allowed, beyond chance: {found}. Counts are on a logarithmic scale.", PLAIN),
-    }  # fmt: skip
-    shown = figures.charts(study, live=True)
-    return [{"name": name, "title": texts[name][0], "text": texts[name][1], "width": texts[name][2]} for name in shown]
-
-
-def _neurons_text(study: Study) -> str:
-    text = f"Sorted by average precision: the best {LISTED} of every relation and {LISTED_BY_SITE} of each of its sites are listed. Choose a relation and a site above."
-    if study.details:
-        text += f" Open one of the best {SHOWN} to see the {PROMPTS} prompts that drive it most and least."
-    return text

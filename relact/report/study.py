@@ -1,12 +1,12 @@
 """Gather: everything that the figures and the page show, read from a store once, as plain tables.
 
-The tables are long (one number a row), their columns named once here; `relact.figures` draws them, `relact.report.page` embeds
-them.
+The tables are long (one number a row), their columns named once here; `figures` draws them, `page` embeds them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ class Study:
     nulls: pd.DataFrame
     neurons: pd.DataFrame
     details: list[dict[str, Any]] = field(default_factory=list)
-    prompts: dict[int, dict[str, str]] = field(default_factory=dict)
+    prompts: dict[int, dict[Hashable, Any]] = field(default_factory=dict)
 
 
 def gather(store: str | Path | stores.Store, *, mask: str | None = None) -> Study:
@@ -223,7 +223,7 @@ def _layers(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.Data
     for site, own in _with_all(sets).items():
         counts = sum(mask.sum(axis=2) for mask in own.values())  # [relation, layer]
         table = pd.DataFrame(counts, index=list(relations)).rename_axis(index="relation", columns="layer")
-        long = table.stack().rename("neurons").reset_index()
+        long = table.reset_index().melt("relation", value_name="neurons")
         total = dict(zip(relations, counts.sum(axis=1), strict=True))
         parts.append(long.assign(site=site, chance=long["relation"].map(total) / counts.shape[1]))
     return pd.concat(parts)[["site", "relation", "layer", "neurons", "chance"]]
@@ -268,7 +268,7 @@ def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.Data
     chosen: set[int] = set()
     for values in flat:
         chosen.update(query.best(values, LISTED).tolist())
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        for start, stop in itertools.pairwise(starts):
             chosen.update((start + query.best(values[start:stop], LISTED_BY_SITE)).tolist())
     places = np.array(sorted(chosen))
     site_at = np.searchsorted(starts, places, side="right") - 1
@@ -281,7 +281,7 @@ def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.Data
 
 def _details(
     store: stores.Store, relations: Sequence[str], neurons: pd.DataFrame
-) -> tuple[list[dict[str, Any]], dict[int, dict[str, str]]]:
+) -> tuple[list[dict[str, Any]], dict[int, dict[Hashable, Any]]]:
     """Prompts and distribution of the best few neurons of every relation; empty where the store holds no activations."""
     if not query.has_activations(store):
         return [], {}

@@ -11,19 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import altair as alt
 import pandas as pd
 
+from relact.effects import INTACT
 from relact.errors import StoreError
+from relact.report.study import ALL, CONTROL, Study
 
-if TYPE_CHECKING:
-    from relact.report.study import Study
-
-ALL, INTACT, CONTROL = "all", "intact", "random"
 CELL = {"width": 44, "height": 26}  # pixels of a matrix cell in files
 PLAIN = {"width": 460, "height": 260}
+OVERHANG = 36  # pixels that the last slanted label needs
 FORMATS = ("png", "svg", "pdf")
 PNG_SCALE = 2.0
 FONT = "system-ui, 'DejaVu Sans', sans-serif"
@@ -65,16 +64,15 @@ def ablation(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLev
     intact = table.drop_duplicates(["choice", "relation"]).assign(condition=INTACT, change=0.0)
     intact["accuracy"] = intact["intact"]
     table = pd.concat([intact, table]).drop(columns="drop").round(2)
-    table["label"] = [
-        f"{row.accuracy:.0f} %" if row.condition == INTACT else _signed(row.change) for row in table.itertuples()
-    ]
+    shown = zip(table["condition"], table["accuracy"], table["change"], strict=True)
+    table["label"] = [f"{right:.0f} %" if name == INTACT else _signed(change) for name, right, change in shown]
     named = [name for name in study.relations if name in set(table["condition"])]
     rest = [name for name in dict.fromkeys(table["condition"]) if name not in {*named, INTACT, CONTROL}]
     columns = [INTACT, *named, *rest, *([CONTROL] if CONTROL in set(table["condition"]) else [])]
     rows = [name for name in study.relations if name in set(table["relation"])]
     far = max(10.0, float(table["change"].abs().max()))
     base = _chosen(table, live, choice=next(iter(study.choices))).encode(
-        x=alt.X("condition:N", sort=columns, title="neurons switched off", axis=alt.Axis(labelAngle=-40, orient="top")),
+        x=alt.X("condition:N", sort=columns, title="neurons switched off", axis=alt.Axis(labelAngle=-55, orient="top")),
         y=alt.Y("relation:N", sort=rows, title=None),
         tooltip=[
             alt.Tooltip("relation:N", title="relation"),
@@ -107,7 +105,7 @@ def sweep(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelM
     table = study.sweep.drop(columns="choice").round(2)
     whose = ["own", "other", "random"]
     chart = (
-        _chosen(table, live, relation=ALL)
+        _chosen(table.rename(columns={"relation": "swept"}), live, swept=ALL)
         .mark_line(point=alt.OverlayMarkDef(size=50), strokeWidth=2.5)
         .encode(
             x=alt.X(
@@ -121,11 +119,16 @@ def sweep(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelM
             strokeDash=alt.StrokeDash(
                 "whose:N", title="neurons", scale=alt.Scale(domain=whose, range=[[1, 0], [6, 3], [2, 2]])
             ),
-            tooltip=["relation:N", "whose:N", alt.Tooltip("k:Q", format=","), alt.Tooltip("drop:Q", format=".1f")],
+            tooltip=[
+                alt.Tooltip("swept:N", title="relation"),
+                "whose:N",
+                alt.Tooltip("k:Q", format=","),
+                alt.Tooltip("drop:Q", format=".1f"),
+            ],
         )
     )
     return _dressed(
-        _with_choices(chart, live, relation=ALL), look, live, title="Accuracy lost over k, mean of all relations"
+        _with_choices(chart, live, swept=ALL), look, live, title="Accuracy lost over k, mean of all relations"
     )
 
 
@@ -134,7 +137,7 @@ def overlap(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLeve
     table = study.overlap[study.overlap["relation"] != study.overlap["other"]].round(4)
     far = max(0.01, float(table["jaccard"].max()))
     base = _chosen(table, live, site=ALL).encode(
-        x=alt.X("other:N", sort=study.relations, title=None, axis=alt.Axis(labelAngle=-40, orient="top")),
+        x=alt.X("other:N", sort=study.relations, title=None, axis=alt.Axis(labelAngle=-55, orient="top")),
         y=alt.Y("relation:N", sort=study.relations, title=None),
         tooltip=[
             "relation:N", alt.Tooltip("other:N", title="and"), alt.Tooltip("shared:Q", format=","),
@@ -214,7 +217,7 @@ def distribution(study: Study, look: Look = LIGHT, live: bool = False) -> alt.To
         "neurons:Q",
         title="neurons",
         scale=alt.Scale(type="symlog", constant=1),
-        axis=alt.Axis(values=TICKS, format=","),
+        axis=alt.Axis(values=TICKS, format=",d"),
     )
     names = alt.Scale(domain=["found", "expected by chance"], range=[look.series[1], look.series[0]])
     bars = base.transform_calculate(what="'found'").mark_rect(opacity=0.75).encode(
@@ -230,7 +233,7 @@ def distribution(study: Study, look: Look = LIGHT, live: bool = False) -> alt.To
     null = (
         base.transform_calculate(what="'expected by chance'")
         .mark_line(interpolate="step-after", strokeWidth=2)
-        .encode(y="chance:Q", color=alt.Color("what:N", scale=names, title=None))
+        .encode(y=alt.Y("chance:Q", title="neurons"), color=alt.Color("what:N", scale=names, title=None))
     )
     both = alt.layer(bars, null)
     if live:
@@ -257,7 +260,7 @@ def save(drawn: Mapping[str, alt.TopLevelMixin], folder: str | Path) -> list[Pat
         for name, chart in drawn.items():
             for suffix in FORMATS:
                 path = target / f"{name}.{suffix}"
-                chart.save(path, **({"scale_factor": PNG_SCALE} if suffix == "png" else {}))
+                chart.save(path, scale_factor=PNG_SCALE if suffix == "png" else 1)
                 written.append(path)
     except OSError as error:
         raise StoreError(f"cannot be written ({error.strerror or error})", where=target) from error
@@ -277,7 +280,7 @@ def _over_k(sizes: pd.Series) -> alt.Axis:
 
 def _data(table: pd.DataFrame) -> Any:
     """Rows inside the chart, whatever their number."""
-    return alt.InlineData(values=table.astype(object).where(table.notna(), None).to_dict("records"))
+    return alt.InlineData(values=cast(list[Any], table.astype(object).where(table.notna(), None).to_dict("records")))
 
 
 def _chosen(table: pd.DataFrame, live: bool, **choice: str) -> alt.Chart:
@@ -300,7 +303,8 @@ def _dressed(
     """Size and title: as wide as its frame on the page, by the number of cells in a file."""
     height = PLAIN["height"] if rows is None else rows * CELL["height"]
     if live:
-        return _themed(chart.properties(width="container", height=height), look)
+        room = {"left": 4, "top": 4, "bottom": 4, "right": 4 if columns is None else OVERHANG}
+        return _themed(chart.properties(width="container", height=height, padding=room), look)
     width = PLAIN["width"] if columns is None else columns * CELL["width"]
     return _themed(chart.properties(width=width, height=height, title=title), look)
 
