@@ -69,7 +69,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 
 @app.command()
 def prompts(
-    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...")] = None,
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="SOURCE...", help="as listed by --list, or files")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write: .parquet, .csv, .jsonl")] = None,
     shots: Shots = 0,
     examples: Examples = "drawn",
@@ -316,9 +318,9 @@ def top(
 @app.command()
 def neuron(
     store: StorePath,
-    site: Annotated[str, typer.Argument(metavar="SITE")],
-    layer: Annotated[int, typer.Argument(metavar="LAYER")],
-    index: Annotated[int, typer.Argument(metavar="INDEX")],
+    site: Annotated[str, typer.Argument(metavar="SITE", help="site, such as mlp.gate")],
+    layer: Annotated[int, typer.Argument(metavar="LAYER", help="layer, from 0")],
+    index: Annotated[int, typer.Argument(metavar="INDEX", help="neuron in its layer, from 0")],
     n: Annotated[int, typer.Option("-n", help="prompts that drive it most, and as many that drive it least")] = 5,
     output: Output = None,
     as_json: Json = False,
