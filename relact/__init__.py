@@ -37,7 +37,6 @@ _FUNCTIONS = {
     "Store": "relact.store:Store",
     "activations": "relact.query:activations",
     "agreement": "relact.compare:agreement",
-    "effects": "relact.effects:effects",
     "extremes": "relact.query:extremes",
     "moved": "relact.compare:moved",
     "neuron": "relact.query:neuron",
@@ -51,6 +50,7 @@ _FUNCTIONS = {
 _MODULES = {
     "ablate": "ablate",
     "capture": "capture",
+    "effects": "effects",
     "prompts": "build",
     "report": "report",
     "score": "score",

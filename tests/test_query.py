@@ -200,3 +200,12 @@ def test_asking_imports_neither_torch_nor_what_it_does_not_need(study, arguments
 def test_stores_show_themselves_in_notebooks(study, tmp_path):
     shown = study._repr_html_()
     assert "<th>model</th><td>smollm2 (llama, float32)</td>" in shown and "top-200" in shown
+
+
+def test_a_verb_stays_a_verb_when_its_module_is_imported():
+    code = (
+        "import relact, relact.effects, relact.report, relact.score; "
+        "print([name for name in relact.__all__ if not callable(getattr(relact, name))])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
