@@ -170,6 +170,7 @@ def test_the_page_is_one_file(gathered):
     assert not outside and len(page.scripts) == 3
     data = json.loads(page.scripts[0])
     assert data["relations"] == gathered.relations and set(data["uses"]) == set(data["columns"]) - {"sweep"}
+    assert "one false discovery in 100 is allowed" in " ".join(page.text)
     assert re.search(r"Switching off a relation's own best 200 neurons costs it \d+\.\d points", " ".join(page.text))
 
 

@@ -30,14 +30,22 @@ def answer(path: Path) -> str:
     choice = next(iter(study.choices))
     rows = study.accuracy[study.accuracy["choice"] == choice].set_index(["condition", "relation"])
     own, side, random = rows.loc[(ASKED, ASKED)], rows.loc[(ASKED, other)], rows.loc[("random", ASKED)]
-    more = "more" if pair["shared"] > pair["expected"] else "no more"
+    more = "more" if pair["shared"] > pair["expected"] else "not more"
+    changes = "; ".join(
+        f"{what} from {row.intact:.0f} % right to {row.accuracy:.0f} %"
+        for what, row in (
+            ("capitals", own),
+            (word, side),
+            ("capitals under as many random neurons of the same layers", random),
+        )
+    )
     columns = ["site", "layer", "neuron", "average_precision", "on_p50", "off_p50"]
     return f"""These know capitals best (`relact top`):
 
 {tables.markdown(best[columns])}
-Switching the best {study.k} of {study.n_neurons:,} off takes the held-out capitals from {own.intact:.0f} % right to {own.accuracy:.0f} %;
-as many random neurons in the same layers leave {random.accuracy:.0f} %. {word.capitalize()} go from {side.intact:.0f} % to {side.accuracy:.0f} %.
-They share {pair["shared"]} of these {study.k} neurons with {word}, {more} than the {pair["expected"]:.1f} that chance gives (`relact compare`).
+Switching off the best {study.k} of {study.n_neurons:,} takes
+{changes}. They share {pair["shared"]} of these {study.k} with {word},
+{more} than the {pair["expected"]:.1f} that chance gives (`relact compare`).
 
 ![Change of accuracy in points: rows are relations, columns the neurons switched off](docs/figures/ablation.svg)
 """

@@ -8,6 +8,7 @@ A test compares the page with what this prints, so it is rebuilt whenever an opt
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +64,17 @@ def function(name: str) -> str:
 
 
 def _signature(target: Any) -> str:
-    """One parameter a line when it does not fit in one."""
+    """As in the source: annotations without quotes, functions by name, one parameter a line when they do not fit in one."""
     plain = inspect.signature(target)
-    short = str(plain)
-    if len(short) <= 100:
-        return short
-    lines = [f"    {parameter}," for parameter in map(str, plain.parameters.values())]
-    star = next((at for at, p in enumerate(plain.parameters.values()) if p.kind is p.KEYWORD_ONLY), None)
+    texts = [re.sub(r"<function (\w+) at 0x\w+>", r"\1", str(one)) for one in plain.parameters.values()]
+    texts = [re.sub(r"^([*\w]+): '([^']*)'", r"\1: \2", text) for text in texts]
+    star = next((at for at, one in enumerate(plain.parameters.values()) if one.kind is one.KEYWORD_ONLY), None)
     if star is not None:
-        lines.insert(star, "    *,")
-    return "(\n" + "\n".join(lines) + f"\n) -> {plain.return_annotation}"
+        texts.insert(star, "*")
+    result = "" if plain.return_annotation is plain.empty else f" -> {plain.return_annotation}"
+    short = f"({', '.join(texts)}){result}"
+    lines = "".join(f"    {text},\n" for text in texts)
+    return short if len(short) <= 100 else f"(\n{lines}){result}"
 
 
 def _placeholder(argument: Any) -> str:

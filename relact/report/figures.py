@@ -115,7 +115,12 @@ def sweep(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelM
                 axis=_over_k(table["k"]),
             ),
             y=alt.Y("drop:Q", title="points of accuracy lost"),
-            color=alt.Color("whose:N", title="neurons", scale=alt.Scale(domain=whose, range=list(look.series))),
+            color=alt.Color(
+                "whose:N",
+                title="neurons",
+                legend=alt.Legend(symbolType="stroke", symbolSize=600, symbolStrokeWidth=2.5),
+                scale=alt.Scale(domain=whose, range=list(look.series)),
+            ),
             strokeDash=alt.StrokeDash(
                 "whose:N", title="neurons", scale=alt.Scale(domain=whose, range=[[1, 0], [6, 3], [2, 2]])
             ),

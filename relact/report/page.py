@@ -46,7 +46,7 @@ def render(study: Study) -> str:
         figures=list(data["uses"]),
         mask=study.mask,
         nulls=study.nulls.to_dict("records"),
-        false=round(1 / FALSE),
+        one_in=round(1 / FALSE),
         listed=LISTED,
         listed_by_site=LISTED_BY_SITE,
         with_prompts=SHOWN if study.details else 0,
@@ -153,4 +153,5 @@ def _lead(study: Study, choice: str | None) -> str:
     if own.empty:
         return f"{', '.join(parts)}."
     hit = own.sort_values("drop", ascending=False).iloc[0]
-    return f"{', '.join(parts)}. Hit hardest: {hit['relation']}, from {hit['intact']:.0f} % right to {hit['accuracy']:.0f} %."
+    change = f"from {hit['intact']:.0f}\u00a0% right to {hit['accuracy']:.0f}\u00a0%"
+    return f"{', '.join(parts)}. Hit hardest: {hit['relation']}, {change}."

@@ -6,7 +6,7 @@ The tables are long (one number a row), their columns named once here; `figures`
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ class Study:
 
     Attributes:
         accuracy: choice, condition, relation, accuracy, intact, drop (in points of 100); conditions without ``intact``.
-        sweep: choice, k, relation (with `ALL`), whose (own, other, random), drop.
+        sweep: choice, k, relation (with `ALL`), whose (own, other, random), drop; of ablations like the first choice.
         overlap: site (with `ALL`), relation, other, shared, jaccard, expected.
         growth: k, relation, other, share (shared of k), chance.
         layers: site (with `ALL`), relation, layer, neurons, chance.
@@ -50,7 +50,7 @@ class Study:
         neurons: site, layer, neuron, then one average precision per relation: the best of every relation and site.
         details: of the best few neurons of every relation: the prompts that drive them and their distribution.
         prompts: identification prompts that `details` point to by number: relation, subject, object, text.
-        choices: names of the ablations, the one with the largest gap between own and other drop first.
+        choices: k and the mean drops of every ablation by its name, the widest gap between own and other first.
     """
 
     store: Path
@@ -85,7 +85,7 @@ def gather(store: str | Path | stores.Store, *, mask: str | None = None) -> Stud
     opened = query.opened_store(store)
     relations, scores = compare.all_scores(opened)
     choices, accuracy, sweep = _ablations(opened)
-    name, sets = _sets(opened, scores, mask, next(iter(choices), None))
+    name, sets = _sets(opened, scores, mask, choices)
     sizes = sum(own.sum(axis=(1, 2)) for own in sets.values())
     neurons = _best(relations, scores)
     histogram, nulls = _distributions(opened, relations, scores)
@@ -117,26 +117,31 @@ def gather(store: str | Path | stores.Store, *, mask: str | None = None) -> Stud
 
 def _ablations(store: stores.Store) -> tuple[dict[str, dict[str, float]], pd.DataFrame, pd.DataFrame]:
     """Every stored matrix by its name (and k where one group holds several), the clearest first."""
-    found = {}
-    for name in store.children(schema.ABLATIONS):
-        dataset = store.dataset(f"{schema.ABLATIONS}/{name}")
-        if "k" in dataset["accuracy"].dims:
-            for k in dataset["k"].values.tolist():
-                found[f"{name}, k = {k}"] = (int(k), dataset[["accuracy"]].sel(k=k))
-        else:
-            found[name] = (int(dataset.attrs.get("k", 0)), dataset[["accuracy"]])
-    summaries, matrices, sweeps = {}, [], []
-    for choice, (k, dataset) in found.items():
+    choices, kinds = {}, {}
+    matrices = [pd.DataFrame(columns=["choice", "condition", "relation", "accuracy", "intact", "drop"])]
+    sweeps = [pd.DataFrame(columns=["choice", "k", "relation", "whose", "drop"])]
+    for choice, k, dataset in _each(store):
         summary = effects(dataset)
         drops = summary.drops.transpose("condition", "relation")
-        summaries[choice] = {"k": k, OWN: summary.own, OTHER: summary.other, CONTROL: summary.random}
+        choices[choice] = {"k": k, OWN: summary.own, OTHER: summary.other, CONTROL: summary.random}
+        kinds[choice] = [str(dataset.attrs.get(name)) for name in ("mode", "tokens", "match")]
         matrices.append(_matrix(choice, dataset, drops))
         sweeps.append(_sweep(choice, k, drops))
-    order = sorted(summaries, key=lambda choice: np.nan_to_num(summaries[choice][OTHER]) - summaries[choice][OWN])
-    columns = ["choice", "condition", "relation", "accuracy", "intact", "drop"]
-    accuracy = pd.concat(matrices) if matrices else pd.DataFrame(columns=columns)
-    sweep = pd.concat(sweeps) if sweeps else pd.DataFrame(columns=["choice", "k", "relation", "whose", "drop"])
-    return {choice: summaries[choice] for choice in order}, accuracy, sweep
+    order = sorted(choices, key=lambda choice: np.nan_to_num(choices[choice][OTHER]) - choices[choice][OWN])
+    sweep = pd.concat(sweeps)
+    alike = {choice for choice in order if kinds[choice] == kinds[order[0]]}
+    return {choice: choices[choice] for choice in order}, pd.concat(matrices), sweep[sweep["choice"].isin(alike)]
+
+
+def _each(store: stores.Store) -> Iterator[tuple[str, int, xr.Dataset]]:
+    """(name, k, accuracy [condition, relation]) of every matrix in the store."""
+    for name in store.children(schema.ABLATIONS):
+        dataset = store.dataset(f"{schema.ABLATIONS}/{name}")
+        if "k" not in dataset["accuracy"].dims:
+            yield name, int(dataset.attrs.get("k", 0)), dataset[["accuracy"]]
+            continue
+        for k in dataset["k"].values.tolist():
+            yield f"{name}, k = {k}", int(k), dataset[["accuracy"]].sel(k=k)
 
 
 def _matrix(choice: str, dataset: xr.Dataset, drops: xr.DataArray) -> pd.DataFrame:
@@ -179,18 +184,19 @@ def _sweep(choice: str, k: int, drops: xr.DataArray) -> pd.DataFrame:
 
 
 def _sets(
-    store: stores.Store, scores: Mapping[str, np.ndarray], mask: str | None, choice: str | None
+    store: stores.Store,
+    scores: Mapping[str, np.ndarray],
+    mask: str | None,
+    choices: Mapping[str, Mapping[str, float]],
 ) -> tuple[str, Mapping[str, np.ndarray]]:
-    """Name and neuron sets, bool [relation, layer, neuron] per site: of the mask, of the ablation's, or the top few."""
+    """Name and neuron sets, bool [relation, layer, neuron] per site: of the mask, of the first ablation's, or the top few."""
+    first = next(iter(choices), "")
+    k = min(int(choices[first]["k"]) if first else DEFAULT_K, sum(values[0].size for values in scores.values()))
     stored = store.children(schema.MASKS)
-    if mask is None and choice is not None:
-        mask = choice if choice in stored else None
-    if mask is None and len(stored) == 1:
-        mask = stored[0]
-    if mask is not None:
-        return mask, masks.read(store, mask)[1]
-    k = min(DEFAULT_K, sum(values[0].size for values in scores.values()))
-    return f"top {k}", masks.top_k(scores, k)
+    if mask is None:
+        likely = [name for name in (first, f"top-{k}") if name in stored]
+        mask = likely[0] if likely else stored[0] if len(stored) == 1 else None
+    return (mask, masks.read(store, mask)[1]) if mask else (f"top {k}", masks.top_k(scores, k))
 
 
 def _with_all(sets: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
