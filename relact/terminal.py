@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
+from relact import colours
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
@@ -24,9 +26,8 @@ DEEPEST = 0.5  # loss of accuracy with the deepest colour
 PROMPT_WIDTH = 60  # characters of a prompt's last line
 PIPE_WIDTH = 100_000
 FAINT = 0.05  # a fraction below this is left without colour
-EVEN = 0.179  # luminance against which black and white text stand out equally
-WARM = ((253, 224, 197), (143, 59, 0))  # pale, deep
-COLD = ((209, 229, 240), (5, 48, 97))
+WARM, COLD = ("#fde0c5", "#8f3b00"), ("#d1e5f0", "#053061")  # pale, deep
+BLACK, WHITE = "#000000", "#ffffff"
 QUANTILES = ("min", "p10", "p50", "p90", "max")
 BLOCKS = " ▁▂▃▄▅▆▇█"
 SPARK_BINS = 16
@@ -184,15 +185,8 @@ def shade(fraction: float) -> str:
     if not abs(fraction) >= FAINT:  # also NaN
         return ""
     pale, deep = WARM if fraction > 0 else COLD
-    depth = min(abs(fraction), 1.0)
-    red, green, blue = (round(a + (b - a) * depth) for a, b in zip(pale, deep, strict=True))
-    return f"{'black' if _luminance(red, green, blue) > EVEN else 'white'} on #{red:02x}{green:02x}{blue:02x}"
-
-
-def _luminance(*parts: int) -> float:
-    """Relative luminance of an sRGB colour, as WCAG 2 defines it."""
-    linear = (part / 255 / 12.92 if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in parts)
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    ground = colours.mix(pale, deep, min(abs(fraction), 1.0))
+    return f"{colours.readable(ground, BLACK, WHITE)} on {ground}"
 
 
 def sparkline(values: np.ndarray, low: float, high: float) -> str:

@@ -13,7 +13,7 @@ import relact
 
 PACKAGE = Path(relact.__file__).parent
 FLOORS = [
-    ["errors", "schema", "plan", "progress"],
+    ["errors", "colours", "schema", "plan", "progress"],
     ["importers", "facts", "prompts"],
     ["sites"],
     ["mmap", "durable", "seal", "commits", "blocks", "skeleton", "locks", "store", "verify"],

@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 import relact
-from relact import compare, kernels, query, report
+from relact import colours, compare, kernels, query, report
 from relact.errors import InputError, StoreError
 from relact.report import figures
 from relact.report import study as gathering
@@ -131,6 +131,16 @@ def test_figures_are_written_in_every_format(gathered, tmp_path):
         assert texts.count(relation) >= 2  # a row and a column
     table = gathered.accuracy.query("condition == relation")
     assert all(figures._signed(-drop) in texts for drop in table["drop"])
+
+
+@pytest.mark.parametrize("look", [figures.LIGHT, figures.DARK], ids=["light", "dark"])
+def test_values_in_cells_can_be_read(look):
+    for colour in (look.loss, look.gain):
+        turn = figures._turn(look, colour)
+        for share in np.linspace(0, 1, 101):
+            text = look.strong if share > turn else look.plain
+            assert colours.contrast(colours.mix(look.even, colour, share), text) >= 4.5, (colour, share)
+    assert colours.contrast(look.ink, look.paper) > 12
 
 
 def test_a_notebook_draws_the_charts(study):

@@ -16,6 +16,7 @@ from typing import Any, cast
 import altair as alt
 import pandas as pd
 
+from relact import colours
 from relact.effects import INTACT
 from relact.errors import StoreError
 from relact.report.study import ALL, CONTROL, Study
@@ -39,10 +40,32 @@ class Look:
     even: str
     gain: str
     series: tuple[str, str, str]  # own, other, random; also told apart by their dashes
+    plain: str  # text in a cell that is even
+    strong: str  # text in a cell that is far from even
 
 
-LIGHT = Look("#ffffff", "#1f2328", "#d0d7de", "#b35806", "#f7f7f7", "#2166ac", ("#b35806", "#2166ac", "#6e7781"))
-DARK = Look("#0d1117", "#e6edf3", "#30363d", "#e08214", "#20262d", "#4393c3", ("#f0a04b", "#6cb2eb", "#9198a1"))
+LIGHT = Look(
+    "#ffffff",
+    "#1f2328",
+    "#d0d7de",
+    "#b35806",
+    "#f7f7f7",
+    "#2166ac",
+    ("#b35806", "#2166ac", "#6e7781"),
+    "#000000",
+    "#ffffff",
+)
+DARK = Look(
+    "#0d1117",
+    "#e6edf3",
+    "#30363d",
+    "#e08214",
+    "#20262d",
+    "#4393c3",
+    ("#f0a04b", "#6cb2eb", "#9198a1"),
+    "#ffffff",
+    "#000000",
+)
 
 
 def charts(study: Study, look: Look = LIGHT, live: bool = False) -> dict[str, alt.TopLevelMixin]:
@@ -86,11 +109,12 @@ def ablation(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLev
         "change:Q",
         title="points",
         scale=alt.Scale(
-            domain=[-far, 0, far], range=[look.loss, look.even, look.gain], type="linear", interpolate="lab"
+            domain=[-far, 0, far], range=[look.loss, look.even, look.gain], type="linear", interpolate="rgb"
         ),
         legend=None,
     )
-    text = alt.condition(f"abs(datum.change) > {0.55 * far}", alt.value(look.paper), alt.value(look.ink))
+    down, up = (-far * _turn(look, look.loss), far * _turn(look, look.gain))
+    text = alt.condition(f"datum.change < {down} || datum.change > {up}", alt.value(look.strong), alt.value(look.plain))
     cells = base.mark_rect(stroke=look.paper, strokeWidth=1.5).encode(color=colour)
     values = base.mark_text(fontSize=11).encode(text="label:N", color=text)
     own = base.transform_filter("datum.relation == datum.condition").mark_rect(
@@ -270,6 +294,19 @@ def save(drawn: Mapping[str, alt.TopLevelMixin], folder: str | Path) -> list[Pat
     except OSError as error:
         raise StoreError(f"cannot be written ({error.strerror or error})", where=target) from error
     return written
+
+
+def _turn(look: Look, colour: str) -> float:
+    """How far from even to ``colour`` the text of a cell turns from black to white, or the reverse, to stay readable."""
+    steps = (step / 100 for step in range(101))
+    return next(
+        (
+            at
+            for at in steps
+            if colours.readable(colours.mix(look.even, colour, at), look.ink, look.paper) == look.paper
+        ),
+        1.0,
+    )
 
 
 def _signed(value: float) -> str:
