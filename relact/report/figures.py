@@ -298,15 +298,9 @@ def save(drawn: Mapping[str, alt.TopLevelMixin], folder: str | Path) -> list[Pat
 
 def _turn(look: Look, colour: str) -> float:
     """How far from even to ``colour`` the text of a cell turns from black to white, or the reverse, to stay readable."""
-    steps = (step / 100 for step in range(101))
-    return next(
-        (
-            at
-            for at in steps
-            if colours.readable(colours.mix(look.even, colour, at), look.ink, look.paper) == look.paper
-        ),
-        1.0,
-    )
+    grounds = ((step / 100, colours.mix(look.even, colour, step / 100)) for step in range(101))
+    turned = (at for at, ground in grounds if colours.readable(ground, look.plain, look.strong) == look.strong)
+    return next(turned, 1.0)
 
 
 def _signed(value: float) -> str:
