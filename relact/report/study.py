@@ -128,9 +128,10 @@ def _ablations(store: stores.Store) -> tuple[dict[str, dict[str, float]], pd.Dat
         matrices.append(_matrix(choice, dataset, drops))
         sweeps.append(_sweep(choice, k, drops))
     order = sorted(choices, key=lambda choice: np.nan_to_num(choices[choice][OTHER]) - choices[choice][OWN])
-    sweep = pd.concat(sweeps)
     alike = {choice for choice in order if kinds[choice] == kinds[order[0]]}
-    return {choice: choices[choice] for choice in order}, pd.concat(matrices), sweep[sweep["choice"].isin(alike)]
+    sweep = pd.concat(sweeps)
+    sweep = sweep[sweep["choice"].isin(alike)].drop_duplicates(["k", "relation", "whose"])  # a k may be there twice
+    return {choice: choices[choice] for choice in order}, pd.concat(matrices), sweep
 
 
 def _each(store: stores.Store) -> Iterator[tuple[str, int, xr.Dataset]]:
