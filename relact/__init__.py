@@ -17,40 +17,48 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from relact.compare import overlap
+    from relact.compare import agreement, moved, overlap
     from relact.effects import cumulativity, effects
     from relact.evidence import evidence, influences
     from relact.masks import combine, select
     from relact.pipeline import run
-    from relact.query import neuron, top
+    from relact.query import activations, extremes, neuron, top
     from relact.query import tree as open
     from relact.store import Store
+    from relact.tables import write as write_table
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Store", "ablate", "capture", "combine", "cumulativity", "effects", "evidence", "influences", "neuron", "open",
-    "overlap", "prompts", "run", "score", "select", "top",
+    "Store", "ablate", "activations", "agreement", "capture", "combine", "cumulativity", "effects", "evidence", "extremes",
+    "influences", "moved", "neuron", "open", "overlap", "prompts", "report", "run", "score", "select", "top", "write_table",
 ]  # fmt: skip
 
 _FUNCTIONS = {
     "Store": "relact.store:Store",
+    "activations": "relact.query:activations",
+    "agreement": "relact.compare:agreement",
     "combine": "relact.masks:combine",
     "cumulativity": "relact.effects:cumulativity",
     "effects": "relact.effects:effects",
     "evidence": "relact.evidence:evidence",
+    "extremes": "relact.query:extremes",
     "influences": "relact.evidence:influences",
+    "moved": "relact.compare:moved",
     "neuron": "relact.query:neuron",
     "open": "relact.query:tree",
     "overlap": "relact.compare:overlap",
     "run": "relact.pipeline:run",
     "select": "relact.masks:select",
     "top": "relact.query:top",
+    "write_table": "relact.tables:write",
 }
 _MODULES = {
     "ablate": "ablate",
     "capture": "capture",
+    "effects": "effects",
     "prompts": "build",
+    "report": "report",
     "score": "score",
 }  # verb module -> its function
 

@@ -68,6 +68,9 @@ Kind = Annotated[str, typer.Option(help="the top k, the bottom k, or both: half 
 MaskSites = Annotated[str | None, typer.Option(help="choose among these sites only: attn, mlp.up, ...")]
 Mode = Annotated[str, typer.Option(help="override with: zero, mean, off_mean, on_p50, on_p90, off_p50, resample")]
 Tokens = Annotated[str, typer.Option(help="override at all tokens, or from the last one of a prompt on")]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="write the table: .parquet, .csv, .tex, .md, .json")
+]
 Match = Annotated[str, typer.Option(help="rule for a correct answer: prefix, exact, paper")]
 
 
@@ -80,7 +83,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 
 @app.command()
 def prompts(
-    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...")] = None,
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="SOURCE...", help="as listed by --list, or files")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write: .parquet, .csv, .jsonl")] = None,
     shots: Shots = 0,
     examples: Examples = "drawn",
@@ -205,7 +210,7 @@ def capture(
         return _show_plans([capturing.dry_run(model, prompt_file, store, **options)], as_json)
     with Stages() as progress:
         opened = capturing.capture(model, prompt_file, store, **options, repair=repair, progress=progress)
-    _show(_describe_store(opened), as_json)
+    _show(opened.describe(), as_json)
 
 
 @app.command()
@@ -251,7 +256,7 @@ def score(
             store, relations=_listed(relations), negatives=negatives, seed=seed, workers=workers, memory=memory,
             statistics=_listed(statistics) or scoring.STATISTICS, scheduler=scheduler, device=device, progress=progress,
         )  # fmt: skip
-        shown = _describe_store(opened)
+        shown = opened.describe()
         if bootstrap:
             survival = stability(
                 opened, k=k, resamples=bootstrap, seed=seed, negatives=negatives, workers=workers, progress=progress
@@ -342,36 +347,36 @@ def ablate(
     _show_ablation(result, as_json)
 
 
-def _numbers(text: str) -> int | list[int]:
-    """``400`` or ``10,50,200``."""
-    try:
-        numbers = [int(word) for word in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a number nor numbers with commas", param_hint="--k") from None
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
 @app.command()
 def compare(
     store: StorePath,
-    mask: Annotated[str, typer.Option(help="name of a stored mask")],
+    other: Annotated[Path | None, typer.Argument(metavar="OTHER", help="another store, to compare with")] = None,
+    mask: Annotated[str | None, typer.Option(help="a stored mask; the only one by default")] = None,
+    k: Annotated[str | None, typer.Option("--k", help="instead of a mask, the top k: one or several, 100,400")] = None,
+    by: Annotated[str | None, typer.Option(help="count in every `site` or `layer` apart")] = None,
+    relation: Annotated[str | None, typer.Option(help="with OTHER: the neurons of this relation that moved")] = None,
+    n: Annotated[int, typer.Option("-n", help="with OTHER and --relation: how many")] = 20,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """How many neurons the relations share under a mask."""
-    import pandas as pd
-
+    """Neurons that relations share, against chance; or how far two stores agree."""
+    from relact import compare as comparing
     from relact import terminal
-    from relact.compare import overlap
 
-    shared = overlap(store, mask)
-    if as_json:
-        terminal.dump(shared.to_dict())
-        return
-    names = [str(name) for name in shared["relation"].values]
-    counts = {str(number): column for number, column in enumerate(shared["shared"].values.T, 1)}
-    terminal.table(
-        pd.DataFrame({"relation": names, **counts}), title="shared neurons (columns in the order of the rows)"
-    )
+    sizes = _numbers(k) if k else None
+    if other is None:
+        shared = comparing.overlap(store, mask, k=sizes, by=by)
+        frame = comparing.pairs(shared)
+        if output is None and not as_json:
+            terminal.overlaps(shared)
+            return
+    elif relation:
+        frame = comparing.moved(store, other, relation=relation, n=n)
+    else:
+        if isinstance(sizes, list):
+            raise typer.BadParameter("two stores are compared at one k", param_hint="--k")
+        frame = comparing.agreement(store, other, k=sizes or comparing.TOP)
+    _show_frame(frame, as_json, output, heat=("correlation", "jaccard", "change"))
 
 
 @app.command()
@@ -380,26 +385,42 @@ def top(
     relation: Annotated[str, typer.Option(help="relation")],
     n: Annotated[int, typer.Option("-n", help="how many")] = 20,
     sites: Annotated[str | None, typer.Option(help="only these sites")] = None,
+    statistic: Annotated[str, typer.Option(help="what to sort by")] = "average_precision",
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """A relation's best neurons."""
     from relact import query
 
-    _show_frame(query.top(store, relation=relation, n=n, sites=sites), as_json)
+    frame = query.top(store, relation=relation, n=n, sites=sites, statistic=statistic)
+    _show_frame(frame, as_json, output, heat=(statistic,))
 
 
 @app.command()
 def neuron(
     store: StorePlace,
-    site: Annotated[str, typer.Argument(metavar="SITE")],
-    layer: Annotated[int, typer.Argument(metavar="LAYER")],
-    index: Annotated[int, typer.Argument(metavar="INDEX")],
+    site: Annotated[str, typer.Argument(metavar="SITE", help="site, such as mlp.gate")],
+    layer: Annotated[int, typer.Argument(metavar="LAYER", help="layer, from 0")],
+    index: Annotated[int, typer.Argument(metavar="INDEX", help="neuron in its layer, from 0")],
+    n: Annotated[int, typer.Option("-n", help="prompts that drive it most, and as many that drive it least")] = 5,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """One neuron's statistics in every relation."""
-    from relact import query
+    """One neuron in every relation, and the prompts that drive it most and least."""
+    from relact import query, terminal
+    from relact import store as stores
 
-    _show_frame(query.neuron(store, site, layer, index), as_json)
+    opened = stores.open(store)
+    frame = query.neuron(opened, site, layer, index)
+    prompts = query.extremes(opened, site, layer, index, n) if query.has_activations(opened) else None
+    if as_json:
+        found = {"site": site, "layer": layer, "neuron": index, "relations": frame.to_dict("records")}
+        terminal.dump(found | ({} if prompts is None else {"prompts": prompts.to_dict("records")}))
+    elif output:
+        _show_frame(frame, False, output)
+    else:
+        everywhere = None if prompts is None else query.activations(opened, site, layer, index)
+        terminal.neuron(frame, prompts, everywhere)
 
 
 @app.command()
@@ -411,7 +432,7 @@ def info(
     from relact import remote
 
     if (Path(what) / "zarr.json").is_file() or remote.is_packed(what):
-        _show(_describe_store(remote.open(what)), as_json)
+        _show(remote.open(what).describe(), as_json)
         return
     from relact import models
 
@@ -459,6 +480,29 @@ def _show_verdict(verdict: Any, dropped: list[str]) -> None:
         terminal.say(f"deleted: {group}")
     for command in verdict.repairs():
         terminal.say(f"to repair: {command}")
+
+
+@app.command()
+def report(
+    store: StorePath,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="page to write: .html")] = None,
+    figures: Annotated[Path | None, typer.Option(help="folder for every figure as PNG, SVG and PDF")] = None,
+    mask: Annotated[str | None, typer.Option(help="neuron sets to show; those of the last ablation by default")] = None,
+    as_json: Json = False,
+) -> None:
+    """One page with every result of a study, and its figures as files."""
+    from relact import report as reporting
+
+    if output is None and figures is None:
+        raise typer.BadParameter("say what to write: -o FILE, --figures FOLDER, or both")
+    written = reporting.report(store, output, figures=figures, mask=mask)
+    if as_json:
+        from relact import terminal
+
+        terminal.dump({"store": store, "written": written})
+        return
+    for path in written:
+        typer.echo(f"written: {path}")
 
 
 @app.command("run")
@@ -555,7 +599,7 @@ def unpack(
 
     with Stages() as progress:
         opened = share.unpack(packed, out, sha256=sha256, progress=progress)
-    _show(_describe_store(opened), as_json)
+    _show(opened.describe(), as_json)
 
 
 @app.command()
@@ -648,31 +692,7 @@ def import_scores(
     """Put the scores of ml-selfcond or lang_neuron into a store of the same model."""
     from relact.share import selfcond
 
-    _show(_describe_store(selfcond.read(store, source)), as_json)
-
-
-def _describe_store(store: Any) -> dict[str, Any]:
-    """What `relact info STORE` tells."""
-    from relact import plan, schema
-
-    manifest = store.manifest
-    missing = len(store.missing_blocks())
-    return {
-        "store": str(store.path),
-        "model": f"{manifest.model.id} ({manifest.model.family}, {manifest.model.dtype})",
-        "fingerprint": manifest.model.fingerprint,
-        "relations": ", ".join(store.relations()),
-        "prompts": f"{store.n_prompts} to identify, {manifest.prompts[schema.TEST]['n']} to test",
-        "sites": ", ".join(f"{site} {lay.n_layers} x {lay.width}" for site, lay in store.layouts.items()),
-        "neurons": sum(lay.n_layers * lay.width for lay in store.layouts.values()),
-        "pool": manifest.capture.pool,
-        "dtype": manifest.capture.dtype,
-        "size": plan.show_bytes(sum(lay.bytes for lay in store.layouts.values())),
-        "blocks": f"{store.n_blocks - missing} of {store.n_blocks} committed",
-        "scores": "yes" if store.has(schema.SCORES) else "no",
-        "masks": ", ".join(store.children(schema.MASKS)) or "none",
-        "ablations": ", ".join(store.children(schema.ABLATIONS)) or "none",
-    }
+    _show(selfcond.read(store, source).describe(), as_json)
 
 
 def _show(values: dict[str, Any], as_json: bool) -> None:
@@ -703,10 +723,28 @@ def _show_plans(plans: Sequence[Any], as_json: bool) -> None:
     terminal.table(pd.DataFrame(rows))
 
 
-def _show_frame(frame: Any, as_json: bool) -> None:
+def _show_frame(frame: Any, as_json: bool, output: Path | None = None, heat: tuple[str, ...] = ()) -> None:
     from relact import terminal
 
-    terminal.dump(frame.to_dict("records")) if as_json else terminal.table(frame)
+    if output:
+        from relact import tables
+
+        output = tables.write(frame, output)
+    if as_json:
+        terminal.dump(frame.to_dict("records"))
+    elif output:
+        terminal.say(f"written: {output}")
+    else:
+        terminal.table(frame, heat=heat)
+
+
+def _numbers(text: str) -> int | list[int]:
+    """``400`` or ``10,50,200``."""
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor numbers with commas", param_hint="--k") from None
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _show_ablation(result: Any, as_json: bool, where: Path | None = None) -> None:

@@ -1,18 +1,36 @@
-"""Ask a store: a lazy tree for xarray, and the two questions everybody asks first."""
+"""Ask a store: a lazy tree for xarray, and the questions everybody asks first.
+
+    tree("study.zarr")                                       # everything, lazily, by name
+    top("study.zarr", relation="country_capital", n=20)      # a relation's best neurons
+    neuron("study.zarr", "mlp.gate", 12, 345)                # one neuron in every relation
+    extremes("study.zarr", "mlp.gate", 12, 345, n=5)         # the prompts that drive it most and least
+
+Score tables are read with zarr alone, one chunk per relation and statistic.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
-from relact import remote, schema, score
+from relact import schema
 from relact import sites as site_names
 from relact import store as stores
-from relact.errors import InputError
+from relact.errors import InputError, StoreError
+
+if TYPE_CHECKING:
+    import xarray as xr
+    import zarr
+
+    from relact.remote import SharedStore
+
+READERS = 4
+QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 
 
 def tree(path: str | Path) -> xr.DataTree:
@@ -24,8 +42,10 @@ def tree(path: str | Path) -> xr.DataTree:
     Raises:
         StoreError: no store there.
     """
-    store = remote.open(path)
-    if isinstance(store, remote.SharedStore):
+    import xarray as xr
+
+    store = opened_store(path)
+    if is_shared(store):  # noqa: SIM108  (too long for one line)
         found = store.tree()
     else:
         found = xr.open_datatree(store.path, engine="zarr", consolidated=False, chunks=None)
@@ -49,45 +69,161 @@ def top(
     """The ``n`` neurons with the highest score for a relation: site, layer, neuron and every stored statistic.
 
     Ties keep the store's order (site, layer, neuron).
+
+    Raises:
+        InputError: no such relation, site or statistic. StoreError: the store has no scores.
     """
-    opened = remote.open(store)
-    wanted = tuple(site_names.expand(sites) if sites is not None else opened.manifest.capture.sites)
-    if isinstance(opened, remote.SharedStore) and (listed := opened.top(relation, n, wanted, statistic)) is not None:
+    if n < 1:
+        raise InputError(f"the {n} best neurons", where="n", fix="give at least 1")
+    opened = opened_store(store)
+    wanted = site_names.expand(sites) if sites is not None else opened.manifest.capture.sites
+    if is_shared(opened) and (listed := opened.top(relation, n, tuple(wanted), statistic)) is not None:
         return listed
+    chosen = [site for site in opened.manifest.capture.sites if site in wanted]
+    if not chosen:
+        known = ", ".join(opened.manifest.capture.sites)
+        raise InputError(f"none of the sites {sites} is scored", where=opened.path, fix=f"choose from {known}")
+    groups = {site: scores(opened, site) for site in chosen}
+    names = statistics(groups[chosen[0]])
+    if statistic not in names:
+        raise InputError(f"no statistic {statistic!r}", where=opened.path, fix=f"choose from {', '.join(names)}")
+    row = position(relations(groups[chosen[0]]), relation, opened)
+    with ThreadPoolExecutor(READERS) as pool:  # one chunk each: waiting and decompressing overlap
+        read = {(site, name): pool.submit(_row, groups[site][name], row) for name in names for site in chosen}
+        rows = {key: future.result() for key, future in read.items()}
     parts = []
-    for site in opened.manifest.capture.sites:
-        if site not in wanted:
-            continue
-        dataset = opened.dataset(f"{schema.SCORES}/{site}")
-        values = _of_relation(dataset, statistic, relation, opened).ravel()
-        best = np.argsort(-values, kind="stable")[:n]
-        layer, neuron = np.unravel_index(best, tuple(dataset.sizes[name] for name in ("layer", "neuron")))
-        columns = {name: _of_relation(dataset, name, relation, opened).ravel()[best] for name in score.names(dataset)}
+    for site in chosen:
+        values = rows[site, statistic]  # [layer, neuron]
+        places = best(values.ravel(), n)
+        layer, neuron = np.unravel_index(places, values.shape)
+        columns = {name: rows[site, name].ravel()[places] for name in names}
         parts.append(pd.DataFrame({"site": site, "layer": layer, "neuron": neuron, **columns}))
-    if not parts:
-        raise InputError(f"none of the sites {sites} is scored", where=opened.path)
     return pd.concat(parts).sort_values(statistic, ascending=False, kind="stable").head(n).reset_index(drop=True)
 
 
+def best(values: np.ndarray, n: int) -> np.ndarray:
+    """Positions of the ``n`` highest values, best first, ties in order."""
+    edge = np.partition(values, -n)[-n] if n < values.size else -np.inf
+    candidates = np.flatnonzero(values >= edge)
+    return candidates[np.argsort(-values[candidates], kind="stable")[:n]]
+
+
 def neuron(store: str | Path | stores.Store, site: str, layer: int, index: int) -> pd.DataFrame:
-    """Every statistic of one neuron in every relation, best average precision first."""
-    opened = remote.open(store)
-    (site,) = site_names.expand(site)
-    dataset = opened.dataset(f"{schema.SCORES}/{site}")
-    for name, value in (("layer", layer), ("neuron", index)):
-        if not 0 <= value < dataset.sizes[name]:
-            raise InputError(f"{name} {value} of {dataset.sizes[name]}", where=site, fix="count from 0")
-    one = dataset.isel(layer=layer, neuron=index).load()
-    table = pd.DataFrame({name: one[name].values for name in score.names(one)})
-    table.insert(0, "relation", [str(name) for name in one["relation"].values])
+    """One neuron in every relation, best average precision first: each stored statistic, and its distribution.
+
+    The distribution (``min p10 p50 p90 max`` of the activation over the relation's identification prompts) is left out
+    where the store holds no activations.
+
+    Raises:
+        InputError: the store has no such neuron. StoreError: it has no scores.
+    """
+    opened = opened_store(store)
+    site = _check(opened, site, layer, index)
+    group = scores(opened, site)
+    table = pd.DataFrame({name: np.asarray(group[name][:, layer, index]) for name in statistics(group)})
+    table.insert(0, "relation", relations(group))
+    if has_activations(opened):
+        grouped = activations(opened, site, layer, index).groupby("relation", sort=False)["activation"]
+        spread = pd.DataFrame({name: grouped.quantile(at) for name, at in QUANTILES.items()})
+        table = table.join(spread, on="relation")
     return table.sort_values(table.columns[1], ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _of_relation(dataset: xr.Dataset, statistic: str, relation: str, store: stores.Store) -> np.ndarray:
-    if statistic not in dataset:
-        known = ", ".join(score.names(dataset))
-        raise InputError(f"no statistic {statistic!r}", where=store.path, fix=f"choose from {known}")
-    names = [str(name) for name in dataset["relation"].values]
+def activations(store: str | Path | stores.Store, site: str, layer: int, index: int) -> pd.DataFrame:
+    """One neuron's activation on every captured identification prompt: prompt, relation, subject, object, text, activation.
+
+    Rows are in the order of the prompts; ``activation`` is float32, pooled over the prompt's tokens.
+
+    Raises:
+        InputError: the store has no such neuron. StoreError: it holds no activations.
+    """
+    opened = opened_store(store)
+    site = _check(opened, site, layer, index)
+    if not has_activations(opened):
+        raise StoreError("no activations in this store", where=opened.path, fix="run `relact capture` first")
+    table = opened.prompts(schema.IDENTIFY)[["relation", "subject", "object", "text"]]
+    table.insert(0, "prompt", range(len(table)))
+    return table.assign(activation=column(opened, site, layer, index))
+
+
+def column(store: stores.Store, site: str, layer: int, index: int) -> np.ndarray:
+    """One neuron's activation on every identification prompt, float32 [prompt]."""
+    return np.concatenate(store.columns(site, layer, index, index + 1))[:, 0].astype(np.float32)
+
+
+def extremes(store: str | Path | stores.Store, site: str, layer: int, index: int, n: int = 5) -> pd.DataFrame:
+    """The ``n`` prompts that drive one neuron most and least: the columns of `activations`, after ``drive`` (most or least).
+
+    Strongest first in both halves; a prompt is in one half only.
+    """
+    table = activations(store, site, layer, index).sort_values("activation", ascending=False, kind="stable")
+    most = table.head(n)
+    least = table.iloc[len(most) :].tail(n)
+    joined = pd.concat([most, least]).reset_index(drop=True)
+    joined.insert(0, "drive", ["most"] * len(most) + ["least"] * len(least))
+    return joined
+
+
+def opened_store(store: str | Path | stores.Store) -> stores.Store:
+    """The store itself, opened where a path or a URL is given."""
+    if isinstance(store, stores.Store):
+        return store
+    if Path(store).joinpath("zarr.json").is_file():
+        return stores.open(store)
+    from relact import remote  # what a local store does without
+
+    return remote.open(store)
+
+
+def is_shared(store: stores.Store) -> TypeGuard[SharedStore]:
+    """Whether the store is a packed one, read where it lies."""
+    return hasattr(store, "package")
+
+
+def has_activations(store: stores.Store) -> bool:
+    """Whether every block of the store is captured."""
+    return not store.missing_blocks()
+
+
+def scores(store: stores.Store, site: str) -> dict[str, zarr.Array]:
+    """The arrays of ``scores/<site>`` by name; `StoreError` says how to make them."""
+    group = f"{schema.SCORES}/{site}"
+    if not store.has(group):
+        raise StoreError("no scores in this store", where=store.path, fix="run `relact score` first")
+    return dict(cast("zarr.Group", store.root[group]).arrays())
+
+
+def relations(group: Mapping[str, zarr.Array]) -> list[str]:
+    """Names along the relation axis of a score group."""
+    return [str(name) for name in np.asarray(group["relation"][:])]
+
+
+def statistics(group: Mapping[str, zarr.Array]) -> list[str]:
+    """The statistics that a score group holds, the usual ones first and in their usual order."""
+    found = sorted(name for name, array in group.items() if array.ndim == 3)
+    usual = [name for name in schema.STATISTICS if name in found]
+    return usual + [name for name in found if name not in usual]
+
+
+def position(names: Sequence[str], relation: str, store: stores.Store) -> int:
+    """Where ``relation`` is among ``names``; `InputError` lists them when it is not."""
     if relation not in names:
         raise InputError(f"no relation {relation!r}", where=store.path, fix=f"choose from {', '.join(names)}")
-    return dataset[statistic][names.index(relation)].values
+    return list(names).index(relation)
+
+
+def _check(store: stores.Store, site: str, layer: int, index: int) -> str:
+    """The canonical name of a site whose neuron exists."""
+    found = site_names.expand(site)
+    if len(found) != 1 or found[0] not in store.layouts:
+        raise InputError(f"no site {site!r} in this store", where=store.path, fix=f"use {', '.join(store.layouts)}")
+    lay = store.layouts[found[0]]
+    for name, value, size in (("layer", layer, lay.n_layers), ("neuron", index, lay.width)):
+        if not 0 <= value < size:
+            raise InputError(f"{name} {value} of {size}", where=found[0], fix="count from 0")
+    return found[0]
+
+
+def _row(array: zarr.Array, row: int) -> np.ndarray:
+    """One relation of a statistic: [layer, neuron]."""
+    return np.asarray(array[row])

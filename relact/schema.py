@@ -33,6 +33,7 @@ ANSWERS = "answers"  # test prompts: (prompt, answer) strings, padded with ""
 ACTIVATION, RECORD, FIELD = "activation", "record", "field"
 APPENDED = "appended"  # prompts.identify of the manifest: first row of every later append
 START, STOP = "start", "stop"  # the first two fields of a commit record; then one checksum per site and layer
+STATISTICS = ("average_precision", "on_p50", "on_p90", "off_mean", "off_p50")  # of scores/<site>, by default
 DTYPES = ("float16", "float32")
 POOLS = ("mean", "max", "last", "positive")
 

@@ -24,7 +24,7 @@ from relact.errors import InputError, NumericError, StoreError
 from relact.progress import Progress, silent
 from relact.schedulers import THREADS, on_scheduler
 
-STATISTICS = ("average_precision", "on_p50", "on_p90", "off_mean", "off_p50")
+STATISTICS = schema.STATISTICS
 MEMORY = "4GiB"
 
 
@@ -252,9 +252,3 @@ def ranked(store: stores.Store, statistic: str = "average_precision") -> Iterato
     """(site, float32 [relation, layer, neuron]) for every scored site, in the store's order."""
     for site in store.manifest.capture.sites:
         yield site, store.dataset(f"{schema.SCORES}/{site}")[statistic].values
-
-
-def names(scores: xr.Dataset) -> list[str]:
-    """The statistics a ``scores/<site>`` group holds, the usual ones first and in their usual order."""
-    found = sorted(map(str, scores.data_vars))
-    return [name for name in STATISTICS if name in found] + [name for name in found if name not in STATISTICS]

@@ -11,14 +11,14 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from html import escape
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 import zarr
 
 from relact import blocks, commits, durable, locks, plan, schema, skeleton
@@ -26,6 +26,9 @@ from relact.errors import BusyError, IdentityError, StoreError
 from relact.mmap import map_chunk
 from relact.seal import EMPTY_GROUP, NAME, seal
 from relact.skeleton import write_coordinates, write_whole
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "Store", "check_target", "create", "drop", "grow", "open", "read_manifest", "rebuild", "recover",
@@ -165,6 +168,8 @@ class Store:
             stage = group.split("/")[0]
             command = {schema.SCORES: "score", schema.MASKS: "select", schema.ABLATIONS: "ablate"}.get(stage, "capture")
             raise StoreError(f"no {group} in this store", where=self.path, fix=f"run `relact {command}` first")
+        import xarray as xr  # costs a fifth of a second that a query of scores does not need
+
         return xr.open_zarr(self.path, group=group, consolidated=False, chunks=None)
 
     def has(self, group: str) -> bool:
@@ -181,6 +186,34 @@ class Store:
         return dict(
             cast(Mapping[str, Any], zarr.open_group(self.path / group, mode="r").attrs.get(schema.ATTRIBUTE, {}))
         )
+
+    def describe(self) -> dict[str, Any]:
+        """What the store holds, in words: names and values as `relact info` prints them."""
+        manifest = self.manifest
+        missing = len(self.missing_blocks())
+        return {
+            "store": str(self.path),
+            "model": f"{manifest.model.id} ({manifest.model.family}, {manifest.model.dtype})",
+            "fingerprint": manifest.model.fingerprint,
+            "relations": ", ".join(self.relations()),
+            "prompts": f"{self.n_prompts} to identify, {manifest.prompts[schema.TEST]['n']} to test",
+            "sites": ", ".join(f"{site} {lay.n_layers} x {lay.width}" for site, lay in self.layouts.items()),
+            "neurons": sum(lay.n_layers * lay.width for lay in self.layouts.values()),
+            "pool": manifest.capture.pool,
+            "dtype": manifest.capture.dtype,
+            "size": plan.show_bytes(sum(lay.bytes for lay in self.layouts.values())),
+            "blocks": f"{self.n_blocks - missing} of {self.n_blocks} committed",
+            "scores": "yes" if self.has(schema.SCORES) else "no",
+            "masks": ", ".join(self.children(schema.MASKS)) or "none",
+            "ablations": ", ".join(self.children(schema.ABLATIONS)) or "none",
+        }
+
+    def _repr_html_(self) -> str:
+        """`describe` as a table, for notebooks."""
+        rows = (
+            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in self.describe().items()
+        )
+        return f"<table class='relact-store'>{''.join(rows)}</table>"
 
     @contextmanager
     def stage(self, group: str, attributes: Mapping[str, Any]) -> Iterator[zarr.Group]:

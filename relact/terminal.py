@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from relact import colours
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +22,15 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 5.0  # between two lines of progress where there is no terminal
 MATRIX_CELL = 6  # characters of one accuracy
+DEEPEST = 0.5  # loss of accuracy with the deepest colour
+PROMPT_WIDTH = 60  # characters of a prompt's last line
+PIPE_WIDTH = 100_000
+FAINT = 0.05  # a fraction below this is left without colour
+WARM, COLD = ("#fde0c5", "#8f3b00"), ("#d1e5f0", "#053061")  # pale, deep
+BLACK, WHITE = "#000000", "#ffffff"
+QUANTILES = ("min", "p10", "p50", "p90", "max")
+BLOCKS = " ▁▂▃▄▅▆▇█"
+SPARK_BINS = 16
 out, err = Console(soft_wrap=True), Console(stderr=True)
 
 
@@ -92,14 +104,107 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def table(frame: pd.DataFrame, title: str | None = None) -> None:
-    """A table of a frame; numbers right-aligned, floats to four digits."""
+def table(frame: pd.DataFrame, title: str | None = None, heat: Sequence[str] = ()) -> None:
+    """A table of a frame; numbers right-aligned, floats to four digits; columns of ``heat`` shaded by their own range."""
     shown = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in frame.columns:
-        shown.add_column(str(name), justify="left" if frame[name].dtype.kind in "OTU" else "right")
-    for row in frame.itertuples(index=False):
-        shown.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else f"{cell}" for cell in row))
-    out.print(shown)
+        shown.add_column(str(name), justify="left" if frame[name].dtype.kind in "OTU" else "right", no_wrap=True)
+    shades = {name: _shades(frame[name]) for name in heat if name in frame}
+    for at, row in enumerate(frame.itertuples(index=False)):
+        cells: list[Text] = [Text(f"{cell:.4f}" if isinstance(cell, float) else f"{cell}") for cell in row]
+        for name, styles in shades.items():
+            cells[list(frame.columns).index(name)].stylize(styles[at])
+        shown.add_row(*cells)
+    _wide(shown)
+
+
+def grid(frame: pd.DataFrame, title: str | None = None) -> None:
+    """A matrix of numbers with named rows; columns are numbered, cells shaded from the smallest to the largest."""
+    values = frame.to_numpy(float)
+    low, high = np.nanmin(values), np.nanmax(values)
+    shown = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 0))
+    label = max(len(str(name)) for name in frame.index)
+    shown.add_column("", width=label + 2, no_wrap=True)
+    for name in frame.columns:
+        shown.add_column(f" {name} ", justify="right", no_wrap=True)
+    for name, row in zip(frame.index, values, strict=True):
+        cells = [Text(f" {value:.0f} ", style=shade((value - low) / (high - low or 1))) for value in row]
+        shown.add_row(Text(str(name)), *cells)
+    _wide(shown)
+
+
+def overlaps(shared: xr.Dataset) -> None:
+    """Shared neurons of relations: a matrix, or pairs against the third dimension where there is one."""
+    names = [str(name) for name in shared["relation"].values]
+    by = [str(name) for name in shared.dims if name not in ("relation", "other")]
+    counts, expected = shared["shared"], shared["expected"]
+    pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
+    if not by:
+        heads = [str(number) for number in range(1, len(names) + 1)]
+        labels = [f"{number:>2} {name}" for number, name in enumerate(names, 1)]
+        grid(_frame(counts.values, labels, heads), title="shared neurons; columns in the order of the rows")
+    elif pairs:
+        labels = [f"{names[i]} & {names[j]}" for i, j in pairs]
+        rows = np.array([counts.values[i, j] for i, j in pairs])
+        order = np.argsort(-rows.sum(axis=1), kind="stable")
+        heads = [str(value) for value in shared[by[0]].values]
+        grid(_frame(rows[order], [labels[at] for at in order], heads), title=f"shared neurons by {by[0]}")
+    if pairs:
+        chance = ", ".join(
+            f"{value:.1f}" for value in np.mean([expected.values[i, j] for i, j in pairs], axis=0).ravel()
+        )
+        say(f"\nexpected of two random sets of these sizes: {chance}")
+
+
+def neuron(frame: pd.DataFrame, prompts: pd.DataFrame | None, everywhere: pd.DataFrame | None) -> None:
+    """One neuron: its statistics with a histogram in every relation, then the prompts that drive it most and least."""
+    if everywhere is not None:
+        low, high = everywhere["activation"].min(), everywhere["activation"].max()
+        values = dict(iter(everywhere.groupby("relation")["activation"]))
+        bars = [sparkline(values[name].to_numpy(), low, high) for name in frame["relation"]]
+        frame = frame[["relation", "average_precision", *QUANTILES]].assign(distribution=bars)
+    table(frame, heat=("average_precision",))
+    if prompts is not None:
+        lines = [text.strip().splitlines()[-1][-PROMPT_WIDTH:] if text.strip() else "" for text in prompts["text"]]
+        shown = prompts[["drive", "activation", "relation", "object"]].assign(prompt=lines)
+        say("")
+        table(shown)
+
+
+def _frame(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(values, index=list(rows), columns=list(columns))
+
+
+def shade(fraction: float) -> str:
+    """A cell's style: no colour at 0, then pale to deep orange up to 1, pale to deep blue down to -1.
+
+    Blue and orange are told apart with every common form of colour blindness.
+    """
+    if not abs(fraction) >= FAINT:  # also NaN
+        return ""
+    pale, deep = WARM if fraction > 0 else COLD
+    ground = colours.mix(pale, deep, min(abs(fraction), 1.0))
+    return f"{colours.readable(ground, BLACK, WHITE)} on {ground}"
+
+
+def sparkline(values: np.ndarray, low: float, high: float) -> str:
+    """A histogram of ``values`` between two bounds as one word of block characters."""
+    counts = np.histogram(values, SPARK_BINS, (low, high if high > low else low + 1))[0]
+    levels = np.ceil(counts / max(counts.max(), 1) * (len(BLOCKS) - 1)).astype(int)  # what is there is seen
+    return "".join(BLOCKS[level] for level in levels)
+
+
+def _shades(column: pd.Series) -> list[str]:
+    values = column.to_numpy(float)
+    low, high = np.nanmin(values), np.nanmax(values)
+    return [shade((value - low) / (high - low or 1)) for value in values]
+
+
+def _wide(shown: Table) -> None:
+    """Print a table; one that goes to a file or a pipe is never cut."""
+    (out if out.is_terminal else Console(width=PIPE_WIDTH)).print(shown)
 
 
 def pairs(values: Mapping[str, Any]) -> None:
@@ -149,6 +254,5 @@ def matrix(ablation: xr.Dataset) -> None:
 
 
 def _heat(drop: float, own: bool) -> str:
-    """Colour of a cell by its loss of accuracy; a relation's own neurons in bold."""
-    shade = "red" if drop >= 0.15 else "yellow" if drop >= 0.05 else "green" if drop <= -0.05 else ""
-    return f"bold {shade}".strip() if own else shade
+    """Style of a cell by its loss of accuracy, deepest at `DEEPEST`; a relation's own neurons in bold."""
+    return f"{'bold ' if own else ''}{shade(drop / DEEPEST)}".strip()

@@ -77,7 +77,7 @@ def prompt_file(tiny_prompts: pd.DataFrame, tmp_path: Path) -> Path:
     return prompt_tables.write(tiny_prompts, tmp_path / "prompts.parquet")
 
 
-@pytest.fixture(name="relact")
+@pytest.fixture
 def command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int | str, str, str]]:
@@ -94,6 +94,12 @@ def command(
         return code, shown.out, shown.err
 
     return run
+
+
+@pytest.fixture(name="relact")
+def the_command(command: Callable[..., tuple[int | str, str, str]]) -> Callable[..., tuple[int | str, str, str]]:
+    """The same, by its name."""
+    return command
 
 
 @pytest.fixture(scope="session")

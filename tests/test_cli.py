@@ -32,13 +32,14 @@ def test_every_step_alone(relact, tiny_folder, prompt_file, tmp_path):
     rows = json.loads(out)
     assert code == 0 and len(rows) == 3 and {"site", "layer", "neuron", "average_precision"} <= set(rows[0])
     code, out, _ = relact("neuron", store, rows[0]["site"], rows[0]["layer"], rows[0]["neuron"], "--json")
-    best = {row["relation"]: row for row in json.loads(out)}
+    best = {row["relation"]: row for row in json.loads(out)["relations"]}
     assert best["size"]["average_precision"] == rows[0]["average_precision"]
     code, out, _ = relact("info", store, "--json")
     about = json.loads(out)
     assert about["blocks"] == "4 of 4 committed" and about["masks"] == "twelve"
     code, out, _ = relact("compare", store, "--mask", "twelve", "--json")
-    assert json.loads(out)["data_vars"]["shared"]["data"][0][0] == 12
+    pair = json.loads(out)[0]
+    assert {pair["relation"], pair["other"]} == {"size", "colour"} and 0 <= pair["shared"] <= 12
 
 
 def test_run_is_the_steps_and_reuses_what_is_there(relact, tiny_folder, tmp_path):

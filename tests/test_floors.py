@@ -13,7 +13,7 @@ import relact
 
 PACKAGE = Path(relact.__file__).parent
 FLOORS = [
-    ["errors", "schema", "plan", "progress", "caches", "presets"],
+    ["errors", "colours", "schema", "plan", "progress", "caches", "presets"],
     ["importers", "facts", "prompts"],
     ["sites"],
     ["mmap", "durable", "seal", "commits", "blocks", "skeleton", "locks", "store", "verify", "remote"],
@@ -22,7 +22,7 @@ FLOORS = [
     ["kernels", "schedulers", "score"],
     ["masks", "conditions", "stability"],
     ["journal", "decode", "perplexity", "ablate", "known"],
-    ["query", "outlook", "compare", "effects", "evidence", "report"],
+    ["tables", "query", "outlook", "compare", "effects", "evidence", "report"],
     ["share"],
     ["pipeline", "again", "terminal", "cli"],
 ]

@@ -1,0 +1,197 @@
+"use strict";
+// Everything that comes from the store reaches the page through textContent or as data of a chart, never as markup.
+const page = JSON.parse(document.getElementById("data").textContent);
+const byId = (name) => document.getElementById(name);
+const choice = { relation: page.relations[0], site: "all", choice: page.choices[0] || null, swept: "all" };
+const views = {};
+const STEP = 20;
+let shown = STEP;
+let order = { key: "ap", down: true };
+let opened = null;
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "text") made.textContent = value;
+    else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+// --- charts ---------------------------------------------------------------------------------------------------------
+
+const dark = () => document.documentElement.dataset.theme === "dark";
+
+async function draw() {
+  const specs = page.specs[dark() ? "dark" : "light"];
+  for (const [name, spec] of Object.entries(specs)) {
+    if (views[name]) views[name].finalize();
+    const datasets = Object.fromEntries(page.uses[name].map((key) => [key, page.datasets[key]]));
+    const options = { renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false }, downloadFileName: name };
+    views[name] = (await vegaEmbed(byId("f-" + name), { ...spec, datasets: structuredClone(datasets) }, options)).view;
+  }
+  follow();
+  document.documentElement.dataset.drawn = dark() ? "dark" : "light";
+}
+
+function follow() {
+  for (const [name, view] of Object.entries(views)) {
+    for (const signal of page.signals[name]) view.signal(signal, choice[signal]);
+    view.runAsync();
+  }
+}
+
+// --- tables ---------------------------------------------------------------------------------------------------------
+
+const text = (value) => typeof value !== "number" ? String(value ?? "") : Number.isInteger(value) ? value.toLocaleString("en") : value.toPrecision(4).replace(/\.?0+$/, "");
+
+function header(columns, sorting, sort) {
+  const cells = columns.map(({ key, title, number }) => {
+    const cell = element("th", { scope: "col", class: number ? "number" : "" });
+    if (sorting.key === key) cell.setAttribute("aria-sort", sorting.down ? "descending" : "ascending");
+    cell.append(element("button", { type: "button", text: title, onclick: () => sort(key, number) }));
+    return cell;
+  });
+  return element("thead", {}, element("tr", {}, ...cells));
+}
+
+function compare(key, down) {
+  return (a, b) => {
+    const [x, y] = [a[key], b[key]];
+    const side = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
+    return down ? -side : side;
+  };
+}
+
+function numbers(details) {
+  const name = details.dataset.figure;
+  const wanted = page.signals[name].filter((signal) => page.filters[name].includes(signal));
+  const rows = page.datasets[page.uses[name][0]].filter((row) => wanted.every((signal) => row[signal] === choice[signal]));
+  const keys = page.columns[name];
+  const columns = keys.map((key) => ({ key, title: key, number: rows.some((row) => typeof row[key] === "number") }));
+  const sorting = { key: null, down: false };
+  const table = element("table");
+  const fill = () => {
+    const sorted = sorting.key === null ? rows : [...rows].sort(compare(sorting.key, sorting.down));
+    const lines = sorted.map((row) => element("tr", {}, ...columns.map(({ key, number }) => element("td", { class: number ? "number" : "", text: text(row[key]) }))));
+    table.replaceChildren(header(columns, sorting, (key, number) => {
+      sorting.down = sorting.key === key ? !sorting.down : number;
+      sorting.key = key;
+      fill();
+    }), element("tbody", {}, ...lines));
+  };
+  fill();
+  details.querySelector(".scroll").replaceChildren(table);
+}
+
+// --- neurons --------------------------------------------------------------------------------------------------------
+
+const detailOf = new Map(page.details.map((detail) => [detail.row, detail]));
+
+function neuronRows() {
+  const at = page.relations.indexOf(choice.relation);
+  const { site, layer, neuron, ap } = page.neurons;
+  return site.map((_, row) => {
+    let next = -1;
+    for (let other = 0; other < ap.length; other++) if (other !== at && (next < 0 || ap[other][row] > ap[next][row])) next = other;
+    return { row, site: page.sites[site[row]], layer: layer[row], neuron: neuron[row], ap: ap[at][row],
+      next: next < 0 ? "" : page.relations[next], nextAp: next < 0 ? null : ap[next][row] };
+  });
+}
+
+function matches(row, words) {
+  const numbers = words.filter((word) => /^\d+$/.test(word)).map(Number);
+  const sites = words.filter((word) => !/^\d+$/.test(word));
+  if (!sites.every((word) => row.site.toLowerCase().includes(word))) return false;
+  if (numbers.length >= 2) return row.layer === numbers[0] && row.neuron === numbers[1];
+  return numbers.every((number) => row.neuron === number || row.layer === number);
+}
+
+function fillNeurons() {
+  const columns = [
+    { key: "rank", title: "rank", number: true }, { key: "site", title: "site" }, { key: "layer", title: "layer", number: true },
+    { key: "neuron", title: "neuron", number: true }, { key: "ap", title: "average precision", number: true },
+    { key: "next", title: "next best relation" }, { key: "nextAp", title: "there", number: true },
+  ];
+  const words = byId("search").value.toLowerCase().split(/[\s,/]+/).filter(Boolean);
+  let rows = neuronRows().sort((a, b) => b.ap - a.ap || a.row - b.row);
+  if (choice.site !== "all") rows = rows.filter((row) => row.site === choice.site);
+  rows.forEach((row, at) => { row.rank = at + 1; });
+  rows = rows.filter((row) => matches(row, words));
+  if (order.key !== "ap" || !order.down) rows.sort(compare(order.key, order.down));
+  const body = element("tbody");
+  for (const row of rows.slice(0, shown)) {
+    const line = element("tr", {}, ...columns.map(({ key, number }) => element("td", { class: number ? "number" : "", text: key === "rank" || key === "layer" || key === "neuron" ? String(row[key]) : typeof row[key] === "number" ? row[key].toFixed(4) : text(row[key]) })));
+    const open = row.row === opened;
+    const button = element("button", { type: "button", class: "open", "aria-expanded": String(open), "aria-label": `Details of ${row.site} ${row.layer} ${row.neuron}`, text: open ? "−" : "+",
+      onclick: () => { opened = open ? null : row.row; fillNeurons(); byId("neurons").querySelector(`[data-row="${row.row}"]`)?.focus(); } });
+    button.dataset.row = row.row;
+    line.append(element("td", {}, button));
+    body.append(line);
+    if (open) body.append(element("tr", { class: "detail" }, element("td", { colspan: columns.length + 1 }, detail(row))));
+  }
+  const head = header(columns, order, (key, number) => {
+    order = { key, down: order.key === key ? !order.down : number && key !== "rank" };
+    fillNeurons();
+  });
+  head.firstChild.append(element("th", { scope: "col", text: "" }));
+  byId("neurons").replaceChildren(head, body);
+  byId("more").hidden = rows.length <= shown;
+  const said = byId("found");
+  if (!words.length) said.replaceChildren();
+  else if (rows.length) said.replaceChildren(`${rows.length} listed`);
+  else said.replaceChildren("Not among the neurons listed on this page. Ask the store: ", element("code", { text: `relact neuron STORE ${words.join(" ")}` }));
+}
+
+function detail(row) {
+  const parts = [element("div", {}, element("h3", { text: "Average precision in every relation" }), element("ul", {}, ...page.relations
+    .map((name, at) => [name, page.neurons.ap[at][row.row]])
+    .sort((a, b) => b[1] - a[1])
+    .map(([name, value]) => element("li", {}, element("span", { text: value.toFixed(3) }), element("span", {}, element("span", { class: "meter", style: `width: ${50 * value}%` }), ` ${name}`)))))];
+  const found = detailOf.get(row.row);
+  if (!found) {
+    parts.push(element("div", {}, element("h3", { text: "Prompts" }), element("p", { text: `relact neuron STORE ${row.site} ${row.layer} ${row.neuron} shows the prompts that drive this neuron.` })));
+  } else {
+    for (const [title, list] of [["Prompts that drive it most", found.most], ["Least", found.least]]) {
+      parts.push(element("div", {}, element("h3", { text: title }), element("ul", {}, ...list.map((at) => {
+        const prompt = page.prompts[at];
+        const last = prompt.text.trim().split("\n").pop();
+        return element("li", { title: prompt.text }, element("span", { text: found.activation[at].toFixed(2) }), element("span", { class: "prompt" }, last, " ", element("small", { text: `${prompt.object} (${prompt.relation})` })));
+      }))));
+    }
+    const heads = ["relation", "min", "10 %", "median", "90 %", "max"];
+    const lines = page.relations.map((name, at) => element("tr", {}, element("td", { text: name }), ...found.spread[at].map((value) => element("td", { class: "number", text: value.toFixed(2) }))));
+    parts.push(element("div", { class: "scroll wide", tabindex: "0" }, element("h3", { text: "Its activation in every relation" }), element("table", {}, element("thead", {}, element("tr", {}, ...heads.map((name, at) => element("th", { scope: "col", class: at ? "number" : "", text: name })))), element("tbody", {}, ...lines))));
+  }
+  return element("div", { class: "columns" }, ...parts);
+}
+
+// --- controls -------------------------------------------------------------------------------------------------------
+
+function refresh() {
+  for (const place of document.querySelectorAll("[data-show]")) place.textContent = choice[place.dataset.show];
+  follow();
+  fillNeurons();
+  for (const details of document.querySelectorAll("details.numbers[open]")) numbers(details);
+  if (choice.choice) byId("lead").textContent = page.leads[choice.choice];
+}
+
+function theme(name) {
+  document.documentElement.dataset.theme = name;
+  byId("theme").setAttribute("aria-pressed", String(name === "dark"));
+  byId("theme").textContent = name === "dark" ? "Light" : "Dark";
+}
+
+for (const select of document.querySelectorAll("select")) {
+  const name = select.dataset.signal || select.id;
+  select.addEventListener("change", (event) => { choice[name] = event.target.value; shown = STEP; opened = null; refresh(); });
+}
+byId("search").addEventListener("input", () => { shown = STEP; fillNeurons(); });
+byId("more").addEventListener("click", () => { shown += 5 * STEP; fillNeurons(); });
+byId("theme").addEventListener("click", () => { theme(dark() ? "light" : "dark"); draw(); });
+for (const details of document.querySelectorAll("details.numbers")) details.addEventListener("toggle", () => details.open && numbers(details));
+theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+refresh();
+draw();

@@ -1,0 +1,124 @@
+"""The documentation is true: its examples run, its reference is up to date, and nothing public is missing from it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+
+import relact
+from relact import cli, query
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.M | re.S)
+
+
+def run_page(name, command):
+    """Run a page's blocks in order; returns what its Python left behind and the output of its commands."""
+    names: dict = {}
+    printed = []
+    for kind, text in BLOCK.findall((DOCS / name).read_text()):
+        if kind == "python":
+            exec(compile(text, f"docs/{name}", "exec"), names)
+            continue
+        for line in text.splitlines():
+            program, *arguments = shlex.split(line.removeprefix("$ "), comments=True)
+            assert program == "relact", line
+            code, out, err = command(*arguments)
+            assert code == 0, f"{line}\n{err}"
+            printed.append(out)
+    return names, printed
+
+
+@pytest.fixture
+def here(study, tmp_path, monkeypatch):
+    """A folder with a study and a second one, to run a page in."""
+    (tmp_path / "study.zarr").symlink_to(study.path)
+    shutil.copytree(study.path, tmp_path / "other.zarr")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_queries(here, study, command):
+    names, printed = run_page("queries.md", command)
+    assert all(out.strip() for out in printed)
+    assert {path.name for path in here.iterdir()} >= {"shared.csv", "capital.parquet", "capital.tex", "best.md"}
+    best = query.top(study, relation="country_capital", n=10, sites="mlp.gate")
+    np.testing.assert_array_equal(names["ten"].to_numpy(), best.average_precision)
+    place = names["ten_shared"].index[0]
+    worst = query.neuron(study, "mlp.gate", *place).set_index("relation")["average_precision"]
+    assert names["ten_shared"].iloc[0] == worst[["country_capital", "adj_comparative"]].min()
+    assert names["profile"].sum() == int(study.dataset("masks/top-200/mlp.gate")["mask"][0].sum())
+    assert names["alike"].shape == (30,) and abs(names["alike"]).max() <= 1
+    spread = query.neuron(study, "mlp.gate", 12, 345).set_index("relation")
+    np.testing.assert_allclose(names["by_relation"]["50%"][spread.index], spread["p50"], rtol=1e-6)
+    own = float(names["drop"].sel(condition="country_capital", relation="country_capital"))
+    tests = study.prompts("test")
+    assert len(names["questions"]) >= round(own * (tests.relation == "country_capital").sum())
+    assert set(names["questions"]) <= set(tests.text)
+    assert names["same"]["correlation"].tolist() == pytest.approx([1, 1, 1])
+
+
+def test_the_report_page(here, command):
+    run_page("report.md", command)
+    assert (here / "report.html").stat().st_size > 900_000
+    documented = re.search(r"writes every figure as PNG, SVG and PDF: (.*)\.", (DOCS / "report.md").read_text()).group(
+        1
+    )
+    figures = {name.strip("`") for name in documented.split(", ")}
+    assert {path.stem for path in (here / "figures").iterdir()} == figures - {"sweep"}  # one k only in this study
+
+
+def test_the_tutorial(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    names, printed = run_page("tutorial.md", command)
+    assert all(out.strip() for out in printed)
+    assert names["best"].average_precision > 0.9
+    assert set(names["without"].index) == {"country_capital", "country_currency", "adj_comparative"}
+    assert (tmp_path / "report.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def reference():
+    spec = importlib.util.spec_from_file_location("build_reference", ROOT / "tools" / "build_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_is_up_to_date(reference):
+    assert (DOCS / "reference.md").read_text() == reference.build(), "run `python tools/build_reference.py`"
+
+
+def test_every_command_and_option_has_help():
+    for name, found in typer.main.get_command(cli.app).commands.items():
+        assert (found.help or "").strip().endswith("."), name
+        bare = [parameter.name for parameter in found.params if not (parameter.help or "").strip()]
+        assert not bare, f"relact {name} says nothing about {', '.join(bare)}"
+
+
+def test_every_public_name_is_documented():
+    for name in relact.__all__:
+        found = getattr(relact, name)
+        target = getattr(found, relact._MODULES[name]) if name in relact._MODULES else found
+        assert len(target.__doc__ or "") > 40, name
+
+
+def test_every_command_is_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    missing = [name for name in typer.main.get_command(cli.app).commands if f"relact {name}" not in text]
+    assert not missing
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
