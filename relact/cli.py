@@ -408,9 +408,8 @@ def neuron(
 ) -> None:
     """One neuron in every relation, and the prompts that drive it most and least."""
     from relact import query, terminal
-    from relact import store as stores
 
-    opened = stores.open(store)
+    opened = query.opened_store(store)
     frame = query.neuron(opened, site, layer, index)
     prompts = query.extremes(opened, site, layer, index, n) if query.has_activations(opened) else None
     if as_json:

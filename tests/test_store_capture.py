@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sample
+import torch
 import victims
 
 from relact import capture as capturing
@@ -21,6 +22,15 @@ from relact.errors import BudgetError, BusyError, InputError, StoreError
 from relact.verify import verify
 
 SITE = "mlp.gate"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the processes that these tests start: sums depend on how they are split among threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
