@@ -148,8 +148,18 @@ def promise_path(root: Path, block: int) -> Path:
 
 
 def shard_path(root: Path, site: str, block: int, layer: int) -> Path:
-    """File of one shard; all shards of a site are in one folder."""
-    return root / schema.ACTIVATIONS / site / schema.ACTIVATION / f"c.{block}.{layer}.0"
+    """File of one shard."""
+    return shard_folder(root, site) / shard_name(block, layer)
+
+
+def shard_folder(root: Path, site: str) -> Path:
+    """All shards of a site are in one folder."""
+    return root / schema.ACTIVATIONS / site / schema.ACTIVATION
+
+
+def shard_name(block: int, layer: int) -> str:
+    """Name of a shard in its folder."""
+    return f"c.{block}.{layer}.0"
 
 
 @cache

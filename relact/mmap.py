@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
 
 from relact.errors import StoreError
+from relact.plan import MAPPED_BYTES
 
 INDEX_ENTRY = 16  # offset, length
 CHECKSUM = 4
+VERIFY = "run `relact verify`"
 
 
 def encode_shard(data: np.ndarray, compressor: Any = None) -> list[bytes | memoryview]:
@@ -45,50 +49,91 @@ def shard_index(lengths: Sequence[int]) -> bytes:
     return entries + google_crc32c.value(entries).to_bytes(CHECKSUM, "little")
 
 
-def map_chunk(path: Path, number: int, n_chunks: int, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """Read-only view [rows, neurons] of inner chunk ``number`` on the mapped shard file; it keeps the map open.
-
-    Where no more files can be mapped (every map holds a file descriptor) the chunk is read instead.
+class Maps:
+    """Mapped shard files of one store; the last ones stay mapped, for spans of one layer are read one after the other.
 
     Args:
-        path: the shard's file, uncompressed.
-        n_chunks: inner chunks in the shard.
-        shape: (rows, neurons) of one inner chunk.
-
-    Raises:
-        StoreError: the file is missing, shorter than its index says, or its index fails its checksum.
+        size: bytes of shards that stay mapped at most.
+        files: how many; every map holds a file descriptor.
     """
+
+    def __init__(self, size: int = MAPPED_BYTES, files: int = 128) -> None:
+        self._size, self._files = size, files
+        self._kept: OrderedDict[str, _Shard] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def chunk(self, path: str, number: int, n_chunks: int, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+        """Read-only view [rows, neurons] of inner chunk ``number`` on the mapped shard file; it keeps the map open.
+
+        Where no more files can be mapped the shard is read instead.
+
+        Args:
+            path: the shard's file, uncompressed.
+            n_chunks: inner chunks in the shard.
+            shape: (rows, neurons) of one inner chunk.
+
+        Raises:
+            StoreError: the file is missing, shorter than its index says, or its index fails its checksum.
+        """
+        shard = self._shard(path, n_chunks)
+        offset, length = shard.places[number]
+        count = shape[0] * shape[1]
+        if length != count * dtype.itemsize or offset + length > len(shard.whole):
+            what = f"inner chunk at {offset} has {length} bytes, expected {count * dtype.itemsize}"
+            raise StoreError(what, where=path, fix=VERIFY)
+        return np.frombuffer(shard.whole, dtype, count=count, offset=offset).reshape(shape)
+
+    def _shard(self, path: str, n_chunks: int) -> _Shard:
+        """The map of a file as it is now: one that was replaced since is mapped anew."""
+        try:
+            status = os.stat(path)  # noqa: PTH116  (called for every chunk)
+            version = status.st_ino, status.st_mtime_ns, status.st_size
+            with self._guard:
+                shard = self._kept.get(path)
+                if shard is not None and shard.version == version:
+                    self._kept.move_to_end(path)
+                    return shard
+            whole = _map(path)
+        except (OSError, ValueError) as error:  # ValueError: an empty file
+            raise StoreError(f"cannot map this shard ({error})", where=path, fix=VERIFY) from error
+        shard = _Shard(version, whole, _index(whole, n_chunks, path))
+        with self._guard:
+            self._kept[path] = shard
+            held = sum(len(other.whole) for other in self._kept.values())
+            while len(self._kept) > self._files or held > self._size:
+                held -= len(self._kept.popitem(last=False)[1].whole)
+        return shard
+
+
+class _Shard(NamedTuple):
+    """A shard's bytes and the (offset, length) of its chunks; ``version`` tells whether the file is still this one."""
+
+    version: tuple[int, int, int]
+    whole: Any
+    places: list[tuple[int, int]]
+
+
+def _map(path: str) -> Any:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with path.open("rb") as file:
-            try:
-                whole: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                    raise
-                whole = file.read()
-    except (OSError, ValueError) as error:  # ValueError: an empty file
-        raise StoreError(f"cannot map this shard ({error})", where=path, fix="run `relact verify`") from error
-    offset, length = _entry(whole, number, n_chunks, path)
-    count = shape[0] * shape[1]
-    if length != count * dtype.itemsize or offset + length > len(whole):
-        raise StoreError(
-            f"inner chunk at {offset} has {length} bytes, expected {count * dtype.itemsize}",
-            where=path,
-            fix="run `relact verify`",
-        )
-    return np.frombuffer(whole, dtype, count=count, offset=offset).reshape(shape)
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
-def _entry(whole: Any, number: int, n_chunks: int, path: Path) -> tuple[int, int]:
-    """Offset and length of one chunk, from the index at the end of the shard."""
+def _index(whole: Any, n_chunks: int, path: str) -> list[tuple[int, int]]:
+    """Offset and length of every chunk, from the index at the end of the shard."""
     size = n_chunks * INDEX_ENTRY
     if len(whole) < size + CHECKSUM:
-        raise StoreError(f"shard of {len(whole)} bytes is too short", where=path, fix="run `relact verify`")
+        raise StoreError(f"shard of {len(whole)} bytes is too short", where=path, fix=VERIFY)
     tail = whole[len(whole) - size - CHECKSUM :]
     found, expected = google_crc32c.value(tail[:size]), int.from_bytes(tail[size:], "little")
     if found != expected:
-        raise StoreError(
-            f"shard index checksum is {found:08x}, recorded {expected:08x}", where=path, fix="run `relact verify`"
-        )
-    offset, length = np.frombuffer(tail, "<u8", count=2, offset=number * INDEX_ENTRY)
-    return int(offset), int(length)
+        raise StoreError(f"shard index checksum is {found:08x}, recorded {expected:08x}", where=path, fix=VERIFY)
+    entries = np.frombuffer(tail, "<u8", count=2 * n_chunks).reshape(n_chunks, 2)
+    return [(offset, length) for offset, length in entries.tolist()]

@@ -109,6 +109,7 @@ def record_bytes(sites: Mapping[str, Layout]) -> int:
     return 8 * (2 + sum(site.n_layers for site in sites.values())) + 4
 
 
+MAPPED_BYTES = 2**28  # of activations that stay mapped between two tasks
 SCORE_LIBRARIES = 400 * 2**20  # a scoring process: interpreter, numpy, numba (compiling), dask, zarr, xarray
 COPIED_TOGETHER = 128  # columns that a kernel transposes at a time; a multiple of 4
 SORTED_TOGETHER = 16  # columns of keys in hand at a time; a multiple of 4
@@ -141,11 +142,12 @@ class ScoreShape:
         """Upper bound of a scoring process's peak with tasks of ``span`` neurons."""
         rows, item, key = self.site.n_prompts + self.site.rows, self.site.item, 4 if self.site.item == 2 else 8
         read = rows * span * item if self.mapped else 2 * rows * self.site.span * item
+        kept = min(MAPPED_BYTES, self.site.bytes) if self.mapped else 0
         kernel = rows * (COPIED_TOGETHER * item + SORTED_TOGETHER * key + 40)  # columns, keys, places and labels
         values = self.n_relations * self.n_statistics
         found = 2 * 8 * values * (span + 4 * SORTED_TOGETHER)  # float64, and the temporaries of one tile
         written = values * score_layers(self.site.n_layers, self.site.width) * self.site.width * 4
-        return SCORE_LIBRARIES + self.workers * (read + kernel + found) + 2 * written
+        return SCORE_LIBRARIES + kept + self.workers * (read + kernel + found) + 2 * written
 
     def fit(self, budget: int) -> int:
         """Neurons per task: a whole inner chunk, or the largest divisor of it that ``budget`` bytes allow.

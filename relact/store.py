@@ -23,7 +23,7 @@ import zarr
 
 from relact import blocks, commits, durable, locks, plan, schema, skeleton
 from relact.errors import BusyError, IdentityError, StoreError
-from relact.mmap import map_chunk
+from relact.mmap import Maps
 from relact.seal import EMPTY_GROUP, NAME, seal
 from relact.skeleton import write_coordinates, write_whole
 
@@ -56,6 +56,8 @@ class Store:
             for site, array in self._arrays.items()
         }
         self._plain = {site: skeleton.is_plain(array, self.layouts[site]) for site, array in self._arrays.items()}
+        self._maps = Maps()
+        self._folders = {site: str(blocks.shard_folder(path, site)) for site in self.layouts}
         n_layers = next(iter(self.layouts.values())).n_layers
         self.log = commits.CommitLog(path, schema.commit_fields(manifest.capture.sites, n_layers), self.n_blocks)
 
@@ -144,8 +146,8 @@ class Store:
             return values
         lay = self.layouts[site]
         number, offset = divmod(start, lay.span)
-        path = blocks.shard_path(self.path, site, block, layer)
-        chunk = map_chunk(path, number, lay.n_spans, (lay.rows, lay.span), self.dtype)
+        path = f"{self._folders[site]}{os.sep}{blocks.shard_name(block, layer)}"
+        chunk = self._maps.chunk(path, number, lay.n_spans, (lay.rows, lay.span), self.dtype)
         return chunk[: last - first, offset : offset + stop - start]
 
     def prompts(self, split: str) -> pd.DataFrame:
