@@ -46,8 +46,6 @@ def answer(path: Path) -> str:
 Switching off the best {study.k} of {study.n_neurons:,} takes
 {changes}. They share {pair["shared"]} of these {study.k} with {word},
 {more} than the {pair["expected"]:.1f} that chance gives (`relact compare`).
-
-![Change of accuracy in points: rows are relations, columns the neurons switched off](docs/figures/ablation.svg)
 """
 
 
