@@ -13,16 +13,23 @@ import itertools
 import json
 import os
 import platform
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
+import bench_store
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from relact import plan
 from relact.kernels import Labels, rank_statistics
 from relact.kernels.packing import FORMATS, pack
+from relact.score import score
 
 BLOCK = 512  # rows of a block, as stores are captured
 SPAN = 512  # neurons of a task
@@ -121,6 +128,59 @@ def measure(prompts: int, relations: int, dtype: str, workers: int, neurons: int
     }
 
 
+def end_to_end(prompts: int, layers: int, relations: int, workers: int, rounds: int) -> dict[str, float]:
+    """Store to written scores, against the kernel alone on the same mapped columns; the store is warm, the budget small.
+
+    The process that scores has a memory budget of a tenth of the store, or what it needs at least; its peak is measured.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s.zarr"
+        names = [f"r{i % relations}" for i in np.random.default_rng(1).permutation(prompts)]
+        store = bench_store.create(path, prompts, layers, relations=names)
+        random = np.random.default_rng(0)
+        bench_store.write(
+            store, random.standard_normal((store.manifest.capture.block, layers, bench_store.WIDTH), np.float32)
+        )
+        lay = store.layouts[bench_store.SITE]
+        labels = Labels.one_vs_rest(names)
+        spans = [(layer, at) for layer in range(layers) for at in range(0, lay.width, lay.span)]
+
+        def kernel(place: tuple[int, int]) -> None:
+            layer, at = place
+            rank_statistics(store.columns(bench_store.SITE, layer, at, at + lay.span), labels, STORED)
+
+        def whole() -> None:
+            shutil.rmtree(path / "scores", ignore_errors=True)
+            score(path, workers=workers)
+
+        with ThreadPoolExecutor(workers) as pool:
+            times: dict[str, list[float]] = {"kernel": [], "store": []}
+            for _ in range(rounds + 1):
+                for name, run in (("kernel", lambda: list(pool.map(kernel, spans))), ("store", whole)):
+                    start = time.perf_counter()
+                    run()
+                    times[name].append(time.perf_counter() - start)
+        shutil.rmtree(path / "scores")
+        planned = plan.ScoreShape(lay, relations, len(STORED), workers).memory(1)
+        budget = max(lay.bytes // 10, planned)
+        code = (
+            "import resource, sys; from relact.score import score; "
+            "score(sys.argv[1], workers=int(sys.argv[2]), memory=int(sys.argv[3])); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path), str(workers), str(budget)], check=True, capture_output=True
+        )
+        return {
+            "store_bytes": lay.bytes,
+            "kernel_s": min(times["kernel"][1:]),
+            "store_s": min(times["store"][1:]),
+            "share_of_kernel": min(times["kernel"][1:]) / min(times["store"][1:]),
+            "budget_bytes": budget,
+            "peak_bytes": int(done.stdout),
+        }
+
+
 HEADINGS = {
     "prompts": "prompts",
     "relations": "relations",
@@ -168,6 +228,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[600, 6000])
     parser.add_argument("--relations", type=int, nargs="+", default=[2, 12, 100])
     parser.add_argument("--dtypes", nargs="+", default=["float16", "float32"], choices=["float16", "float32"])
+    parser.add_argument("--layers", type=int, default=16, help="of the store that is scored end to end; 50 are 6.6 GB")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--markdown", type=Path, help="write the table here")
     args = parser.parse_args()
@@ -181,10 +242,20 @@ def main() -> None:
         f"{args.workers} workers, {platform.machine()}, NumPy {np.__version__}; times per neuron.",
         *flatness(rows),
     ]
+    whole = end_to_end(
+        1000 if args.quick else 6000, 2 if args.quick else args.layers, 12, args.workers, 1 if args.quick else 3
+    )
+    notes += [
+        f"store of {whole['store_bytes'] / 1e9:.2f} GB to written scores: {whole['store_s']:.1f} s, "
+        f"{whole['share_of_kernel']:.2f} of the kernel's own throughput",
+        f"budget {whole['budget_bytes'] / 1e6:.0f} MB, peak {whole['peak_bytes'] / 1e6:.0f} MB",
+    ]
     text = table(rows) + "\n" + "\n".join(notes) + "\n"
     print(text, end="")
     if args.json:
-        args.json.write_text(json.dumps({"workers": args.workers, "rows": rows, "notes": notes}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({"workers": args.workers, "rows": rows, "end_to_end": whole, "notes": notes}, indent=2) + "\n"
+        )
     if args.markdown:
         args.markdown.write_text(text)
 

@@ -22,7 +22,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,12 +50,15 @@ def medians(rounds: int, contenders: Mapping[str, Callable[[], None]]) -> dict[s
     return {name: statistics.median(own) for name, own in times.items()}
 
 
-def create(path: Path, n_prompts: int, n_layers: int, compress: bool = False) -> stores.Store:
-    """An empty store of one site; what was there is removed."""
+def create(
+    path: Path, n_prompts: int, n_layers: int, compress: bool = False, relations: Sequence[str] | None = None
+) -> stores.Store:
+    """An empty store of one site, whose prompts belong to these relations; what was there is removed."""
     shutil.rmtree(path, ignore_errors=True)
     rows = pd.DataFrame(
         {name: ["x"] * n_prompts for name in schema.PROMPT_TEXT} | {"n_tokens": np.ones(n_prompts, "int32")}
     )
+    rows["relation"] = relations or rows["relation"]
     tables = {schema.IDENTIFY: rows, schema.TEST: rows[:0].assign(answers=[])}
     manifest = schema.Manifest(
         schema.ModelRecord("bench", None, "", "float32", "llama"),

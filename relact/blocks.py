@@ -66,14 +66,13 @@ class BlockBuffer:
         for values in self._sites.values():
             values.fill(np.nan)
 
-    def check(self, n_rows: int, first_row: int) -> None:
+    def check(self, site: str, layer: int, n_rows: int, first_row: int) -> None:
         """Refuse values that are not finite in the first ``n_rows`` rows, naming site, layer, neuron and prompt."""
         bits, ones = EXPONENT[self.dtype.name]
-        for site, values in self._sites.items():
-            for layer in range(len(values)):
-                filled = values[layer, :, :n_rows]
-                if ((filled.view(bits) & ones) == ones).any():
-                    raise _describe(site, layer, filled, first_row, self.layouts[site].span, self.dtype.name)
+        filled = self._sites[site][layer, :, :n_rows]
+        for part in filled.view(bits):  # a span at a time: what is computed stays in the cache
+            if ((part & ones) == ones).any():
+                raise _describe(site, layer, filled, first_row, self.layouts[site].span, self.dtype.name)
 
 
 def _describe(site: str, layer: int, filled: np.ndarray, first_row: int, span: int, dtype: str) -> NumericError:
@@ -97,7 +96,6 @@ def write_block(
         NumericError: a value is not finite; nothing is written.
         StoreError: the disk refused; the block stays as it was.
     """
-    buffer.check(stop - start, start)
     places = _places(buffer.layouts)
     paths = [shard_path(root, site, block, layer) for site, layer in places]
 
@@ -108,6 +106,7 @@ def write_block(
         )
 
     with ThreadPoolExecutor(durable.SYNC_THREADS) as pool:
+        list(pool.map(lambda place: buffer.check(*place, stop - start, start), places))  # all, before the first byte
         record = commits.encode([start, stop, *pool.map(write, range(len(places)))])
     promised = promise_path(root, block)
     replacing = log.path(block).exists()

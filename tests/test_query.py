@@ -148,6 +148,7 @@ def test_a_wide_table_is_whole_in_a_pipe_and_coloured_on_a_terminal(capsys, monk
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == list(frame.columns) and "\x1b" not in lines[2]
     with monkeypatch.context() as patch:
+        patch.setenv("TERM", "xterm-256color")
         patch.setattr(terminal, "out", Console(force_terminal=True, color_system="truecolor", width=2000))
         terminal.table(frame, heat=["column_3"])
     coloured = capsys.readouterr().out.splitlines()

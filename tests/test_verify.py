@@ -123,6 +123,14 @@ def test_a_block_that_has_only_its_old_rows_is_missing_not_damaged(tmp_path):
     assert verdict.ok and verdict.missing == [1]
 
 
+def test_an_empty_folder_that_a_killed_writer_made_is_no_damage(path):
+    (path / "ablations").mkdir(exist_ok=True)
+    assert verify(path).ok
+    (path / "ablations" / "zarr.json.partial").touch()
+    stores.recover(stores.open(path))
+    assert verify(path).ok
+
+
 def test_the_compressed_store_is_checked_as_well(tmp_path):
     store = sample.full(tmp_path / "s.zarr", 10, compress=True)
     name = "activations/mlp.gate/activation/c.1.0.0"
