@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from relact.errors import BudgetError, InputError
 
@@ -24,6 +25,7 @@ ITEM_BYTES = {"float16": 2, "float32": 4}
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
+@cache
 def span_of(width: int) -> int:
     """Neurons per inner chunk: the largest divisor of ``width`` up to 704, or all of it when that is tiny."""
     best = max(divisor for divisor in range(1, min(width, SPAN_TARGET) + 1) if width % divisor == 0)
