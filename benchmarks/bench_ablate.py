@@ -11,12 +11,14 @@ average: speed does not depend on which ones. Libraries that are not installed a
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -90,7 +92,7 @@ def with_nnsight(
         from nnsight import LanguageModel
     except ImportError:
         return None
-    wrapped = LanguageModel(loaded.model, tokenizer=loaded.tokenizer)
+    wrapped = LanguageModel(copy.deepcopy(loaded.model), tokenizer=loaded.tokenizer)
     found = []
     for condition in conditions:
         neurons = {
@@ -125,7 +127,7 @@ def with_transformer_lens(
     except ImportError:
         return None
     bridge = TransformerBridge.boot_transformers(
-        loaded.id, hf_model=loaded.model, tokenizer=loaded.tokenizer, device="cpu"
+        loaded.id, hf_model=copy.deepcopy(loaded.model), tokenizer=loaded.tokenizer, device="cpu"
     )
     points = {"mlp.gate": "mlp.gate.hook_out", "mlp.up": "mlp.in.hook_out", "mlp.down": "mlp.out.hook_out"}
     found = []
@@ -161,23 +163,25 @@ def timed(run: Callable[[], object]) -> tuple[float, object]:
 def hook_cost(
     loaded: models.LoadedModel, rows: Sequence[Sequence[int]], answers: list, conditions: Sequence[Condition]
 ) -> float:
-    """Time of overriding over time of running the same batches without overriding, minus 1: medians of alternating rounds.
+    """Time of overriding over time of the same forward passes without it, minus 1: the median of alternating rounds.
 
-    Both ways every condition is a batch row of its own from the first layer on; the second overrides neurons with what they
-    are, that is: its conditions are emptied after the batches are formed.
+    Without it the conditions join their batches as they would, but no site is visited: all of them are the intact model.
     """
-    from relact import decode
+    from relact import decode, hooks
 
-    real = decode.Chunk._entries
+    @contextmanager
+    def bare(self, *, joining, ends=None):
+        _, blocks = hooks.find_layers(self.model)
+        with ExitStack() as stack:
+            for layer, count in self.joining.items() if joining else ():
+                stack.enter_context(decode._grown(blocks[layer], count, hooks.Visit()))
+            yield
+
     ratios = []
     for _ in range(3):
         own, _ = timed(lambda: generate(loaded, rows, answers, conditions))
-        decode.Chunk._entries = lambda self, given: {}
-        try:
-            bare, _ = timed(lambda: generate(loaded, rows, answers, conditions))
-        finally:
-            decode.Chunk._entries = real
-        ratios.append(own / bare)
+        with mock.patch.object(decode.Chunk, "overridden", bare):
+            ratios.append(own / timed(lambda: generate(loaded, rows, answers, conditions))[0])
     return float(np.median(ratios) - 1)
 
 

@@ -53,7 +53,7 @@ def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> 
     made.write_block(0, buffer)
     with made.stage(schema.SCORES, {"relations": names, "negatives": None}) as group:
         for site, lay in made.layouts.items():
-            for array in score._create(group.create_group(site), lay, names, score.STATISTICS):
+            for array in score.create_arrays(group.create_group(site), lay, names, score.STATISTICS):
                 array[:] = random.beta(2, 20, array.shape).astype(np.float32)
     for k in (10, 100, 1000, 3000):
         masks.select(made, k=k)

@@ -106,7 +106,9 @@ def write_block(
         )
 
     with ThreadPoolExecutor(durable.SYNC_THREADS) as pool:
-        list(pool.map(lambda place: buffer.check(*place, stop - start, start), places))  # all, before the first byte
+        list(
+            pool.map(lambda place: buffer.check(place[0], place[1], stop - start, start), places)
+        )  # all, before the first byte
         record = commits.encode([start, stop, *pool.map(write, range(len(places)))])
     promised = promise_path(root, block)
     replacing = log.path(block).exists()
