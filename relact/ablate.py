@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from relact import conditions, masks, models, prompts, schema
+from relact import conditions, forecast, masks, models, plan, prompts, schema
+from relact import sites as site_names
 from relact import store as stores
 from relact.conditions import Condition
-from relact.decode import BATCH_TOKENS, decode
+from relact.decode import BATCH_TOKENS, decode, passes_of
 from relact.errors import IdentityError, InputError
 from relact.journal import Journal
+from relact.perplexity import ROWS, encoded
 from relact.perplexity import perplexity as measure
 from relact.progress import Progress, silent
 
@@ -185,6 +187,74 @@ def _name(chosen: Sequence[str], mode: str, tokens: str) -> str:
     parts += [mode] if mode != "zero" else []
     parts += [f"{tokens}-token"] if tokens != "all" else []
     return "-".join(parts)
+
+
+def dry_run(
+    store: str | Path | stores.Store,
+    *,
+    mask: str | None = None,
+    k: int | Sequence[int] | None = None,
+    sites: str | Sequence[str] | None = None,
+    model: str | models.LoadedModel | None = None,
+    seeds: Sequence[int] = SEEDS,
+    tests: pd.DataFrame | None = None,
+    perplexity: bool = False,
+    device: str = "auto",
+    batch_tokens: int = BATCH_TOKENS,
+) -> plan.Plan:
+    """What `ablate` with the same arguments would write and need, were nothing there yet; the model is loaded and timed.
+
+    Nothing is written. Arguments and errors are those of `ablate`.
+    """
+    opened = store if isinstance(store, stores.Store) else stores.open(store)
+    loaded = _model_of(opened, model, device)
+    table, _ = _tests(opened, tests)
+    widths = {site: opened.layouts[site].width for site in (site_names.expand(sites) if sites else opened.layouts)}
+    ks = [k] if isinstance(k, int) else list(k or ())
+    names = opened.relations() if mask is None else masks.read(opened, mask)[0]
+    special = opened.manifest.capture.special_tokens
+    return outlook(
+        loaded, table, names, len(seeds), widths,
+        new_masks=len(ks), special_tokens=special, perplexity=perplexity, batch_tokens=batch_tokens,
+    )  # fmt: skip
+
+
+def outlook(
+    loaded: models.LoadedModel,
+    tests: pd.DataFrame,
+    relations: Sequence[str],
+    n_random: int,
+    widths: Mapping[str, int],
+    *,
+    new_masks: int = 1,
+    special_tokens: bool = True,
+    perplexity: bool = False,
+    batch_tokens: int = BATCH_TOKENS,
+) -> plan.Plan:
+    """The plan of an ablation with these test prompts; files, bytes and memory are bounds.
+
+    Args:
+        relations: whose sets are overridden. n_random: controls.
+        widths: neurons per layer of the sites that masks are stored of.
+        new_masks: masks that are selected first, one per k; 0 where one is stored already.
+        perplexity: whether that is measured, too.
+    """
+    tokens = models.encode(loaded, tests["text"].tolist(), special_tokens=special_tokens)
+    per_k, n_ks = len(relations) + n_random, max(1, new_masks)
+    passes, work, words = passes_of(tokens, n_ks * per_k + (n_ks - 1) * len(relations), batch_tokens)
+    if perplexity:
+        read = [(ROWS, 0, len(ids)) for ids in encoded(loaded, special_tokens=special_tokens)]
+        work += n_ks * (1 + per_k) * sum(own for _, _, own in read)
+        passes, words = passes + read, max(words, 2 * ROWS * max(own for _, _, own in read))
+    vocabulary = int(site_names.text_config(loaded.model.config).vocab_size)
+    logits = 2 * 4 * words * vocabulary  # and the copy that they are chosen from
+    memory = forecast.held_bytes(loaded, passes) + (logits if loaded.device.type == "cpu" else 0)
+    n_files, n_bytes = plan.ablation_size(1 + per_k, len(tests), tests["relation"].nunique(), n_ks)
+    mask_files, mask_bytes = plan.mask_size(len(relations), loaded.n_layers, widths)
+    n_files, n_bytes = n_files + new_masks * mask_files + 2, n_bytes + new_masks * mask_bytes + 2 * plan.NAME
+    longest = max(passes, key=lambda one: one[0] * one[2])
+    seconds = forecast.seconds(loaded, [longest], n_bytes) * work / (longest[0] * longest[2])
+    return plan.Plan("ablate", n_files, n_bytes, False, memory, seconds)
 
 
 def judge(generated: np.ndarray, answers: Sequence[Sequence[str]], match: str) -> np.ndarray:

@@ -24,7 +24,7 @@ from relact import prompts as prompt_tables
 from relact import store as stores
 from relact.batches import by_length, prefix_groups
 from relact.blocks import BlockBuffer
-from relact.errors import InputError, StoreError
+from relact.errors import InputError, ModelError, StoreError
 from relact.forward import advance, pad, repeat_cache
 from relact.pool import Pool, pools
 from relact.progress import Progress, silent
@@ -241,7 +241,7 @@ def capture_rows(
             own = [length - len(group.prefix) for length in lengths]
             for rows in by_length(group.rows, own, settings.batch):
                 own_tokens = [tokens[row][len(group.prefix) :] for row in rows]
-                _run_batch(loaded, own_tokens, [at + row for row in rows], prefix, buffer, settings)
+                _run_halving(loaded, own_tokens, [at + row for row in rows], prefix, buffer, settings)
                 yield len(rows)
 
 
@@ -268,6 +268,31 @@ class _Prefix:
         with hooks.visit(loaded.model, settings.sites, keep):
             _, cache = advance(loaded.model.base_model, ids)
         return cls(len(prefix), cache, partial)
+
+
+def _run_halving(
+    loaded: models.LoadedModel,
+    own: Sequence[Sequence[int]],
+    rows: Sequence[int],
+    prefix: _Prefix,
+    buffer: BlockBuffer,
+    settings: schema.CaptureRecord,
+) -> None:
+    """`_run_batch`, in halves when the device's memory does not hold the whole."""
+    try:
+        return _run_batch(loaded, own, rows, prefix, buffer, settings)
+    except torch.OutOfMemoryError as error:
+        if len(rows) == 1:
+            raise ModelError(
+                f"one prompt of {prefix.length + len(own[0])} tokens does not fit into its memory",
+                where=f"device {loaded.device}",
+                fix="capture with --device cpu, a smaller --model-dtype, or shorter prompts",
+            ) from error
+    if loaded.device.type == "cuda":
+        torch.cuda.empty_cache()
+    half = len(rows) // 2
+    for part in (slice(half), slice(half, None)):
+        _run_halving(loaded, own[part], rows[part], prefix, buffer, settings)
 
 
 def _run_batch(

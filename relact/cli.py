@@ -321,12 +321,13 @@ def ablate(
     preset: Annotated[str | None, typer.Option(help="paper: k, mode, tokens, rule and controls as published")] = None,
     name: Annotated[str | None, typer.Option(help="name of the result; by default what was done")] = None,
     device: Device = "auto",
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Switch off each relation's neurons and see which test prompts stay correct."""
+    from relact import ablate as ablating
     from relact import presets
     from relact import prompts as tables
-    from relact.ablate import ablate as run
     from relact.pipeline import asked_otherwise
     from relact.terminal import Stages
 
@@ -342,8 +343,14 @@ def ablate(
             store, language=language or "en", paraphrase=paraphrase, shots=shots, test_size=test_size, seed=seed
         )
         name = name or "-".join([mask or f"top-{k}", *([language] if language else []), *["paraphrase"] * paraphrase])
+    options |= {"mask": mask, "model": model, "tests": tests, "device": device}
+    if dry_run:
+        planned = {
+            key: options[key] for key in ("mask", "k", "sites", "model", "seeds", "tests", "perplexity", "device")
+        }
+        return _show_plans([ablating.dry_run(store, **planned)], as_json)
     with Stages() as progress:
-        result = run(store, mask=mask, model=model, tests=tests, name=name, device=device, progress=progress, **options)
+        result = ablating.ablate(store, **options, name=name, progress=progress)
     _show_ablation(result, as_json)
 
 
@@ -536,16 +543,19 @@ def run_all(
         str | None,
         typer.Option(help="paper: everything as published, from a folder of LRE JSON; only --k and --seed count"),
     ] = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """All of it: prompts, capture, score, select, ablate. Run it again to resume."""
-    from relact import terminal
-    from relact.pipeline import run
+    from relact import pipeline, terminal
 
     if bool(like) == bool(sources):
         raise typer.BadParameter("name SOURCE... or --like STORE, one of them")
     if like:
         from relact.again import repeat
+
+        if dry_run:
+            raise typer.BadParameter("--dry-run takes SOURCE..., not --like STORE", param_hint="--dry-run")
 
         with terminal.Stages() as progress:
             opened, result = repeat(like, store, model=model, progress=progress)
@@ -559,8 +569,11 @@ def run_all(
     }  # fmt: skip
     if preset:
         steps = {"prompts": {"seed": seed}, "scores": {"seed": seed, "memory": memory}, "capture": {"dtype": dtype}}
+    if dry_run:
+        plans = pipeline.dry_run(sources or [], model=model or "smollm2", store=store, preset=preset, **steps)
+        return _show_plans(plans, as_json)
     with terminal.Stages() as progress:
-        opened, result = run(
+        opened, result = pipeline.run(
             sources or [], model=model or "smollm2", store=store, k=k, preset=preset, progress=progress, **steps
         )
     _show_ablation(result, as_json, opened.path)

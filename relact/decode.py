@@ -25,6 +25,7 @@ from relact import hooks, models
 from relact.batches import PrefixGroup, prefix_groups, same_length
 from relact.conditions import Condition
 from relact.forward import advance, repeat_cache
+from relact.sites import text_config
 
 BATCH_TOKENS = 3072  # of one forward pass: enough for fast matrix products, few enough for memory
 CONDITIONS = 48  # of one forward pass
@@ -70,6 +71,28 @@ def decode(
                 for rows, packed in _cut(chunk, tokens, group.rows, batch_tokens, packable):
                     answer = _answer_packed if packed else _answer_apart
                     finished(part, rows, answer(chunk, tokens, rows, is_open))
+
+
+def passes_of(
+    tokens: Sequence[Sequence[int]], n_conditions: int, batch_tokens: int = BATCH_TOKENS
+) -> tuple[list[tuple[int, int, int]], int, int]:
+    """What `decode` would run at most, for plans.
+
+    Returns:
+        passes as (rows, prefix tokens, own tokens), the tokens of all of them, and the most (row, prompt) pairs in one.
+    """
+    passes: list[tuple[int, int, int]] = []
+    work, most = 0, 1
+    for group in _groups(tokens):
+        prefix, own = len(group.prefix), [len(tokens[row]) - len(group.prefix) for row in group.rows]
+        for start in range(0, max(1, n_conditions), CONDITIONS):
+            rows = 1 + min(CONDITIONS, n_conditions - start)
+            size = min(sum(own), batch_tokens // rows + max(own))
+            passes += [(rows, 0, prefix)] if prefix else []
+            passes.append((rows, prefix, size))
+            most = max(most, rows * -(-size // min(own)))
+            work += rows * (prefix + sum(own) + len(own))  # and a second token
+    return passes, work, most
 
 
 def _groups(tokens: Sequence[Sequence[int]]) -> Iterator[PrefixGroup]:
@@ -235,7 +258,7 @@ def _packs(rows: Sequence[int], lengths: Sequence[int], most: int) -> list[list[
 
 def _window(config: Any) -> int:
     """Tokens that every layer can look back on."""
-    text = getattr(config, "text_config", None) or config
+    text = text_config(config)
     return getattr(text, "sliding_window", None) or getattr(text, "window_size", None) or 1 << 30
 
 

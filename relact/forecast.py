@@ -12,6 +12,7 @@ import torch
 
 from relact import models, plan
 from relact.batches import by_length, prefix_groups
+from relact.sites import text_config
 
 Pass = tuple[int, int, int]  # rows, prefix tokens, own tokens of the longest row
 WRITE_RATE = 300 * 10**6  # bytes per second that a plain disk takes; slower than that the model waits
@@ -32,7 +33,7 @@ def passes(tokens: Sequence[Sequence[int]], segments: Iterable[tuple[int, int]],
 
 def held_bytes(loaded: models.LoadedModel, todo: Iterable[Pass]) -> int:
     """Upper bound of a capturing process without its block buffers: libraries, model, the largest forward pass."""
-    config = getattr(loaded.model.config, "text_config", None) or loaded.model.config
+    config = text_config(loaded.model.config)
     hidden = int(config.hidden_size)
     widest = max(loaded.widths.values())
     heads = int(getattr(config, "num_attention_heads", 1))

@@ -220,7 +220,7 @@ def _config_dtype(config: Any) -> torch.dtype | None:
 
 def _max_tokens(config: Any) -> int | None:
     """The number of positions: a limit where they are embedded, what rotary and ALiBi models were trained for."""
-    text = getattr(config, "text_config", None) or config
+    text = sites.text_config(config)
     for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         value = getattr(text, key, None)
         if value:

@@ -13,8 +13,6 @@ from relact import kernels, plan, score
 from relact import store as stores
 
 TIMED = 64  # neurons scored to estimate the time
-METADATA = 4096  # bytes of one array's zarr.json and of its files' checksums in the seal, at most
-NAME = 200  # bytes of one checksum in the seal, with its file's name
 
 
 def of_score(
@@ -48,7 +46,7 @@ def scores(
     """The plan of scoring prompts of the relations ``names``, one name per prompt, captured or not."""
     chosen = list(dict.fromkeys(relations or names))
     workers = workers or os.cpu_count() or 1
-    n_files, n_bytes, peak = 1, METADATA, 0
+    n_files, n_bytes, peak = 1, plan.METADATA, 0
     for lay in layouts.values():
         shape = plan.ScoreShape(lay, len(chosen), len(statistics), workers, mapped)
         peak = max(peak, shape.memory(shape.fit(plan.parse_bytes(memory))))
@@ -56,18 +54,13 @@ def scores(
         chunks = len(statistics) * len(chosen) * -(-lay.n_layers // layers)
         files = 1 + 2 * 3 + len(statistics) + chunks  # the group, three coordinates, the statistics, their chunks
         coordinates = 8 * (lay.width + lay.n_layers) + sum(4 + len(name.encode()) for name in chosen)
-        n_bytes += chunks * compressed(layers * lay.width * 4) + 3 * compressed(coordinates)
-        n_bytes += files * NAME + (4 + len(statistics)) * METADATA
+        n_bytes += chunks * plan.compressed(layers * lay.width * 4) + 3 * plan.compressed(coordinates)
+        n_bytes += files * plan.NAME + (4 + len(statistics)) * plan.METADATA
         n_files += files
     neurons = sum(lay.n_layers * lay.width for lay in layouts.values())
     dtype = next(iter(layouts.values())).item
     seconds = neurons * _seconds_of_a_neuron(names, chosen, statistics, dtype) / workers
     return plan.Plan("score", n_files, n_bytes, False, peak, seconds)
-
-
-def compressed(count: int) -> int:
-    """Upper bound of ``count`` bytes after zstd, checksum included."""
-    return count + count // 256 + 128
 
 
 def _seconds_of_a_neuron(names: Sequence[str], relations: Sequence[str], statistics: Sequence[str], item: int) -> float:

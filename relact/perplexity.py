@@ -23,6 +23,13 @@ def plain_text() -> list[str]:
     return resources.files("relact").joinpath("texts/plain.txt").read_text(encoding="utf-8").split("\n\n")
 
 
+def encoded(
+    loaded: models.LoadedModel, texts: Sequence[str] | None = None, *, special_tokens: bool = True
+) -> list[list[int]]:
+    """Token ids of every text; of the bundled text by default."""
+    return models.encode(loaded, [text.strip() for text in texts or plain_text()], special_tokens=special_tokens)
+
+
 def perplexity(
     loaded: models.LoadedModel,
     conditions: Sequence[Condition],
@@ -36,7 +43,7 @@ def perplexity(
     Args:
         texts: each read on its own, its first token not predicted; the bundled text by default.
     """
-    tokens = models.encode(loaded, [text.strip() for text in texts or plain_text()], special_tokens=special_tokens)
+    tokens = encoded(loaded, texts, special_tokens=special_tokens)
     losses = np.zeros(len(conditions))
     predicted = sum(len(ids) - 1 for ids in tokens)
     with torch.inference_mode():

@@ -11,10 +11,12 @@ import xarray as xr
 
 from relact import ablate as ablation
 from relact import capture as capturing
-from relact import facts, known, models, presets, score
+from relact import facts, known, models, outlook, presets, score
 from relact import prompts as prompt_tables
+from relact import sites as site_names
 from relact import store as stores
 from relact.errors import InputError
+from relact.plan import Plan, block_of, layouts
 from relact.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -50,18 +52,61 @@ def run(
     """
     chosen = presets.get(preset) if preset else presets.Preset(K)
     loaded = model if isinstance(model, models.LoadedModel) else models.load(model)
-    if isinstance(sources, pd.DataFrame):
-        table = sources
-    elif preset:
-        table = prompt_tables.preset(preset, list(sources), **dict(prompts or {}))
-    else:
-        table = prompt_tables.build(facts.load_all(sources), **dict(prompts or {}))
+    table = _table(sources, preset, prompts)
     if chosen.known:
         table = known.known(table, loaded, match=chosen.match, progress=progress)
     opened = capturing.capture(loaded, table, store, progress=progress, **{**chosen.capture, **dict(capture or {})})
     score.score(opened, progress=progress, **{**chosen.scores, **dict(scores or {})})
     options = {**chosen.ablate, **dict(ablate or {})}
     return opened, ablation.ablate(opened, k=k or chosen.k, model=loaded, progress=progress, **options)
+
+
+def dry_run(
+    sources: Iterable[str | Path] | pd.DataFrame,
+    *,
+    model: str | models.LoadedModel,
+    store: str | Path | None = None,
+    preset: str | None = None,
+    prompts: Mapping[str, Any] | None = None,
+    capture: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Any] | None = None,
+    ablate: Mapping[str, Any] | None = None,
+) -> list[Plan]:
+    """What `run` with the same arguments would write and need, step by step; the model is loaded and timed.
+
+    Nothing is written. What a ``store`` holds already is left out of the capture's plan. Where a preset keeps only the prompts
+    that the model answers, the plans are those of all prompts.
+    """
+    chosen = presets.get(preset) if preset else presets.Preset(K)
+    loaded = model if isinstance(model, models.LoadedModel) else models.load(model)
+    table = _table(sources, preset, prompts)
+    tests = table[table["split"] == "test"]
+    relation_of = table.loc[table["split"] == "identify", "relation"].tolist()
+    capture, ablate = {**chosen.capture, **dict(capture or {})}, {**chosen.ablate, **dict(ablate or {})}
+    widths = {
+        site: loaded.widths[site] for site in site_names.resolve(loaded.model.config, capture.get("sites", "mlp"))
+    }
+    rows = capture.get("block") or block_of(len(relation_of))
+    shapes = layouts(len(relation_of), rows, loaded.n_layers, widths, capture.get("dtype", "float16"))
+    return [
+        capturing.dry_run(loaded, table, store, **capture),
+        outlook.scores(shapes, relation_of, memory=dict(scores or {}).get("memory", score.MEMORY)),
+        ablation.outlook(
+            loaded, tests, list(dict.fromkeys(relation_of)), len(ablate.get("seeds", ablation.SEEDS)), widths,
+            special_tokens=capture.get("special_tokens", True), perplexity=ablate.get("perplexity", False),
+        ),
+    ]  # fmt: skip
+
+
+def _table(
+    sources: Iterable[str | Path] | pd.DataFrame, preset: str | None, prompts: Mapping[str, Any] | None
+) -> pd.DataFrame:
+    """The prompts of `run`."""
+    if isinstance(sources, pd.DataFrame):
+        return sources
+    if preset:
+        return prompt_tables.preset(preset, list(sources), **dict(prompts or {}))
+    return prompt_tables.build(facts.load_all(sources), **dict(prompts or {}))
 
 
 def asked_otherwise(

@@ -176,6 +176,36 @@ COMFORT = 128  # rows from which on a second buffer is worth more than larger bl
 WRITERS = 4  # shards in flight
 
 
+METADATA = 4096  # bytes of one array's zarr.json and of its files' checksums in the seal, at most
+NAME = 200  # bytes of one checksum in the seal, with its file's name
+ANSWER = 128  # bytes of one stored answer of two tokens, its verdict included, at most
+
+
+def compressed(count: int) -> int:
+    """Upper bound of ``count`` bytes after zstd, checksum included."""
+    return count + count // 256 + 128
+
+
+def mask_size(n_relations: int, n_layers: int, widths: Mapping[str, int]) -> tuple[int, int]:
+    """(files, bytes) of one stored mask, at most."""
+    files, size = 1, METADATA
+    for width in widths.values():
+        files += 1 + 4 + 3 + n_relations  # the group, its arrays, coordinates, a chunk per relation
+        size += n_relations * compressed(n_layers * width) + compressed(8 * (n_layers + width) + 64 * n_relations)
+        size += 5 * METADATA + n_relations * NAME
+    return files, size
+
+
+def ablation_size(n_conditions: int, n_prompts: int, n_relations: int, n_ks: int = 1) -> tuple[int, int]:
+    """(files, bytes) of one stored ablation, at most; ``n_conditions`` per k."""
+    arrays = 12  # verdicts, texts, accuracy, digests, perplexity, steps of a sweep, coordinates
+    answers = n_ks * n_prompts * (n_conditions + 1) * ANSWER
+    others = (
+        n_ks * n_conditions * (4 * n_relations + 64) + 8 * n_prompts + 64 * (n_conditions + n_relations + n_prompts)
+    )
+    return 1 + 2 * arrays, compressed(answers + others) + arrays * (METADATA + 2 * NAME)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a long command is about to do.

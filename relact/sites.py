@@ -218,10 +218,10 @@ def resolve(config: Any, names: str | Sequence[str]) -> tuple[str, ...]:
 def family(config: Any) -> Family:
     """The row of ``config.model_type``, matched exactly. ModelError for mixture-of-experts and unknown families."""
     name = getattr(config, "model_type", None) or "without model_type"
-    experts = [key for key in _EXPERT_KEYS if (getattr(_text(config), key, None) or 0) > 1]
+    experts = [key for key in _EXPERT_KEYS if (getattr(text_config(config), key, None) or 0) > 1]
     if experts:
         raise ModelError(
-            f"mixture-of-experts ({experts[0]}={getattr(_text(config), experts[0])}) has no fixed set of MLP neurons",
+            f"mixture-of-experts ({experts[0]}={getattr(text_config(config), experts[0])}) has no fixed set of MLP neurons",
             where=f"model family {name}", fix="choose a dense model",
         )  # fmt: skip
     row = _BY_NAME.get(name)
@@ -236,7 +236,7 @@ def family(config: Any) -> Family:
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok")
 
 
-def _text(config: Any) -> Any:
+def text_config(config: Any) -> Any:
     """The part of a configuration that describes the decoder."""
     return getattr(config, "text_config", None) or config
 
@@ -244,12 +244,12 @@ def _text(config: Any) -> Any:
 def n_layers(config: Any) -> int:
     """How many decoder layers the configuration asks for."""
     family(config)
-    return int(_text(config).num_hidden_layers)
+    return int(text_config(config).num_hidden_layers)
 
 
 def widths(config: Any) -> dict[str, int]:
     """Neurons per layer of each site the family has, in canonical order, from the configuration alone."""
-    row, text = family(config), _text(config)
+    row, text = family(config), text_config(config)
     hidden, heads = int(text.hidden_size), int(text.num_attention_heads)
     head_dim = int(getattr(text, "head_dim", None) or hidden // heads)
     inner = int((getattr(text, row.inner, None) if row.inner else None) or 4 * hidden)
@@ -265,7 +265,7 @@ def part(config: Any, site: str) -> Part | None:
     tap = row.taps[site]
     if not tap.fused:
         return None
-    groups = row.kv_heads(_text(config)) if tap.per_group else 1
+    groups = row.kv_heads(text_config(config)) if tap.per_group else 1
     width = {name: total // groups for name, total in widths(config).items()}
     start = sum(width[name] for name in tap.fused[: tap.fused.index(site)])
     return Part(groups, start, start + width[site])

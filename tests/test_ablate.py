@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import victims
 import xarray as xr
 
 from relact import ablate, conditions, facts, masks, models, schema
@@ -276,3 +277,16 @@ def test_test_prompts_about_subjects_that_identified_neurons_are_refused(copied,
     leaking = prompts[prompts["split"] == "identify"].assign(split="test")
     with pytest.raises(InputError, match="36 test subjects are also identification subjects"):
         ablate.ablate(copied, mask="top-200", model=smollm2, seeds=[], tests=leaking)
+
+
+def test_an_ablation_stays_below_its_planned_memory(study, tmp_path):
+    shutil.copytree(study.path, tmp_path / "s.zarr")
+    context = victims.context()
+    told = context.Queue()
+    child = context.Process(target=victims.ablated, args=(tmp_path / "s.zarr", told))
+    child.start()
+    child.join(300)
+    assert child.exitcode == 0
+    planned, peak = told.get()
+    print(f"planned {planned}, peak {peak}")
+    assert peak <= planned <= 3 * peak

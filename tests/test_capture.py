@@ -12,7 +12,7 @@ from relact import models, schema, sites
 from relact.batches import prefix_groups
 from relact.blocks import BlockBuffer
 from relact.capture import capture, capture_rows
-from relact.errors import IdentityError, InputError, NumericError, StoreError
+from relact.errors import IdentityError, InputError, ModelError, NumericError, StoreError
 from relact.hooks import visit
 from relact.plan import layouts
 
@@ -171,3 +171,25 @@ def test_a_foreign_folder_or_file_in_the_way_is_left_alone(tiny_folder, tiny_pro
     with pytest.raises(StoreError, match="is a file"):
         capture(str(tiny_folder), tiny_prompts, foreign / "cat.jpg" / "s.zarr")
     assert [path.name for path in foreign.iterdir()] == ["cat.jpg"]
+
+
+def test_a_batch_that_does_not_fit_is_halved(tiny_folder, monkeypatch):
+    """A device that holds three rows at a time gives what a large one gives; one that holds none says what to do."""
+    loaded, tokens = models.load(str(tiny_folder)), mixed_prompts()
+    expected = captured(loaded, tokens, "mean", MODULES, batch=400)
+    most, forward = 3, loaded.model.model.forward
+
+    def tight(*args, input_ids, **options):
+        if len(input_ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*args, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(loaded.model.model, "forward", tight)
+    found = captured(loaded, tokens, "mean", MODULES, batch=400)
+    for site, values in expected.items():
+        np.testing.assert_allclose(found[site], values, atol=1e-5, rtol=1e-4)
+    most = 0
+    with pytest.raises(
+        ModelError, match=r"device cpu: one prompt of \d+ tokens does not fit into its memory\. Capture with"
+    ):
+        captured(loaded, mixed_prompts()[-6:], "mean", MODULES)

@@ -123,3 +123,40 @@ def test_the_plan_of_a_score_is_exact_in_files_and_a_bound_in_bytes(relact, capt
     sizes = [len(raw) for name, raw in sample.files(path).items() if name not in before]
     assert planned["files"] == len(sizes) and sum(sizes) <= planned["bytes"] <= 6 * sum(sizes)
     assert relact("score", path, "--dry-run", "--memory", "1MB")[0] == 1
+
+
+def written(path, before):
+    """Files and bytes of a store beyond those that were there."""
+    sizes = [len(raw) for name, raw in sample.files(path).items() if name not in before]
+    return len(sizes), sum(sizes)
+
+
+@pytest.mark.parametrize("options", [("--k", "4"), ("--k", "2,4,6"), ("--k", "4", "--perplexity", "--seeds", "2")])
+def test_the_plan_of_an_ablation_bounds_what_it_then_writes(relact, captured, options):
+    path, _ = captured
+    assert relact("score", path)[0] == 0
+    before = set(sample.files(path))
+    code, out, _ = relact("ablate", path, *options, "--dry-run", "--json")
+    (planned,) = json.loads(out)
+    assert code == 0 and set(sample.files(path)) == before and not planned["exact"]
+    assert relact("ablate", path, *options)[0] == 0
+    files, size = written(path, before)
+    assert files <= planned["files"] <= 2 * files and size <= planned["bytes"] <= 20 * size
+    (again,) = json.loads(relact("ablate", path, "--mask", "top-4", "--dry-run", "--json")[1])
+    assert again["files"] < planned["files"] and again["bytes"] < planned["bytes"]
+
+
+def test_the_plan_of_a_whole_study_has_its_steps(relact, tiny_folder, tmp_path):
+    path = tmp_path / "s.zarr"
+    command = ("run", "country_capital", "element_symbol", "--model", tiny_folder, "--store", path, "--k", 5,
+               "--per-relation", 20, "--test-size", 8)  # fmt: skip
+    code, out, _ = relact(*command, "--dry-run", "--json")
+    planned = json.loads(out)
+    assert code == 0 and not path.exists() and [step["what"] for step in planned] == ["capture", "score", "ablate"]
+    assert relact(*command)[0] == 0
+    files, size = written(path, ())
+    bound = [sum(step[key] for step in planned) for key in ("files", "bytes")]
+    assert files <= bound[0] <= 2 * files and size <= bound[1] <= 5 * size
+    left, *_ = json.loads(relact(*command, "--dry-run", "--json")[1])
+    assert (left["files"], left["bytes"]) == (0, 0)
+    assert relact("run", "--like", path, "--store", tmp_path / "t.zarr", "--dry-run")[0] == 2

@@ -177,3 +177,11 @@ def measured(path: Path, told: Any) -> None:
     planned = capture.dry_run(broad, prompts(1400), **options, memory=budget).memory
     capture.capture(broad, prompts(1400), path, **options, memory=budget)
     told.put((planned, planned - forecast.held_bytes(broad, []), forecast.peak(), before))
+
+
+def ablated(path: Path, told: Any) -> None:
+    """Ablate a store of the embedded model, perplexity and all; puts the planned peak and the real one into ``told``."""
+    options: dict[str, Any] = {"k": 100, "seeds": range(4), "perplexity": True}
+    planned = ablate.dry_run(path, **options).memory
+    ablate.ablate(path, **options)
+    told.put((planned, forecast.peak()))
