@@ -28,7 +28,7 @@ from sklearn.metrics import average_precision_score
 
 from relact import plan
 from relact.kernels import Labels, rank_statistics
-from relact.kernels.packing import FORMATS, pack
+from relact.kernels.columns import FORMATS
 from relact.score import score
 
 BLOCK = 512  # rows of a block, as stores are captured
@@ -55,11 +55,18 @@ def relact(values: np.ndarray, labels: Labels, statistics: Sequence[str], pool: 
     list(pool.map(lambda span: rank_statistics([block[:, span] for block in blocks], labels, statistics), spans))
 
 
+def packed(values: np.ndarray, labels: Labels) -> np.ndarray:
+    """Keys [neurons, prompts] that order like the values, the prompt's class in the lowest 16 bits."""
+    stored = FORMATS[values.dtype]
+    half = 1 << (8 * values.dtype.itemsize - 1)
+    bits = np.ascontiguousarray(values.T).view(stored.bits).astype(np.int64)
+    ordered = np.where(bits >= half, 2 * half - bits, half + bits)
+    return ((ordered << 16) | labels.classes).astype(stored.key)
+
+
 def sort_seconds(values: np.ndarray, labels: Labels, pool: ThreadPoolExecutor, rounds: int) -> float:
     """Seconds to sort the packed keys of all columns, in place, 16 columns at a time on every worker; packing not counted."""
-    stored = FORMATS[values.dtype]
-    unsorted = np.empty(values.shape[::-1], stored.key)
-    pack(np.ascontiguousarray(values.T).view(stored.bits), labels.classes, unsorted)
+    unsorted = packed(values, labels)
     parts = [slice(start, start + 16) for start in range(0, len(unsorted), 16)]
 
     def sort(part: slice) -> float:

@@ -114,7 +114,7 @@ def record_bytes(sites: Mapping[str, Layout]) -> int:
 MAPPED_BYTES = 2**28  # of activations that stay mapped between two tasks
 SCORE_LIBRARIES = 400 * 2**20  # a scoring process: interpreter, numpy, numba (compiling), dask, zarr, xarray
 COPIED_TOGETHER = 128  # columns that a kernel transposes at a time; a multiple of 4
-SORTED_TOGETHER = 16  # columns of keys in hand at a time; a multiple of 4
+SORTED_TOGETHER = 32  # columns of keys in hand at a time; a multiple of 4
 CHUNK_TARGET = (
     2**18
 )  # bytes of one relation and statistic written together: a few layers of a large model, all of a small one
@@ -145,7 +145,9 @@ class ScoreShape:
         rows, item, key = self.site.n_prompts + self.site.rows, self.site.item, 4 if self.site.item == 2 else 8
         read = rows * span * item if self.mapped else 2 * rows * self.site.span * item
         kept = min(MAPPED_BYTES, self.site.bytes) if self.mapped else 0
-        kernel = rows * (COPIED_TOGETHER * item + SORTED_TOGETHER * key + 40)  # columns, keys, places and labels
+        kernel = rows * (
+            COPIED_TOGETHER * item + SORTED_TOGETHER * key + 64
+        )  # columns, keys, places, digits and labels
         values = self.n_relations * self.n_statistics
         found = 2 * 8 * values * (span + 4 * SORTED_TOGETHER)  # float64, and the temporaries of one tile
         written = values * score_layers(self.site.n_layers, self.site.width) * self.site.width * 4

@@ -27,6 +27,8 @@ from relact.kernels import (
     rank_statistics,
     statistic,
 )
+from relact.kernels.columns import FORMATS, keys_to_floats
+from relact.kernels.sorting import sort
 
 CLOSE = 1e-12
 
@@ -113,6 +115,25 @@ def test_ten_thousand_cases_equal_scikit_learn() -> None:
                 assert results["average_precision"][r, n] == 1.0 and math.isnan(results["auroc"][r, n])
             else:
                 assert abs(results["auroc"][r, n] - roc_auc_score(truth, score)) < CLOSE
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_keys_are_sorted_by_value_then_class(dtype: type) -> None:
+    """Both zeros are one value, infinities are ends, and equal values are in order of class."""
+    random = np.random.default_rng(6)
+    values = np.concatenate(
+        [random.normal(size=(500, 7)), np.zeros((9, 7)), -np.zeros((9, 7)), np.full((2, 7), -np.inf)]
+    )
+    values = random.permuted(values.astype(dtype), axis=0)
+    classes = random.integers(0, 40, len(values))
+    by_class, stops = np.argsort(classes, kind="stable").astype(np.uint32), np.r_[0, np.bincount(classes).cumsum()]
+    bits = np.ascontiguousarray(values.T).view(FORMATS[values.dtype].bits)
+    keys = np.empty(bits.shape, FORMATS[values.dtype].key)
+    assert sort(bits, by_class, stops, keys) == FORMATS[values.dtype].infinity
+    order = np.stack([np.lexsort((classes, column + 0.0)) for column in values.T])
+    np.testing.assert_array_equal(keys & 0xFFFF, classes[order])
+    expected = np.take_along_axis(values.T.astype(np.float64), order, axis=1)
+    np.testing.assert_array_equal(keys_to_floats(keys >> 16, values.dtype), expected)
 
 
 def test_percentiles_and_means_equal_numpy() -> None:

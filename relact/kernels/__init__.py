@@ -5,7 +5,7 @@ Use::
     labels = Labels.one_vs_rest(["capital", "capital", "sport", ...])
     scores = rank_statistics(blocks, labels, ["average_precision", "on_p50"])   # each [relations, neurons] float64
 
-Order of reading: labels (who is positive for what) -> packing (rows of activations to sortable keys, column by column)
+Order of reading: labels (who is positive for what) -> columns (rows of activations to columns) -> sorting (to sorted keys)
 -> walks (one pass over sorted keys) -> ranks (puts them together) -> significance (how surprising a score is);
 device: the same on a GPU.
 """

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from relact.errors import InputError, ModelError
+from relact.kernels.columns import format_of
 from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
-from relact.kernels.packing import format_of
 from relact.kernels.ranks import BUILT_IN, MEANS, QUANTILES, NotANumber
 
 

@@ -19,8 +19,9 @@ import numpy as np
 
 from relact.errors import InputError, NumericError
 from relact.kernels import walks
+from relact.kernels.columns import FORMATS, TILE, Format, Rows, as_floats, format_of, keys_to_floats
 from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
-from relact.kernels.packing import FORMATS, TILE, Format, Rows, as_floats, format_of, keys_to_floats, pack
+from relact.kernels.sorting import sort
 from relact.plan import COPIED_TOGETHER, SORTED_TOGETHER
 
 Definition = Callable[[np.ndarray, np.ndarray], float]
@@ -144,8 +145,8 @@ class _Table:
     partition: bool
     class_of: np.ndarray  # int64 [relations]: the class of a relation's positives, when they partition
     roles: np.ndarray  # int8 [relations, classes]
-    sizes: np.ndarray  # float64 [classes]
-    starts: np.ndarray  # int64 [classes + 1]
+    by_class: np.ndarray  # uint32 [prompts]: their numbers in order of class
+    stops: np.ndarray  # int64 [classes + 1]: where in it a class begins and the one before ends
     positives: np.ndarray  # int64 [relations, 1]
     negatives: np.ndarray  # int64 [relations, 1]
     reciprocals: np.ndarray  # float64 [prompts + 1]
@@ -155,7 +156,7 @@ class _Table:
 
     @classmethod
     def of(cls, labels: Labels, statistics: Sequence[str]) -> _Table:
-        sizes, positives, negatives = labels.class_sizes, labels.count(POSITIVE), labels.count(NEGATIVE)
+        positives, negatives = labels.count(POSITIVE), labels.count(NEGATIVE)
         names = [name for name in QUANTILES if name in statistics]
         ranks: dict[int, list[np.ndarray]] = {POSITIVE: [], NEGATIVE: []}
         weights = {}
@@ -172,8 +173,8 @@ class _Table:
             partition=labels.partition,
             class_of=np.argmax(labels.roles, axis=0).astype(np.int64),
             roles=np.ascontiguousarray(labels.roles.T),
-            sizes=sizes.astype(np.float64),
-            starts=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            by_class=np.argsort(labels.classes, kind="stable").astype(np.uint32),
+            stops=np.concatenate([[0], np.cumsum(labels.class_sizes)]).astype(np.int64),
             positives=positives[:, None],
             negatives=negatives[:, None],
             reciprocals=1.0 / np.maximum(np.arange(labels.prompts + 1), 1),
@@ -207,10 +208,9 @@ def _ranked(
         some = bits[start : start + SORTED_TOGETHER]
         width = len(some)
         keys = buffers.keys[: -(-width // walks.LANES) * walks.LANES]
-        if pack(some, table.labels.classes, keys[:width]) > FORMATS[dtype].infinity:
+        if sort(some, table.by_class, table.stops, keys[:width]) > FORMATS[dtype].infinity:
             neuron, prompt = np.argwhere(np.isnan(as_floats(some[:, : table.labels.prompts], dtype)))[0].tolist()
             raise NotANumber(first + start + neuron, prompt)
-        keys.sort(axis=1)
         columns = slice(start, start + width)
         for name, values in _walked(keys, dtype, table, results.keys()).items():
             results[name][:, columns] = values[:, :width]
@@ -229,16 +229,16 @@ def _walked(keys: np.ndarray, dtype: np.dtype, table: _Table, names: Collection[
     order = np.zeros((on.shape[1] + off.shape[1], len(table.positives), columns), np.int64)
     found = {}
     if table.partition:
-        by_class = np.empty((table.sizes.size, columns))
+        by_class = np.empty((len(table.stops) - 1, columns))
         if "average_precision" in names:
-            walks.walk_average_precision(keys, table.sizes, table.reciprocals, by_class)
+            walks.walk_average_precision(keys, table.stops, table.reciprocals, by_class)
             found["average_precision"] = by_class[table.class_of] / table.positives
         if "auroc" in names:
-            midranks = np.empty((table.sizes.size, columns), np.int64)
+            midranks = np.empty(by_class.shape, np.int64)
             walks.walk_midranks(keys, midranks)
             found["auroc"] = _share(midranks[table.class_of] - table.positives**2, table)
         if table.quantiles:
-            walks.walk_order_statistics(keys, table.starts, table.class_of, on, off, order)
+            walks.walk_order_statistics(keys, table.stops, table.class_of, on, off, order)
     else:
         precision, wins = np.empty((len(table.positives), columns)), np.empty((len(table.positives), columns), np.int64)
         walks.walk_roles(keys, table.roles, table.reciprocals, on, off, precision, wins, order)

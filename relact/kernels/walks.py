@@ -27,45 +27,53 @@ def both(*rest: Any) -> list[Any]:
 
 
 @numba.njit(nogil=True)
-def _step(key: Any, previous: Any, reciprocal: float, ends: float, hits: float, state: Any, lane: int) -> Any:
-    """One key of one column; returns the new previous key, 1 / rank of the group's end, and true positives there."""
-    own = uint64(key & CLASS) * uint64(2 * LANES) + uint64(2 * lane)
+def _step(
+    key: Any, previous: Any, rank: int, end: int, hits: int, left: Any, sums: Any, reciprocals: Any, lane: int
+) -> Any:
+    """One key of one column; returns the new previous key, the rank of its group's end, and true positives there.
+
+    What is chosen between are integers: processors choose those without a branch, other than floats.
+    """
+    own = uint64(key & CLASS) * uint64(LANES) + uint64(lane)
     change = key ^ previous
-    left = state[own]
-    ends = reciprocal if change >= VALUE else ends
-    hits = left if change != 0 else hits
-    state[own + uint64(1)] += hits * ends
-    state[own] = left - 1.0
-    return key, ends, hits
+    there = left[own]
+    end = rank if change >= VALUE else end
+    hits = there if change != 0 else hits
+    sums[own] += hits * reciprocals[uint64(end)]
+    left[own] = there - 1
+    return key, end, hits
 
 
-@kernel(*both(reads(f8, 1), reads(f8, 1), types.Array(f8, 2, "C")))
-def walk_average_precision(keys: np.ndarray, sizes: np.ndarray, reciprocals: np.ndarray, out: np.ndarray) -> None:
+@kernel(*both(reads(i8, 1), reads(f8, 1), types.Array(f8, 2, "C")))
+def walk_average_precision(keys: np.ndarray, stops: np.ndarray, reciprocals: np.ndarray, out: np.ndarray) -> None:
     """Average precision of every class against all other prompts.
 
     Args:
         keys: [columns, prompts] sorted along prompts; columns a multiple of four.
-        sizes: [classes] prompts in each class. reciprocals: [prompts + 1], 1/n at n.
+        stops: [classes + 1] prompts in all classes before each. reciprocals: [prompts + 1], 1/n at n.
         out: [classes, columns], not yet divided by the sizes.
     """
-    prompts, classes = keys.shape[1], sizes.size
-    state = np.empty(classes * LANES * 2)  # class, lane, (not yet passed, sum): one base address for all four columns
+    prompts, classes = keys.shape[1], stops.size - 1
+    left, sums = (
+        np.empty(classes * LANES, np.int64),
+        np.empty(classes * LANES),
+    )  # not yet passed; one base for all lanes
     for column in range(0, keys.shape[0], LANES):
         k0, k1, k2, k3 = keys[column], keys[column + 1], keys[column + 2], keys[column + 3]
         p0, p1, p2, p3 = ~k0[0], ~k1[0], ~k2[0], ~k3[0]
-        r0 = r1 = r2 = r3 = h0 = h1 = h2 = h3 = 0.0
+        e0 = e1 = e2 = e3 = h0 = h1 = h2 = h3 = 0
         for c in range(classes):
             for lane in range(LANES):
-                state[2 * (LANES * c + lane)], state[2 * (LANES * c + lane) + 1] = sizes[c], 0.0
+                left[LANES * c + lane], sums[LANES * c + lane] = stops[c + 1] - stops[c], 0.0
         for i in range(prompts):
-            reciprocal = reciprocals[prompts - i]
-            p0, r0, h0 = _step(k0[i], p0, reciprocal, r0, h0, state, 0)
-            p1, r1, h1 = _step(k1[i], p1, reciprocal, r1, h1, state, 1)
-            p2, r2, h2 = _step(k2[i], p2, reciprocal, r2, h2, state, 2)
-            p3, r3, h3 = _step(k3[i], p3, reciprocal, r3, h3, state, 3)
+            rank = prompts - i
+            p0, e0, h0 = _step(k0[i], p0, rank, e0, h0, left, sums, reciprocals, 0)
+            p1, e1, h1 = _step(k1[i], p1, rank, e1, h1, left, sums, reciprocals, 1)
+            p2, e2, h2 = _step(k2[i], p2, rank, e2, h2, left, sums, reciprocals, 2)
+            p3, e3, h3 = _step(k3[i], p3, rank, e3, h3, left, sums, reciprocals, 3)
         for c in range(classes):
             for lane in range(LANES):
-                out[c, column + lane] = state[2 * (LANES * c + lane) + 1]
+                out[c, column + lane] = sums[LANES * c + lane]
 
 
 @kernel(*both(types.Array(i8, 2, "C")))
@@ -93,7 +101,7 @@ def walk_midranks(keys: np.ndarray, out: np.ndarray) -> None:
 
 @kernel(*both(reads(i8, 1), reads(i8, 1), reads(i8, 2), reads(i8, 2), types.Array(i8, 3, "C")))
 def walk_order_statistics(
-    keys: np.ndarray, starts: np.ndarray, class_of: np.ndarray, on: np.ndarray, off: np.ndarray, out: np.ndarray
+    keys: np.ndarray, stops: np.ndarray, class_of: np.ndarray, on: np.ndarray, off: np.ndarray, out: np.ndarray
 ) -> None:
     """The keys at given ranks (from 0, ascending) among each relation's positives and among its negatives.
 
@@ -102,11 +110,12 @@ def walk_order_statistics(
 
     Args:
         keys: [columns, prompts] sorted along prompts; columns a multiple of four.
-        starts: [classes + 1] where each class's list begins. class_of: [relations] the class of a relation's positives.
+        stops: [classes + 1] where a class's list begins and the one before ends.
+        class_of: [relations] the class of a relation's positives.
         on, off: [relations, ranks]; a rank of -1 is skipped.
         out: [on and off ranks, relations, columns] keys without class.
     """
-    prompts, classes = keys.shape[1], starts.size - 1
+    prompts, classes = keys.shape[1], stops.size - 1
     places, ends = np.empty((LANES, prompts), np.uint32), np.empty((LANES, classes), np.uint64)
     places0, places1, places2, places3 = places[0], places[1], places[2], places[3]
     ends0, ends1, ends2, ends3 = ends[0], ends[1], ends[2], ends[3]
@@ -114,7 +123,7 @@ def walk_order_statistics(
         k0, k1, k2, k3 = keys[first], keys[first + 1], keys[first + 2], keys[first + 3]
         for lane in range(LANES):
             for c in range(classes):
-                ends[lane, c] = starts[c]
+                ends[lane, c] = stops[c]
         for i in range(prompts):
             _place(k0[i], i, places0, ends0)
             _place(k1[i], i, places1, ends1)
@@ -123,7 +132,7 @@ def walk_order_statistics(
         for lane in range(LANES):
             row = keys[first + lane]
             for r in range(class_of.size):
-                own = places[lane, starts[class_of[r]] : starts[class_of[r] + 1]]
+                own = places[lane, stops[class_of[r]] : stops[class_of[r] + 1]]
                 for s in range(on.shape[1]):
                     if on[r, s] >= 0:
                         out[s, r, first + lane] = row[own[on[r, s]]] >> 16

@@ -1,23 +1,19 @@
-"""Rows of activations -> one sortable key per neuron and prompt, a neuron's keys side by side.
+"""Rows of activations -> columns: a neuron's values side by side, as bits.
 
-A key is (order-preserving bits << 16) | class of the prompt. The bits of a float, read as an unsigned integer, order
-like the float once negative numbers are mirrored; both zeros get the same key. 16-bit floats give uint32 keys, float32
-gives uint64. NumPy sorts these integers with vector instructions, and the class rides along for free.
+Stores keep prompts as rows, ranks are taken along columns; the transposition is most of what reading costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numba import types, uint16, uint32, uint64
+from numba import types, uint64
 
 from relact.errors import InputError
 from relact.kernels.jit import kernel, reads
 
-CLASS_BITS = 16
 TILE = 64  # rows and columns of a transposing tile: 8 KiB in, 8 KiB out, both in the innermost cache
 u2, u4, u8 = types.uint16, types.uint32, types.uint64
 
@@ -147,37 +143,3 @@ def _transpose(source: np.ndarray, target: np.ndarray) -> None:
 
 transpose_halves = kernel(types.void(reads(u2, 2, "A"), types.Array(u2, 2, "A")))(_transpose)
 transpose_singles = kernel(types.void(reads(u4, 2, "A"), types.Array(u4, 2, "A")))(_transpose)
-
-
-@kernel(types.uint16(reads(u2, 2), reads(u2, 1), types.Array(u4, 2, "C")))
-def pack_halves(bits: np.ndarray, classes: np.ndarray, keys: np.ndarray) -> Any:
-    """Bits [neurons, prompts or more] -> keys [neurons, prompts]; returns the largest magnitude seen."""
-    largest = uint16(0)
-    for n in range(bits.shape[0]):
-        for p in range(keys.shape[1]):
-            magnitude = bits[n, p] & uint16(0x7FFF)
-            largest = max(largest, magnitude)
-            ordered = uint16(0x8000) - magnitude if bits[n, p] >> uint16(15) else uint16(0x8000) + magnitude
-            keys[n, p] = (uint32(ordered) << uint32(CLASS_BITS)) | classes[p]
-    return largest
-
-
-@kernel(types.uint32(reads(u4, 2), reads(u2, 1), types.Array(u8, 2, "C")))
-def pack_singles(bits: np.ndarray, classes: np.ndarray, keys: np.ndarray) -> Any:
-    """The same for 32-bit floats."""
-    largest = uint32(0)
-    for n in range(bits.shape[0]):
-        for p in range(keys.shape[1]):
-            magnitude = bits[n, p] & uint32(0x7FFFFFFF)
-            largest = max(largest, magnitude)
-            ordered = uint32(0x80000000) - magnitude if bits[n, p] >> uint32(31) else uint32(0x80000000) + magnitude
-            keys[n, p] = (uint64(ordered) << uint64(CLASS_BITS)) | classes[p]
-    return largest
-
-
-def pack(bits: np.ndarray, classes: np.ndarray, keys: np.ndarray) -> int:
-    """Fill keys [neurons, prompts] from bits and classes [prompts].
-
-    Returns the largest magnitude among the bits: above those of infinity if there is a NaN.
-    """
-    return int((pack_halves if bits.dtype == np.uint16 else pack_singles)(bits, classes, keys))
