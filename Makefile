@@ -12,7 +12,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 STAMP := .venv/.ready
-STARTER := starter --model smollm2 --store demo/study.zarr --shots 5 --per-relation 100 --k 400
+STUDY := starter country_currency --model smollm2 --store demo/study.zarr --shots 5 --per-relation 100 --k 400
 
 .PHONY: menu setup demo test lint types unit build look bench clean
 
@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	@mkdir -p demo
-	$(BIN)/relact run $(STARTER)
+	$(BIN)/relact run $(STUDY)
 	$(BIN)/relact report demo/study.zarr -o demo/report.html
 	@echo "the study is demo/study.zarr, its page demo/report.html"
 

@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the table here")
     args = parser.parse_args()
     prompts, relations, dtypes = args.prompts, args.relations, args.dtypes
-    neurons, rounds = SPAN * args.workers, 5
+    neurons, rounds = 4 * SPAN * args.workers, 5  # several tasks for each, as in a store
     if args.quick:
         prompts, relations, dtypes, rounds = [2000], [2, 12], ["float16"], 2
     grid = itertools.product(prompts, dtypes, relations)

@@ -38,7 +38,9 @@ StorePlace = Annotated[
     str, typer.Argument(metavar="STORE", help="a folder, a .zarr.zip, or its URL: http(s), s3, hf://datasets/...")
 ]
 Timeout = Annotated[float, typer.Option(help="seconds for one request to a server")]
-Licence = Annotated[str | None, typer.Option(help="of the data, for the card: an SPDX identifier such as cc-by-4.0")]
+Licence = Annotated[
+    str | None, typer.Option(help="of the data, for the card: an SPDX identifier or expression, such as cc-by-4.0")
+]
 Activations = Annotated[bool, typer.Option("--activations", help="pack the activations too, compressed")]
 PackedStages = Annotated[str, typer.Option("--stages", help="results to pack, comma-separated")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
@@ -356,8 +358,8 @@ def ablate(
 
 @app.command()
 def compare(
-    store: StorePath,
-    other: Annotated[Path | None, typer.Argument(metavar="OTHER", help="another store, to compare with")] = None,
+    store: StorePlace,
+    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="another store, to compare with")] = None,
     mask: Annotated[str | None, typer.Option(help="a stored mask; the only one by default")] = None,
     k: Annotated[str | None, typer.Option("--k", help="instead of a mask, the top k: one or several, 100,400")] = None,
     by: Annotated[str | None, typer.Option(help="count in every `site` or `layer` apart")] = None,
@@ -490,7 +492,7 @@ def _show_verdict(verdict: Any, dropped: list[str]) -> None:
 
 @app.command()
 def report(
-    store: StorePath,
+    store: StorePlace,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="page to write: .html")] = None,
     figures: Annotated[Path | None, typer.Option(help="folder for every figure as PNG, SVG and PDF")] = None,
     mask: Annotated[str | None, typer.Option(help="neuron sets to show; those of the last ablation by default")] = None,

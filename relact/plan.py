@@ -144,6 +144,7 @@ class ScoreShape:
         """Upper bound of a scoring process's peak with tasks of ``span`` neurons."""
         rows, item, key = self.site.n_prompts + self.site.rows, self.site.item, 4 if self.site.item == 2 else 8
         read = rows * span * item if self.mapped else 2 * rows * self.site.span * item
+        read += self.site.rows * span * item if span < self.site.span else 0  # a block's columns, made contiguous
         kept = min(MAPPED_BYTES, self.site.bytes) if self.mapped else 0
         kernel = rows * (
             COPIED_TOGETHER * item + SORTED_TOGETHER * key + 64

@@ -16,7 +16,7 @@ import xarray as xr
 import zarr
 
 import relact
-from relact import query, remote, schema, share, verify
+from relact import compare, query, remote, report, schema, share, verify
 from relact.errors import IdentityError, InputError, StoreError
 from relact.seal import files_below
 
@@ -217,6 +217,9 @@ def test_every_query_agrees_on_a_package(tiny_study, tmp_path):
     xr.testing.assert_identical(
         tree["scores/mlp.up"].to_dataset().drop_attrs(), tiny_study.dataset("scores/mlp.up").drop_attrs()
     )
+    xr.testing.assert_identical(*(compare.overlap(store, "top-12") for store in (tmp_path / "p.zarr.zip", tiny_study)))
+    assert compare.agreement(shared, tiny_study, k=12)["jaccard"].tolist() == [1.0, 1.0]
+    assert report.report(str(tmp_path / "p.zarr.zip"), tmp_path / "p.html")[0].stat().st_size > 10_000
     assert shared.prompts(schema.TEST).equals(tiny_study.prompts(schema.TEST))
     with pytest.raises(InputError, match="no relation 'shape'"):
         query.top(shared, relation="shape")

@@ -13,7 +13,7 @@ The built-in ones have fast kernels; their definitions here are what the tests h
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -151,22 +151,23 @@ class _Table:
     negatives: np.ndarray  # int64 [relations, 1]
     reciprocals: np.ndarray  # float64 [prompts + 1]
     quantiles: tuple[str, ...]  # those of the positives, then those of the negatives
-    ranks: dict[int, np.ndarray] = field(default_factory=dict)  # role -> int64 [relations, 2 per quantile]
-    weights: dict[str, np.ndarray] = field(default_factory=dict)  # quantile -> float64 [relations, 1]
+    weights: np.ndarray  # float64 [quantiles, relations, 1]: of the upper neighbour
+    ranks: dict[int, np.ndarray]  # role -> int64 [relations, 2 per quantile]
 
     @classmethod
     def of(cls, labels: Labels, statistics: Sequence[str]) -> _Table:
         positives, negatives = labels.count(POSITIVE), labels.count(NEGATIVE)
         names = [name for name in QUANTILES if name in statistics]
         ranks: dict[int, list[np.ndarray]] = {POSITIVE: [], NEGATIVE: []}
-        weights = {}
-        for name in sorted(names, key=lambda name: -QUANTILES[name][0]):
+        weights = np.empty((len(names), len(positives), 1))
+        names.sort(key=lambda name: -QUANTILES[name][0])
+        for at, name in enumerate(names):
             role, quantile = QUANTILES[name]
             count = positives if role == POSITIVE else negatives
             place = (count - 1) * quantile
             lower = np.floor(place).astype(np.int64)
             ranks[role] += [np.where(count > 0, lower, -1), np.where(count > 0, np.minimum(lower + 1, count - 1), -1)]
-            weights[name] = np.where(count > 0, place - lower, np.nan)[:, None]
+            weights[at, :, 0] = np.where(count > 0, place - lower, np.nan)
         none = np.empty((len(labels.relations), 0), np.int64)
         return cls(
             labels=labels,
@@ -178,7 +179,7 @@ class _Table:
             positives=positives[:, None],
             negatives=negatives[:, None],
             reciprocals=1.0 / np.maximum(np.arange(labels.prompts + 1), 1),
-            quantiles=tuple(weights),
+            quantiles=tuple(names),
             ranks={role: np.stack(some, axis=1) if some else none for role, some in ranks.items()},
             weights=weights,
         )
@@ -243,9 +244,9 @@ def _walked(keys: np.ndarray, dtype: np.dtype, table: _Table, names: Collection[
         precision, wins = np.empty((len(table.positives), columns)), np.empty((len(table.positives), columns), np.int64)
         walks.walk_roles(keys, table.roles, table.reciprocals, on, off, precision, wins, order)
         found = {"average_precision": precision / table.positives, "auroc": _share(wins, table)}
-    for q, name in enumerate(table.quantiles):
-        lower, upper = keys_to_floats(order[2 * q], dtype), keys_to_floats(order[2 * q + 1], dtype)
-        found[name] = _between(lower, upper, table.weights[name])
+    if table.quantiles:
+        values = keys_to_floats(order, dtype)
+        found |= zip(table.quantiles, _between(values[0::2], values[1::2], table.weights), strict=True)
     return {name: values for name, values in found.items() if name in names}
 
 
@@ -270,11 +271,11 @@ def _means(blocks: Sequence[np.ndarray], labels: Labels, results: dict[str, np.n
     sums, row = np.zeros((len(labels.roles), blocks[0].shape[1])), 0
     for block in blocks:
         classes = labels.classes[row : row + len(block)]
+        values = np.require(block, requirements=["C", "A"])  # most are: adding along strides takes twice the time
         if block.dtype == np.float32:
-            walks.add_singles(np.require(block, requirements="A"), classes, sums)
+            walks.add_singles(values, classes, sums)
         else:
-            stored = FORMATS[block.dtype]
-            bits = np.require(block, requirements="A").view(np.uint16)
+            stored, bits = FORMATS[block.dtype], values.view(np.uint16)
             walks.add_halves(bits, classes, stored.infinity, stored.to_single, stored.scale, sums)
         row += len(block)
     if np.isnan(sums).any():

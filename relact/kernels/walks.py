@@ -18,7 +18,8 @@ from relact.kernels.jit import kernel, reads
 
 LANES = 4  # columns walked together; callers pad to a multiple
 CLASS, VALUE = 0xFFFF, 1 << 16  # bits of the class; the smallest difference between keys of different values
-f8, i1, i8, u4, u8 = types.float64, types.int8, types.int64, types.uint32, types.uint64
+f8, i1, i8 = types.float64, types.int8, types.int64
+u2, u4, u8 = types.uint16, types.uint32, types.uint64
 
 
 def both(*rest: Any) -> list[Any]:
@@ -226,7 +227,7 @@ def walk_roles(
                     order[on.shape[1] + s, r, column] = lists[0, off[r, s]]
 
 
-@kernel(types.void(reads(types.float32, 2, "A"), reads(types.uint16, 1), types.Array(f8, 2, "C")))
+@kernel(types.void(reads(types.float32, 2), reads(u2, 1), types.Array(f8, 2, "C")))
 def add_singles(values: np.ndarray, classes: np.ndarray, sums: np.ndarray) -> None:
     """Add rows [rows, neurons] in their order to the sums [classes, neurons] of their classes."""
     for i in range(values.shape[0]):
@@ -235,7 +236,7 @@ def add_singles(values: np.ndarray, classes: np.ndarray, sums: np.ndarray) -> No
             total[n] += values[i, n]
 
 
-@kernel(types.void(reads(types.uint16, 2, "A"), reads(types.uint16, 1), u4, u4, f8, types.Array(f8, 2, "C")))
+@kernel(types.void(reads(u2, 2), reads(u2, 1), u4, u4, f8, types.Array(f8, 2, "C")))
 def add_halves(
     bits: np.ndarray, classes: np.ndarray, infinity: int, shift: int, scale: float, sums: np.ndarray
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def describe(store: stores.Store, stages: Sequence[str], licence: str | None) ->
 
     Args:
         stages: top-level groups that are packed.
-        licence: of the data; an SPDX identifier such as ``cc-by-4.0``.
+        licence: of the data; an SPDX identifier or expression such as ``CC-BY-4.0 AND Unicode-3.0``.
     """
     manifest = store.manifest
     return {
@@ -51,10 +52,10 @@ def render(card: Mapping[str, Any], size: int) -> str:
     Args:
         size: bytes of all packed files.
     """
-    named = card["licence"] != LICENCE
+    named = re.fullmatch(r"[A-Za-z0-9.+-]+", card["licence"])  # one identifier; the hub knows no expressions
     front = [
         "---",
-        f"license: {card['licence']}" if named else "license: other",
+        f"license: {card['licence'].lower()}" if named else "license: other",
         "tags: [relact, interpretability]",
         "---",
     ]

@@ -66,7 +66,7 @@ def pack(
     Args:
         stages: of scores, masks and ablations; those the store does not have are left out.
         activations: pack them too, compressed.
-        licence: of the data, for the card: an SPDX identifier.
+        licence: of the data, for the card: an SPDX identifier or expression.
 
     Raises:
         StoreError: a file does not match its checksum, or ``out`` exists or cannot be written.
