@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,16 @@ BATCH_TOKENS = 2048  # tokens of one batch, padding included
 POLL = 0.2  # seconds between two looks at the other ranks' blocks
 
 
+class Sink(Protocol):
+    """Takes committed blocks elsewhere (`relact.share.stream`); an error of it ends the capture."""
+
+    def begin(self, store: stores.Store) -> None:
+        """Before anything is captured: may commit blocks that need not be."""
+
+    def committed(self, store: stores.Store, block: int) -> None:
+        """After each commit, while the next block is computed."""
+
+
 def capture(
     model: str | models.LoadedModel,
     prompts: pd.DataFrame | str | Path,
@@ -50,6 +60,7 @@ def capture(
     compress: bool = False,
     append: bool = False,
     repair: bool = False,
+    sink: Sink | None = None,
     progress: Progress = silent,
 ) -> stores.Store:
     """Capture the identification prompts of a prompt table into a store; resume one that was interrupted.
@@ -68,6 +79,7 @@ def capture(
         compress: store bitshuffled and compressed with zstd: smaller, slower to read.
         append: add the prompts of the table that the store does not have; the others are not captured again.
         repair: check every byte first, and capture damaged blocks again.
+        sink: takes committed blocks elsewhere.
 
     Returns:
         The complete store: activation [prompt, layer, neuron] per site. (Not yet complete on ranks other than 0.)
@@ -99,16 +111,18 @@ def capture(
 
     with locks.writing_together(path, crew, prepare, finished):
         opened = stores.open(path)
+        if sink:
+            sink.begin(opened)
         if (missing := opened.missing_blocks()) or crew.rank == 0:
             tokens = _tokens(loaded, opened.prompts(schema.IDENTIFY), opened.manifest.capture, given)
             held = forecast.held_bytes(loaded, _passes(opened, tokens, missing))
             shape = _shape(given, opened.n_prompts, held, opened.compressed)
             _, buffers = shape.fit(_budget(memory), opened.manifest.capture.block)
             mine = [number for number in missing if number % crew.size == crew.rank]
-            _run(loaded, opened, tokens, mine, buffers, progress)
+            _run(loaded, opened, tokens, mine, buffers, sink, progress)
             while crew.size > 1 and crew.rank == 0 and (missing := opened.missing_blocks()):
                 if locks.alone(path):  # the other ranks are gone, or have not come yet
-                    _run(loaded, opened, tokens, missing, buffers, progress)
+                    _run(loaded, opened, tokens, missing, buffers, sink, progress)
                 time.sleep(POLL)
     return opened
 
@@ -179,6 +193,7 @@ def _run(
     tokens: Sequence[Sequence[int]],
     missing: Sequence[int],
     buffers: int,
+    sink: Sink | None,
     progress: Progress,
 ) -> None:
     """Capture the missing blocks in order; with two buffers one is written while the next is computed."""
@@ -198,7 +213,7 @@ def _run(
                     free, pending = [*free, _finished(pending)], None
             if pending is not None:
                 free.append(_finished(pending))
-            pending = writer.submit(_write, store, block, buffer)
+            pending = writer.submit(_write, store, block, buffer, sink)
         if pending is not None:
             _finished(pending)
 
@@ -214,8 +229,10 @@ def _fill(
             yield from capture_rows(loaded, tokens[start:end], buffer, store.manifest.capture, start - first)
 
 
-def _write(store: stores.Store, block: int, buffer: BlockBuffer) -> BlockBuffer:
+def _write(store: stores.Store, block: int, buffer: BlockBuffer, sink: Sink | None) -> BlockBuffer:
     store.write_block(block, buffer)
+    if sink:
+        sink.committed(store, block)
     buffer.clear()
     return buffer
 

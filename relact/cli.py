@@ -178,7 +178,7 @@ def _list_relations(as_json: bool) -> None:
 def capture(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="hub id, local folder, GGUF file, or smollm2")],
     prompt_file: Annotated[Path, typer.Argument(metavar="PROMPTS", help="prompt table")],
-    store: StorePath,
+    store: Annotated[str, typer.Argument(metavar="STORE", help="a folder, or an object store: s3://bucket/name.zarr")],
     sites: Sites = "mlp",
     pool: Pool = "mean",
     dtype: Dtype = "float16",
@@ -200,6 +200,7 @@ def capture(
 ) -> None:
     """Stream a model's activations on prompts into a store; run it again to resume."""
     from relact import capture as capturing
+    from relact import remote
     from relact.terminal import Stages
 
     options: dict[str, Any] = {
@@ -209,9 +210,23 @@ def capture(
     if dry_run:
         if repair:
             raise typer.BadParameter("what a repair would do is told by `relact verify`", param_hint="--dry-run")
-        return _show_plans([capturing.dry_run(model, prompt_file, store, **options)], as_json)
+        place = None if remote.is_url(store) else store
+        return _show_plans([capturing.dry_run(model, prompt_file, place, **options)], as_json)
+    if remote.is_url(store):
+        return _stream(model, prompt_file, store, {**options, "repair": repair}, as_json)
     with Stages() as progress:
         opened = capturing.capture(model, prompt_file, store, **options, repair=repair, progress=progress)
+    _show(opened.describe(), as_json)
+
+
+def _stream(model: str, prompt_file: Path, url: str, options: dict[str, Any], as_json: bool) -> None:
+    from relact.share.stream import stream
+    from relact.terminal import Stages
+
+    if options.pop("append") | options.pop("repair"):
+        raise typer.BadParameter("only stores on disk are appended to or repaired", param_hint="--append/--repair")
+    with Stages() as progress:
+        opened = stream(model, prompt_file, url, **options, progress=progress)
     _show(opened.describe(), as_json)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
@@ -111,3 +112,31 @@ def tiny_study(tiny_folder: Path, tiny_prompts: pd.DataFrame, tmp_path_factory: 
         tiny_prompts, model=str(tiny_folder), store=path, k=12, capture=capture, ablate={"seeds": [0, 1]}
     )
     return store
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[str]:
+    """Address of an S3-compatible server."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(bucket_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty bucket of an S3-compatible server, with credentials in the environment."""
+    import boto3
+
+    for name, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "REGION": "us-east-1",
+                        "ENDPOINT_URL": bucket_server}.items():  # fmt: skip
+        monkeypatch.setenv(f"AWS_{name}", value)
+    client = boto3.client("s3", region_name="us-east-1")
+    client.create_bucket(Bucket="neurons")
+    yield client
+    for one in client.list_objects_v2(Bucket="neurons").get("Contents", []):
+        client.delete_object(Bucket="neurons", Key=one["Key"])
+    client.delete_bucket(Bucket="neurons")

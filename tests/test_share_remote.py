@@ -203,33 +203,6 @@ def test_an_unpacked_store_on_a_server_is_explained(tiny_study):
 # --- object stores ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def bucket_server():
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(bucket_server, monkeypatch):
-    """An empty bucket of an S3-compatible server, with credentials in the environment."""
-    import boto3
-
-    for name, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "REGION": "us-east-1",
-                        "ENDPOINT_URL": bucket_server}.items():  # fmt: skip
-        monkeypatch.setenv(f"AWS_{name}", value)
-    client = boto3.client("s3", region_name="us-east-1")
-    client.create_bucket(Bucket="neurons")
-    yield client
-    for one in client.list_objects_v2(Bucket="neurons").get("Contents", []):
-        client.delete_object(Bucket="neurons", Key=one["Key"])
-    client.delete_bucket(Bucket="neurons")
-
-
 @pytest.mark.parametrize("name", ["tiny.zarr.zip", "tiny.zarr"])
 def test_pushed_to_an_object_store_queried_there_and_pulled(bucket, tiny_study, tmp_path, name):
     url = f"s3://neurons/some/where/{name}"

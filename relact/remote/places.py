@@ -77,6 +77,11 @@ class Place:
         with self._told(key):
             self.objects.put(self._path(key), data)
 
+    def delete(self, key: str) -> None:
+        """Remove one object; none of that name is no error."""
+        with self._told(key):
+            self.objects.delete(self._path(key))
+
     def below(self, key: str) -> Place:
         """The same place with another path meant."""
         return Place(self.shown, key, self.objects, self.timeout)

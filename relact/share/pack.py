@@ -97,16 +97,26 @@ def pack(
     return Packed(target, written.files, written.size, sha256_of(target) if target.is_file() else None, described)
 
 
+def add_metadata(put: Callable[[str, bytes], None], store: stores.Store, licence: str | None) -> None:
+    """Make a package of a complete capture whose blocks are where they belong already: ``put`` all else, the root last."""
+    source, writer = _Source(store, [], True, away=True), _Writer(put)
+    writer.size = sum(lay.bytes for lay in store.layouts.values())
+    card = {**cards.describe(store, [schema.ACTIVATIONS], licence), "model": source.model}
+    _fill(writer, source, card, silent)
+
+
 class _Source:
     """The files of the chosen stages, each checked against its seal, and their metadata."""
 
-    def __init__(self, store: stores.Store, stages: Sequence[str], activations: bool) -> None:
-        self.store, self.stages, self.activations = store, stages, activations
+    def __init__(self, store: stores.Store, stages: Sequence[str], activations: bool, away: bool = False) -> None:
+        """``away``: the blocks are where they belong already, as they were written."""
+        self.store, self.stages, self.activations, self.away = store, stages, activations, away
         self.root = json.loads((store.path / NAME).read_bytes())
-        self.model = _without_path(store.manifest.model.id)
+        self.model = without_path(store.manifest.model.id)
         self.root["attributes"][schema.ATTRIBUTE]["model"]["id"] = self.model
         arrays = {site: skeleton.array_of(store.root, site, store.path) for site in store.layouts}
-        self.recoded = activations and all(skeleton.is_plain(arrays[site], lay) for site, lay in store.layouts.items())
+        plain = all(skeleton.is_plain(arrays[site], lay) for site, lay in store.layouts.items())
+        self.recoded = activations and plain and not away
         self.sums = dict(self.root["attributes"][SEAL][FILES])
         for group in self._sealed_groups():
             raw = (store.path / group / NAME).read_bytes()
@@ -143,7 +153,7 @@ class _Source:
     def blocks(self) -> Iterator[tuple[str, bytes]]:
         """(name, bytes) of every committed shard, and of its block's record after them."""
         store = self.store
-        for block in store.log.present() if self.activations else ():
+        for block in store.log.present() if self.activations and not self.away else ():
             start, stop, *sums = (int(value) for value in store.log.record(block))
             fresh = []
             places = [(site, lay, layer) for site, lay in store.layouts.items() for layer in range(lay.n_layers)]
@@ -276,7 +286,7 @@ def _write_top(path: Path, store: stores.Store) -> bool:
     return True
 
 
-def _without_path(model: str) -> str:
+def without_path(model: str) -> str:
     """A model's name without the folders of the machine it was on; its fingerprint tells which one it is."""
     path = Path(model).expanduser()
     return path.name if path.is_absolute() or model.startswith((".", "~")) or ":\\" in model else model
