@@ -9,6 +9,7 @@ docs/figures/ablation.svg.
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 from relact import query, report, tables
@@ -40,13 +41,14 @@ def answer(path: Path) -> str:
         )
     )
     columns = ["site", "layer", "neuron", "average_precision", "on_p50", "off_p50"]
-    return f"""These know capitals best (`relact top`):
-
-{tables.markdown(best[columns])}
-Switching off the best {study.k} of {study.n_neurons:,} takes
-{changes}. They share {pair["shared"]} of these {study.k} with {word},
-{more} than the {pair["expected"]:.1f} that chance gives (`relact compare`).
-"""
+    found = (
+        f"Switching off the best {study.k} of {study.n_neurons:,} takes {changes}. They share {pair['shared']} of these "
+        f"{study.k} with {word}, {more} than the {pair['expected']:.1f} that chance gives (`relact compare`)."
+    )
+    return (
+        "These know capitals best (`relact top`):\n\n"
+        f"{tables.markdown(best[columns])}\n{textwrap.fill(found, 120, break_long_words=False)}\n"
+    )
 
 
 def main() -> None:
