@@ -1,6 +1,6 @@
 """Memory of a capture whose store is four times its budget: what the plan promises, and the real peak of the process.
 
-Run ``python benchmarks/bench_memory.py`` (about a minute, 5 GB of disk) or ``--quick`` (a store of a third of the budget). The
+Run ``python benchmarks/bench_memory.py`` (a few minutes, 7 GB of disk) or ``--quick`` (a store of a third of the budget). The
 model is random and very wide, so that a prompt's activations are large (0.7 MB) and its forward pass is short. The capture
 runs in a process of its own, with the memory that blocks of 32 prompts need; its peak is read from the kernel.
 """
@@ -67,13 +67,14 @@ def main() -> None:
         place = Path(folder)
         save_model(place / "model")
         few = dry_run(str(place / "model"), table(256), sites=SITES, batch_tokens=256, block=32)
+        budget = few.memory * 21 // 20  # libraries differ a little from process to process
         times = 1 / 3 if args.quick else 4.1
-        file = prompts.write(table(round(times * few.memory / PER_PROMPT)), place / "prompts.parquet")
+        file = prompts.write(table(round(times * budget / PER_PROMPT)), place / "prompts.parquet")
         done = subprocess.run(
-            [sys.executable, __file__, "--captured", str(place / "model"), str(file), str(place / "s.zarr"), str(few.memory)],
+            [sys.executable, __file__, "--captured", str(place / "model"), str(file), str(place / "s.zarr"), str(budget)],
             check=True, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "2"},
         )  # fmt: skip
-        found = {"budget": few.memory, **json.loads(done.stdout)}
+        found = {"budget": budget, **json.loads(done.stdout)}
         found["stored"] = sum(lay.bytes for lay in open_store(place / "s.zarr").layouts.values())
     print(f"store {found['stored'] / 1e9:.2f} GB, {found['stored'] / found['budget']:.2f} times the budget")
     print(
