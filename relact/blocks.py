@@ -96,8 +96,8 @@ def write_block(
         NumericError: a value is not finite; nothing is written.
         StoreError: the disk refused; the block stays as it was.
     """
-    places = _places(buffer.layouts)
-    paths = [shard_path(root, site, block, layer) for site, layer in places]
+    places = places_of(buffer.layouts)
+    paths = shard_paths(root, buffer.layouts, block)
 
     def write(number: int) -> int:
         data = buffer.shard(*places[number])
@@ -138,7 +138,7 @@ def keep_promises(root: Path, log: CommitLog, layouts: Mapping[str, Layout]) -> 
                 where=promised,
                 fix="remove this file, then run `relact verify`",
             ) from error
-        _publish(shard_path(root, site, block, layer) for site, layer in _places(layouts))
+        _publish(shard_paths(root, layouts, block))
         log.put(block, record)
         _forget(promised)
 
@@ -151,6 +151,11 @@ def promise_path(root: Path, block: int) -> Path:
 def shard_path(root: Path, site: str, block: int, layer: int) -> Path:
     """File of one shard."""
     return shard_folder(root, site) / shard_name(block, layer)
+
+
+def shard_paths(root: Path, layouts: Mapping[str, Layout], block: int) -> list[Path]:
+    """Files of all shards of a block, in the order of its commit record's checksums."""
+    return [shard_path(root, site, block, layer) for site, layer in places_of(layouts)]
 
 
 def shard_folder(root: Path, site: str) -> Path:
@@ -177,7 +182,7 @@ def _forget(promised: Path) -> None:
     durable.sync(promised.parent)
 
 
-def _places(layouts: Mapping[str, Layout]) -> list[tuple[str, int]]:
+def places_of(layouts: Mapping[str, Layout]) -> list[tuple[str, int]]:
     """(site, layer) in the order of a commit record's checksums."""
     return [(site, layer) for site, lay in layouts.items() for layer in range(lay.n_layers)]
 

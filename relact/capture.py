@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -256,9 +256,13 @@ def capture_rows(
         for group in prefix_groups(tokens):
             prefix = _Prefix.run(loaded, group.prefix, settings)
             own = [length - len(group.prefix) for length in lengths]
+
+            def run(rows: Sequence[int], prefix: _Prefix = prefix) -> None:
+                own_tokens = [tokens[row][prefix.length :] for row in rows]
+                _run_batch(loaded, own_tokens, [at + row for row in rows], prefix, buffer, settings)
+
             for rows in by_length(group.rows, own, settings.batch):
-                own_tokens = [tokens[row][len(group.prefix) :] for row in rows]
-                _run_halving(loaded, own_tokens, [at + row for row in rows], prefix, buffer, settings)
+                _in_halves(run, rows, loaded.device, lengths)
                 yield len(rows)
 
 
@@ -287,29 +291,24 @@ class _Prefix:
         return cls(len(prefix), cache, partial)
 
 
-def _run_halving(
-    loaded: models.LoadedModel,
-    own: Sequence[Sequence[int]],
-    rows: Sequence[int],
-    prefix: _Prefix,
-    buffer: BlockBuffer,
-    settings: schema.CaptureRecord,
+def _in_halves(
+    run: Callable[[Sequence[int]], None], rows: Sequence[int], device: torch.device, lengths: Sequence[int]
 ) -> None:
-    """`_run_batch`, in halves when the device's memory does not hold the whole."""
+    """``run(rows)``, in halves when the device's memory does not hold the whole; ``lengths`` are tokens of every row."""
     try:
-        return _run_batch(loaded, own, rows, prefix, buffer, settings)
+        return run(rows)
     except torch.OutOfMemoryError as error:
         if len(rows) == 1:
             raise ModelError(
-                f"one prompt of {prefix.length + len(own[0])} tokens does not fit into its memory",
-                where=f"device {loaded.device}",
+                f"one prompt of {lengths[rows[0]]} tokens does not fit into its memory",
+                where=f"device {device}",
                 fix="capture with --device cpu, a smaller --model-dtype, or shorter prompts",
             ) from error
-    if loaded.device.type == "cuda":
+    if device.type == "cuda":
         torch.cuda.empty_cache()
     half = len(rows) // 2
-    for part in (slice(half), slice(half, None)):
-        _run_halving(loaded, own[part], rows[part], prefix, buffer, settings)
+    for part in (rows[:half], rows[half:]):
+        _in_halves(run, part, device, lengths)
 
 
 def _run_batch(

@@ -156,14 +156,13 @@ class _Source:
         for block in store.log.present() if self.activations and not self.away else ():
             start, stop, *sums = (int(value) for value in store.log.record(block))
             fresh = []
-            places = [(site, lay, layer) for site, lay in store.layouts.items() for layer in range(lay.n_layers)]
-            for (site, lay, layer), sum_ in zip(places, sums, strict=True):
+            for (site, layer), sum_ in zip(blocks.places_of(store.layouts), sums, strict=True):
                 path = blocks.shard_path(store.path, site, block, layer)
                 raw = path.read_bytes()
                 if google_crc32c.value(raw) != sum_:
                     raise StoreError("damaged: its checksum does not match", where=path, fix=skeleton.VERIFY)
                 if self.recoded:
-                    raw = recode.compress(raw, lay, store.dtype.name)
+                    raw = recode.compress(raw, store.layouts[site], store.dtype.name)
                 fresh.append(google_crc32c.value(raw))
                 yield path.relative_to(store.path).as_posix(), raw
             yield store.log.path(block).relative_to(store.path).as_posix(), commits.encode([start, stop, *fresh])

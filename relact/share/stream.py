@@ -92,12 +92,12 @@ class _There:
             for block in store.missing_blocks():
                 self._learn(store, block)
         for block in store.log.present():
-            if all(path.exists() for path in _shards(store, block)):
+            if all(path.exists() for path in blocks.shard_paths(store.path, store.layouts, block)):
                 self.committed(store, block)
 
     def committed(self, store: stores.Store, block: int) -> None:
         """Send a block, its record last, and forget its shards here."""
-        shards = _shards(store, block)
+        shards = blocks.shard_paths(store.path, store.layouts, block)
         with ThreadPoolExecutor(UPLOADS) as pool:
             list(pool.map(lambda path: self.place.put(path.relative_to(store.path).as_posix(), path), shards))
         record = store.log.path(block)
@@ -152,11 +152,3 @@ class _There:
 def _published(manifest: schema.Manifest) -> schema.Manifest:
     """The identity without folders of this machine."""
     return replace(manifest, model=replace(manifest.model, id=without_path(manifest.model.id)))
-
-
-def _shards(store: stores.Store, block: int) -> list[Path]:
-    return [
-        blocks.shard_path(store.path, site, block, layer)
-        for site, lay in store.layouts.items()
-        for layer in range(lay.n_layers)
-    ]

@@ -124,8 +124,8 @@ def _write_block(folder: Path, shared: SharedStore, block: int) -> None:
         raise StoreError(f"records rows {start} to {stop}, the block has {first} to {last}", where=where,
                          fix=trust.DISTRUST)  # fmt: skip
     fresh = []
-    places = [(site, lay, layer) for site, lay in shared.layouts.items() for layer in range(lay.n_layers)]
-    for (site, lay, layer), sum_ in zip(places, sums, strict=True):
+    for (site, layer), sum_ in zip(blocks.places_of(shared.layouts), sums, strict=True):
+        lay = shared.layouts[site]
         name = blocks.shard_path(Path(), site, block, layer).as_posix()
         raw = package.get(name)
         if raw is None or google_crc32c.value(raw) != sum_:
