@@ -129,11 +129,13 @@ def test_keys_are_sorted_by_value_then_class(dtype: type) -> None:
     by_class, stops = np.argsort(classes, kind="stable").astype(np.uint32), np.r_[0, np.bincount(classes).cumsum()]
     bits = np.ascontiguousarray(values.T).view(FORMATS[values.dtype].bits)
     keys = np.empty(bits.shape, FORMATS[values.dtype].key)
-    assert sort(bits, by_class, stops, keys) == FORMATS[values.dtype].infinity
+    assert not sort(bits, FORMATS[values.dtype].infinity, by_class, stops, keys)
     order = np.stack([np.lexsort((classes, column + 0.0)) for column in values.T])
     np.testing.assert_array_equal(keys & 0xFFFF, classes[order])
     expected = np.take_along_axis(values.T.astype(np.float64), order, axis=1)
     np.testing.assert_array_equal(keys_to_floats(keys >> 16, values.dtype), expected)
+    bits[3, 5] = FORMATS[values.dtype].infinity + 1
+    assert sort(bits, FORMATS[values.dtype].infinity, by_class, stops, keys)
 
 
 def test_percentiles_and_means_equal_numpy() -> None:

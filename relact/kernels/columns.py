@@ -14,7 +14,8 @@ from numba import types, uint64
 from relact.errors import InputError
 from relact.kernels.jit import kernel, reads
 
-TILE = 64  # rows and columns of a transposing tile: 8 KiB in, 8 KiB out, both in the innermost cache
+TILE = 64  # rows of a transposing tile, and columns of a narrow one
+WIDE = 128  # columns of a tile of words: four rows are read in long runs, a tile of 16 KiB stays in the innermost cache
 u2, u4, u8 = types.uint16, types.uint32, types.uint64
 
 
@@ -120,9 +121,9 @@ def transpose_words(source: np.ndarray, target: np.ndarray) -> None:
     even, low = uint64(0x0000FFFF0000FFFF), uint64(0x00000000FFFFFFFF)
     half, word = uint64(16), uint64(32)
     for r0 in range(0, rows, TILE):
-        for w0 in range(0, words, TILE // 4):
-            for w in range(w0, min(w0 + TILE // 4, words)):
-                for r in range(r0, min(r0 + TILE, rows), 4):
+        for w0 in range(0, words, WIDE // 4):
+            for r in range(r0, min(r0 + TILE, rows), 4):
+                for w in range(w0, min(w0 + WIDE // 4, words)):
                     a, b, c, d = source[r, w], source[r + 1, w], source[r + 2, w], source[r + 3, w]
                     ab0, ab1 = (a & even) | ((b & even) << half), ((a >> half) & even) | (b & ~even)
                     cd0, cd1 = (c & even) | ((d & even) << half), ((c >> half) & even) | (d & ~even)

@@ -12,7 +12,7 @@ The built-in ones have fast kernels; their definitions here are what the tests h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -207,47 +207,42 @@ def _ranked(
     """Fill ``results`` [relations, columns] from bits [columns, prompts]; ``first`` numbers the first column."""
     for start in range(0, len(bits), SORTED_TOGETHER):
         some = bits[start : start + SORTED_TOGETHER]
-        width = len(some)
-        keys = buffers.keys[: -(-width // walks.LANES) * walks.LANES]
-        if sort(some, table.by_class, table.stops, keys[:width]) > FORMATS[dtype].infinity:
+        keys = buffers.keys[: len(some)]
+        if sort(some, FORMATS[dtype].infinity, table.by_class, table.stops, keys):
             neuron, prompt = np.argwhere(np.isnan(as_floats(some[:, : table.labels.prompts], dtype)))[0].tolist()
             raise NotANumber(first + start + neuron, prompt)
-        columns = slice(start, start + width)
-        for name, values in _walked(keys, dtype, table, results.keys()).items():
-            results[name][:, columns] = values[:, :width]
-        _defined(
-            some[:, : table.labels.prompts],
-            dtype,
-            table.labels,
-            {n: out[:, columns] for n, out in results.items() if n not in BUILT_IN},
-        )
+        here = {name: out[:, start : start + len(some)] for name, out in results.items()}
+        _walked(keys, dtype, table, here)
+        own = {name: out for name, out in here.items() if name not in BUILT_IN}
+        _defined(some[:, : table.labels.prompts], dtype, table.labels, own)
 
 
-def _walked(keys: np.ndarray, dtype: np.dtype, table: _Table, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Built-in statistics [relations, columns] of sorted keys."""
+def _walked(keys: np.ndarray, dtype: np.dtype, table: _Table, results: dict[str, np.ndarray]) -> None:
+    """Fill the built-in statistics among ``results`` [relations, columns] from sorted keys."""
+    shape = len(table.positives), len(keys)
     on, off = table.ranks[POSITIVE], table.ranks[NEGATIVE]
-    columns = len(keys)
-    order = np.zeros((on.shape[1] + off.shape[1], len(table.positives), columns), np.int64)
-    found = {}
+    order = np.zeros((on.shape[1] + off.shape[1], *shape), np.int64)
     if table.partition:
-        by_class = np.empty((len(table.stops) - 1, columns))
-        if "average_precision" in names:
-            walks.walk_average_precision(keys, table.stops, table.reciprocals, by_class)
-            found["average_precision"] = by_class[table.class_of] / table.positives
-        if "auroc" in names:
-            midranks = np.empty(by_class.shape, np.int64)
+        if "average_precision" in results:
+            found = results["average_precision"]
+            walks.walk_average_precision(keys, table.stops, table.class_of, table.reciprocals, found)
+        if "auroc" in results:
+            midranks = np.empty((len(table.stops) - 1, len(keys)), np.int64)
             walks.walk_midranks(keys, midranks)
-            found["auroc"] = _share(midranks[table.class_of] - table.positives**2, table)
+            results["auroc"][:] = _share(midranks[table.class_of] - table.positives**2, table)
         if table.quantiles:
             walks.walk_order_statistics(keys, table.stops, table.class_of, on, off, order)
     else:
-        precision, wins = np.empty((len(table.positives), columns)), np.empty((len(table.positives), columns), np.int64)
+        precision, wins = np.empty(shape), np.empty(shape, np.int64)
         walks.walk_roles(keys, table.roles, table.reciprocals, on, off, precision, wins, order)
-        found = {"average_precision": precision / table.positives, "auroc": _share(wins, table)}
+        if "average_precision" in results:
+            np.divide(precision, table.positives, out=results["average_precision"])
+        if "auroc" in results:
+            results["auroc"][:] = _share(wins, table)
     if table.quantiles:
         values = keys_to_floats(order, dtype)
-        found |= zip(table.quantiles, _between(values[0::2], values[1::2], table.weights), strict=True)
-    return {name: values for name, values in found.items() if name in names}
+        for name, found in zip(table.quantiles, _between(values[0::2], values[1::2], table.weights), strict=True):
+            results[name][:] = found
 
 
 def _share(wins: np.ndarray, table: _Table) -> np.ndarray:

@@ -3,7 +3,7 @@
 Keys ascend, so ranks from the top are counted down: at the first key of a group of equal values, the number of keys not
 yet passed is the rank of the group's end, and the positives of a class not yet passed are its true positives there.
 Inside a group keys ascend by class, so each class's are adjacent, and the first of them carries the count for the
-others. Four columns are walked together: their chains of additions overlap in the processor.
+others. Two columns are walked together: their chains of additions overlap, and both still fit into the innermost cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numba import types, uint64
 
 from relact.kernels.jit import kernel, reads
 
-LANES = 4  # columns walked together; callers pad to a multiple
+LANES = 2  # columns walked together; the last of an odd number is walked twice
 CLASS, VALUE = 0xFFFF, 1 << 16  # bits of the class; the smallest difference between keys of different values
 f8, i1, i8 = types.float64, types.int8, types.int64
 u2, u4, u8 = types.uint16, types.uint32, types.uint64
@@ -29,7 +29,7 @@ def both(*rest: Any) -> list[Any]:
 
 @numba.njit(nogil=True)
 def _step(
-    key: Any, previous: Any, rank: int, end: int, hits: int, left: Any, sums: Any, reciprocals: Any, lane: int
+    key: Any, previous: Any, rank: Any, end: int, hits: int, left: Any, sums: Any, reciprocals: Any, lane: int
 ) -> Any:
     """One key of one column; returns the new previous key, the rank of its group's end, and true positives there.
 
@@ -45,36 +45,35 @@ def _step(
     return key, end, hits
 
 
-@kernel(*both(reads(i8, 1), reads(f8, 1), types.Array(f8, 2, "C")))
-def walk_average_precision(keys: np.ndarray, stops: np.ndarray, reciprocals: np.ndarray, out: np.ndarray) -> None:
-    """Average precision of every class against all other prompts.
+@kernel(*both(reads(i8, 1), reads(i8, 1), reads(f8, 1), types.Array(f8, 2, "A")))
+def walk_average_precision(
+    keys: np.ndarray, stops: np.ndarray, class_of: np.ndarray, reciprocals: np.ndarray, out: np.ndarray
+) -> None:
+    """Average precision of every relation, whose positives are one class, against all other prompts.
 
     Args:
-        keys: [columns, prompts] sorted along prompts; columns a multiple of four.
-        stops: [classes + 1] prompts in all classes before each. reciprocals: [prompts + 1], 1/n at n.
-        out: [classes, columns], not yet divided by the sizes.
+        keys: [columns, prompts] sorted along prompts.
+        stops: [classes + 1] prompts in all classes before each. class_of: [relations].
+        reciprocals: [prompts + 1], 1/n at n.
+        out: [relations, columns].
     """
-    prompts, classes = keys.shape[1], stops.size - 1
-    left, sums = (
-        np.empty(classes * LANES, np.int64),
-        np.empty(classes * LANES),
-    )  # not yet passed; one base for all lanes
-    for column in range(0, keys.shape[0], LANES):
-        k0, k1, k2, k3 = keys[column], keys[column + 1], keys[column + 2], keys[column + 3]
-        p0, p1, p2, p3 = ~k0[0], ~k1[0], ~k2[0], ~k3[0]
-        e0 = e1 = e2 = e3 = h0 = h1 = h2 = h3 = 0
+    (columns, prompts), classes = keys.shape, stops.size - 1
+    left, sums = np.empty(classes * LANES, np.int64), np.empty(classes * LANES)  # not yet passed; all lanes together
+    for column in range(0, columns, LANES):
+        k0, k1 = keys[column], keys[min(column + 1, columns - 1)]
+        p0, p1 = ~k0[0], ~k1[0]
+        e0 = e1 = h0 = h1 = 0
         for c in range(classes):
             for lane in range(LANES):
                 left[LANES * c + lane], sums[LANES * c + lane] = stops[c + 1] - stops[c], 0.0
-        for i in range(prompts):
-            rank = prompts - i
+        for i in range(np.uint64(prompts)):  # unsigned: nothing to be checked for counting from the end
+            rank = np.int64(prompts - i)
             p0, e0, h0 = _step(k0[i], p0, rank, e0, h0, left, sums, reciprocals, 0)
             p1, e1, h1 = _step(k1[i], p1, rank, e1, h1, left, sums, reciprocals, 1)
-            p2, e2, h2 = _step(k2[i], p2, rank, e2, h2, left, sums, reciprocals, 2)
-            p3, e3, h3 = _step(k3[i], p3, rank, e3, h3, left, sums, reciprocals, 3)
-        for c in range(classes):
-            for lane in range(LANES):
-                out[c, column + lane] = sums[LANES * c + lane]
+        for r in range(class_of.size):
+            c = class_of[r]
+            for lane in range(min(LANES, columns - column)):
+                out[r, column + lane] = sums[LANES * c + lane] / (stops[c + 1] - stops[c])
 
 
 @kernel(*both(types.Array(i8, 2, "C")))
@@ -110,27 +109,24 @@ def walk_order_statistics(
     negative of rank q sits j places after q, where j counts the positives before it: found by bisection.
 
     Args:
-        keys: [columns, prompts] sorted along prompts; columns a multiple of four.
+        keys: [columns, prompts] sorted along prompts.
         stops: [classes + 1] where a class's list begins and the one before ends.
         class_of: [relations] the class of a relation's positives.
         on, off: [relations, ranks]; a rank of -1 is skipped.
         out: [on and off ranks, relations, columns] keys without class.
     """
-    prompts, classes = keys.shape[1], stops.size - 1
+    (columns, prompts), classes = keys.shape, stops.size - 1
     places, ends = np.empty((LANES, prompts), np.uint32), np.empty((LANES, classes), np.uint64)
-    places0, places1, places2, places3 = places[0], places[1], places[2], places[3]
-    ends0, ends1, ends2, ends3 = ends[0], ends[1], ends[2], ends[3]
-    for first in range(0, keys.shape[0], LANES):
-        k0, k1, k2, k3 = keys[first], keys[first + 1], keys[first + 2], keys[first + 3]
+    places0, places1, ends0, ends1 = places[0], places[1], ends[0], ends[1]
+    for first in range(0, columns, LANES):
+        k0, k1 = keys[first], keys[min(first + 1, columns - 1)]
         for lane in range(LANES):
             for c in range(classes):
                 ends[lane, c] = stops[c]
-        for i in range(prompts):
+        for i in range(np.uint64(prompts)):
             _place(k0[i], i, places0, ends0)
             _place(k1[i], i, places1, ends1)
-            _place(k2[i], i, places2, ends2)
-            _place(k3[i], i, places3, ends3)
-        for lane in range(LANES):
+        for lane in range(min(LANES, columns - first)):
             row = keys[first + lane]
             for r in range(class_of.size):
                 own = places[lane, stops[class_of[r]] : stops[class_of[r] + 1]]
