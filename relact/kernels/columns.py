@@ -92,7 +92,8 @@ class Rows:
             seen = np.require(block, requirements="A").view(bits)
             whole = seen[: len(seen) // 4 * 4, : seen.shape[1] // 4 * 4]
             aligned = seen.strides[1] == 2 and seen.strides[0] % 8 == seen.ctypes.data % 8 == first % 4 == 0
-            rows.append(cls(seen, first, whole.view(np.uint64) if aligned and whole.size else None))
+            words = whole.view(np.uint64).reshape(len(whole) // 4, 4, -1) if aligned and whole.size else None
+            rows.append(cls(seen, first, words))
             first += len(seen)
         return rows
 
@@ -103,9 +104,10 @@ class Rows:
             copy = transpose_halves if self.bits.dtype == np.uint16 else transpose_singles
             copy(self.bits[:, start:stop], out[: stop - start, first:last])
             return
-        words = self.words[:, start // 4 : stop // 4]
-        rows, columns = len(words), 4 * words.shape[1]
-        transpose_words(words, out.view(np.uint64)[:columns, first // 4 : (first + rows) // 4])
+        words = self.words[:, :, start // 4 : stop // 4]
+        rows, columns = 4 * len(words), 4 * words.shape[2]
+        target = out[:columns].view(np.uint64).reshape(columns // 4, 4, -1)
+        transpose_words(words, target[:, :, first // 4 : (first + rows) // 4])
         if rows < len(self.bits):
             transpose_halves(self.bits[rows:, start:stop], out[: stop - start, first + rows : last])
         if start + columns < stop:
@@ -114,23 +116,23 @@ class Rows:
             )
 
 
-@kernel(types.void(reads(u8, 2, "A"), types.Array(u8, 2, "A")))
+@kernel(types.void(reads(u8, 3, "A"), types.Array(u8, 3, "A")))
 def transpose_words(source: np.ndarray, target: np.ndarray) -> None:
-    """[rows, neurons/4] words of four halves -> [neurons, rows/4]: 4 x 4 halves at a time, by masks and shifts."""
-    rows, words = source.shape
+    """[rows/4, 4, neurons/4] words of four halves -> [neurons/4, 4, rows/4]: 4 x 4 halves at a time, by masks and shifts."""
+    rows, words = np.uint64(source.shape[0]), np.uint64(source.shape[2])  # unsigned: no index counts from the end
     even, low = uint64(0x0000FFFF0000FFFF), uint64(0x00000000FFFFFFFF)
     half, word = uint64(16), uint64(32)
-    for r0 in range(0, rows, TILE):
+    for r0 in range(0, rows, TILE // 4):
         for w0 in range(0, words, WIDE // 4):
-            for r in range(r0, min(r0 + TILE, rows), 4):
-                for w in range(w0, min(w0 + WIDE // 4, words)):
-                    a, b, c, d = source[r, w], source[r + 1, w], source[r + 2, w], source[r + 3, w]
+            for r in range(r0, min(r0 + np.uint64(TILE // 4), rows)):
+                for w in range(w0, min(w0 + np.uint64(WIDE // 4), words)):
+                    a, b, c, d = source[r, 0, w], source[r, 1, w], source[r, 2, w], source[r, 3, w]
                     ab0, ab1 = (a & even) | ((b & even) << half), ((a >> half) & even) | (b & ~even)
                     cd0, cd1 = (c & even) | ((d & even) << half), ((c >> half) & even) | (d & ~even)
-                    target[4 * w, r // 4] = (ab0 & low) | (cd0 << word)
-                    target[4 * w + 1, r // 4] = (ab1 & low) | (cd1 << word)
-                    target[4 * w + 2, r // 4] = (ab0 >> word) | (cd0 & ~low)
-                    target[4 * w + 3, r // 4] = (ab1 >> word) | (cd1 & ~low)
+                    target[w, 0, r] = (ab0 & low) | (cd0 << word)
+                    target[w, 1, r] = (ab1 & low) | (cd1 << word)
+                    target[w, 2, r] = (ab0 >> word) | (cd0 & ~low)
+                    target[w, 3, r] = (ab1 >> word) | (cd1 & ~low)
 
 
 def _transpose(source: np.ndarray, target: np.ndarray) -> None:

@@ -194,9 +194,10 @@ class _Buffers:
 
     @classmethod
     def of(cls, labels: Labels, stored: Format) -> _Buffers:
-        width = -(-labels.prompts // 4) * 4  # rows of bits start on a 64-bit word
+        line = 64 // np.dtype(stored.bits).itemsize  # values of a cache line
+        lines = -(-labels.prompts // line) | 1  # odd: the same prompt of all columns does not fall on the same few lines
         return cls(
-            bits=np.zeros((COPIED_TOGETHER, width), stored.bits),
+            bits=np.zeros((COPIED_TOGETHER, lines * line), stored.bits),
             keys=np.zeros((SORTED_TOGETHER, labels.prompts), stored.key),
         )
 
