@@ -195,7 +195,9 @@ class _Buffers:
     @classmethod
     def of(cls, labels: Labels, stored: Format) -> _Buffers:
         line = 64 // np.dtype(stored.bits).itemsize  # values of a cache line
-        lines = -(-labels.prompts // line) | 1  # odd: the same prompt of all columns does not fall on the same few lines
+        lines = (
+            -(-labels.prompts // line) | 1
+        )  # odd: the same prompt of all columns does not fall on the same few lines
         return cls(
             bits=np.zeros((COPIED_TOGETHER, lines * line), stored.bits),
             keys=np.zeros((SORTED_TOGETHER, labels.prompts), stored.key),
