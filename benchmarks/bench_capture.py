@@ -202,14 +202,15 @@ def overhead(loaded: models.LoadedModel, frame: pd.DataFrame, folder: Path) -> O
         loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
         return time.perf_counter() - start
 
-    def both(loaded: models.LoadedModel, own: Sequence[Sequence[int]], *rest: Any) -> None:
+    def both(loaded: models.LoadedModel, own: Sequence[Sequence[int]], *rest: Any) -> Any:
         nonlocal first
         first = first or time.perf_counter()
         before = bare(own) if len(batches) % 2 else None
         start = time.perf_counter()
-        own_run(loaded, own, *rest)
+        arrivals = own_run(loaded, own, *rest)
         taken = time.perf_counter() - start
         batches.append((taken, bare(own) if before is None else before))
+        return arrivals
 
     with (
         mock.patch.object(capture_module, "_run_batch", both),

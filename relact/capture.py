@@ -1,14 +1,16 @@
 """Capture: model + prompts + sites -> a stream of committed blocks.
 
 One block at a time: its prompts are grouped by shared prefix, batched by length, run through the base model (no logits), and
-every site's output is pooled over the prompt's real tokens on the way (`pool`). A background thread writes the
-finished block while the model works on the next. The processes of one ``accelerate launch`` take blocks in turn.
+every site's output is pooled over the prompt's real tokens on the way (`pool`). A device's pooled values arrive while it
+works on the next batch (`arrivals`); a background thread writes the finished block while the model works on the next one.
+The processes of one ``accelerate launch`` take blocks in turn.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,6 +24,7 @@ import torch
 from relact import forecast, hooks, intake, locks, models, plan, schema, sites
 from relact import prompts as prompt_tables
 from relact import store as stores
+from relact.arrivals import Arrivals, ahead
 from relact.batches import by_length, prefix_groups
 from relact.blocks import BlockBuffer
 from relact.errors import InputError, ModelError, StoreError
@@ -115,7 +118,7 @@ def capture(
             sink.begin(opened)
         if (missing := opened.missing_blocks()) or crew.rank == 0:
             tokens = _tokens(loaded, opened.prompts(schema.IDENTIFY), opened.manifest.capture, given)
-            held = forecast.held_bytes(loaded, _passes(opened, tokens, missing))
+            held = forecast.held_bytes(loaded, _passes(opened, tokens, missing), _row_bytes(given))
             shape = _shape(given, opened.n_prompts, held, opened.compressed)
             _, buffers = shape.fit(_budget(memory), opened.manifest.capture.block)
             mine = [number for number in missing if number % crew.size == crew.rank]
@@ -174,7 +177,7 @@ def dry_run(
     done += [0] * (len(cuts) - len(done))
     cuts = [cut for cut, stop in zip(cuts, done, strict=True) if stop < cut[1]]
     todo = list(forecast.passes(tokens, cuts, batch_tokens))
-    shape = _shape(given, n_prompts, forecast.held_bytes(loaded, todo), compress)
+    shape = _shape(given, n_prompts, forecast.held_bytes(loaded, todo, _row_bytes(given)), compress)
     _, buffers = shape.fit(_budget(memory), rows)
     layouts = plan.layouts(n_prompts, rows, given.n_layers, given.widths, dtype)
     n_files, n_bytes = intake.measure(skeleton, compress=compress) if skeleton else (0, 0)
@@ -250,8 +253,9 @@ def capture_rows(
     settings: schema.CaptureRecord,
     at: int = 0,
 ) -> Iterator[int]:
-    """Run prompts that are batched together and fill ``buffer`` from row ``at`` on; yields rows after each batch."""
+    """Run prompts that are batched together and fill ``buffer`` from row ``at`` on; yields rows as they are filled."""
     lengths = [len(row) for row in tokens]
+    underway: deque[Arrivals] = deque()
     with torch.inference_mode():
         for group in prefix_groups(tokens):
             prefix = _Prefix.run(loaded, group.prefix, settings)
@@ -259,11 +263,14 @@ def capture_rows(
 
             def run(rows: Sequence[int], prefix: _Prefix = prefix) -> None:
                 own_tokens = [tokens[row][prefix.length :] for row in rows]
-                _run_batch(loaded, own_tokens, [at + row for row in rows], prefix, buffer, settings)
+                underway.append(_run_batch(loaded, own_tokens, [at + row for row in rows], prefix, settings))
 
             for rows in by_length(group.rows, own, settings.batch):
                 _in_halves(run, rows, loaded.device, lengths)
-                yield len(rows)
+                while len(underway) > ahead(loaded.device):
+                    yield underway.popleft().put(buffer)
+    for arrivals in underway:
+        yield arrivals.put(buffer)
 
 
 @dataclass
@@ -284,7 +291,7 @@ class _Prefix:
         mask = torch.ones_like(ids, dtype=torch.bool)
 
         def keep(site: str, layer: int, values: torch.Tensor) -> None:
-            partial[site, layer] = pool.start(values, mask)
+            partial[site, layer] = pool.start(values, mask.to(values.device))
 
         with hooks.visit(loaded.model, settings.sites, keep):
             _, cache = advance(loaded.model.base_model, ids)
@@ -316,21 +323,21 @@ def _run_batch(
     own: Sequence[Sequence[int]],
     rows: Sequence[int],
     prefix: _Prefix,
-    buffer: BlockBuffer,
     settings: schema.CaptureRecord,
-) -> None:
-    """One forward pass over right-padded prompts (without their prefix); pools go straight into the buffer."""
+) -> Arrivals:
+    """One forward pass over right-padded prompts (without their prefix); ``rows`` are theirs in the block."""
     ids, mask = pad(own, loaded.device)  # [batch, tokens]
     pool: Pool = pools(settings.pool)
     stored = torch.float16 if settings.dtype == "float16" else torch.float32
     lengths = torch.tensor([[len(row) + prefix.length] for row in own], device=loaded.device)  # [batch, 1]
-    index = np.asarray(rows)
+    arrivals = Arrivals(np.asarray(rows))
 
     def keep(site: str, layer: int, values: torch.Tensor) -> None:
-        partial = pool.start(values, mask)
+        here = values.device  # of this layer, where a model is spread over several
+        partial = pool.start(values, mask.to(here))
         if prefix.length:
             partial = pool.join(prefix.partial[site, layer], partial)
-        buffer.put(site, layer, index, pool.finish(partial, lengths).to(stored).cpu().numpy())
+        arrivals.send(site, layer, pool.finish(partial, lengths.to(here)).to(stored))
 
     with hooks.visit(loaded.model, settings.sites, keep):
         if prefix.length:
@@ -338,6 +345,7 @@ def _run_batch(
             advance(loaded.model.base_model, ids, cache=repeat_cache(prefix.cache, len(own)), mask=full)
         else:
             loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+    return arrivals
 
 
 def _load(model: str, dtype: str, device: str, crew: locks.Crew) -> models.LoadedModel:
@@ -376,7 +384,8 @@ def _sized(
     if block is None:
         rows = plan.block_of(n_prompts)
         cuts = [(first, min(first + rows, n_prompts)) for first in range(0, n_prompts, rows)]
-        held = forecast.held_bytes(loaded, forecast.passes(given.tokens, cuts, batch)) if memory else 0
+        todo = forecast.passes(given.tokens, cuts, batch)
+        held = forecast.held_bytes(loaded, todo, _row_bytes(given)) if memory else 0
         block, _ = _shape(given, n_prompts, held, compress).fit(_budget(memory))
     settings = replace(given.manifest.capture, block=block)
     return replace(given, manifest=replace(given.manifest, capture=settings))
@@ -393,6 +402,11 @@ def _block_of(path: Path) -> int | None:
 def _shape(given: intake.Intake, n_prompts: int, held: int, compress: bool) -> plan.CaptureShape:
     settings = given.manifest.capture
     return plan.CaptureShape(n_prompts, given.n_layers, given.widths, settings.dtype, held, compress)
+
+
+def _row_bytes(given: intake.Intake) -> int:
+    """Bytes of one prompt's pooled values."""
+    return plan.block_bytes(plan.layouts(1, 1, given.n_layers, given.widths, given.manifest.capture.dtype))
 
 
 def _budget(memory: str | int | None) -> int | None:

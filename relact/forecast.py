@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from relact import models, plan
+from relact.arrivals import ahead
 from relact.batches import by_length, prefix_groups
 from relact.sites import text_config
 
@@ -31,8 +32,13 @@ def passes(tokens: Sequence[Sequence[int]], segments: Iterable[tuple[int, int]],
                 yield len(rows), prefix, own[rows[0]]
 
 
-def held_bytes(loaded: models.LoadedModel, todo: Iterable[Pass]) -> int:
-    """Upper bound of a capturing process without its block buffers: libraries, model, the largest forward pass."""
+def held_bytes(loaded: models.LoadedModel, todo: Iterable[Pass], row_bytes: int = 0) -> int:
+    """Upper bound of a capturing process without its block buffers: libraries, model, the largest forward pass.
+
+    Args:
+        row_bytes: of a pass that stay in memory after it, for each of its rows: pooled values on their way into a block.
+    """
+    todo = list(todo)
     config = text_config(loaded.model.config)
     hidden = int(config.hidden_size)
     widest = max(loaded.widths.values())
@@ -41,7 +47,8 @@ def held_bytes(loaded: models.LoadedModel, todo: Iterable[Pass]) -> int:
     largest = max((plan.forward_bytes(hidden, widest, kv, loaded.n_layers, heads, one) for one in todo), default=0)
     here = largest if loaded.device.type == "cpu" else 0  # elsewhere it is the device's memory
     weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters() if p.device.type == "cpu")
-    return max(peak(), plan.LIBRARIES + weights) + here
+    arriving = (1 + ahead(loaded.device)) * max((rows for rows, _, _ in todo), default=0) * row_bytes
+    return max(peak(), plan.LIBRARIES + weights) + here + arriving
 
 
 def seconds(loaded: models.LoadedModel, todo: Sequence[Pass], stored: int) -> float:

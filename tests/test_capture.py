@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import tiny
@@ -9,6 +11,7 @@ import torch
 
 import relact
 from relact import models, schema, sites
+from relact.arrivals import Arrivals
 from relact.batches import prefix_groups
 from relact.blocks import BlockBuffer
 from relact.capture import capture, capture_rows
@@ -107,6 +110,22 @@ def test_every_pool_over_real_tokens_only(tiny_folder, pool):
     for row, ids in enumerate(tokens):
         for (site, layer), expected in by_hand(loaded, ids, pool).items():
             np.testing.assert_allclose(together[site][layer, row], expected.numpy(), atol=1e-4, rtol=1e-4)
+
+
+def test_values_that_arrive_while_the_next_batch_runs_are_the_same(tiny_folder, monkeypatch):
+    """What a CUDA device's copies do to the order: a batch is put in place after the one behind it was computed."""
+    loaded, tokens = models.load(str(tiny_folder)), mixed_prompts()
+    at_once = captured(loaded, tokens, "mean", MODULES)
+    order, put = [], Arrivals.put
+    monkeypatch.setattr(importlib.import_module("relact.capture"), "ahead", lambda device: 1)
+    monkeypatch.setattr(
+        Arrivals, "send", lambda self, *what, send=Arrivals.send: (order.append(self), send(self, *what))
+    )
+    monkeypatch.setattr(Arrivals, "put", lambda self, buffer: (order.append(None), put(self, buffer))[1])
+    later = captured(loaded, tokens, "mean", MODULES)
+    assert len({*order[: order.index(None)]}) == 2  # two batches were computed before the first was put in place
+    for site in MODULES:
+        np.testing.assert_array_equal(later[site], at_once[site])
 
 
 def test_special_tokens_count_as_real_tokens_only_when_asked(tiny_folder, tiny_prompts, tmp_path):
