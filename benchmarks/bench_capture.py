@@ -1,6 +1,6 @@
 """Prompts per second of capture: relact, the plain loop, TransformerLens, nnsight, and the ml-selfcond way.
 
-Run ``python benchmarks/bench_capture.py`` (half an hour) or ``--quick`` (under a minute). All contenders run in one go on the
+Run ``python benchmarks/bench_capture.py`` (half an hour) or ``--quick`` (two minutes). All contenders run in one go on the
 embedded model, the same prompts of mixed lengths and the same sites (all MLP neurons), and end with pooled numbers in host
 memory or on disk:
 
