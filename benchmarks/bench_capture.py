@@ -37,15 +37,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from relact import capture, facts, models, prompts
+from relact import capture, facts, models, passes, prompts
 from relact.forward import pad
 
 capture_module = importlib.import_module("relact.capture")  # relact.capture is the function
 BATCH = 32  # prompts in a batch of the plain loop
-FEWER, TIMES = (
-    600,
-    4,
-)  # prompts by which the overhead is measured, and how often each of their batches runs in either way
+FEWER = 600  # prompts by which the overhead is measured
+TIMES = 4  # how often each of their batches runs in either way
 MODULES = ("gate_proj", "up_proj", "down_proj")
 SITES = ("mlp.gate", "mlp.up", "mlp.down")
 
@@ -191,7 +189,7 @@ class Overhead:
 def overhead(loaded: models.LoadedModel, frame: pd.DataFrame, folder: Path, times: int) -> Overhead:
     """A capture of which every batch runs ``times`` times, and as often bare, in turn."""
     batches: list[tuple[float, float]] = []
-    own_run, first, inside = capture_module._run_batch, 0.0, 0.0
+    own_run, first, inside = passes._run_batch, 0.0, 0.0
 
     def bare(own: Sequence[Sequence[int]]) -> None:
         ids, mask = pad(own, loaded.device)
@@ -215,7 +213,7 @@ def overhead(loaded: models.LoadedModel, frame: pd.DataFrame, folder: Path, time
         return arrivals
 
     with (
-        mock.patch.object(capture_module, "_run_batch", both),
+        mock.patch.object(passes, "_run_batch", both),
         mock.patch.object(capture_module, "ThreadPoolExecutor", AtOnce),
         mock.patch("relact.batches.SAVED_FLOOR", 10**9),  # no shared prefixes: a bare pass of any batch stands alone
     ):

@@ -15,6 +15,11 @@ def ahead(device: torch.device) -> int:
     return 1 if device.type == "cuda" else 0
 
 
+def copies(device: torch.device) -> int:
+    """A batch's pooled values are in host memory so many times at most: pinned memory comes in powers of two."""
+    return 2 * (1 + ahead(device)) if device.type == "cuda" else 1
+
+
 class Arrivals:
     """Pooled values of one batch; ``rows`` are its prompts' rows in the block."""
 

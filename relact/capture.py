@@ -1,35 +1,29 @@
 """Capture: model + prompts + sites -> a stream of committed blocks.
 
 One block at a time: its prompts are grouped by shared prefix, batched by length, run through the base model (no logits), and
-every site's output is pooled over the prompt's real tokens on the way (`pool`). A device's pooled values arrive while it
-works on the next batch (`arrivals`); a background thread writes the finished block while the model works on the next one.
-The processes of one ``accelerate launch`` take blocks in turn.
+every site's output is pooled over the prompt's real tokens on the way (`passes`). A background thread writes the finished
+block while the model works on the next one. The processes of one ``accelerate launch`` take blocks in turn.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import pandas as pd
 import torch
 
-from relact import forecast, hooks, intake, locks, models, plan, schema, sites
+from relact import forecast, intake, locks, models, plan, schema, sites
 from relact import prompts as prompt_tables
 from relact import store as stores
-from relact.arrivals import Arrivals, ahead
-from relact.batches import by_length, prefix_groups
 from relact.blocks import BlockBuffer
-from relact.errors import InputError, ModelError, StoreError
-from relact.forward import advance, pad, repeat_cache
-from relact.pool import Pool, pools
+from relact.errors import InputError, StoreError
+from relact.passes import capture_rows
 from relact.progress import Progress, silent
 
 BATCH_TOKENS = 2048  # tokens of one batch, padding included
@@ -118,8 +112,8 @@ def capture(
             sink.begin(opened)
         if (missing := opened.missing_blocks()) or crew.rank == 0:
             tokens = _tokens(loaded, opened.prompts(schema.IDENTIFY), opened.manifest.capture, given)
-            held = forecast.held_bytes(loaded, _passes(opened, tokens, missing), _row_bytes(given))
-            shape = _shape(given, opened.n_prompts, held, opened.compressed)
+            todo = _passes(opened, tokens, missing)
+            shape = _shape(loaded, given, opened.n_prompts, todo, opened.compressed)
             _, buffers = shape.fit(_budget(memory), opened.manifest.capture.block)
             mine = [number for number in missing if number % crew.size == crew.rank]
             _run(loaded, opened, tokens, mine, buffers, sink, progress)
@@ -177,7 +171,7 @@ def dry_run(
     done += [0] * (len(cuts) - len(done))
     cuts = [cut for cut, stop in zip(cuts, done, strict=True) if stop < cut[1]]
     todo = list(forecast.passes(tokens, cuts, batch_tokens))
-    shape = _shape(given, n_prompts, forecast.held_bytes(loaded, todo, _row_bytes(given)), compress)
+    shape = _shape(loaded, given, n_prompts, todo, compress)
     _, buffers = shape.fit(_budget(memory), rows)
     layouts = plan.layouts(n_prompts, rows, given.n_layers, given.widths, dtype)
     n_files, n_bytes = intake.measure(skeleton, compress=compress) if skeleton else (0, 0)
@@ -246,108 +240,6 @@ def _finished(pending: Future[BlockBuffer] | None) -> BlockBuffer:
     return pending.result()
 
 
-def capture_rows(
-    loaded: models.LoadedModel,
-    tokens: Sequence[Sequence[int]],
-    buffer: BlockBuffer,
-    settings: schema.CaptureRecord,
-    at: int = 0,
-) -> Iterator[int]:
-    """Run prompts that are batched together and fill ``buffer`` from row ``at`` on; yields rows as they are filled."""
-    lengths = [len(row) for row in tokens]
-    underway: deque[Arrivals] = deque()
-    with torch.inference_mode():
-        for group in prefix_groups(tokens):
-            prefix = _Prefix.run(loaded, group.prefix, settings)
-            own = [length - len(group.prefix) for length in lengths]
-
-            def run(rows: Sequence[int], prefix: _Prefix = prefix) -> None:
-                own_tokens = [tokens[row][prefix.length :] for row in rows]
-                underway.append(_run_batch(loaded, own_tokens, [at + row for row in rows], prefix, settings))
-
-            for rows in by_length(group.rows, own, settings.batch):
-                _in_halves(run, rows, loaded.device, lengths)
-                while len(underway) > ahead(loaded.device):
-                    yield underway.popleft().put(buffer)
-    for arrivals in underway:
-        yield arrivals.put(buffer)
-
-
-@dataclass
-class _Prefix:
-    """A prefix after its forward pass: keys and values, and each site's unfinished pool."""
-
-    length: int
-    cache: Any
-    partial: dict[tuple[str, int], torch.Tensor]  # (site, layer) -> [1, width]
-
-    @classmethod
-    def run(cls, loaded: models.LoadedModel, prefix: Sequence[int], settings: schema.CaptureRecord) -> _Prefix:
-        if not prefix:
-            return cls(0, None, {})
-        pool = pools(settings.pool)
-        partial: dict[tuple[str, int], torch.Tensor] = {}
-        ids = torch.tensor([prefix], device=loaded.device)
-        mask = torch.ones_like(ids, dtype=torch.bool)
-
-        def keep(site: str, layer: int, values: torch.Tensor) -> None:
-            partial[site, layer] = pool.start(values, mask.to(values.device))
-
-        with hooks.visit(loaded.model, settings.sites, keep):
-            _, cache = advance(loaded.model.base_model, ids)
-        return cls(len(prefix), cache, partial)
-
-
-def _in_halves(
-    run: Callable[[Sequence[int]], None], rows: Sequence[int], device: torch.device, lengths: Sequence[int]
-) -> None:
-    """``run(rows)``, in halves when the device's memory does not hold the whole; ``lengths`` are tokens of every row."""
-    try:
-        return run(rows)
-    except torch.OutOfMemoryError as error:
-        if len(rows) == 1:
-            raise ModelError(
-                f"one prompt of {lengths[rows[0]]} tokens does not fit into its memory",
-                where=f"device {device}",
-                fix="capture with --device cpu, a smaller --model-dtype, or shorter prompts",
-            ) from error
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    half = len(rows) // 2
-    for part in (rows[:half], rows[half:]):
-        _in_halves(run, part, device, lengths)
-
-
-def _run_batch(
-    loaded: models.LoadedModel,
-    own: Sequence[Sequence[int]],
-    rows: Sequence[int],
-    prefix: _Prefix,
-    settings: schema.CaptureRecord,
-) -> Arrivals:
-    """One forward pass over right-padded prompts (without their prefix); ``rows`` are theirs in the block."""
-    ids, mask = pad(own, loaded.device)  # [batch, tokens]
-    pool: Pool = pools(settings.pool)
-    stored = torch.float16 if settings.dtype == "float16" else torch.float32
-    lengths = torch.tensor([[len(row) + prefix.length] for row in own], device=loaded.device)  # [batch, 1]
-    arrivals = Arrivals(np.asarray(rows))
-
-    def keep(site: str, layer: int, values: torch.Tensor) -> None:
-        here = values.device  # of this layer, where a model is spread over several
-        partial = pool.start(values, mask.to(here))
-        if prefix.length:
-            partial = pool.join(prefix.partial[site, layer], partial)
-        arrivals.send(site, layer, pool.finish(partial, lengths.to(here)).to(stored))
-
-    with hooks.visit(loaded.model, settings.sites, keep):
-        if prefix.length:
-            full = torch.cat([torch.ones(len(own), prefix.length, dtype=mask.dtype, device=mask.device), mask], dim=1)
-            advance(loaded.model.base_model, ids, cache=repeat_cache(prefix.cache, len(own)), mask=full)
-        else:
-            loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-    return arrivals
-
-
 def _load(model: str, dtype: str, device: str, crew: locks.Crew) -> models.LoadedModel:
     """Load the model; the ranks of one launch take the device of their number."""
     if device == "auto" and crew.size > 1 and torch.cuda.is_available():
@@ -384,9 +276,8 @@ def _sized(
     if block is None:
         rows = plan.block_of(n_prompts)
         cuts = [(first, min(first + rows, n_prompts)) for first in range(0, n_prompts, rows)]
-        todo = forecast.passes(given.tokens, cuts, batch)
-        held = forecast.held_bytes(loaded, todo, _row_bytes(given)) if memory else 0
-        block, _ = _shape(given, n_prompts, held, compress).fit(_budget(memory))
+        todo = forecast.passes(given.tokens, cuts, batch) if memory else ()
+        block, _ = _shape(loaded, given, n_prompts, todo, compress).fit(_budget(memory))
     settings = replace(given.manifest.capture, block=block)
     return replace(given, manifest=replace(given.manifest, capture=settings))
 
@@ -399,14 +290,14 @@ def _block_of(path: Path) -> int | None:
         return None
 
 
-def _shape(given: intake.Intake, n_prompts: int, held: int, compress: bool) -> plan.CaptureShape:
-    settings = given.manifest.capture
-    return plan.CaptureShape(n_prompts, given.n_layers, given.widths, settings.dtype, held, compress)
-
-
-def _row_bytes(given: intake.Intake) -> int:
-    """Bytes of one prompt's pooled values."""
-    return plan.block_bytes(plan.layouts(1, 1, given.n_layers, given.widths, given.manifest.capture.dtype))
+def _shape(
+    loaded: models.LoadedModel, given: intake.Intake, n_prompts: int, todo: Iterable[forecast.Pass], compress: bool
+) -> plan.CaptureShape:
+    """What the memory of the passes ``todo`` and of the blocks around them depends on."""
+    dtype = given.manifest.capture.dtype
+    row = plan.block_bytes(plan.layouts(1, 1, given.n_layers, given.widths, dtype))  # one prompt's pooled values
+    held = forecast.held_bytes(loaded, todo, row)
+    return plan.CaptureShape(n_prompts, given.n_layers, given.widths, dtype, held, compress)
 
 
 def _budget(memory: str | int | None) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from relact import models, plan
-from relact.arrivals import ahead
+from relact.arrivals import copies
 from relact.batches import by_length, prefix_groups
 from relact.sites import text_config
 
@@ -47,8 +47,7 @@ def held_bytes(loaded: models.LoadedModel, todo: Iterable[Pass], row_bytes: int 
     largest = max((plan.forward_bytes(hidden, widest, kv, loaded.n_layers, heads, one) for one in todo), default=0)
     here = largest if loaded.device.type == "cpu" else 0  # elsewhere it is the device's memory
     weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters() if p.device.type == "cpu")
-    copies = 4 if ahead(loaded.device) else 1  # two batches at a time, and pinned memory comes in powers of two
-    arriving = copies * max((rows for rows, _, _ in todo), default=0) * row_bytes
+    arriving = copies(loaded.device) * max((rows for rows, _, _ in todo), default=0) * row_bytes
     return max(peak(), plan.LIBRARIES + weights) + here + arriving
 
 

@@ -114,7 +114,7 @@ def record_bytes(sites: Mapping[str, Layout]) -> int:
 MAPPED_BYTES = 2**28  # of activations that stay mapped between two tasks
 SCORE_LIBRARIES = 400 * 2**20  # a scoring process: interpreter, numpy, numba (compiling), dask, zarr, xarray
 COPIED_TOGETHER = 128  # columns that a kernel transposes at a time; a multiple of 4
-SORTED_TOGETHER = 32  # columns of keys in hand at a time; a multiple of 4
+SORTED_TOGETHER = 32  # columns of keys in hand at a time; even, as they are sorted in pairs
 CHUNK_TARGET = (
     2**18
 )  # bytes of one relation and statistic written together: a few layers of a large model, all of a small one

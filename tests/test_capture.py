@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import pytest
 import tiny
 import torch
 
 import relact
-from relact import models, schema, sites
+from relact import models, passes, schema, sites
 from relact.arrivals import Arrivals
 from relact.batches import prefix_groups
 from relact.blocks import BlockBuffer
-from relact.capture import capture, capture_rows
+from relact.capture import capture
 from relact.errors import IdentityError, InputError, ModelError, NumericError, StoreError
 from relact.hooks import visit
+from relact.passes import capture_rows
 from relact.plan import layouts
 
 MODULES = {"mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.down": "down_proj"}
@@ -117,7 +116,7 @@ def test_values_that_arrive_while_the_next_batch_runs_are_the_same(tiny_folder, 
     loaded, tokens = models.load(str(tiny_folder)), mixed_prompts()
     at_once = captured(loaded, tokens, "mean", MODULES)
     order, put = [], Arrivals.put
-    monkeypatch.setattr(importlib.import_module("relact.capture"), "ahead", lambda device: 1)
+    monkeypatch.setattr(passes, "ahead", lambda device: 1)
     monkeypatch.setattr(
         Arrivals, "send", lambda self, *what, send=Arrivals.send: (order.append(self), send(self, *what))
     )

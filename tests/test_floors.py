@@ -18,7 +18,7 @@ FLOORS = [
     ["sites"],
     ["mmap", "durable", "seal", "commits", "blocks", "skeleton", "locks", "store", "verify", "remote"],
     ["fingerprint", "checkpoints", "models", "hooks"],
-    ["batches", "forward", "pool", "arrivals", "intake", "forecast", "capture"],
+    ["batches", "forward", "pool", "arrivals", "passes", "intake", "forecast", "capture"],
     ["kernels", "schedulers", "score"],
     ["masks", "conditions", "stability"],
     ["journal", "decode", "perplexity", "ablate", "known"],
@@ -28,8 +28,8 @@ FLOORS = [
 ]
 PLACE = {name: (floor, at) for floor, names in enumerate(FLOORS) for at, name in enumerate(names)}
 TORCH = {
-    "known", "fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "arrivals", "forecast", "capture", "decode",
-    "perplexity", "ablate",
+    "known", "fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "arrivals", "passes", "forecast", "capture",
+    "decode", "perplexity", "ablate",
 }  # fmt: skip
 
 

@@ -197,7 +197,7 @@ class _Buffers:
         line = 64 // np.dtype(stored.bits).itemsize  # values of a cache line
         lines = (
             -(-labels.prompts // line) | 1
-        )  # odd: the same prompt of all columns does not fall on the same few lines
+        )  # odd, or a prompt's values of all columns compete for the same few lines
         return cls(
             bits=np.zeros((COPIED_TOGETHER, lines * line), stored.bits),
             keys=np.zeros((SORTED_TOGETHER, labels.prompts), stored.key),

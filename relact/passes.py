@@ -1,0 +1,124 @@
+"""The forward passes of a capture: a shared prefix once, its continuations batched by length, pooled values into a block.
+
+Which prompts run together is decided in `batches`, how they are pooled in `pool`, when their values arrive in `arrivals`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from relact import hooks, models, schema
+from relact.arrivals import Arrivals, ahead
+from relact.batches import by_length, prefix_groups
+from relact.blocks import BlockBuffer
+from relact.errors import ModelError
+from relact.forward import advance, pad, repeat_cache
+from relact.pool import Pool, pools
+
+
+def capture_rows(
+    loaded: models.LoadedModel,
+    tokens: Sequence[Sequence[int]],
+    buffer: BlockBuffer,
+    settings: schema.CaptureRecord,
+    at: int = 0,
+) -> Iterator[int]:
+    """Run prompts that are batched together and fill ``buffer`` from row ``at`` on; yields rows as they are filled."""
+    lengths = [len(row) for row in tokens]
+    underway: deque[Arrivals] = deque()
+    with torch.inference_mode():
+        for group in prefix_groups(tokens):
+            prefix = _Prefix.run(loaded, group.prefix, settings)
+            own = [length - len(group.prefix) for length in lengths]
+
+            def run(rows: Sequence[int], prefix: _Prefix = prefix) -> None:
+                own_tokens = [tokens[row][prefix.length :] for row in rows]
+                underway.append(_run_batch(loaded, own_tokens, [at + row for row in rows], prefix, settings))
+
+            for rows in by_length(group.rows, own, settings.batch):
+                _in_halves(run, rows, loaded.device, lengths)
+                while len(underway) > ahead(loaded.device):
+                    yield underway.popleft().put(buffer)
+    for arrivals in underway:
+        yield arrivals.put(buffer)
+
+
+@dataclass
+class _Prefix:
+    """A prefix after its forward pass: keys and values, and each site's unfinished pool."""
+
+    length: int
+    cache: Any
+    partial: dict[tuple[str, int], torch.Tensor]  # (site, layer) -> [1, width]
+
+    @classmethod
+    def run(cls, loaded: models.LoadedModel, prefix: Sequence[int], settings: schema.CaptureRecord) -> _Prefix:
+        if not prefix:
+            return cls(0, None, {})
+        pool = pools(settings.pool)
+        partial: dict[tuple[str, int], torch.Tensor] = {}
+        ids = torch.tensor([prefix], device=loaded.device)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+
+        def keep(site: str, layer: int, values: torch.Tensor) -> None:
+            partial[site, layer] = pool.start(values, mask.to(values.device))
+
+        with hooks.visit(loaded.model, settings.sites, keep):
+            _, cache = advance(loaded.model.base_model, ids)
+        return cls(len(prefix), cache, partial)
+
+
+def _in_halves(
+    run: Callable[[Sequence[int]], None], rows: Sequence[int], device: torch.device, lengths: Sequence[int]
+) -> None:
+    """``run(rows)``, in halves when the device's memory does not hold the whole; ``lengths`` are tokens of every row."""
+    try:
+        return run(rows)
+    except torch.OutOfMemoryError as error:
+        if len(rows) == 1:
+            raise ModelError(
+                f"one prompt of {lengths[rows[0]]} tokens does not fit into its memory",
+                where=f"device {device}",
+                fix="capture with --device cpu, a smaller --model-dtype, or shorter prompts",
+            ) from error
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    half = len(rows) // 2
+    for part in (rows[:half], rows[half:]):
+        _in_halves(run, part, device, lengths)
+
+
+def _run_batch(
+    loaded: models.LoadedModel,
+    own: Sequence[Sequence[int]],
+    rows: Sequence[int],
+    prefix: _Prefix,
+    settings: schema.CaptureRecord,
+) -> Arrivals:
+    """One forward pass over right-padded prompts (without their prefix); ``rows`` are theirs in the block."""
+    ids, mask = pad(own, loaded.device)  # [batch, tokens]
+    pool: Pool = pools(settings.pool)
+    stored = torch.float16 if settings.dtype == "float16" else torch.float32
+    lengths = torch.tensor([[len(row) + prefix.length] for row in own], device=loaded.device)  # [batch, 1]
+    arrivals = Arrivals(np.asarray(rows))
+
+    def keep(site: str, layer: int, values: torch.Tensor) -> None:
+        here = values.device  # of this layer, where a model is spread over several
+        partial = pool.start(values, mask.to(here))
+        if prefix.length:
+            partial = pool.join(prefix.partial[site, layer], partial)
+        arrivals.send(site, layer, pool.finish(partial, lengths.to(here)).to(stored))
+
+    with hooks.visit(loaded.model, settings.sites, keep):
+        if prefix.length:
+            full = torch.cat([torch.ones(len(own), prefix.length, dtype=mask.dtype, device=mask.device), mask], dim=1)
+            advance(loaded.model.base_model, ids, cache=repeat_cache(prefix.cache, len(own)), mask=full)
+        else:
+            loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+    return arrivals
