@@ -15,6 +15,7 @@ from relact.errors import InputError, RelactError
 THREADS = "threads"
 PROTOCOLS = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 CONNECT_SECONDS = 10
+PATIENCE_SECONDS = 30  # after which tasks run again whose results are there but do not arrive
 Task = Any
 Function = Callable[[Any, Task], Any]
 Collect = Callable[[Task, Any], None]
@@ -65,10 +66,22 @@ def _on_cluster(client: Any, function: Function, job: Any, tasks: Sequence[Task]
     from distributed import KilledWorker, as_completed
 
     shared = client.scatter(job, broadcast=True)
-    calls = {client.submit(function, shared, task, pure=False): task for task in tasks}
-    try:
-        for call, result in as_completed(list(calls), with_results=True):
-            collect(calls.pop(call), result)
-    except KilledWorker as error:
-        fix = "give the workers more memory, or score with fewer neurons per task (--memory)"
-        raise RelactError(f"workers kept dying ({error})", where=client.scheduler.address, fix=fix) from error
+    calls = {client.submit(function, shared, task, pure=False): number for number, task in enumerate(tasks)}
+    left, held = set(calls.values()), set[int]()
+    while left:
+        try:
+            for call, result in as_completed(list(calls), client.loop, with_results=True, timeout=PATIENCE_SECONDS):
+                number = calls.pop(call)
+                if number in left:
+                    left.remove(number)
+                    collect(tasks[number], result)
+                if not left:
+                    break
+        except KilledWorker as error:
+            fix = "give the workers more memory, or score with fewer neurons per task (--memory)"
+            raise RelactError(f"workers kept dying ({error})", where=client.scheduler.address, fix=fix) from error
+        except TimeoutError:  # tasks take long; or a worker's death hid from the client that others have finished
+            holders = client.who_has(list(calls))
+            before, held = held, {number for call, number in calls.items() if number in left and holders.get(call.key)}
+            for number in before & held:
+                calls[client.submit(function, shared, tasks[number], pure=False)] = number

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from sklearn.metrics import average_precision_score
 
-from relact import blocks, kernels, schema, store
+from relact import blocks, kernels, schedulers, schema, store
 from relact.capture import capture
 from relact.errors import BudgetError, InputError, ModelError, NumericError, StoreError
 from relact.kernels.ranks import BUILT_IN
@@ -176,6 +176,28 @@ def test_a_cluster_gives_the_same_bits_though_a_worker_dies(captured, tmp_path):
         score(captured, relations=["size"], negatives=1, scheduler=address)
     with pytest.raises(InputError, match="'slurm' is not a scheduler"):
         score(captured, relations=["size"], negatives=1, scheduler="slurm")
+
+
+def test_a_cluster_that_seems_silent_is_asked_again(captured, monkeypatch):
+    """A client that missed the scheduler's word of finished tasks, as it can when a worker dies, does not wait for ever."""
+    score(captured)
+    expected = {site: captured.dataset(f"scores/{site}").load() for site in captured.layouts}
+    shutil.rmtree(captured.path / "scores")
+    missed, hear = set(), distributed.Client._handle_key_in_memory
+
+    def miss_three(client, key=None, **rest):
+        if str(key).startswith("run_task") and (key in missed or len(missed) < 3):
+            missed.add(key)
+        else:
+            hear(client, key=key, **rest)
+
+    monkeypatch.setattr(distributed.Client, "_handle_key_in_memory", miss_three)
+    monkeypatch.setattr(schedulers, "PATIENCE_SECONDS", 0.5)
+    with distributed.LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=None) as cluster:
+        score(captured, scheduler=cluster.scheduler_address)
+    assert len(missed) == 3
+    for site, dataset in expected.items():
+        assert captured.dataset(f"scores/{site}").load().identical(dataset)
 
 
 @contextmanager
