@@ -2,8 +2,8 @@
 
 Run ``python benchmarks/bench_score.py`` (a few minutes) or ``--quick`` (seconds). All contenders run in one go on the same
 values with the same number of workers: threads for relact and the sort, a process pool for scikit-learn, which is how
-ml-selfcond scores, and torch's own threads for torchmetrics. Times are the best of several rounds, per neuron with all its
-relations. Values are normal, so in float16 roughly a third of them are tied.
+ml-selfcond scores, and torch's own threads for torchmetrics. They run in turn, several rounds; times are the best of each,
+per neuron with all its relations. Values are normal, so in float16 roughly a third of them are tied.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import bench_store
@@ -32,27 +33,40 @@ from relact.kernels.columns import FORMATS
 from relact.score import score
 
 BLOCK = 512  # rows of a block, as stores are captured
-SPAN = 512  # neurons of a task
+SPAN = plan.span_of(bench_store.WIDTH)  # neurons of a task: a block of a span is one piece of a store's memory
 SLOW_NEURONS = 8  # the slow contenders get this many per worker
 AP = ("average_precision",)
 STORED = ("average_precision", "on_p50", "on_p90", "off_mean", "off_p50")
 
 
-def best_of(rounds: int, run: Callable[[], object]) -> float:
-    """Seconds of the fastest of several rounds, after one that is not counted."""
-    run()
-    times = []
-    for _ in range(rounds):
+def best_in_turn(rounds: int, runs: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """Least of the seconds that each run says it took, all in turn in every round; the first round is not counted.
+
+    In turn, because a machine shared with others is slow for seconds at a time: that then meets all of them.
+    """
+    times = [{name: run() for name, run in runs.items()} for _ in range(rounds + 1)]
+    return {name: min(time[name] for time in times[1:]) for name in runs}
+
+
+def timed(run: Callable[[], object]) -> Callable[[], float]:
+    def seconds() -> float:
         start = time.perf_counter()
         run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        return time.perf_counter() - start
+
+    return seconds
 
 
-def relact(values: np.ndarray, labels: Labels, statistics: Sequence[str], pool: ThreadPoolExecutor) -> None:
-    blocks = [values[row : row + BLOCK] for row in range(0, len(values), BLOCK)]
-    spans = [slice(start, start + SPAN) for start in range(0, values.shape[1], SPAN)]
-    list(pool.map(lambda span: rank_statistics([block[:, span] for block in blocks], labels, statistics), spans))
+def as_stored(values: np.ndarray) -> list[list[np.ndarray]]:
+    """Spans of blocks [rows, neurons], each contiguous, as a store maps them."""
+    spans, rows = range(0, values.shape[1], SPAN), range(0, len(values), BLOCK)
+    return [[np.ascontiguousarray(values[row : row + BLOCK, at : at + SPAN]) for row in rows] for at in spans]
+
+
+def relact(
+    spans: Sequence[Sequence[np.ndarray]], labels: Labels, statistics: Sequence[str], pool: ThreadPoolExecutor
+) -> None:
+    list(pool.map(lambda blocks: rank_statistics(blocks, labels, statistics), spans))
 
 
 def packed(values: np.ndarray, labels: Labels) -> np.ndarray:
@@ -64,19 +78,14 @@ def packed(values: np.ndarray, labels: Labels) -> np.ndarray:
     return ((ordered << 16) | labels.classes).astype(stored.key)
 
 
-def sort_seconds(values: np.ndarray, labels: Labels, pool: ThreadPoolExecutor, rounds: int) -> float:
-    """Seconds to sort the packed keys of all columns, in place, 16 columns at a time on every worker; packing not counted."""
-    unsorted = packed(values, labels)
-    parts = [slice(start, start + 16) for start in range(0, len(unsorted), 16)]
+def sort_seconds(unsorted: np.ndarray, pool: ThreadPoolExecutor) -> float:
+    """Seconds to sort packed keys, in place, 16 columns at a time on every worker; copying and packing not counted."""
 
-    def sort(part: slice) -> float:
-        keys = unsorted[part].copy()
-        start = time.perf_counter()
-        keys.sort(axis=1)
-        return time.perf_counter() - start
+    def sort(start: int) -> float:
+        keys = unsorted[start : start + 16].copy()
+        return timed(lambda: keys.sort(axis=1))()
 
-    sums = [sum(pool.map(sort, parts)) for _ in range(rounds + 1)]
-    return min(sums) / pool._max_workers
+    return sum(pool.map(sort, range(0, len(unsorted), 16))) / pool._max_workers
 
 
 def sklearn_column(task: tuple[np.ndarray, np.ndarray]) -> list[float]:
@@ -107,31 +116,34 @@ def measure(prompts: int, relations: int, dtype: str, workers: int, neurons: int
     random = np.random.default_rng(0)
     values = random.standard_normal((prompts, neurons), np.float32).astype(dtype)
     labels = Labels.one_vs_rest([f"r{i % relations}" for i in random.permutation(prompts)])
-    truths = np.ascontiguousarray(labels.roles[labels.classes].T == 1)
+    truths, spans = np.ascontiguousarray(labels.roles[labels.classes].T == 1), as_stored(values)
     few = np.ascontiguousarray(values[:, : SLOW_NEURONS * workers]).astype(np.float32)
-    with ThreadPoolExecutor(workers) as threads:
-        ours = best_of(rounds, lambda: relact(values, labels, AP, threads)) / neurons
-        stored = best_of(rounds, lambda: relact(values, labels, STORED, threads)) / neurons
-        floor = sort_seconds(values, labels, threads, rounds) / neurons
-    with ProcessPoolExecutor(workers) as processes:
-        theirs = best_of(1, lambda: sklearn(few, truths, processes)) / few.shape[1]
-    run = torchmetrics_run(few[:, :2], truths, workers)
-    metrics = best_of(1, run) / 2 if run else None
+    columns = {"relact": neurons, "stored": neurons, "sort": neurons, "sklearn": few.shape[1], "torchmetrics": 2}
+    with ProcessPoolExecutor(workers) as processes, ThreadPoolExecutor(workers) as threads:
+        runs = {
+            "sklearn": timed(lambda: sklearn(few, truths, processes)),
+            "relact": timed(lambda: relact(spans, labels, AP, threads)),
+            "stored": timed(lambda: relact(spans, labels, STORED, threads)),
+            "sort": partial(sort_seconds, packed(values, labels), threads),
+        }
+        if run := torchmetrics_run(few[:, :2], truths, workers):
+            runs["torchmetrics"] = timed(run)
+        best = {name: seconds / columns[name] for name, seconds in best_in_turn(rounds, runs).items()}
     check = rank_statistics([values[:, :1]], labels)["average_precision"][:, 0]
     np.testing.assert_allclose(check, sklearn_column((values[:, 0].astype(np.float32), truths)), atol=1e-12)
     return {
         "prompts": prompts,
         "relations": relations,
         "dtype": dtype,
-        "relact_us": ours * 1e6,
-        "relact_stored_us": stored * 1e6,
-        "sort_us": floor * 1e6,
-        "sklearn_us": theirs * 1e6,
-        "torchmetrics_us": metrics * 1e6 if metrics is not None else None,
-        "sklearn_over_relact": theirs / ours,
-        "torchmetrics_over_relact": metrics / ours if metrics is not None else None,
-        "relact_over_sort": ours / floor,
-        "stored_over_sort": stored / floor,
+        "relact_us": best["relact"] * 1e6,
+        "relact_stored_us": best["stored"] * 1e6,
+        "sort_us": best["sort"] * 1e6,
+        "sklearn_us": best["sklearn"] * 1e6,
+        "torchmetrics_us": best["torchmetrics"] * 1e6 if run else None,
+        "sklearn_over_relact": best["sklearn"] / best["relact"],
+        "torchmetrics_over_relact": best["torchmetrics"] / best["relact"] if run else None,
+        "relact_over_sort": best["relact"] / best["sort"],
+        "stored_over_sort": best["stored"] / best["sort"],
     }
 
 
@@ -161,12 +173,8 @@ def end_to_end(prompts: int, layers: int, relations: int, workers: int, rounds: 
             score(path, workers=workers)
 
         with ThreadPoolExecutor(workers) as pool:
-            times: dict[str, list[float]] = {"kernel": [], "store": []}
-            for _ in range(rounds + 1):
-                for name, run in (("kernel", lambda: list(pool.map(kernel, spans))), ("store", whole)):
-                    start = time.perf_counter()
-                    run()
-                    times[name].append(time.perf_counter() - start)
+            runs = {"kernel": timed(lambda: list(pool.map(kernel, spans))), "store": timed(whole)}
+            best = best_in_turn(rounds, runs)
         shutil.rmtree(path / "scores")
         budget = plan.ScoreShape(lay, relations, len(STORED), workers).memory(lay.span)
         code = (  # not ru_maxrss: that of a process starts from its parent's
@@ -179,9 +187,9 @@ def end_to_end(prompts: int, layers: int, relations: int, workers: int, rounds: 
         )
         return {
             "store_bytes": lay.bytes,
-            "kernel_s": min(times["kernel"][1:]),
-            "store_s": min(times["store"][1:]),
-            "share_of_kernel": min(times["kernel"][1:]) / min(times["store"][1:]),
+            "kernel_s": best["kernel"],
+            "store_s": best["store"],
+            "share_of_kernel": best["kernel"] / best["store"],
             "budget_bytes": budget,
             "peak_bytes": 1024 * int(done.stdout),
         }
@@ -239,7 +247,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the table here")
     args = parser.parse_args()
     prompts, relations, dtypes = args.prompts, args.relations, args.dtypes
-    neurons, rounds = 4 * SPAN * args.workers, 5  # several tasks for each, as in a store
+    neurons, rounds = 3 * SPAN * args.workers, 9  # several tasks for each, as in a store
     if args.quick:
         prompts, relations, dtypes, rounds = [2000], [2, 12], ["float16"], 2
     grid = itertools.product(prompts, dtypes, relations)

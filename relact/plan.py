@@ -114,7 +114,6 @@ def record_bytes(sites: Mapping[str, Layout]) -> int:
 MAPPED_BYTES = 2**28  # of activations that stay mapped between two tasks
 SCORE_LIBRARIES = 400 * 2**20  # a scoring process: interpreter, numpy, numba (compiling), dask, zarr, xarray
 COPIED_TOGETHER = 128  # columns that a kernel transposes at a time; a multiple of 4
-SORTED_TOGETHER = 32  # columns of keys in hand at a time; even, as they are sorted in pairs
 CHUNK_TARGET = (
     2**18
 )  # bytes of one relation and statistic written together: a few layers of a large model, all of a small one
@@ -146,11 +145,9 @@ class ScoreShape:
         read = rows * span * item if self.mapped else 2 * rows * self.site.span * item
         read += self.site.rows * span * item if span < self.site.span else 0  # a block's columns, made contiguous
         kept = min(MAPPED_BYTES, self.site.bytes) if self.mapped else 0
-        kernel = rows * (
-            COPIED_TOGETHER * item + SORTED_TOGETHER * key + 64
-        )  # columns, keys, places, digits and labels
+        kernel = rows * (COPIED_TOGETHER * item + 8 * key + 64)  # columns, keys, places, labels and tables
         values = self.n_relations * self.n_statistics
-        found = 2 * 8 * values * (span + 4 * SORTED_TOGETHER)  # float64, and the temporaries of one tile
+        found = 2 * 8 * values * (span + 4 * COPIED_TOGETHER)  # float64, and the temporaries of one tile
         written = values * score_layers(self.site.n_layers, self.site.width) * self.site.width * 4
         return SCORE_LIBRARIES + kept + self.workers * (read + kernel + found) + 2 * written
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+import relact
 from relact.errors import InputError
 from relact.kernels import (
     STATISTICS,
@@ -26,9 +32,10 @@ from relact.kernels import (
     p_values,
     rank_statistics,
     statistic,
+    walks,
 )
 from relact.kernels.columns import FORMATS, keys_to_floats
-from relact.kernels.sorting import sort
+from relact.kernels.sorting import runs_of, scratch, sort_two
 
 CLOSE = 1e-12
 
@@ -117,25 +124,34 @@ def test_ten_thousand_cases_equal_scikit_learn() -> None:
                 assert abs(results["auroc"][r, n] - roc_auc_score(truth, score)) < CLOSE
 
 
+@numba.njit
+def sort(bits, infinity, runs, keys):
+    space, found = scratch(keys[:2]), False
+    for n in range(0, bits.shape[0], 2):
+        found |= sort_two(bits[n], bits[n + 1], infinity, runs, space, keys[n : n + 2])
+    return found
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_keys_are_sorted_by_value_then_class(dtype: type) -> None:
     """Both zeros are one value, infinities are ends, and equal values are in order of class."""
     random = np.random.default_rng(6)
     values = np.concatenate(
-        [random.normal(size=(500, 7)), np.zeros((9, 7)), -np.zeros((9, 7)), np.full((2, 7), -np.inf)]
+        [random.normal(size=(500, 8)), np.zeros((9, 8)), -np.zeros((9, 8)), np.full((2, 8), -np.inf)]
     )
     values = random.permuted(values.astype(dtype), axis=0)
     classes = random.integers(0, 40, len(values))
-    by_class, stops = np.argsort(classes, kind="stable").astype(np.uint32), np.r_[0, np.bincount(classes).cumsum()]
+    classes[100:300].sort()  # runs of many and of one
+    runs = runs_of(classes)
     bits = np.ascontiguousarray(values.T).view(FORMATS[values.dtype].bits)
     keys = np.empty(bits.shape, FORMATS[values.dtype].key)
-    assert not sort(bits, FORMATS[values.dtype].infinity, by_class, stops, keys)
+    assert not sort(bits, FORMATS[values.dtype].infinity, runs, keys)
     order = np.stack([np.lexsort((classes, column + 0.0)) for column in values.T])
     np.testing.assert_array_equal(keys & 0xFFFF, classes[order])
     expected = np.take_along_axis(values.T.astype(np.float64), order, axis=1)
     np.testing.assert_array_equal(keys_to_floats(keys >> 16, values.dtype), expected)
     bits[3, 5] = FORMATS[values.dtype].infinity + 1
-    assert sort(bits, FORMATS[values.dtype].infinity, by_class, stops, keys)
+    assert sort(bits, FORMATS[values.dtype].infinity, runs, keys)
 
 
 def test_percentiles_and_means_equal_numpy() -> None:
@@ -220,9 +236,10 @@ def test_strided_readonly_misaligned_and_fortran_views() -> None:
     buffer = np.zeros(values.nbytes + 1, np.uint8)
     buffer[1:] = np.frombuffer(values.tobytes(), np.uint8)
     shifted = buffer[1:].view(np.float16).reshape(values.shape)
-    for view in (wide[:, 1, 3:], shifted, np.asfortranarray(values), values[::-1][::-1]):
-        for name, result in rank_statistics([view[:11], view[11:]], labels, list(STATISTICS)).items():
-            np.testing.assert_array_equal(result, expected[name])
+    for view in (wide[:, 1, 3:], shifted, np.asfortranarray(values), values[::-1].copy()[::-1]):
+        for cut in (11, 12):
+            for name, result in rank_statistics([view[:cut], view[cut:]], labels, list(STATISTICS)).items():
+                np.testing.assert_array_equal(result, expected[name])
 
 
 def test_threads_give_the_same_bits() -> None:
@@ -249,6 +266,52 @@ def test_nan_is_refused_with_its_place(names: list[str], dtype: type) -> None:
     with pytest.raises(NotANumber, match="neuron 77 on prompt 21 is NaN") as caught:
         rank_statistics([values[:13], values[13:]], Labels.one_vs_rest(["a", "b"] * 15), names)
     assert (caught.value.neuron, caught.value.prompt) == (77, 21)
+
+
+def test_of_several_nan_the_first_prompt_of_the_first_neuron_is_named() -> None:
+    values = np.ones((30, 130), np.float16)
+    values[[3, 20, 21, 22], [78, 77, 77, 77]] = np.nan
+    with pytest.raises(NotANumber, match="neuron 77 on prompt 20 is NaN"):
+        rank_statistics([values[:13], values[13:]], Labels.one_vs_rest(["b", "a", "c"] * 10))
+
+
+def test_more_relations_than_fit_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [str(p % 5) for p in range(60)]
+    values = np.random.default_rng(3).normal(size=(60, 9)).astype(np.float16)
+    expected = rank_statistics([values], Labels.one_vs_rest(names), list(STATISTICS))
+    monkeypatch.setattr(walks, "MOST_STATES", 4)
+    for name, found in rank_statistics([values], Labels.one_vs_rest(names), list(STATISTICS)).items():
+        np.testing.assert_allclose(found, expected[name], rtol=CLOSE)
+
+
+def test_labels_cannot_change_after_something_was_worked_out_from_them() -> None:
+    classes, roles = np.array([0, 1], np.uint16), np.eye(2, dtype=np.int8)
+    labels = Labels(("a", "b"), classes, roles)
+    classes[:] = 1
+    assert labels.classes.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="read-only"):
+        labels.roles[0, 0] = -1
+
+
+def test_a_change_of_any_kernel_file_is_compiled_anew(tmp_path: Path) -> None:
+    """Numba itself would serve what it kept: the file of the called kernel is still the same."""
+    package = tmp_path / "relact"
+    shutil.copytree(Path(relact.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "import numpy as np; from relact.kernels import Labels, rank_statistics; "
+        "v = np.array([[1], [2], [3]], np.float16); "
+        "print(rank_statistics([v], Labels.one_vs_rest(['a', 'b', 'b']))['average_precision'][0, 0])"
+    )
+
+    def score() -> float:
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    assert score() == pytest.approx(1 / 3)
+    sorting = package / "kernels" / "sorting.py"
+    mirrored = sorting.read_text().replace("if bits[p] >> uint16(15)", "if not bits[p] >> uint16(15)")
+    sorting.write_text(mirrored)
+    assert score() == 1.0
 
 
 def test_infinities_of_both_signs_are_no_nan() -> None:

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import types, uint64
+from numpy.lib.stride_tricks import as_strided
 
 from relact.errors import InputError
-from relact.kernels.jit import kernel, reads
+from relact.kernels.jit import kernel, prefetch, reads
+from relact.plan import COPIED_TOGETHER
 
-TILE = 64  # rows of a transposing tile, and columns of a narrow one
-WIDE = 128  # columns of a tile of words: four rows are read in long runs, a tile of 16 KiB stays in the innermost cache
+TILE = 64  # rows and columns of a transposing tile of single values
+WORDS = COPIED_TOGETHER // 4  # of a row that are transposed together, at most
+LINE = 8  # words of a cache line
 u2, u4, u8 = types.uint16, types.uint32, types.uint64
 
 
@@ -76,73 +79,108 @@ def keys_to_floats(keys: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Rows:
-    """A block of rows ready to be transposed: its bits, its first row's number, and four neurons to a word if they align."""
+    """A block of rows ready to be transposed.
+
+    Args:
+        bits: [rows, neurons]. first: number of its first row.
+        words: the memory from its first to its last value, four neurons to a word, rows ``pitch`` words apart; None where
+            memory is not aligned to words.
+        order: uint32 [rows], in which columns hold them.
+    """
 
     bits: np.ndarray
     first: int
     words: np.ndarray | None
+    pitch: int
+    order: np.ndarray
 
     @classmethod
-    def of(cls, blocks: Sequence[np.ndarray], bits: type[np.unsignedinteger]) -> list[Rows]:
+    def of(
+        cls, blocks: Sequence[np.ndarray], bits: type[np.unsignedinteger], orders: Sequence[np.ndarray]
+    ) -> list[Rows]:
         """Blocks [rows, neurons] one after the other, viewed as bits; copied only where memory is not aligned to values."""
         rows, first = [], 0
-        for block in blocks:
-            if not len(block):
-                continue
-            seen = np.require(block, requirements="A").view(bits)
-            whole = seen[: len(seen) // 4 * 4, : seen.shape[1] // 4 * 4]
+        for block, order in zip(blocks, orders, strict=True):
+            seen = (block if block.flags.aligned else block.copy()).view(bits)
             aligned = seen.strides[1] == 2 and seen.strides[0] % 8 == seen.ctypes.data % 8 == first % 4 == 0
-            words = whole.view(np.uint64).reshape(len(whole) // 4, 4, -1) if aligned and whole.size else None
-            rows.append(cls(seen, first, words))
+            pitch, width = seen.strides[0] // 8, seen.shape[1] // 4
+            words = None
+            if aligned and pitch > 0 < width:
+                words = as_strided(seen.view(np.uint16), (((len(seen) - 1) * pitch + width) * 4,), (2,)).view(np.uint64)
+            rows.append(cls(seen, first, words, pitch, order))
             first += len(seen)
         return rows
 
     def transpose(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Copy neurons start to stop, start a multiple of four, to ``out`` [neurons, prompts], whose rows are whole words."""
-        first, last = self.first, self.first + len(self.bits)
-        if self.words is None:
-            copy = transpose_halves if self.bits.dtype == np.uint16 else transpose_singles
-            copy(self.bits[:, start:stop], out[: stop - start, first:last])
-            return
-        words = self.words[:, :, start // 4 : stop // 4]
-        rows, columns = 4 * len(words), 4 * words.shape[2]
-        target = out[:columns].view(np.uint64).reshape(columns // 4, 4, -1)
-        transpose_words(words, target[:, :, first // 4 : (first + rows) // 4])
+        """Copy neurons start to stop to ``out`` [neurons, prompts], whose rows are whole words.
+
+        ``start`` is a multiple of four, and there are at most ``COPIED_TOGETHER`` neurons.
+        """
+        rows, words, first = len(self.bits), 0, self.first
+        if self.words is not None:
+            rows, words = rows // 4 * 4, stop // 4 - start // 4
+            transpose_words(self.words, self.pitch, self.order, start // 4, stop // 4, out, first // 4)
+        if start + 4 * words < stop:
+            rest = out[4 * words : stop - start, first : first + rows]
+            transpose_values(self.bits[:, start + 4 * words : stop], self.order, rest)
         if rows < len(self.bits):
-            transpose_halves(self.bits[rows:, start:stop], out[: stop - start, first + rows : last])
-        if start + columns < stop:
-            transpose_halves(
-                self.bits[:rows, start + columns : stop], out[columns : stop - start, first : first + rows]
-            )
+            rest = out[: stop - start, first + rows : first + len(self.bits)]
+            transpose_values(self.bits[:, start:stop], self.order[rows:], rest)
 
 
-@kernel(types.void(reads(u8, 3, "A"), types.Array(u8, 3, "A")))
-def transpose_words(source: np.ndarray, target: np.ndarray) -> None:
-    """[rows/4, 4, neurons/4] words of four halves -> [neurons/4, 4, rows/4]: 4 x 4 halves at a time, by masks and shifts."""
-    rows, words = np.uint64(source.shape[0]), np.uint64(source.shape[2])  # unsigned: no index counts from the end
+@kernel(types.void(reads(u8, 1), u8, reads(u4, 1), u8, u8, types.Array(u2, 2, "C"), u8))
+def transpose_words(
+    source: np.ndarray, pitch: int, order: np.ndarray, start: int, stop: int, out: np.ndarray, first: int
+) -> None:
+    """Transpose words start to stop of whole groups of four rows in ``order`` to words of columns, from ``first`` on.
+
+    Four rows of a word of halves are four columns of a word, by masks and shifts: of many words in one instruction, as they
+    go to ``turned`` first. Processors do not foresee what is read of the next four rows, so it is asked for in advance.
+
+    Args:
+        source: words, rows ``pitch`` apart. out: [neurons, prompts] halves.
+    """
+    groups, words, target = (
+        uint64(order.size // 4),
+        stop - start,
+        out.view(np.uint64),
+    )  # unsigned: no index counts from the end
     even, low = uint64(0x0000FFFF0000FFFF), uint64(0x00000000FFFFFFFF)
     half, word = uint64(16), uint64(32)
-    for r0 in range(0, rows, TILE // 4):
-        for w0 in range(0, words, WIDE // 4):
-            for r in range(r0, min(r0 + np.uint64(TILE // 4), rows)):
-                for w in range(w0, min(w0 + np.uint64(WIDE // 4), words)):
-                    a, b, c, d = source[r, 0, w], source[r, 1, w], source[r, 2, w], source[r, 3, w]
-                    ab0, ab1 = (a & even) | ((b & even) << half), ((a >> half) & even) | (b & ~even)
-                    cd0, cd1 = (c & even) | ((d & even) << half), ((c >> half) & even) | (d & ~even)
-                    target[w, 0, r] = (ab0 & low) | (cd0 << word)
-                    target[w, 1, r] = (ab1 & low) | (cd1 << word)
-                    target[w, 2, r] = (ab0 >> word) | (cd0 & ~low)
-                    target[w, 3, r] = (ab1 >> word) | (cd1 & ~low)
+    data, turned = uint64(source.ctypes.data), np.empty(4 * WORDS, np.uint64)
+    for group in range(groups):
+        n, at = uint64(4) * group, first + group
+        for following in range(n + uint64(4), min(n + uint64(8), uint64(4) * groups)):
+            for w in range(start, stop, uint64(LINE)):
+                prefetch(data + (uint64(order[following]) * pitch + w) * uint64(8))
+        row0, row1 = start + uint64(order[n]) * pitch, start + uint64(order[n + uint64(1)]) * pitch
+        row2, row3 = start + uint64(order[n + uint64(2)]) * pitch, start + uint64(order[n + uint64(3)]) * pitch
+        for w in range(words):
+            a, b, c, d = source[row0 + w], source[row1 + w], source[row2 + w], source[row3 + w]
+            ab0, ab1 = (a & even) | ((b & even) << half), ((a >> half) & even) | (b & ~even)
+            cd0, cd1 = (c & even) | ((d & even) << half), ((c >> half) & even) | (d & ~even)
+            turned[w] = (ab0 & low) | (cd0 << word)
+            turned[w + uint64(WORDS)] = (ab1 & low) | (cd1 << word)
+            turned[w + uint64(2 * WORDS)] = (ab0 >> word) | (cd0 & ~low)
+            turned[w + uint64(3 * WORDS)] = (ab1 >> word) | (cd1 & ~low)
+        for w in range(words):
+            column = uint64(4) * w
+            target[column, at] = turned[w]
+            target[column + uint64(1), at] = turned[w + uint64(WORDS)]
+            target[column + uint64(2), at] = turned[w + uint64(2 * WORDS)]
+            target[column + uint64(3), at] = turned[w + uint64(3 * WORDS)]
 
 
-def _transpose(source: np.ndarray, target: np.ndarray) -> None:
-    rows, columns = source.shape
+@kernel(
+    types.void(reads(u2, 2, "A"), reads(u4, 1), types.Array(u2, 2, "A")),
+    types.void(reads(u4, 2, "A"), reads(u4, 1), types.Array(u4, 2, "A")),
+)
+def transpose_values(source: np.ndarray, order: np.ndarray, target: np.ndarray) -> None:
+    """The same for single values and any strides: as many rows in ``order`` as ``target`` [neurons, prompts] has."""
+    columns, rows = target.shape
     for r0 in range(0, rows, TILE):
         for c0 in range(0, columns, TILE):
             for r in range(r0, min(r0 + TILE, rows)):
+                row = source[order[r]]
                 for c in range(c0, min(c0 + TILE, columns)):
-                    target[c, r] = source[r, c]
-
-
-transpose_halves = kernel(types.void(reads(u2, 2, "A"), types.Array(u2, 2, "A")))(_transpose)
-transpose_singles = kernel(types.void(reads(u4, 2, "A"), types.Array(u4, 2, "A")))(_transpose)
+                    target[c, r] = row[c]

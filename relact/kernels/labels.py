@@ -14,11 +14,13 @@ POSITIVE, NEGATIVE, LEFT_OUT = 1, 0, -1
 MOST_CLASSES = 1 << 16  # the class number travels in 16 bits beside the key
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Labels:
     """Roles of prompts in relations, with equal prompts grouped into classes.
 
     ``roles[classes[p], r]`` is the role of prompt p in relation r: 1 positive, 0 negative, -1 left out.
+
+    Its arrays are read-only copies: what is worked out from them once can be kept.
 
     Args:
         relations: names, in the order of every result's first axis.
@@ -52,6 +54,9 @@ class Labels:
         if self.roles.size and not np.isin(self.roles, (POSITIVE, NEGATIVE, LEFT_OUT)).all():
             what = f"roles hold the values {np.unique(self.roles).tolist()}"
             raise InputError(what, where="labels", fix="use 1 positive, 0 negative, -1 left out")
+        for field in ("classes", "roles"):
+            object.__setattr__(self, field, copy := getattr(self, field).copy())
+            copy.flags.writeable = False
         for name, count in zip(self.relations, self.count(POSITIVE), strict=True):
             if not count:
                 fix = "drop the relation or add prompts for it"

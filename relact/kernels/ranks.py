@@ -12,18 +12,22 @@ The built-in ones have fast kernels; their definitions here are what the tests h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from relact.errors import InputError, NumericError
-from relact.kernels import walks
+from relact.kernels import totals, walks
 from relact.kernels.columns import FORMATS, TILE, Format, Rows, as_floats, format_of, keys_to_floats
 from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
-from relact.kernels.sorting import sort
-from relact.plan import COPIED_TOGETHER, SORTED_TOGETHER
+from relact.kernels.sorting import runs_of
+from relact.plan import COPIED_TOGETHER
 
+MOST_KEPT = 2**24  # bytes of buffers that a thread keeps between calls
 Definition = Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -127,26 +131,32 @@ def rank_statistics(
     if any(name in MEANS for name in statistics):
         _means(blocks, labels, results)
     if not set(statistics) <= MEANS.keys():
-        table, buffers, rows = _Table.of(labels, statistics), _Buffers.of(labels, stored), Rows.of(blocks, stored.bits)
-        for start in range(0, neurons, COPIED_TOGETHER):
-            columns = slice(start, min(start + COPIED_TOGETHER, neurons))
-            bits = buffers.bits[: columns.stop - start]
-            for some in rows:
-                some.transpose(columns.start, columns.stop, bits)
-            _ranked(bits, dtype, table, buffers, {name: out[:, columns] for name, out in results.items()}, start)
+        blocks = [block for block in blocks if len(block)]
+        table = _Table.of(labels, tuple(map(len, blocks)), tuple(statistics))
+        rows = Rows.of(blocks, stored.bits, table.orders)
+        with _Buffers.of(labels, stored) as buffers:
+            for start in range(0, neurons, COPIED_TOGETHER):
+                columns = slice(start, min(start + COPIED_TOGETHER, neurons))
+                bits = buffers.bits[: columns.stop - start]
+                for some in rows:
+                    some.transpose(columns.start, columns.stop, bits)
+                here = {name: out[:, columns] for name, out in results.items()}
+                _ranked(bits, buffers.keys, dtype, table, here, start)
     return results
 
 
 @dataclass(frozen=True)
 class _Table:
-    """What the walks look up, worked out once per call."""
+    """What sorting and the walks look up."""
 
     labels: Labels
     partition: bool
     class_of: np.ndarray  # int64 [relations]: the class of a relation's positives, when they partition
     roles: np.ndarray  # int8 [relations, classes]
-    by_class: np.ndarray  # uint32 [prompts]: their numbers in order of class
-    stops: np.ndarray  # int64 [classes + 1]: where in it a class begins and the one before ends
+    orders: tuple[np.ndarray, ...]  # uint32 [rows] of each block: its rows by class
+    order: np.ndarray  # int64 [prompts]: their numbers, as they follow each other in a column
+    runs: np.ndarray  # int64 [runs, 3]: neighbours of one class in it, as for sorting
+    stops: np.ndarray  # int64 [classes + 1]: prompts in all classes before each
     positives: np.ndarray  # int64 [relations, 1]
     negatives: np.ndarray  # int64 [relations, 1]
     reciprocals: np.ndarray  # float64 [prompts + 1]
@@ -155,7 +165,13 @@ class _Table:
     ranks: dict[int, np.ndarray]  # role -> int64 [relations, 2 per quantile]
 
     @classmethod
-    def of(cls, labels: Labels, statistics: Sequence[str]) -> _Table:
+    @lru_cache(maxsize=2)  # calls for other neurons of the same prompts find it again
+    def of(cls, labels: Labels, lengths: tuple[int, ...], statistics: tuple[str, ...]) -> _Table:
+        """For blocks of ``lengths`` rows."""
+        firsts = np.cumsum((0, *lengths))[:-1]
+        classes = [labels.classes[first : first + length] for first, length in zip(firsts, lengths, strict=True)]
+        orders = tuple(np.argsort(some, kind="stable").astype(np.uint32) for some in classes)
+        order = np.concatenate([first + some for first, some in zip(firsts, orders, strict=True)])
         positives, negatives = labels.count(POSITIVE), labels.count(NEGATIVE)
         names = [name for name in QUANTILES if name in statistics]
         ranks: dict[int, list[np.ndarray]] = {POSITIVE: [], NEGATIVE: []}
@@ -169,12 +185,15 @@ class _Table:
             ranks[role] += [np.where(count > 0, lower, -1), np.where(count > 0, np.minimum(lower + 1, count - 1), -1)]
             weights[at, :, 0] = np.where(count > 0, place - lower, np.nan)
         none = np.empty((len(labels.relations), 0), np.int64)
+        partition = labels.partition and len(labels.roles) <= walks.MOST_STATES
         return cls(
             labels=labels,
-            partition=labels.partition,
+            partition=partition,
             class_of=np.argmax(labels.roles, axis=0).astype(np.int64),
             roles=np.ascontiguousarray(labels.roles.T),
-            by_class=np.argsort(labels.classes, kind="stable").astype(np.uint32),
+            orders=orders,
+            order=order,
+            runs=runs_of(labels.classes[order], walks.STATE if partition else 1),
             stops=np.concatenate([[0], np.cumsum(labels.class_sizes)]).astype(np.int64),
             positives=positives[:, None],
             negatives=negatives[:, None],
@@ -187,65 +206,67 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Buffers:
-    """Memory reused from tile to tile: the columns copied and those sorted together."""
+    """Memory reused from tile to tile: the columns copied and two columns' keys."""
 
     bits: np.ndarray
     keys: np.ndarray
 
     @classmethod
-    def of(cls, labels: Labels, stored: Format) -> _Buffers:
-        line = 64 // np.dtype(stored.bits).itemsize  # values of a cache line
-        lines = (
-            -(-labels.prompts // line) | 1
-        )  # odd, or a prompt's values of all columns compete for the same few lines
-        return cls(
-            bits=np.zeros((COPIED_TOGETHER, lines * line), stored.bits),
-            keys=np.zeros((SORTED_TOGETHER, labels.prompts), stored.key),
-        )
+    @contextmanager
+    def of(cls, labels: Labels, stored: Format) -> Iterator[_Buffers]:
+        """``with _Buffers.of(labels, stored) as buffers``: this thread's last, if they fit: new memory is slow at first."""
+        buffers, _kept.buffers = getattr(_kept, "buffers", None), None
+        if buffers is None or (buffers.keys.shape[1], buffers.keys.dtype) != (labels.prompts, stored.key):
+            line = 64 // np.dtype(stored.bits).itemsize  # values of a cache line
+            lines = -(-labels.prompts // line) | 1  # odd, or a prompt's values of all columns compete for few lines
+            bits = np.empty((COPIED_TOGETHER, lines * line), stored.bits)
+            buffers = cls(bits, np.empty((2, labels.prompts), stored.key))
+        yield buffers
+        if buffers.bits.nbytes <= MOST_KEPT:
+            _kept.buffers = buffers
+
+
+_kept = threading.local()
 
 
 def _ranked(
-    bits: np.ndarray, dtype: np.dtype, table: _Table, buffers: _Buffers, results: dict[str, np.ndarray], first: int
+    bits: np.ndarray, keys: np.ndarray, dtype: np.dtype, table: _Table, results: dict[str, np.ndarray], first: int
 ) -> None:
-    """Fill ``results`` [relations, columns] from bits [columns, prompts]; ``first`` numbers the first column."""
-    for start in range(0, len(bits), SORTED_TOGETHER):
-        some = bits[start : start + SORTED_TOGETHER]
-        keys = buffers.keys[: len(some)]
-        if sort(some, FORMATS[dtype].infinity, table.by_class, table.stops, keys):
-            neuron, prompt = np.argwhere(np.isnan(as_floats(some[:, : table.labels.prompts], dtype)))[0].tolist()
-            raise NotANumber(first + start + neuron, prompt)
-        here = {name: out[:, start : start + len(some)] for name, out in results.items()}
-        _walked(keys, dtype, table, here)
-        own = {name: out for name, out in here.items() if name not in BUILT_IN}
-        _defined(some[:, : table.labels.prompts], dtype, table.labels, own)
+    """Fill the statistics among ``results`` [relations, columns] from bits [columns, prompts or more], by way of ``keys``.
 
-
-def _walked(keys: np.ndarray, dtype: np.dtype, table: _Table, results: dict[str, np.ndarray]) -> None:
-    """Fill the built-in statistics among ``results`` [relations, columns] from sorted keys."""
-    shape = len(table.positives), len(keys)
+    ``first`` numbers the first column.
+    """
+    shape = len(table.positives), len(bits)
     on, off = table.ranks[POSITIVE], table.ranks[NEGATIVE]
     order = np.zeros((on.shape[1] + off.shape[1], *shape), np.int64)
+    precision = results.get("average_precision", np.empty((0, 0)))
+    begin = bits, keys, FORMATS[dtype].infinity, table.runs
     if table.partition:
-        if "average_precision" in results:
-            found = results["average_precision"]
-            walks.walk_average_precision(keys, table.stops, table.class_of, table.reciprocals, found)
-        if "auroc" in results:
-            midranks = np.empty((len(table.stops) - 1, len(keys)), np.int64)
-            walks.walk_midranks(keys, midranks)
-            results["auroc"][:] = _share(midranks[table.class_of] - table.positives**2, table)
-        if table.quantiles:
-            walks.walk_order_statistics(keys, table.stops, table.class_of, on, off, order)
+        midranks = np.empty((len(table.stops) - 1 if "auroc" in results else 0, len(bits)), np.int64)
+        groups = table.stops, table.class_of
+        missing = walks.rank_partition(*begin, *groups, table.reciprocals, on, off, precision, midranks, order)
     else:
-        precision, wins = np.empty(shape), np.empty(shape, np.int64)
-        walks.walk_roles(keys, table.roles, table.reciprocals, on, off, precision, wins, order)
+        sums, wins = np.empty(shape), np.empty(shape, np.int64)
+        missing = walks.rank_roles(*begin, table.roles, table.reciprocals, on, off, sums, wins, order)
         if "average_precision" in results:
-            np.divide(precision, table.positives, out=results["average_precision"])
-        if "auroc" in results:
-            results["auroc"][:] = _share(wins, table)
+            np.divide(sums, table.positives, out=precision)
+    if missing:
+        _refuse(bits, dtype, table, first)
+    if "auroc" in results:
+        results["auroc"][:] = _share(midranks[table.class_of] - table.positives**2 if table.partition else wins, table)
     if table.quantiles:
         values = keys_to_floats(order, dtype)
         for name, found in zip(table.quantiles, _between(values[0::2], values[1::2], table.weights), strict=True):
             results[name][:] = found
+    own = {name: out for name, out in results.items() if name not in BUILT_IN}
+    _defined(bits[:, : table.labels.prompts], dtype, table, own)
+
+
+def _refuse(bits: np.ndarray, dtype: np.dtype, table: _Table, first: int) -> None:
+    """Raise for the first NaN among columns, and in it the first prompt."""
+    columns, places = np.nonzero(np.isnan(as_floats(bits[:, : table.labels.prompts], dtype)))
+    prompt = table.order[places[columns == columns[0]]].min()
+    raise NotANumber(first + int(columns[0]), int(prompt))
 
 
 def _share(wins: np.ndarray, table: _Table) -> np.ndarray:
@@ -271,16 +292,16 @@ def _means(blocks: Sequence[np.ndarray], labels: Labels, results: dict[str, np.n
         classes = labels.classes[row : row + len(block)]
         values = np.require(block, requirements=["C", "A"])  # most are: adding along strides takes twice the time
         if block.dtype == np.float32:
-            walks.add_singles(values, classes, sums)
+            totals.add_singles(values, classes, sums)
         else:
             stored, bits = FORMATS[block.dtype], values.view(np.uint16)
-            walks.add_halves(bits, classes, stored.infinity, stored.to_single, stored.scale, sums)
+            totals.add_halves(bits, classes, stored.infinity, stored.to_single, stored.scale, sums)
         row += len(block)
     if np.isnan(sums).any():
         _refuse_nan(blocks)
     for name in results.keys() & MEANS.keys():
         counts = labels.count(MEANS[name]).astype(np.float64)[:, None]
-        walks.add_classes(sums, np.ascontiguousarray(labels.roles.T) == MEANS[name], results[name])
+        totals.add_classes(sums, np.ascontiguousarray(labels.roles.T) == MEANS[name], results[name])
         results[name] /= np.where(counts > 0, counts, np.nan)
 
 
@@ -296,20 +317,17 @@ def _refuse_nan(blocks: Sequence[np.ndarray]) -> None:
         row += len(block)
 
 
-def _defined(bits: np.ndarray, dtype: np.dtype, labels: Labels, results: dict[str, np.ndarray]) -> None:
+def _defined(bits: np.ndarray, dtype: np.dtype, table: _Table, results: dict[str, np.ndarray]) -> None:
     """Registered statistics without a kernel: their definition, column by column."""
     if not results:
         return
-    values, roles = (
-        as_floats(bits, dtype).astype(np.float64),
-        labels.roles[labels.classes],
-    )  # [columns, prompts], [prompts, relations]
-    for r in range(roles.shape[1]):
-        positives = np.sort(values[:, roles[:, r] == POSITIVE], axis=1)
-        negatives = np.sort(values[:, roles[:, r] == NEGATIVE], axis=1)
-        for name, out in results.items():
-            for column in range(len(values)):
-                out[r, column] = STATISTICS[name].definition(positives[column], negatives[column])
+    roles = table.labels.roles[table.labels.classes[table.order]]  # [prompts, relations]
+    for column, values in enumerate(bits):
+        floats = as_floats(values, dtype).astype(np.float64)
+        for r in range(roles.shape[1]):
+            positives, negatives = (np.sort(floats[roles[:, r] == role]) for role in (POSITIVE, NEGATIVE))
+            for name, out in results.items():
+                out[r, column] = STATISTICS[name].definition(positives, negatives)
 
 
 def lape(on_mean: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""One pass over sorted keys for every relation, without branches that depend on the data.
+"""Sort columns of activations and walk over their keys, once for every relation, without branches that depend on the data.
 
 Keys ascend, so ranks from the top are counted down: at the first key of a group of equal values, the number of keys not
 yet passed is the rank of the group's end, and the positives of a class not yet passed are its true positives there.
 Inside a group keys ascend by class, so each class's are adjacent, and the first of them carries the count for the
-others. Two columns are walked together: their chains of additions overlap, and both still fit into the innermost cache.
+others. Two columns are sorted and walked together: their chains of additions overlap, and what is at work stays in the
+caches of one core. The last of an odd number of columns is taken twice.
 """
 
 from __future__ import annotations
@@ -15,134 +16,167 @@ import numpy as np
 from numba import types, uint64
 
 from relact.kernels.jit import kernel, reads
+from relact.kernels.labels import MOST_CLASSES
+from relact.kernels.sorting import scratch, sort_two
 
-LANES = 2  # columns walked together; the last of an odd number is walked twice
+STATE = 4  # words per class, of two columns; keys of partitions carry this times the class: where its words begin
+MOST_STATES = MOST_CLASSES // STATE
 CLASS, VALUE = 0xFFFF, 1 << 16  # bits of the class; the smallest difference between keys of different values
 f8, i1, i8 = types.float64, types.int8, types.int64
 u2, u4, u8 = types.uint16, types.uint32, types.uint64
 
 
 def both(*rest: Any) -> list[Any]:
-    """Signatures for uint32 and uint64 keys [columns, prompts], followed by the same further arguments."""
-    return [types.void(reads(key, 2), *rest) for key in (u4, u8)]
+    """Signatures for the bits [columns, prompts or more] and keys [2, prompts] of either width, and the same further arguments."""
+    widths = ((u2, u4), (u4, u8))
+    return [types.boolean(reads(bits, 2), types.Array(key, 2, "C"), i8, reads(i8, 2), *rest) for bits, key in widths]
+
+
+@kernel(
+    *both(
+        reads(i8, 1),
+        reads(i8, 1),
+        reads(f8, 1),
+        reads(i8, 2),
+        reads(i8, 2),
+        types.Array(f8, 2, "A"),
+        types.Array(i8, 2, "C"),
+        types.Array(i8, 3, "C"),
+    )
+)
+def rank_partition(
+    bits: np.ndarray,
+    keys: np.ndarray,
+    infinity: int,
+    runs: np.ndarray,
+    stops: np.ndarray,
+    class_of: np.ndarray,
+    reciprocals: np.ndarray,
+    on: np.ndarray,
+    off: np.ndarray,
+    precision: np.ndarray,
+    midranks: np.ndarray,
+    order: np.ndarray,
+) -> bool:
+    """Statistics of relations whose positives are one class each, against all other prompts.
+
+    Args:
+        bits: [columns, prompts or more]. keys: [2, prompts] to work in. infinity, runs: as for `sort_two`.
+        stops: [classes + 1] prompts in all classes before each. class_of: [relations].
+        reciprocals: [prompts + 1], 1/n at n.
+        on, off: [relations, ranks] from 0, ascending; a rank of -1 is skipped.
+        precision: [relations, columns] or empty; filled with average precision.
+        midranks: [classes, columns] or empty; filled with twice the sum of a class's midranks less the class's size.
+        order: [on and off ranks, relations, columns]; filled with the keys, without class, at these ranks among a relation's
+            positives, then among its negatives.
+
+    Returns:
+        whether there is a NaN; what is filled then means nothing.
+    """
+    columns, classes, found = bits.shape[0], stops.size - 1, False
+    space, state = scratch(keys), np.empty(classes * STATE, np.int64)
+    places = np.empty((2, keys.shape[1]), np.uint32)
+    for column in range(0, columns, 2):
+        lanes = min(2, columns - column)
+        found |= sort_two(bits[column], bits[column + lanes - 1], infinity, runs, space, keys)
+        if precision.size:
+            _average_precision(keys, stops, state, reciprocals)
+            for r in range(class_of.size):
+                c = class_of[r]
+                for lane in range(lanes):
+                    sums = state.view(np.float64)
+                    precision[r, column + lane] = sums[STATE * c + 2 * lane + 1] / (stops[c + 1] - stops[c])
+        if midranks.size:
+            for lane in range(lanes):
+                _midranks(keys[lane], midranks[:, column + lane])
+        if order.size:
+            _list_places(keys, stops, state, places)
+            for lane in range(lanes):
+                _order_statistics(keys[lane], places[lane], stops, class_of, on, off, order[:, :, column + lane])
+    return found
+
+
+@numba.njit(nogil=True)
+def _average_precision(keys: Any, stops: Any, left: Any, reciprocals: Any) -> None:
+    """Fill of each class, for both columns: positives not yet passed (none in the end), and the sum of precisions."""
+    k0, k1, prompts, sums = keys[0], keys[1], uint64(keys.shape[1]), left.view(np.float64)
+    for c in range(stops.size - 1):
+        left[STATE * c] = left[STATE * c + 2] = stops[c + 1] - stops[c]
+        sums[STATE * c + 1] = sums[STATE * c + 3] = 0.0
+    p0, p1 = ~k0[0], ~k1[0]
+    e0 = e1 = uint64(0)
+    h0 = h1 = 0
+    for i in range(prompts):  # unsigned: nothing to be checked for counting from the end
+        key0, key1 = k0[i], k1[i]
+        p0, e0, h0 = _step(key0, p0, prompts - i, e0, h0, left, sums, reciprocals, uint64(key0 & CLASS))
+        p1, e1, h1 = _step(key1, p1, prompts - i, e1, h1, left, sums, reciprocals, uint64(key1 & CLASS) + uint64(2))
 
 
 @numba.njit(nogil=True)
 def _step(
-    key: Any, previous: Any, rank: Any, end: int, hits: int, left: Any, sums: Any, reciprocals: Any, lane: int
+    key: Any, previous: Any, rank: Any, end: Any, hits: int, left: Any, sums: Any, reciprocals: Any, own: Any
 ) -> Any:
     """One key of one column; returns the new previous key, the rank of its group's end, and true positives there.
 
     What is chosen between are integers: processors choose those without a branch, other than floats.
     """
-    own = uint64(key & CLASS) * uint64(LANES) + uint64(lane)
     change = key ^ previous
     there = left[own]
     end = rank if change >= VALUE else end
     hits = there if change != 0 else hits
-    sums[own] += hits * reciprocals[uint64(end)]
+    sums[own + uint64(1)] += hits * reciprocals[end]
     left[own] = there - 1
     return key, end, hits
 
 
-@kernel(*both(reads(i8, 1), reads(i8, 1), reads(f8, 1), types.Array(f8, 2, "A")))
-def walk_average_precision(
-    keys: np.ndarray, stops: np.ndarray, class_of: np.ndarray, reciprocals: np.ndarray, out: np.ndarray
-) -> None:
-    """Average precision of every relation, whose positives are one class, against all other prompts.
-
-    Args:
-        keys: [columns, prompts] sorted along prompts.
-        stops: [classes + 1] prompts in all classes before each. class_of: [relations].
-        reciprocals: [prompts + 1], 1/n at n.
-        out: [relations, columns].
-    """
-    (columns, prompts), classes = keys.shape, stops.size - 1
-    left, sums = np.empty(classes * LANES, np.int64), np.empty(classes * LANES)  # not yet passed; all lanes together
-    for column in range(0, columns, LANES):
-        k0, k1 = keys[column], keys[min(column + 1, columns - 1)]
-        p0, p1 = ~k0[0], ~k1[0]
-        e0 = e1 = h0 = h1 = 0
-        for c in range(classes):
-            for lane in range(LANES):
-                left[LANES * c + lane], sums[LANES * c + lane] = stops[c + 1] - stops[c], 0.0
-        for i in range(np.uint64(prompts)):  # unsigned: nothing to be checked for counting from the end
-            rank = np.int64(prompts - i)
-            p0, e0, h0 = _step(k0[i], p0, rank, e0, h0, left, sums, reciprocals, 0)
-            p1, e1, h1 = _step(k1[i], p1, rank, e1, h1, left, sums, reciprocals, 1)
-        for r in range(class_of.size):
-            c = class_of[r]
-            for lane in range(min(LANES, columns - column)):
-                out[r, column + lane] = sums[LANES * c + lane] / (stops[c + 1] - stops[c])
-
-
-@kernel(*both(types.Array(i8, 2, "C")))
-def walk_midranks(keys: np.ndarray, out: np.ndarray) -> None:
-    """Sum over each class of (keys below the group) + (keys up to its end): twice the midranks less the class's size.
-
-    Args:
-        keys: [columns, prompts] sorted along prompts. out: [classes, columns].
-    """
-    prompts = keys.shape[1]
+@numba.njit(nogil=True)
+def _midranks(keys: Any, out: Any) -> None:
+    """Sum over each class of (keys below the group) + (keys up to its end)."""
+    prompts = keys.size
     out[:] = 0
-    for column in range(keys.shape[0]):
-        row = keys[column]
-        previous, start = ~row[0], 0
-        for i in range(prompts):
-            start = i if row[i] ^ previous >= VALUE else start
-            previous = row[i]
-            out[uint64(row[i] & CLASS), column] += start
-        previous, end = ~row[prompts - 1], prompts
-        for i in range(prompts - 1, -1, -1):
-            end = i + 1 if row[i] ^ previous >= VALUE else end
-            previous = row[i]
-            out[uint64(row[i] & CLASS), column] += end
-
-
-@kernel(*both(reads(i8, 1), reads(i8, 1), reads(i8, 2), reads(i8, 2), types.Array(i8, 3, "C")))
-def walk_order_statistics(
-    keys: np.ndarray, stops: np.ndarray, class_of: np.ndarray, on: np.ndarray, off: np.ndarray, out: np.ndarray
-) -> None:
-    """The keys at given ranks (from 0, ascending) among each relation's positives and among its negatives.
-
-    The places of each class in the sorted column are listed; a positive of rank q is then a lookup, and the
-    negative of rank q sits j places after q, where j counts the positives before it: found by bisection.
-
-    Args:
-        keys: [columns, prompts] sorted along prompts.
-        stops: [classes + 1] where a class's list begins and the one before ends.
-        class_of: [relations] the class of a relation's positives.
-        on, off: [relations, ranks]; a rank of -1 is skipped.
-        out: [on and off ranks, relations, columns] keys without class.
-    """
-    (columns, prompts), classes = keys.shape, stops.size - 1
-    places, ends = np.empty((LANES, prompts), np.uint32), np.empty((LANES, classes), np.uint64)
-    places0, places1, ends0, ends1 = places[0], places[1], ends[0], ends[1]
-    for first in range(0, columns, LANES):
-        k0, k1 = keys[first], keys[min(first + 1, columns - 1)]
-        for lane in range(LANES):
-            for c in range(classes):
-                ends[lane, c] = stops[c]
-        for i in range(np.uint64(prompts)):
-            _place(k0[i], i, places0, ends0)
-            _place(k1[i], i, places1, ends1)
-        for lane in range(min(LANES, columns - first)):
-            row = keys[first + lane]
-            for r in range(class_of.size):
-                own = places[lane, stops[class_of[r]] : stops[class_of[r] + 1]]
-                for s in range(on.shape[1]):
-                    if on[r, s] >= 0:
-                        out[s, r, first + lane] = row[own[on[r, s]]] >> 16
-                for s in range(off.shape[1]):
-                    if off[r, s] >= 0:
-                        out[on.shape[1] + s, r, first + lane] = row[off[r, s] + _positives_before(own, off[r, s])] >> 16
+    previous, start = ~keys[0], 0
+    for i in range(prompts):
+        start = i if keys[i] ^ previous >= VALUE else start
+        previous = keys[i]
+        out[uint64(keys[i] & CLASS) // uint64(STATE)] += start
+    previous, end = ~keys[prompts - 1], prompts
+    for i in range(prompts - 1, -1, -1):
+        end = i + 1 if keys[i] ^ previous >= VALUE else end
+        previous = keys[i]
+        out[uint64(keys[i] & CLASS) // uint64(STATE)] += end
 
 
 @numba.njit(nogil=True)
-def _place(key: Any, i: int, places: Any, ends: Any) -> None:
-    own = uint64(key & CLASS)
-    places[ends[own]] = i
-    ends[own] += uint64(1)
+def _list_places(keys: Any, stops: Any, ends: Any, places: Any) -> None:
+    """List the places of each class's keys in the sorted columns, ascending, from the class's ``stops`` on."""
+    k0, k1, places0, places1 = keys[0], keys[1], places[0], places[1]
+    for c in range(stops.size - 1):
+        ends[STATE * c] = ends[STATE * c + 1] = stops[c]
+    for i in range(uint64(k0.size)):
+        _place(i, places0, ends, uint64(k0[i] & CLASS))
+        _place(i, places1, ends, uint64(k1[i] & CLASS) + uint64(1))
+
+
+@numba.njit(nogil=True)
+def _place(i: Any, places: Any, ends: Any, own: Any) -> None:
+    places[uint64(ends[own])] = i
+    ends[own] += 1
+
+
+@numba.njit(nogil=True)
+def _order_statistics(keys: Any, places: Any, stops: Any, class_of: Any, on: Any, off: Any, out: Any) -> None:
+    """A positive of rank q is a lookup among its class's places.
+
+    The negative of rank q sits j places after q, where j counts the positives before it: found by bisection.
+    """
+    for r in range(class_of.size):
+        own = places[stops[class_of[r]] : stops[class_of[r] + 1]]
+        for s in range(on.shape[1]):
+            if on[r, s] >= 0:
+                out[s, r] = keys[own[on[r, s]]] >> 16
+        for s in range(off.shape[1]):
+            if off[r, s] >= 0:
+                out[on.shape[1] + s, r] = keys[off[r, s] + _positives_before(own, off[r, s])] >> 16
 
 
 @numba.njit(nogil=True)
@@ -169,8 +203,11 @@ def _positives_before(places: Any, rank: int) -> int:
         types.Array(i8, 3, "C"),
     )
 )
-def walk_roles(
+def rank_roles(
+    bits: np.ndarray,
     keys: np.ndarray,
+    infinity: int,
+    runs: np.ndarray,
     roles: np.ndarray,
     reciprocals: np.ndarray,
     on: np.ndarray,
@@ -178,84 +215,56 @@ def walk_roles(
     precision: np.ndarray,
     wins: np.ndarray,
     order: np.ndarray,
-) -> None:
+) -> bool:
     """All of the above for any labels (several per prompt, prompts left out), one relation after the other.
 
     Args:
-        keys: [columns, prompts] sorted along prompts. roles: [relations, classes].
+        roles: [relations, classes].
         precision: [relations, columns] not yet divided by the positives.
         wins: [relations, columns] twice the pairs in which the positive is higher, ties counting one.
-        reciprocals, on, off, order: as above.
+        The others: as above.
     """
-    prompts = keys.shape[1]
-    lists = np.empty((2, prompts + 1), np.int64)  # values of negatives, of positives
-    for column in range(keys.shape[0]):
-        row = keys[column]
-        for r in range(roles.shape[0]):
-            role_of = roles[r]
-            counted = positives = 0
-            for i in range(prompts):
-                role = role_of[uint64(row[i] & CLASS)]
-                counted += role >= 0
-                positives += role > 0
-            negatives = counted - positives
-            n = p = end = hits = n_below = p_below = wins2 = 0
-            total, previous = 0.0, ~row[0]
-            for i in range(prompts):
-                role = role_of[uint64(row[i] & CLASS)]
-                is_on, is_off = int(role > 0), int(role == 0)
-                fresh = row[i] ^ previous >= VALUE
-                previous = row[i]
-                end = counted - n - p if fresh else end
-                hits = positives - p if fresh else hits
-                n_below, p_below = (n if fresh else n_below), (p if fresh else p_below)
-                total += is_on * hits * reciprocals[end]
-                wins2 += is_on * n_below - is_off * p_below
-                lists[0, n] = lists[1, p] = row[i] >> 16
-                n, p = n + is_off, p + is_on
-            precision[r, column] = total
-            wins[r, column] = wins2 + positives * negatives  # negatives <= p are all but those with positives below
-            for s in range(on.shape[1]):
-                if on[r, s] >= 0:
-                    order[s, r, column] = lists[1, on[r, s]]
-            for s in range(off.shape[1]):
-                if off[r, s] >= 0:
-                    order[on.shape[1] + s, r, column] = lists[0, off[r, s]]
+    columns, found = bits.shape[0], False
+    space = scratch(keys)
+    lists = np.empty((2, keys.shape[1] + 1), np.int64)  # values of negatives, of positives
+    for column in range(0, columns, 2):
+        lanes = min(2, columns - column)
+        found |= sort_two(bits[column], bits[column + lanes - 1], infinity, runs, space, keys)
+        for lane in range(lanes):
+            n = column + lane
+            for r in range(roles.shape[0]):
+                precision[r, n], wins[r, n] = _walk_roles(keys[lane], roles[r], reciprocals, lists)
+                for s in range(on.shape[1]):
+                    if on[r, s] >= 0:
+                        order[s, r, n] = lists[1, on[r, s]]
+                for s in range(off.shape[1]):
+                    if off[r, s] >= 0:
+                        order[on.shape[1] + s, r, n] = lists[0, off[r, s]]
+    return found
 
 
-@kernel(types.void(reads(types.float32, 2), reads(u2, 1), types.Array(f8, 2, "C")))
-def add_singles(values: np.ndarray, classes: np.ndarray, sums: np.ndarray) -> None:
-    """Add rows [rows, neurons] in their order to the sums [classes, neurons] of their classes."""
-    for i in range(values.shape[0]):
-        total = sums[uint64(classes[i])]
-        for n in range(values.shape[1]):
-            total[n] += values[i, n]
-
-
-@kernel(types.void(reads(u2, 2), reads(u2, 1), u4, u4, f8, types.Array(f8, 2, "C")))
-def add_halves(
-    bits: np.ndarray, classes: np.ndarray, infinity: int, shift: int, scale: float, sums: np.ndarray
-) -> None:
-    """The same for bits of 16-bit floats, moved into the fields of a float32 and scaled to its exponents."""
-    shifted = np.empty(bits.shape[1], np.uint32)
-    values = shifted.view(np.float32)
-    for i in range(bits.shape[0]):
-        for n in range(bits.shape[1]):
-            magnitude = np.uint32(bits[i, n]) & np.uint32(0x7FFF)
-            finite = magnitude << shift
-            special = np.uint32(0x7F800000) | (magnitude - infinity)  # infinity, or above it NaN
-            shifted[n] = (special if magnitude >= infinity else finite) | (np.uint32(bits[i, n] >> 15) << np.uint32(31))
-        total = sums[uint64(classes[i])]
-        for n in range(bits.shape[1]):
-            total[n] += np.float64(values[n]) * scale
-
-
-@kernel(types.void(reads(f8, 2), reads(types.boolean, 2), types.Array(f8, 2, "C")))
-def add_classes(sums: np.ndarray, chosen: np.ndarray, out: np.ndarray) -> None:
-    """Add up the sums [classes, neurons] of the chosen [relations, classes], in order of class: [relations, neurons]."""
-    for r in range(chosen.shape[0]):
-        out[r] = 0.0
-        for c in range(chosen.shape[1]):
-            if chosen[r, c]:
-                for n in range(sums.shape[1]):
-                    out[r, n] += sums[c, n]
+@numba.njit(nogil=True)
+def _walk_roles(keys: Any, role_of: Any, reciprocals: Any, lists: Any) -> Any:
+    """The sum of precisions and the wins of one relation; its sorted negatives and positives go to ``lists``."""
+    prompts = keys.size
+    counted = positives = 0
+    for i in range(prompts):
+        role = role_of[uint64(keys[i] & CLASS)]
+        counted += role >= 0
+        positives += role > 0
+    negatives = counted - positives
+    n = p = end = hits = n_below = p_below = wins = 0
+    total, previous = 0.0, ~keys[0]
+    for i in range(prompts):
+        role = role_of[uint64(keys[i] & CLASS)]
+        is_on, is_off = int(role > 0), int(role == 0)
+        fresh = keys[i] ^ previous >= VALUE
+        previous = keys[i]
+        end = counted - n - p if fresh else end
+        hits = positives - p if fresh else hits
+        n_below, p_below = (n if fresh else n_below), (p if fresh else p_below)
+        total += is_on * hits * reciprocals[end]
+        wins += is_on * n_below - is_off * p_below
+        lists[0, n] = lists[1, p] = keys[i] >> 16
+        n, p = n + is_off, p + is_on
+    return total, wins + positives * negatives  # negatives <= p are all but those with positives below
