@@ -120,11 +120,11 @@ def measure(prompts: int, relations: int, dtype: str, workers: int, neurons: int
     few = np.ascontiguousarray(values[:, : SLOW_NEURONS * workers]).astype(np.float32)
     columns = {"relact": neurons, "stored": neurons, "sort": neurons, "sklearn": few.shape[1], "torchmetrics": 2}
     with ProcessPoolExecutor(workers) as processes, ThreadPoolExecutor(workers) as threads:
-        runs = {
-            "sklearn": timed(lambda: sklearn(few, truths, processes)),
-            "relact": timed(lambda: relact(spans, labels, AP, threads)),
+        runs = {  # torchmetrics, whose threads may still spin, comes before what is compared with none
             "stored": timed(lambda: relact(spans, labels, STORED, threads)),
+            "relact": timed(lambda: relact(spans, labels, AP, threads)),
             "sort": partial(sort_seconds, packed(values, labels), threads),
+            "sklearn": timed(lambda: sklearn(few, truths, processes)),
         }
         if run := torchmetrics_run(few[:, :2], truths, workers):
             runs["torchmetrics"] = timed(run)

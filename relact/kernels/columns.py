@@ -140,14 +140,11 @@ def transpose_words(
     Args:
         source: words, rows ``pitch`` apart. out: [neurons, prompts] halves.
     """
-    groups, words, target = (
-        uint64(order.size // 4),
-        stop - start,
-        out.view(np.uint64),
-    )  # unsigned: no index counts from the end
+    groups, words = uint64(order.size // 4), stop - start  # unsigned: no index counts from the end
+    target, turned = out.view(np.uint64), np.empty(4 * WORDS, np.uint64)
     even, low = uint64(0x0000FFFF0000FFFF), uint64(0x00000000FFFFFFFF)
     half, word = uint64(16), uint64(32)
-    data, turned = uint64(source.ctypes.data), np.empty(4 * WORDS, np.uint64)
+    data = uint64(source.ctypes.data)
     for group in range(groups):
         n, at = uint64(4) * group, first + group
         for following in range(n + uint64(4), min(n + uint64(8), uint64(4) * groups)):

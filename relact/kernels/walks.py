@@ -75,7 +75,7 @@ def rank_partition(
     """
     columns, classes, found = bits.shape[0], stops.size - 1, False
     space, state = scratch(keys), np.empty(classes * STATE, np.int64)
-    places = np.empty((2, keys.shape[1]), np.uint32)
+    sums, places = state.view(np.float64), np.empty((2, keys.shape[1]), np.uint32)
     for column in range(0, columns, 2):
         lanes = min(2, columns - column)
         found |= sort_two(bits[column], bits[column + lanes - 1], infinity, runs, space, keys)
@@ -84,7 +84,6 @@ def rank_partition(
             for r in range(class_of.size):
                 c = class_of[r]
                 for lane in range(lanes):
-                    sums = state.view(np.float64)
                     precision[r, column + lane] = sums[STATE * c + 2 * lane + 1] / (stops[c + 1] - stops[c])
         if midranks.size:
             for lane in range(lanes):
