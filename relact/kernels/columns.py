@@ -102,11 +102,12 @@ class Rows:
         rows, first = [], 0
         for block, order in zip(blocks, orders, strict=True):
             seen = (block if block.flags.aligned else block.copy()).view(bits)
-            aligned = seen.strides[1] == 2 and seen.strides[0] % 8 == seen.ctypes.data % 8 == first % 4 == 0
-            pitch, width = seen.strides[0] // 8, seen.shape[1] // 4
-            words = None
-            if aligned and pitch > 0 < width:
-                words = as_strided(seen.view(np.uint16), (((len(seen) - 1) * pitch + width) * 4,), (2,)).view(np.uint64)
+            address, (row, value) = seen.__array_interface__["data"][0], seen.strides
+            pitch, width, words = row // 8, seen.shape[1] // 4, None
+            if value == 2 and row % 8 == address % 8 == first % 4 == 0 and pitch > 0 < width:
+                values = ((len(seen) - 1) * pitch + width) * 4
+                flat = seen.reshape(-1) if seen.flags.c_contiguous else as_strided(seen, (values,), (2,))
+                words = flat.view(np.uint64)
             rows.append(cls(seen, first, words, pitch, order))
             first += len(seen)
         return rows

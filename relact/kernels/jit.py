@@ -75,7 +75,7 @@ def _prefetch(_: Any, address: Any) -> Any:
         pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
         function = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
         load = builder.module.declare_intrinsic("llvm.prefetch", [pointer], function)
-        builder.call(load, [builder.inttoptr(args[0], pointer), word(0), word(3), word(1)])  # read, keep, data
+        builder.call(load, [builder.inttoptr(args[0], pointer), word(0), word(0), word(1)])  # read, once, data
         return context.get_dummy_value()
 
     return types.void(types.uint64), generate
