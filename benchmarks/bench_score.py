@@ -120,7 +120,7 @@ def measure(prompts: int, relations: int, dtype: str, workers: int, neurons: int
     few = np.ascontiguousarray(values[:, : SLOW_NEURONS * workers]).astype(np.float32)
     columns = {"relact": neurons, "stored": neurons, "sort": neurons, "sklearn": few.shape[1], "torchmetrics": 2}
     with ProcessPoolExecutor(workers) as processes, ThreadPoolExecutor(workers) as threads:
-        runs = {  # torchmetrics, whose threads may still spin, comes before what is compared with none
+        runs = {  # the first follows torchmetrics, whose threads may still spin; no ratio with scikit-learn uses it
             "stored": timed(lambda: relact(spans, labels, STORED, threads)),
             "relact": timed(lambda: relact(spans, labels, AP, threads)),
             "sort": partial(sort_seconds, packed(values, labels), threads),

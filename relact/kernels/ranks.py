@@ -236,24 +236,20 @@ def _ranked(
 
     ``first`` numbers the first column.
     """
-    shape = len(table.positives), len(bits)
+    shape, none = (len(table.positives), len(bits)), (0, 0)
     on, off = table.ranks[POSITIVE], table.ranks[NEGATIVE]
     order = np.zeros((on.shape[1] + off.shape[1], *shape), np.int64)
-    precision = results.get("average_precision", np.empty((0, 0)))
-    begin = bits, keys, FORMATS[dtype].infinity, table.runs
+    precision = results.get("average_precision", np.empty(none))
+    wins = np.empty(shape if "auroc" in results else none, np.int64)
+    begin, end = (bits, keys, FORMATS[dtype].infinity, table.runs), (table.reciprocals, on, off, precision, wins, order)
     if table.partition:
-        midranks = np.empty((len(table.stops) - 1 if "auroc" in results else 0, len(bits)), np.int64)
-        groups = table.stops, table.class_of
-        missing = walks.rank_partition(*begin, *groups, table.reciprocals, on, off, precision, midranks, order)
+        missing = walks.rank_partition(*begin, table.stops, table.class_of, *end)
     else:
-        sums, wins = np.empty(shape), np.empty(shape, np.int64)
-        missing = walks.rank_roles(*begin, table.roles, table.reciprocals, on, off, sums, wins, order)
-        if "average_precision" in results:
-            np.divide(sums, table.positives, out=precision)
+        missing = walks.rank_roles(*begin, table.roles, *end)
     if missing:
         _refuse(bits, dtype, table, first)
     if "auroc" in results:
-        results["auroc"][:] = _share(midranks[table.class_of] - table.positives**2 if table.partition else wins, table)
+        results["auroc"][:] = _share(wins, table)
     if table.quantiles:
         values = keys_to_floats(order, dtype)
         for name, found in zip(table.quantiles, _between(values[0::2], values[1::2], table.weights), strict=True):

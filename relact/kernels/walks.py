@@ -17,33 +17,25 @@ from numba import types, uint64
 
 from relact.kernels.jit import kernel, reads
 from relact.kernels.labels import MOST_CLASSES
-from relact.kernels.sorting import scratch, sort_two
+from relact.kernels.sorting import CLASS_BITS, scratch, sort_two
 
 STATE = 4  # words per class, of two columns; keys of partitions carry this times the class: where its words begin
 MOST_STATES = MOST_CLASSES // STATE
-CLASS, VALUE = 0xFFFF, 1 << 16  # bits of the class; the smallest difference between keys of different values
+VALUE = 1 << CLASS_BITS  # the smallest difference between keys of different values
+CLASS = VALUE - 1  # bits of the class
 f8, i1, i8 = types.float64, types.int8, types.int64
 u2, u4, u8 = types.uint16, types.uint32, types.uint64
 
 
-def both(*rest: Any) -> list[Any]:
-    """Signatures for the bits [columns, prompts or more] and keys [2, prompts] of either width, and the same further arguments."""
-    widths = ((u2, u4), (u4, u8))
-    return [types.boolean(reads(bits, 2), types.Array(key, 2, "C"), i8, reads(i8, 2), *rest) for bits, key in widths]
+def both(*groups: types.Type) -> list[Any]:
+    """A kernel's signatures for 16-bit and for 32-bit floats; ``groups`` say who is positive for what."""
+    begin = [(reads(bits, 2), types.Array(key, 2, "C"), i8, reads(i8, 2)) for bits, key in ((u2, u4), (u4, u8))]
+    ranks = reads(f8, 1), reads(i8, 2), reads(i8, 2)
+    out = types.Array(f8, 2, "A"), types.Array(i8, 2, "C"), types.Array(i8, 3, "C")
+    return [types.boolean(*columns, *groups, *ranks, *out) for columns in begin]
 
 
-@kernel(
-    *both(
-        reads(i8, 1),
-        reads(i8, 1),
-        reads(f8, 1),
-        reads(i8, 2),
-        reads(i8, 2),
-        types.Array(f8, 2, "A"),
-        types.Array(i8, 2, "C"),
-        types.Array(i8, 3, "C"),
-    )
-)
+@kernel(*both(reads(i8, 1), reads(i8, 1)))
 def rank_partition(
     bits: np.ndarray,
     keys: np.ndarray,
@@ -55,7 +47,7 @@ def rank_partition(
     on: np.ndarray,
     off: np.ndarray,
     precision: np.ndarray,
-    midranks: np.ndarray,
+    wins: np.ndarray,
     order: np.ndarray,
 ) -> bool:
     """Statistics of relations whose positives are one class each, against all other prompts.
@@ -66,7 +58,7 @@ def rank_partition(
         reciprocals: [prompts + 1], 1/n at n.
         on, off: [relations, ranks] from 0, ascending; a rank of -1 is skipped.
         precision: [relations, columns] or empty; filled with average precision.
-        midranks: [classes, columns] or empty; filled with twice the sum of a class's midranks less the class's size.
+        wins: [relations, columns] or empty; filled with twice the pairs in which the positive is higher, ties counting one.
         order: [on and off ranks, relations, columns]; filled with the keys, without class, at these ranks among a relation's
             positives, then among its negatives.
 
@@ -74,7 +66,7 @@ def rank_partition(
         whether there is a NaN; what is filled then means nothing.
     """
     columns, classes, found = bits.shape[0], stops.size - 1, False
-    space, state = scratch(keys), np.empty(classes * STATE, np.int64)
+    space, state, midranks = scratch(keys), np.empty(classes * STATE, np.int64), np.empty(classes, np.int64)
     sums, places = state.view(np.float64), np.empty((2, keys.shape[1]), np.uint32)
     for column in range(0, columns, 2):
         lanes = min(2, columns - column)
@@ -85,9 +77,12 @@ def rank_partition(
                 c = class_of[r]
                 for lane in range(lanes):
                     precision[r, column + lane] = sums[STATE * c + 2 * lane + 1] / (stops[c + 1] - stops[c])
-        if midranks.size:
+        if wins.size:
             for lane in range(lanes):
-                _midranks(keys[lane], midranks[:, column + lane])
+                _midranks(keys[lane], midranks)
+                for r in range(class_of.size):
+                    c = class_of[r]
+                    wins[r, column + lane] = midranks[c] - (stops[c + 1] - stops[c]) ** 2
         if order.size:
             _list_places(keys, stops, state, places)
             for lane in range(lanes):
@@ -130,7 +125,7 @@ def _step(
 
 @numba.njit(nogil=True)
 def _midranks(keys: Any, out: Any) -> None:
-    """Sum over each class of (keys below the group) + (keys up to its end)."""
+    """Sum over each class of (keys below the group) + (keys up to its end): twice its midranks, less its size."""
     prompts = keys.size
     out[:] = 0
     previous, start = ~keys[0], 0
@@ -172,10 +167,10 @@ def _order_statistics(keys: Any, places: Any, stops: Any, class_of: Any, on: Any
         own = places[stops[class_of[r]] : stops[class_of[r] + 1]]
         for s in range(on.shape[1]):
             if on[r, s] >= 0:
-                out[s, r] = keys[own[on[r, s]]] >> 16
+                out[s, r] = keys[own[on[r, s]]] >> CLASS_BITS
         for s in range(off.shape[1]):
             if off[r, s] >= 0:
-                out[on.shape[1] + s, r] = keys[off[r, s] + _positives_before(own, off[r, s])] >> 16
+                out[on.shape[1] + s, r] = keys[off[r, s] + _positives_before(own, off[r, s])] >> CLASS_BITS
 
 
 @numba.njit(nogil=True)
@@ -191,17 +186,7 @@ def _positives_before(places: Any, rank: int) -> int:
     return low
 
 
-@kernel(
-    *both(
-        reads(i1, 2),
-        reads(f8, 1),
-        reads(i8, 2),
-        reads(i8, 2),
-        types.Array(f8, 2, "C"),
-        types.Array(i8, 2, "C"),
-        types.Array(i8, 3, "C"),
-    )
-)
+@kernel(*both(reads(i1, 2)))
 def rank_roles(
     bits: np.ndarray,
     keys: np.ndarray,
@@ -218,10 +203,7 @@ def rank_roles(
     """All of the above for any labels (several per prompt, prompts left out), one relation after the other.
 
     Args:
-        roles: [relations, classes].
-        precision: [relations, columns] not yet divided by the positives.
-        wins: [relations, columns] twice the pairs in which the positive is higher, ties counting one.
-        The others: as above.
+        roles: [relations, classes]. The others: as above.
     """
     columns, found = bits.shape[0], False
     space = scratch(keys)
@@ -232,7 +214,11 @@ def rank_roles(
         for lane in range(lanes):
             n = column + lane
             for r in range(roles.shape[0]):
-                precision[r, n], wins[r, n] = _walk_roles(keys[lane], roles[r], reciprocals, lists)
+                mean, won = _walk_roles(keys[lane], roles[r], reciprocals, lists)
+                if precision.size:
+                    precision[r, n] = mean
+                if wins.size:
+                    wins[r, n] = won
                 for s in range(on.shape[1]):
                     if on[r, s] >= 0:
                         order[s, r, n] = lists[1, on[r, s]]
@@ -244,7 +230,7 @@ def rank_roles(
 
 @numba.njit(nogil=True)
 def _walk_roles(keys: Any, role_of: Any, reciprocals: Any, lists: Any) -> Any:
-    """The sum of precisions and the wins of one relation; its sorted negatives and positives go to ``lists``."""
+    """Average precision and wins of one relation; its sorted negatives and positives go to ``lists``."""
     prompts = keys.size
     counted = positives = 0
     for i in range(prompts):
@@ -264,6 +250,6 @@ def _walk_roles(keys: Any, role_of: Any, reciprocals: Any, lists: Any) -> Any:
         n_below, p_below = (n if fresh else n_below), (p if fresh else p_below)
         total += is_on * hits * reciprocals[end]
         wins += is_on * n_below - is_off * p_below
-        lists[0, n] = lists[1, p] = keys[i] >> 16
+        lists[0, n] = lists[1, p] = keys[i] >> CLASS_BITS
         n, p = n + is_off, p + is_on
-    return total, wins + positives * negatives  # negatives <= p are all but those with positives below
+    return total / positives, wins + positives * negatives  # negatives <= p are all but those with positives below
