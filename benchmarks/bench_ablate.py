@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from relact import facts, models, prompts
+from relact.relations import facts, prompts
+from relact.models import loading
 from relact.ablate import generate, judge
 from relact.conditions import Condition
 
@@ -32,7 +33,7 @@ MODULES = {"mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.down": "down_proj"
 Texts = list[list[str]]  # [condition][prompt]
 
 
-def matrix(loaded: models.LoadedModel, relations: Sequence[str], controls: int, k: int) -> list[Condition]:
+def matrix(loaded: loading.LoadedModel, relations: Sequence[str], controls: int, k: int) -> list[Condition]:
     """``intact``, one condition per relation, and the controls: ``k`` random neurons of all MLP sites each."""
     shapes = {site: (loaded.n_layers, loaded.widths[site]) for site in MODULES}
     total = sum(layers * width for layers, width in shapes.values())
@@ -67,7 +68,7 @@ def hooked(model: torch.nn.Module, condition: Condition):
 
 
 def straightforward(
-    loaded: models.LoadedModel, rows: Sequence[Sequence[int]], conditions: Sequence[Condition]
+    loaded: loading.LoadedModel, rows: Sequence[Sequence[int]], conditions: Sequence[Condition]
 ) -> Texts:
     found = []
     for condition in conditions:
@@ -76,7 +77,7 @@ def straightforward(
     return found
 
 
-def _greedy(loaded: models.LoadedModel, row: Sequence[int]) -> str:
+def _greedy(loaded: loading.LoadedModel, row: Sequence[int]) -> str:
     ids = torch.tensor([row])
     out = loaded.model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False, pad_token_id=loaded.pad_id
@@ -85,7 +86,7 @@ def _greedy(loaded: models.LoadedModel, row: Sequence[int]) -> str:
 
 
 def with_nnsight(
-    loaded: models.LoadedModel, rows: Sequence[Sequence[int]], conditions: Sequence[Condition]
+    loaded: loading.LoadedModel, rows: Sequence[Sequence[int]], conditions: Sequence[Condition]
 ) -> Texts | None:
     """The same by nnsight's traces: a prompt and a condition at a time, a trace per token."""
     try:
@@ -119,7 +120,7 @@ def with_nnsight(
 
 
 def with_transformer_lens(
-    loaded: models.LoadedModel, rows: Sequence[Sequence[int]], conditions: Sequence[Condition]
+    loaded: loading.LoadedModel, rows: Sequence[Sequence[int]], conditions: Sequence[Condition]
 ) -> Texts | None:
     """The same by TransformerLens' run_with_hooks, without its weight processing: a prompt and a condition at a time."""
     try:
@@ -161,14 +162,15 @@ def timed(run: Callable[[], object]) -> tuple[float, object]:
 
 
 def hook_cost(
-    loaded: models.LoadedModel, rows: Sequence[Sequence[int]], answers: list, conditions: Sequence[Condition]
+    loaded: loading.LoadedModel, rows: Sequence[Sequence[int]], answers: list, conditions: Sequence[Condition]
 ) -> list[tuple[float, float]]:
     """Seconds of every forward pass of an evaluation with its overrides, and of the same pass without them.
 
     Both run in direct succession, in turn first, so that they meet the same state of the machine. In the second kind conditions
     join their batch as they would, but no site is visited: all of them are the intact model.
     """
-    from relact import decode, hooks
+    from relact import decode
+    from relact.models import hooks
 
     passes: list[tuple[float, float]] = []
     overridden, advance = decode.Chunk.overridden, decode.advance
@@ -206,7 +208,7 @@ def hook_cost(
 
 
 def measure(
-    loaded: models.LoadedModel,
+    loaded: loading.LoadedModel,
     table: pd.DataFrame,
     conditions: Sequence[Condition],
     few: int,
@@ -215,7 +217,7 @@ def measure(
 ) -> dict[str, object]:
     """Seconds for the whole matrix by every contender, and how many verdicts differ."""
     tests = table[table["split"] == "test"].reset_index(drop=True)
-    rows, answers = models.encode(loaded, tests["text"].tolist()), tests["answers"].tolist()
+    rows, answers = loading.encode(loaded, tests["text"].tolist()), tests["answers"].tolist()
     size = len(conditions) * len(rows)
     ours, texts = timed(lambda: generate(loaded, rows, answers, conditions))
     verdicts = judge(texts, answers, "prefix")
@@ -256,7 +258,7 @@ def main() -> None:
     parser.add_argument("--baseline", type=int, default=3, help="conditions that the straightforward way runs")
     parser.add_argument("--hooks", action="store_true", help="only what overriding costs")
     options = parser.parse_args()
-    loaded = models.load("smollm2")
+    loaded = loading.load("smollm2")
     relations = facts.load("starter")
     size, controls, few, slow = (50, 10, options.baseline, 40) if not options.quick else (8, 2, 2, 3)
     relations = relations[:3] if options.quick else relations
@@ -284,7 +286,7 @@ def main() -> None:
             assert found[f"{peer}_other_verdicts"] <= found[f"{peer}_measured"] // 1000, "verdicts differ"
     few_shot = prompts.build(relations, shots=5, test_size=size, per_relation=2)
     tests = few_shot[few_shot["split"] == "test"]
-    rows = models.encode(loaded, tests["text"].tolist())
+    rows = loading.encode(loaded, tests["text"].tolist())
     costs = results["hook_cost"] = hook_cost(loaded, rows, tests["answers"].tolist(), conditions)
     own, bare = (sum(seconds) for seconds in zip(*costs, strict=True))
     middle = np.median([one / other - 1 for one, other in costs])

@@ -37,8 +37,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from relact import capture, facts, models, passes, prompts
-from relact.forward import pad
+from relact import capture, passes
+from relact.models import loading
+from relact.relations import facts, prompts
+from relact.models.forward import pad
 
 capture_module = importlib.import_module("relact.capture")  # relact.capture is the function
 BATCH = 32  # prompts in a batch of the plain loop
@@ -63,7 +65,7 @@ def few_shot_prompts(count: int) -> pd.DataFrame:
     return identify.groupby("relation").head(-(-count // 12)).head(count).reset_index(drop=True)
 
 
-def batches(loaded: models.LoadedModel, texts: Sequence[str]) -> Iterator[Any]:
+def batches(loaded: loading.LoadedModel, texts: Sequence[str]) -> Iterator[Any]:
     """Padded batches in the given order."""
     tokenizer = loaded.tokenizer
     tokenizer.padding_side = "right"
@@ -76,7 +78,7 @@ def mean(values: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
     return ((values * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)).half().numpy()
 
 
-def looped(loaded: models.LoadedModel, texts: Sequence[str], folder: Path, pool: str) -> None:
+def looped(loaded: loading.LoadedModel, texts: Sequence[str], folder: Path, pool: str) -> None:
     """The plain loop and the ml-selfcond way: hooks on every projection, one file per batch."""
     got: dict[tuple[int, str], np.ndarray] = {}
     mask = torch.empty(0)
@@ -105,7 +107,7 @@ def looped(loaded: models.LoadedModel, texts: Sequence[str], folder: Path, pool:
         handle.remove()
 
 
-def transformer_lens(loaded: models.LoadedModel) -> Callable[[Sequence[str], Path], None] | None:
+def transformer_lens(loaded: loading.LoadedModel) -> Callable[[Sequence[str], Path], None] | None:
     """Their bridge over the same model; None where it is not installed."""
     try:
         from transformer_lens.model_bridge import TransformerBridge
@@ -127,7 +129,7 @@ def transformer_lens(loaded: models.LoadedModel) -> Callable[[Sequence[str], Pat
     return run
 
 
-def nnsight(loaded: models.LoadedModel) -> Callable[[Sequence[str], Path], None] | None:
+def nnsight(loaded: loading.LoadedModel) -> Callable[[Sequence[str], Path], None] | None:
     """Their tracing of the same model; None where it is not installed."""
     try:
         import nnsight
@@ -186,7 +188,7 @@ class Overhead:
         return f"over {bare:.1f} s of {len(self.batches)} bare forward passes,\n" + "\n".join(lines)
 
 
-def overhead(loaded: models.LoadedModel, frame: pd.DataFrame, folder: Path, times: int) -> Overhead:
+def overhead(loaded: loading.LoadedModel, frame: pd.DataFrame, folder: Path, times: int) -> Overhead:
     """A capture of which every batch runs ``times`` times, and as often bare, in turn."""
     batches: list[tuple[float, float]] = []
     own_run, first, inside = passes._run_batch, 0.0, 0.0
@@ -195,7 +197,7 @@ def overhead(loaded: models.LoadedModel, frame: pd.DataFrame, folder: Path, time
         ids, mask = pad(own, loaded.device)
         loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
 
-    def both(loaded: models.LoadedModel, own: Sequence[Sequence[int]], *rest: Any) -> Any:
+    def both(loaded: loading.LoadedModel, own: Sequence[Sequence[int]], *rest: Any) -> Any:
         nonlocal first, inside
         begun = time.perf_counter()
         first = first or begun
@@ -247,7 +249,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args()
     count, rounds = (128, 1) if args.quick else (args.prompts, args.rounds)
-    loaded = models.load("smollm2")
+    loaded = loading.load("smollm2")
     mixed, shots = mixed_prompts(count), few_shot_prompts(count)
     texts = mixed["text"].tolist()
     with tempfile.TemporaryDirectory() as folder:
@@ -268,7 +270,7 @@ def main() -> None:
         with mock.patch("relact.batches.SAVED_FLOOR", 10**9):
             course.run("unshared", lambda folder: capture(loaded, shots, folder / "s.zarr", sites=SITES))
     seconds = course.seconds
-    lengths = sorted(map(len, models.encode(loaded, texts)))
+    lengths = sorted(map(len, loading.encode(loaded, texts)))
     print(
         f"{count} prompts of {lengths[0]} to {lengths[-1]} tokens (median {lengths[count // 2]}), "
         f"{torch.get_num_threads()} threads\n"

@@ -19,9 +19,11 @@ from pathlib import Path
 import pandas as pd
 import transformers
 
-from relact import capture, models, prompts
+from relact import capture
+from relact.models import loading
+from relact.relations import prompts
 from relact.capture import dry_run
-from relact.store import open as open_store
+from relact.store.local import open as open_store
 
 LAYERS, INNER, SITES = 4, 45056, "mlp.gate,mlp.up"
 PER_PROMPT = LAYERS * INNER * 2 * 2  # bytes: two sites of float16
@@ -29,7 +31,7 @@ PER_PROMPT = LAYERS * INNER * 2 * 2  # bytes: two sites of float16
 
 def save_model(folder: Path) -> None:
     """A random Llama, four layers and very wide, with the embedded model's tokenizer."""
-    tokenizer = models.load("smollm2").tokenizer
+    tokenizer = loading.load("smollm2").tokenizer
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=INNER, num_hidden_layers=LAYERS,
         num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True,

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from relact import capture, facts, kernels, masks, models, prompts
+from relact import capture, kernels, masks
+from relact.models import loading
+from relact.relations import facts, prompts
 
 AP = "average_precision"
 SITES = ("mlp.gate", "mlp.up", "mlp.down")
@@ -30,7 +32,7 @@ def main() -> None:
     count = 12 if args.quick else args.per_relation
     frame = prompts.build(relations[:3] if args.quick else relations, shots=0, per_relation=count, test_size=3)
     with tempfile.TemporaryDirectory() as folder:
-        store = capture(models.load("smollm2"), frame, Path(folder) / "s.zarr", sites=SITES, dtype="float32")
+        store = capture(loading.load("smollm2"), frame, Path(folder) / "s.zarr", sites=SITES, dtype="float32")
         labels = kernels.Labels.one_vs_rest(store.prompts("identify")["relation"].tolist())
         scores: dict[str, dict[str, np.ndarray]] = {"float32": {}, "float16": {}}
         for site, lay in store.layouts.items():

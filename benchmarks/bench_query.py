@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from relact import masks, schema, score, store
+from relact import masks, schema, score
+from relact.store import local
 from relact.query import neuron, top
 
 RELATIONS, LAYERS, WIDTHS = 12, 32, {"mlp.gate": 11008, "mlp.up": 11008, "mlp.down": 4096}
@@ -29,7 +30,7 @@ RELACT = str(Path(sys.executable).with_name("relact"))
 SHOTS = "The relation of something else is that which it is\n" * 5
 
 
-def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> store.Store:
+def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> local.Store:
     """A finished study with made-up numbers: activations, scores, masks of the top 3000 and a sweep of ablations."""
     names = [f"relation_{number}" for number in range(relations)]
     rows = [(name, number) for name in names for number in range(PROMPTS)]
@@ -44,7 +45,7 @@ def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> 
         capture=schema.CaptureRecord(tuple(widths), "mean", "float16", len(rows), 2048, True),
         prompts={split: {"n": len(rows), "digest": ""} for split in (schema.IDENTIFY, schema.TEST)},
     )
-    made = store.create(path, manifest, {schema.IDENTIFY: table, schema.TEST: table}, n_layers, widths)
+    made = local.create(path, manifest, {schema.IDENTIFY: table, schema.TEST: table}, n_layers, widths)
     random = np.random.default_rng(0)
     buffer = made.buffer()
     for site, width in widths.items():
@@ -61,14 +62,14 @@ def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> 
     return made
 
 
-def _ablate(made: store.Store, k: int, names: list[str], random: np.random.Generator) -> None:
+def _ablate(made: local.Store, k: int, names: list[str], random: np.random.Generator) -> None:
     """A matrix that looks like one: a relation loses most on its own neurons."""
     conditions = ["intact", *names, *(f"random-{seed}" for seed in range(10))]
     accuracy = random.normal(0.7, 0.02, (len(conditions), len(names))).astype(np.float32)
     accuracy[1 : len(names) + 1] -= np.eye(len(names), dtype=np.float32) * 0.15 * np.log10(k)
     with made.stage(f"{schema.ABLATIONS}/top-{k}", {"k": k, "mode": "zero"}) as group:
         group.attrs.update({"k": k, "mode": "zero"})
-        store.write_coordinates(group, condition=conditions, relation=names)
+        local.write_coordinates(group, condition=conditions, relation=names)
         group.create_array("accuracy", data=accuracy, dimension_names=("condition", "relation"))
 
 
@@ -91,7 +92,7 @@ def shell(*command: str) -> Callable[[], object]:
 def measure(path: Path, n_layers: int, rounds: int) -> dict[str, float]:
     """Seconds of each figure."""
     python = sys.executable
-    opened = store.open(path)
+    opened = local.open(path)
     ask = ("top", str(path), "--relation", "relation_3", "-n", "100")
     return {
         "python -c pass": best_of(rounds, shell(python, "-c", "pass")),

@@ -10,7 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
-from relact import facts, models, prompts
+from relact.relations import facts, prompts
+from relact.models import loading
 from relact.ablate import generate, judge
 from relact.conditions import INTACT, Condition
 
@@ -25,13 +26,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args()
     relations = [relation for relation in facts.load("all") if args.language in relation.languages]
-    loaded = models.load("smollm2")
+    loaded = loading.load("smollm2")
     accuracy = {}
     for relation in relations[:2] if args.quick else relations:
         frame = prompts.build([relation], shots=args.shots, language=args.language)
         tests = frame[frame["split"] == "test"]
         answers = tests["answers"].tolist()
-        said = generate(loaded, models.encode(loaded, tests["text"].tolist()), answers, [Condition(INTACT, {})])
+        said = generate(loaded, loading.encode(loaded, tests["text"].tolist()), answers, [Condition(INTACT, {})])
         accuracy[relation.name] = float(judge(said, answers, "prefix").mean())
         print(f"{relation.name:<24} {accuracy[relation.name]:.2f} of {len(tests)}", flush=True)
     reached = sum(value >= ENOUGH for value in accuracy.values())

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from servers import Plain, Ranged, serving
 
 from relact import query, schema, score, share
-from relact import store as stores
+from relact.store import local as stores
 
 LAYERS, WIDTHS = 30, {"mlp.gate": 1536, "mlp.up": 1536, "mlp.down": 576}  # as the embedded model
 

@@ -31,8 +31,8 @@ import pandas as pd
 import zarr
 
 from relact import durable, plan, schema
-from relact import store as stores
-from relact.verify import READERS, verify
+from relact.store import local
+from relact.store.verify import READERS, verify
 
 SITE = "mlp.up"
 WIDTH = 11008  # of Llama-2-7B: 16 spans of 688
@@ -52,7 +52,7 @@ def medians(rounds: int, contenders: Mapping[str, Callable[[], None]]) -> dict[s
 
 def create(
     path: Path, n_prompts: int, n_layers: int, compress: bool = False, relations: Sequence[str] | None = None
-) -> stores.Store:
+) -> local.Store:
     """An empty store of one site, whose prompts belong to these relations; what was there is removed."""
     shutil.rmtree(path, ignore_errors=True)
     rows = pd.DataFrame(
@@ -66,19 +66,19 @@ def create(
         schema.CaptureRecord((SITE,), "mean", "float16", plan.BLOCK, 2048, True),
         {split: {"n": len(table), "digest": ""} for split, table in tables.items()},
     )
-    return stores.create(path, manifest, tables, n_layers, {SITE: WIDTH}, compress)
+    return local.create(path, manifest, tables, n_layers, {SITE: WIDTH}, compress)
 
 
-def write(store: stores.Store, values: np.ndarray) -> None:
+def write(store: local.Store, values: np.ndarray) -> None:
     """Every block from the same values [prompt, layer, neuron]."""
     buffer = store.buffer()
     fill(buffer, values)
-    with stores.writing(store):
+    with local.writing(store):
         for block in range(store.n_blocks):
             store.write_block(block, buffer)
 
 
-def fill(buffer: stores.blocks.BlockBuffer, values: np.ndarray) -> None:
+def fill(buffer: local.blocks.BlockBuffer, values: np.ndarray) -> None:
     for layer in range(values.shape[1]):
         buffer.put(SITE, layer, np.arange(len(values)), values[:, layer])
 
@@ -86,7 +86,7 @@ def fill(buffer: stores.blocks.BlockBuffer, values: np.ndarray) -> None:
 def write_seconds(folder: Path, values: np.ndarray, n_blocks: int, rounds: int) -> dict[str, float]:
     """Blocks into a new store, compressed or not, and into one file."""
     n_prompts, n_layers = n_blocks * len(values), values.shape[1]
-    prepared: dict[bool, stores.Store] = {}
+    prepared: dict[bool, local.Store] = {}
 
     def fresh() -> None:
         for compress in (False, True):
@@ -117,7 +117,7 @@ def write_seconds(folder: Path, values: np.ndarray, n_blocks: int, rounds: int) 
     return {name: statistics.median(own) for name, own in times.items()}
 
 
-def read_seconds(store: stores.Store, packed: stores.Store, folder: Path, rounds: int) -> dict[str, float]:
+def read_seconds(store: local.Store, packed: local.Store, folder: Path, rounds: int) -> dict[str, float]:
     """All values in the order in which scoring reads them."""
     lay = store.layouts[SITE]
     spans = [(layer, start) for layer in range(lay.n_layers) for start in range(0, lay.width, lay.span)]
@@ -128,7 +128,7 @@ def read_seconds(store: stores.Store, packed: stores.Store, folder: Path, rounds
                 file.write(np.ascontiguousarray(chunk).data)
     out = np.empty((lay.n_prompts, lay.span), store.dtype)
 
-    def columns(own: stores.Store) -> None:
+    def columns(own: local.Store) -> None:
         for layer, start in spans:
             at = 0
             for chunk in own.columns(SITE, layer, start, start + lay.span):
@@ -153,7 +153,7 @@ def read_seconds(store: stores.Store, packed: stores.Store, folder: Path, rounds
     return medians(rounds, contenders)
 
 
-def verify_seconds(store: stores.Store, rounds: int) -> dict[str, float]:
+def verify_seconds(store: local.Store, rounds: int) -> dict[str, float]:
     """Reading every file, and checking every file."""
     files = [file for file in store.path.rglob("*") if file.is_file()]
 
@@ -182,7 +182,7 @@ def run(folder: Path, n_blocks: int, n_layers: int, rounds: int) -> dict[str, ob
         f"{n_blocks} blocks of {plan.BLOCK} prompts x {n_layers} layers x {WIDTH} float16: {plan.show_bytes(n_bytes)}\n"
     )
     written = write_seconds(folder, values, n_blocks, rounds)
-    store, packed = (stores.open(folder / f"written-{compress}.zarr") for compress in (False, True))
+    store, packed = (local.open(folder / f"written-{compress}.zarr") for compress in (False, True))
     found = {
         "write": written,
         "read": read_seconds(store, packed, folder, rounds),

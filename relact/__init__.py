@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from relact.pipeline import run
     from relact.query import activations, extremes, neuron, top
     from relact.query import tree as open
-    from relact.store import Store
+    from relact.store.local import Store
     from relact.tables import write as write_table
 
 __version__ = "0.1.0"
@@ -35,7 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 _FUNCTIONS = {
-    "Store": "relact.store:Store",
+    "Store": "relact.store.local:Store",
     "activations": "relact.query:activations",
     "agreement": "relact.compare:agreement",
     "combine": "relact.masks:combine",
@@ -62,6 +62,9 @@ _MODULES = {
 }  # verb module -> its function
 
 
+_PLACES = {"prompts": "relations.prompts"}  # until the face is rebuilt
+
+
 class _Verb(ModuleType):
     """A module that is also its verb: ``relact.capture`` is the module, ``relact.capture(...)`` captures."""
 
@@ -77,7 +80,7 @@ class _Package(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if name in _MODULES:
-            return import_module(f"relact.{name}")
+            return import_module(f"relact.{_PLACES.get(name, name)}")
         if name in _FUNCTIONS:
             module, _, attribute = _FUNCTIONS[name].partition(":")
             return getattr(import_module(module), attribute)

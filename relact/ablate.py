@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from relact import conditions, forecast, masks, models, plan, prompts, schema
+from relact import conditions, masks, plan, schema
+from relact.models import cost, loading
+from relact.relations import prompts
 from relact import sites as site_names
-from relact import store as stores
+from relact.store import local
 from relact.conditions import Condition
 from relact.decode import BATCH_TOKENS, decode, passes_of
 from relact.errors import IdentityError, InputError
@@ -31,13 +33,13 @@ TOKENS = ("all", "last")
 
 
 def ablate(
-    store: str | Path | stores.Store,
+    store: str | Path | local.Store,
     *,
     mask: str | None = None,
     k: int | Sequence[int] | None = None,
     kind: str = "top",
     sites: str | Sequence[str] | None = None,
-    model: str | models.LoadedModel | None = None,
+    model: str | loading.LoadedModel | None = None,
     seeds: Sequence[int] = SEEDS,
     mode: str = "zero",
     tokens: str = "all",
@@ -73,8 +75,8 @@ def ablate(
     Raises:
         IdentityError: the model is not the one the store records. InputError: no such mask, no test prompts.
     """
-    opened = store if isinstance(store, stores.Store) else stores.open(store)
-    stores.recover(opened)
+    opened = store if isinstance(store, local.Store) else local.open(store)
+    local.recover(opened)
     if (mask is None) == (k is None):
         raise InputError("name one mask, or k", where="--mask/--k", fix="give exactly one of them")
     if tokens not in TOKENS:
@@ -112,7 +114,7 @@ def ablate(
     own = np.array([relation_of == step.name for step in flat_steps], bool).reshape(len(flat_steps), len(table))
     texts = generate(
         loaded,
-        models.encode(loaded, table["text"].tolist(), special_tokens=special),
+        loading.encode(loaded, table["text"].tolist(), special_tokens=special),
         table[schema.ANSWERS].tolist(),
         [*flat, *flat_steps],
         wanted=np.concatenate([np.ones((len(flat), len(table)), bool), own]),
@@ -137,7 +139,7 @@ def _own(texts: np.ndarray, own: np.ndarray, n_steps: int) -> np.ndarray:
     return found
 
 
-def _recall(store: stores.Store, journal: Journal, digest: str, tokens: str) -> None:
+def _recall(store: local.Store, journal: Journal, digest: str, tokens: str) -> None:
     """Add what other ablations of the same prompts found to the journal's answers."""
     for name in store.children(schema.ABLATIONS):
         attributes = store.attributes(f"{schema.ABLATIONS}/{name}")
@@ -151,7 +153,7 @@ def _recall(store: stores.Store, journal: Journal, digest: str, tokens: str) -> 
                 journal.answers[str(one)].update(enumerate(map(str, texts)))
 
 
-def _tests(store: stores.Store, tests: pd.DataFrame | None) -> tuple[pd.DataFrame, str]:
+def _tests(store: local.Store, tests: pd.DataFrame | None) -> tuple[pd.DataFrame, str]:
     """The test prompts and their digest."""
     if tests is None:
         table, digest = store.prompts(schema.TEST), store.manifest.prompts[schema.TEST]["digest"]
@@ -171,7 +173,7 @@ def _tests(store: stores.Store, tests: pd.DataFrame | None) -> tuple[pd.DataFram
     return table, digest
 
 
-def _require_held_out(store: stores.Store, table: pd.DataFrame) -> None:
+def _require_held_out(store: local.Store, table: pd.DataFrame) -> None:
     """Refuse test prompts about subjects on which neurons were identified: that would inflate the effect."""
     key = ["relation", "subject", "language"]
     both = table[key].drop_duplicates().merge(store.prompts(schema.IDENTIFY)[key].drop_duplicates())
@@ -190,12 +192,12 @@ def _name(chosen: Sequence[str], mode: str, tokens: str) -> str:
 
 
 def dry_run(
-    store: str | Path | stores.Store,
+    store: str | Path | local.Store,
     *,
     mask: str | None = None,
     k: int | Sequence[int] | None = None,
     sites: str | Sequence[str] | None = None,
-    model: str | models.LoadedModel | None = None,
+    model: str | loading.LoadedModel | None = None,
     seeds: Sequence[int] = SEEDS,
     tests: pd.DataFrame | None = None,
     perplexity: bool = False,
@@ -206,7 +208,7 @@ def dry_run(
 
     Nothing is written. Arguments and errors are those of `ablate`.
     """
-    opened = store if isinstance(store, stores.Store) else stores.open(store)
+    opened = store if isinstance(store, local.Store) else local.open(store)
     loaded = _model_of(opened, model, device)
     table, _ = _tests(opened, tests)
     widths = {site: opened.layouts[site].width for site in (site_names.expand(sites) if sites else opened.layouts)}
@@ -220,7 +222,7 @@ def dry_run(
 
 
 def outlook(
-    loaded: models.LoadedModel,
+    loaded: loading.LoadedModel,
     tests: pd.DataFrame,
     relations: Sequence[str],
     n_random: int,
@@ -239,7 +241,7 @@ def outlook(
         new_masks: masks that are selected first, one per k; 0 where one is stored already.
         perplexity: whether that is measured, too.
     """
-    tokens = models.encode(loaded, tests["text"].tolist(), special_tokens=special_tokens)
+    tokens = loading.encode(loaded, tests["text"].tolist(), special_tokens=special_tokens)
     per_k, n_ks = len(relations) + n_random, max(1, new_masks)
     passes, work, words = passes_of(tokens, n_ks * per_k + (n_ks - 1) * len(relations), batch_tokens)
     if perplexity:
@@ -248,12 +250,12 @@ def outlook(
         passes, words = passes + read, max(words, 2 * ROWS * max(own for _, _, own in read))
     vocabulary = int(site_names.text_config(loaded.model.config).vocab_size)
     logits = 2 * 4 * words * vocabulary  # and the copy that they are chosen from
-    memory = forecast.held_bytes(loaded, passes) + (logits if loaded.device.type == "cpu" else 0)
+    memory = cost.held_bytes(loaded, passes) + (logits if loaded.device.type == "cpu" else 0)
     n_files, n_bytes = plan.ablation_size(1 + per_k, len(tests), tests["relation"].nunique(), n_ks)
     mask_files, mask_bytes = plan.mask_size(len(relations), loaded.n_layers, widths)
     n_files, n_bytes = n_files + new_masks * mask_files + 2, n_bytes + new_masks * mask_bytes + 2 * plan.NAME
     longest = max(passes, key=lambda one: one[0] * one[2])
-    seconds = forecast.seconds(loaded, [longest], n_bytes) * work / (longest[0] * longest[2])
+    seconds = cost.seconds(loaded, [longest], n_bytes) * work / (longest[0] * longest[2])
     return plan.Plan("ablate", n_files, n_bytes, False, memory, seconds)
 
 
@@ -264,7 +266,7 @@ def judge(generated: np.ndarray, answers: Sequence[Sequence[str]], match: str) -
 
 
 def generate(
-    loaded: models.LoadedModel,
+    loaded: loading.LoadedModel,
     tokens: Sequence[Sequence[int]],
     answers: Sequence[Sequence[str]],
     conditions: Sequence[Condition],
@@ -316,14 +318,14 @@ def generate(
     return texts[rows]
 
 
-def _model_of(store: stores.Store, model: str | models.LoadedModel | None, device: str) -> models.LoadedModel:
+def _model_of(store: local.Store, model: str | loading.LoadedModel | None, device: str) -> loading.LoadedModel:
     """The store's model, verified by fingerprint."""
     recorded = store.manifest.model
-    if isinstance(model, models.LoadedModel):
+    if isinstance(model, loading.LoadedModel):
         loaded = model
     else:
         commit = None if (recorded.revision or "").startswith("sha256:") else recorded.revision  # of a hub model
-        loaded = models.load(model or recorded.id, dtype=recorded.dtype, revision=commit, device=device)
+        loaded = loading.load(model or recorded.id, dtype=recorded.dtype, revision=commit, device=device)
     for what, mine, theirs in (
         ("model fingerprint", recorded.fingerprint, loaded.fingerprint),
         ("tokenizer fingerprint", store.manifest.tokenizer, loaded.tokenizer_fingerprint),
@@ -338,7 +340,7 @@ def _model_of(store: stores.Store, model: str | models.LoadedModel | None, devic
 
 
 def _write(
-    store: stores.Store,
+    store: local.Store,
     group: str,
     attributes: Mapping[str, Any],
     every: Sequence[Sequence[Condition]],
@@ -370,13 +372,13 @@ def _write(
         built.attrs.update(
             {key: attributes[key] for key in ("mode", "tokens", "seeds", "match")} | ({} if sweep else ks)
         )
-        stores.write_coordinates(
+        local.write_coordinates(
             built,
             condition=[condition.name for condition in every[0]],
             relation=names,
             prompt=range(len(table)),
             **(ks if sweep else {}),
         )
-        stores.write_whole(built, "relation_of", relation_of, ("prompt",))
+        local.write_whole(built, "relation_of", relation_of, ("prompt",))
         for name, (values, dimensions) in arrays.items():
-            stores.write_whole(built, name, *((values, ("k", *dimensions)) if sweep else (values[0], dimensions)))
+            local.write_whole(built, name, *((values, ("k", *dimensions)) if sweep else (values[0], dimensions)))

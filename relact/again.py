@@ -8,21 +8,22 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from relact import models, pipeline, remote, schema
-from relact import store as stores
+from relact.models import loading
+from relact import pipeline, remote, schema
+from relact.store import local
 from relact.errors import IdentityError, InputError
 from relact.progress import Progress, silent
 
 
 def repeat(
-    like: str | Path | stores.Store,
+    like: str | Path | local.Store,
     store: str | Path,
     *,
     model: str | None = None,
     device: str = "auto",
     ablation: str | None = None,
     progress: Progress = silent,
-) -> tuple[stores.Store, xr.Dataset]:
+) -> tuple[local.Store, xr.Dataset]:
     """Run what made ``like`` again, into a new store: the same prompts, model, settings, k and seeds.
 
     Args:
@@ -37,7 +38,7 @@ def repeat(
     recorded = source.manifest.model
     recipe = steps(source, ablation)
     commit = None if (recorded.revision or "").startswith("sha256:") or model else recorded.revision
-    loaded = models.load(model or recorded.id, dtype=recorded.dtype, revision=commit, device=device)
+    loaded = loading.load(model or recorded.id, dtype=recorded.dtype, revision=commit, device=device)
     if loaded.fingerprint != recorded.fingerprint:
         raise IdentityError(
             f"the store records model fingerprint {recorded.fingerprint} ({recorded.id}), this one has "
@@ -48,7 +49,7 @@ def repeat(
     return pipeline.run(prompts_of(source), model=loaded, store=store, progress=progress, **recipe)
 
 
-def steps(store: stores.Store, ablation: str | None = None) -> dict[str, Any]:
+def steps(store: local.Store, ablation: str | None = None) -> dict[str, Any]:
     """Options of `pipeline.run` that repeat what the store records."""
     capture = store.manifest.capture
     names = store.children(schema.ABLATIONS)
@@ -76,7 +77,7 @@ def steps(store: stores.Store, ablation: str | None = None) -> dict[str, Any]:
     }
 
 
-def prompts_of(store: stores.Store) -> pd.DataFrame:
+def prompts_of(store: local.Store) -> pd.DataFrame:
     """Both prompt sets as one table, as `capture` takes it."""
     parts = [store.prompts(split).assign(split=split) for split in (schema.IDENTIFY, schema.TEST)]
     parts[0][schema.ANSWERS] = [[text] for text in parts[0]["object"]]

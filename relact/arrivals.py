@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from relact.blocks import BlockBuffer
+from relact.store.blocks import BlockBuffer
 
 
 def ahead(device: torch.device) -> int:

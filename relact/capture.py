@@ -18,10 +18,12 @@ from typing import Protocol
 import pandas as pd
 import torch
 
-from relact import forecast, intake, locks, models, plan, schema, sites
-from relact import prompts as prompt_tables
-from relact import store as stores
-from relact.blocks import BlockBuffer
+from relact.models import cost, loading
+from relact import intake, plan, schema, sites
+from relact.store import locks
+from relact.relations import prompts as prompt_tables
+from relact.store import local
+from relact.store.blocks import BlockBuffer
 from relact.errors import InputError, StoreError
 from relact.passes import capture_rows
 from relact.progress import Progress, silent
@@ -33,15 +35,15 @@ POLL = 0.2  # seconds between two looks at the other ranks' blocks
 class Sink(Protocol):
     """Takes committed blocks elsewhere (`relact.share.stream`); an error of it ends the capture."""
 
-    def begin(self, store: stores.Store) -> None:
+    def begin(self, store: local.Store) -> None:
         """Before anything is captured: may commit blocks that need not be."""
 
-    def committed(self, store: stores.Store, block: int) -> None:
+    def committed(self, store: local.Store, block: int) -> None:
         """After each commit, while the next block is computed."""
 
 
 def capture(
-    model: str | models.LoadedModel,
+    model: str | loading.LoadedModel,
     prompts: pd.DataFrame | str | Path,
     store: str | Path,
     *,
@@ -59,7 +61,7 @@ def capture(
     repair: bool = False,
     sink: Sink | None = None,
     progress: Progress = silent,
-) -> stores.Store:
+) -> local.Store:
     """Capture the identification prompts of a prompt table into a store; resume one that was interrupted.
 
     Args:
@@ -88,8 +90,8 @@ def capture(
     settings = _settings(sites, pool, dtype, block, batch_tokens, special_tokens)
     table = prompts if isinstance(prompts, pd.DataFrame) else prompt_tables.read(prompts)
     path, crew = Path(store), locks.Crew.of_environment()
-    stores.check_target(path, damaged=repair)
-    loaded = model if isinstance(model, models.LoadedModel) else _load(model, model_dtype, device, crew)
+    local.check_target(path, damaged=repair)
+    loaded = model if isinstance(model, loading.LoadedModel) else _load(model, model_dtype, device, crew)
     given = intake.take_in(loaded, table, settings)
     given = _sized(given, loaded, path, block, memory, compress)
 
@@ -99,15 +101,15 @@ def capture(
             return
         if repair:
             intake.repair(path, given, compress=compress)
-        opened = stores.open(path)
-        stores.recover(opened)
+        opened = local.open(path)
+        local.recover(opened)
         intake.append(opened, given) if append else intake.resume(opened, given)
 
     def finished() -> bool:
-        return path.exists() and not repair and _nothing_to_do(stores.open(path), given)
+        return path.exists() and not repair and _nothing_to_do(local.open(path), given)
 
     with locks.writing_together(path, crew, prepare, finished):
-        opened = stores.open(path)
+        opened = local.open(path)
         if sink:
             sink.begin(opened)
         if (missing := opened.missing_blocks()) or crew.rank == 0:
@@ -125,7 +127,7 @@ def capture(
 
 
 def dry_run(
-    model: str | models.LoadedModel,
+    model: str | loading.LoadedModel,
     prompts: pd.DataFrame | str | Path,
     store: str | Path | None = None,
     *,
@@ -150,14 +152,14 @@ def dry_run(
     """
     settings = _settings(sites, pool, dtype, block, batch_tokens, special_tokens)
     table = prompts if isinstance(prompts, pd.DataFrame) else prompt_tables.read(prompts)
-    loaded = model if isinstance(model, models.LoadedModel) else _load(model, model_dtype, device, locks.Crew(0, 1, ""))
+    loaded = model if isinstance(model, loading.LoadedModel) else _load(model, model_dtype, device, locks.Crew(0, 1, ""))
     path = Path(store) if store is not None and Path(store).exists() else None
     given = _sized(intake.take_in(loaded, table, settings), loaded, path, block, memory, compress)
     skeleton: intake.Intake | None = given
     done: list[int] = []  # one past the last committed row of every block
     table = given.tables[schema.IDENTIFY]
     if path is not None:
-        opened = stores.open(path)
+        opened = local.open(path)
         compress, table = opened.compressed, opened.prompts(schema.IDENTIFY)
         done = [opened.committed_stop(number) for number in range(opened.n_blocks)]
         skeleton = intake.grown(opened, given) if append else None
@@ -170,7 +172,7 @@ def dry_run(
     cuts = [(first, min(first + rows, n_prompts)) for first in range(0, n_prompts, rows)]
     done += [0] * (len(cuts) - len(done))
     cuts = [cut for cut, stop in zip(cuts, done, strict=True) if stop < cut[1]]
-    todo = list(forecast.passes(tokens, cuts, batch_tokens))
+    todo = list(cost.passes(tokens, cuts, batch_tokens))
     shape = _shape(loaded, given, n_prompts, todo, compress)
     _, buffers = shape.fit(_budget(memory), rows)
     layouts = plan.layouts(n_prompts, rows, given.n_layers, given.widths, dtype)
@@ -179,14 +181,14 @@ def dry_run(
     n_bytes += len(cuts) * (
         plan.record_bytes(layouts) + sum(lay.n_layers * lay.shard_bytes for lay in layouts.values())
     )
-    taken = forecast.seconds(loaded, todo, n_bytes)
+    taken = cost.seconds(loaded, todo, n_bytes)
     peak = shape.memory(rows, min(buffers, max(1, len(cuts))))
     return plan.Plan("capture", n_files, n_bytes, not compress, peak, taken)
 
 
 def _run(
-    loaded: models.LoadedModel,
-    store: stores.Store,
+    loaded: loading.LoadedModel,
+    store: local.Store,
     tokens: Sequence[Sequence[int]],
     missing: Sequence[int],
     buffers: int,
@@ -216,7 +218,7 @@ def _run(
 
 
 def _fill(
-    loaded: models.LoadedModel, store: stores.Store, tokens: Sequence[Sequence[int]], block: int, buffer: BlockBuffer
+    loaded: loading.LoadedModel, store: local.Store, tokens: Sequence[Sequence[int]], block: int, buffer: BlockBuffer
 ) -> Iterator[int]:
     """Put one block into ``buffer``: the rows it has, then what an append added to it; yields rows captured."""
     first, _ = store.rows_of(block)
@@ -226,7 +228,7 @@ def _fill(
             yield from capture_rows(loaded, tokens[start:end], buffer, store.manifest.capture, start - first)
 
 
-def _write(store: stores.Store, block: int, buffer: BlockBuffer, sink: Sink | None) -> BlockBuffer:
+def _write(store: local.Store, block: int, buffer: BlockBuffer, sink: Sink | None) -> BlockBuffer:
     store.write_block(block, buffer)
     if sink:
         sink.committed(store, block)
@@ -240,11 +242,11 @@ def _finished(pending: Future[BlockBuffer] | None) -> BlockBuffer:
     return pending.result()
 
 
-def _load(model: str, dtype: str, device: str, crew: locks.Crew) -> models.LoadedModel:
+def _load(model: str, dtype: str, device: str, crew: locks.Crew) -> loading.LoadedModel:
     """Load the model; the ranks of one launch take the device of their number."""
     if device == "auto" and crew.size > 1 and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', crew.rank)}"
-    return models.load(model, dtype=dtype, device=device)
+    return loading.load(model, dtype=dtype, device=device)
 
 
 def _settings(
@@ -263,7 +265,7 @@ def _settings(
 
 def _sized(
     given: intake.Intake,
-    loaded: models.LoadedModel,
+    loaded: loading.LoadedModel,
     path: Path | None,
     block: int | None,
     memory: str | int | None,
@@ -276,7 +278,7 @@ def _sized(
     if block is None:
         rows = plan.block_of(n_prompts)
         cuts = [(first, min(first + rows, n_prompts)) for first in range(0, n_prompts, rows)]
-        todo = forecast.passes(given.tokens, cuts, batch) if memory else ()
+        todo = cost.passes(given.tokens, cuts, batch) if memory else ()
         block, _ = _shape(loaded, given, n_prompts, todo, compress).fit(_budget(memory))
     settings = replace(given.manifest.capture, block=block)
     return replace(given, manifest=replace(given.manifest, capture=settings))
@@ -285,18 +287,18 @@ def _sized(
 def _block_of(path: Path) -> int | None:
     """Rows per block that the store at ``path`` records; None where none can be read."""
     try:
-        return stores.read_manifest(path).capture.block
+        return local.read_manifest(path).capture.block
     except StoreError:
         return None
 
 
 def _shape(
-    loaded: models.LoadedModel, given: intake.Intake, n_prompts: int, todo: Iterable[forecast.Pass], compress: bool
+    loaded: loading.LoadedModel, given: intake.Intake, n_prompts: int, todo: Iterable[cost.Pass], compress: bool
 ) -> plan.CaptureShape:
     """What the memory of the passes ``todo`` and of the blocks around them depends on."""
     dtype = given.manifest.capture.dtype
     row = plan.block_bytes(plan.layouts(1, 1, given.n_layers, given.widths, dtype))  # one prompt's pooled values
-    held = forecast.held_bytes(loaded, todo, row)
+    held = cost.held_bytes(loaded, todo, row)
     return plan.CaptureShape(n_prompts, given.n_layers, given.widths, dtype, held, compress)
 
 
@@ -304,22 +306,22 @@ def _budget(memory: str | int | None) -> int | None:
     return None if memory is None else plan.parse_bytes(memory)
 
 
-def _passes(store: stores.Store, tokens: Sequence[Sequence[int]], missing: Sequence[int]) -> Iterator[forecast.Pass]:
+def _passes(store: local.Store, tokens: Sequence[Sequence[int]], missing: Sequence[int]) -> Iterator[cost.Pass]:
     for block in missing:
-        yield from forecast.passes(tokens, store.segments(block), store.manifest.capture.batch)
+        yield from cost.passes(tokens, store.segments(block), store.manifest.capture.batch)
 
 
 def _tokens(
-    loaded: models.LoadedModel, prompts: pd.DataFrame, settings: schema.CaptureRecord, given: intake.Intake
+    loaded: loading.LoadedModel, prompts: pd.DataFrame, settings: schema.CaptureRecord, given: intake.Intake
 ) -> Sequence[Sequence[int]]:
     """Ids of the store's identification prompts, in its order."""
     texts = [str(text) for text in prompts["text"]]
     if texts == given.tables[schema.IDENTIFY]["text"].astype(str).tolist():
         return given.tokens
-    return models.encode(loaded, texts, special_tokens=settings.special_tokens)
+    return loading.encode(loaded, texts, special_tokens=settings.special_tokens)
 
 
-def _nothing_to_do(store: stores.Store, given: intake.Intake) -> bool:
+def _nothing_to_do(store: local.Store, given: intake.Intake) -> bool:
     """Whether the store is complete and has all the prompts of the intake."""
     fresh = intake.new_rows(store, given)
     return not store.missing_blocks() and not any(len(rows) for rows in fresh.values())

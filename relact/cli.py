@@ -115,8 +115,9 @@ def prompts(
     as_json: Json = False,
 ) -> None:
     """Build labelled prompts from relations."""
-    from relact import facts, terminal
-    from relact import prompts as tables
+    from relact.relations import facts
+    from relact import terminal
+    from relact.relations import prompts as tables
 
     if listing:
         return _list_relations(as_json)
@@ -152,7 +153,8 @@ def prompts(
 
 
 def _list_relations(as_json: bool) -> None:
-    from relact import facts, terminal
+    from relact.relations import facts
+    from relact import terminal
 
     rows: list[dict[str, Any]] = [
         {
@@ -302,7 +304,7 @@ def select(
 ) -> None:
     """Keep a set of neurons for every relation as a mask."""
     from relact import masks
-    from relact import store as stores
+    from relact.store import local
 
     if of:
         two = tuple(word.strip() for word in pair.split(",")) if pair else None
@@ -311,7 +313,7 @@ def select(
         made = masks.combine(store, of, two, name=name)  # type: ignore[arg-type]
     else:
         made = masks.select(store, k=k, kind=kind, fdr=fdr, name=name, sites=sites)
-    relations, sets = masks.read(stores.open(store), made)
+    relations, sets = masks.read(local.open(store), made)
     sizes = dict(zip(relations, masks.flatten(sets).sum(axis=1).tolist(), strict=True))
     _show({"mask": made, "store": str(store), **({"neurons": sizes} if as_json else sizes)}, as_json)
 
@@ -344,7 +346,7 @@ def ablate(
     """Switch off each relation's neurons and see which test prompts stay correct."""
     from relact import ablate as ablating
     from relact import presets
-    from relact import prompts as tables
+    from relact.relations import prompts as tables
     from relact.pipeline import asked_otherwise
     from relact.terminal import Stages
 
@@ -457,9 +459,9 @@ def info(
     if (Path(what) / "zarr.json").is_file() or remote.is_packed(what):
         _show(remote.open(what).describe(), as_json)
         return
-    from relact import models
+    from relact.models import loading
 
-    _show(asdict(models.describe(what)), as_json)
+    _show(asdict(loading.describe(what)), as_json)
 
 
 @app.command()
@@ -473,7 +475,7 @@ def verify(
 ) -> None:
     """Check every committed byte; name what is damaged and how to repair it. Exit code 1 when something is."""
     from relact import terminal
-    from relact import verify as checks
+    from relact.store import verify as checks
 
     with terminal.Stages() as progress:
         verdict = checks.verify(store, workers=workers, progress=progress)

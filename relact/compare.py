@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from relact import masks, query, schema
-from relact import store as stores
+from relact.store import local
 from relact.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ BY = ("site", "layer")
 
 
 def overlap(
-    store: str | Path | stores.Store,
+    store: str | Path | local.Store,
     mask: str | None = None,
     *,
     k: int | Sequence[int] | None = None,
@@ -90,7 +90,7 @@ def pairs(shared: xr.Dataset) -> pd.DataFrame:
     return table.sort_values("shared", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def agreement(store: str | Path | stores.Store, other: str | Path | stores.Store, *, k: int) -> pd.DataFrame:
+def agreement(store: str | Path | local.Store, other: str | Path | local.Store, *, k: int) -> pd.DataFrame:
     """How far two stores agree on each relation that both score: two seeds, languages, prompt sets, or trainings of a model.
 
     Returns:
@@ -115,7 +115,7 @@ def agreement(store: str | Path | stores.Store, other: str | Path | stores.Store
 
 
 def moved(
-    store: str | Path | stores.Store, other: str | Path | stores.Store, *, relation: str, n: int = 20
+    store: str | Path | local.Store, other: str | Path | local.Store, *, relation: str, n: int = 20
 ) -> pd.DataFrame:
     """The ``n`` neurons whose average precision for a relation differs most between two stores, largest change first.
 
@@ -139,14 +139,14 @@ def moved(
     )
 
 
-def all_scores(store: stores.Store, statistic: str = schema.STATISTICS[0]) -> tuple[list[str], dict[str, np.ndarray]]:
+def all_scores(store: local.Store, statistic: str = schema.STATISTICS[0]) -> tuple[list[str], dict[str, np.ndarray]]:
     """Relation names, and per scored site float32 [relation, layer, neuron]."""
     groups = {site: query.scores(store, site) for site in store.manifest.capture.sites}
     names = query.relations(next(iter(groups.values())))
     return names, {site: np.asarray(group[statistic][:]) for site, group in groups.items()}
 
 
-def _only_mask(store: stores.Store) -> str:
+def _only_mask(store: local.Store) -> str:
     found = store.children(schema.MASKS)
     if len(found) == 1:
         return found[0]
@@ -155,7 +155,7 @@ def _only_mask(store: stores.Store) -> str:
 
 
 def _both(
-    store: str | Path | stores.Store, other: str | Path | stores.Store
+    store: str | Path | local.Store, other: str | Path | local.Store
 ) -> tuple[list[str], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Relations that both stores score, and the average precision of those in each, on the sites that both have."""
     first, second = query.opened_store(store), query.opened_store(other)

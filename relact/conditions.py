@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from relact import masks, schema
-from relact import store as stores
+from relact.store import local
 from relact.errors import InputError
 
 INTACT, RANDOM = "intact", "random-"
@@ -52,7 +52,7 @@ class Condition:
         return state.hexdigest()
 
 
-def of_mask(store: stores.Store, mask: str, *, seeds: Sequence[int], mode: str = "zero") -> list[Condition]:
+def of_mask(store: local.Store, mask: str, *, seeds: Sequence[int], mode: str = "zero") -> list[Condition]:
     """The conditions of one mask: ``intact``, one per relation of the mask, ``random-<seed>`` per seed.
 
     Args:
@@ -82,7 +82,7 @@ def added(smaller: Sequence[Condition], larger: Sequence[Condition]) -> list[Con
 
 
 def replacements(
-    store: stores.Store, mode: str, sites: Sequence[str], relation: str | None, seed: int = 0
+    store: local.Store, mode: str, sites: Sequence[str], relation: str | None, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """What overridden neurons are set to: float32 [layer, neuron] per site; nothing where that is 0.
 
@@ -111,11 +111,11 @@ def replacements(
     return found
 
 
-def _activations(store: stores.Store, site: str) -> xr.DataArray:
+def _activations(store: local.Store, site: str) -> xr.DataArray:
     return store.dataset(f"{schema.ACTIVATIONS}/{site}")[schema.ACTIVATION]
 
 
-def _mean(store: stores.Store, site: str) -> np.ndarray:
+def _mean(store: local.Store, site: str) -> np.ndarray:
     """Mean over all identification prompts, float32 [layer, neuron]; a layer at a time."""
     values = _activations(store, site)
     layers = [values.isel(layer=layer).values.mean(axis=0, dtype=np.float64) for layer in range(values.sizes["layer"])]

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from relact import hooks, models
-from relact.batches import PrefixGroup, prefix_groups, same_length
+from relact.models import hooks, loading
+from relact.models.batches import PrefixGroup, prefix_groups, same_length
 from relact.conditions import Condition
-from relact.forward import advance, repeat_cache
+from relact.models.forward import advance, repeat_cache
 from relact.sites import text_config
 
 BATCH_TOKENS = 3072  # of one forward pass: enough for fast matrix products, few enough for memory
@@ -36,7 +36,7 @@ Finished = Callable[[Sequence[int], Sequence[int], list[list[str]]], None]
 
 
 def decode(
-    loaded: models.LoadedModel,
+    loaded: loading.LoadedModel,
     tokens: Sequence[Sequence[int]],
     conditions: Sequence[Condition],
     finished: Finished,
@@ -114,7 +114,7 @@ class Chunk:
 
     def __init__(
         self,
-        loaded: models.LoadedModel,
+        loaded: loading.LoadedModel,
         conditions: Sequence[Condition],
         prefix: Sequence[int],
         *,
@@ -336,12 +336,12 @@ def _judge(
     return texts, going_on
 
 
-def _texts(loaded: models.LoadedModel, ids: list[list[int]]) -> list[str]:
+def _texts(loaded: loading.LoadedModel, ids: list[list[int]]) -> list[str]:
     texts: list[str] = loaded.tokenizer.batch_decode(ids, skip_special_tokens=True)
     return texts
 
 
-def _end_tokens(loaded: models.LoadedModel) -> set[int]:
+def _end_tokens(loaded: loading.LoadedModel) -> set[int]:
     """Ids that end a generation, as transformers' ``generate`` would use them."""
     config = getattr(loaded.model, "generation_config", None)
     ends = config.eos_token_id if config is not None else None
@@ -351,7 +351,7 @@ def _end_tokens(loaded: models.LoadedModel) -> set[int]:
 
 
 def _can_pack(
-    loaded: models.LoadedModel,
+    loaded: loading.LoadedModel,
     conditions: Sequence[Condition],
     tokens: Sequence[Sequence[int]],
     group: PrefixGroup,

@@ -18,11 +18,13 @@ from typing import Any
 import pandas as pd
 import zarr
 
-from relact import models, schema, skeleton
-from relact import store as stores
-from relact import verify as checks
+from relact.models import loading
+from relact import schema
+from relact.store import skeleton
+from relact.store import local
+from relact.store import verify as checks
 from relact.errors import InputError, StoreError
-from relact.seal import NAME, files_below
+from relact.store.seal import NAME, files_below
 
 SHOWN_VERSIONS = ("relact", "torch", "transformers", "zarr", "numpy")
 Tables = Mapping[str, pd.DataFrame]  # split -> rows with n_tokens, the test split with answers
@@ -44,7 +46,7 @@ class Intake:
     widths: Mapping[str, int]
 
 
-def take_in(loaded: models.LoadedModel, table: pd.DataFrame, settings: schema.CaptureRecord) -> Intake:
+def take_in(loaded: loading.LoadedModel, table: pd.DataFrame, settings: schema.CaptureRecord) -> Intake:
     """Tokenize a prompt table for a model; `InputError` names a prompt that is empty or too long for it."""
     tables, tokens = _encode(loaded, table, settings.special_tokens)
     manifest = schema.Manifest(
@@ -58,9 +60,9 @@ def take_in(loaded: models.LoadedModel, table: pd.DataFrame, settings: schema.Ca
     return Intake(tables, tokens, manifest, loaded.n_layers, {site: loaded.widths[site] for site in settings.sites})
 
 
-def make(path: Path, intake: Intake, *, compress: bool = False) -> stores.Store:
+def make(path: Path, intake: Intake, *, compress: bool = False) -> local.Store:
     """A new store for the intake."""
-    return stores.create(path, intake.manifest, intake.tables, intake.n_layers, intake.widths, compress)
+    return local.create(path, intake.manifest, intake.tables, intake.n_layers, intake.widths, compress)
 
 
 def measure(intake: Intake, *, compress: bool = False) -> tuple[int, int]:
@@ -72,29 +74,29 @@ def measure(intake: Intake, *, compress: bool = False) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def resume(store: stores.Store, intake: Intake) -> stores.Store:
+def resume(store: local.Store, intake: Intake) -> local.Store:
     """The same store, when it records the same identity; `IdentityError` otherwise."""
     same = dict(intake.manifest.prompts)
     if store.appended():
         same[schema.IDENTIFY] = {**same[schema.IDENTIFY], schema.APPENDED: store.appended()}
-    stores.require_identity(store, replace(intake.manifest, prompts=same))
+    local.require_identity(store, replace(intake.manifest, prompts=same))
     return store
 
 
-def append(store: stores.Store, intake: Intake) -> stores.Store:
+def append(store: local.Store, intake: Intake) -> local.Store:
     """The store grown by the rows of the intake that it does not have; nothing is captured yet. Errors as of `grown`."""
     larger = grown(store, intake)
-    return stores.grow(store, larger.tables, larger.manifest.prompts) if larger else store
+    return local.grow(store, larger.tables, larger.manifest.prompts) if larger else store
 
 
-def grown(store: stores.Store, intake: Intake) -> Intake | None:
+def grown(store: local.Store, intake: Intake) -> Intake | None:
     """The intake of the store with the rows that it does not have after its own; None when it has them all.
 
     Raises:
         IdentityError: another model, tokenizer or setting. StoreError: the store's own prompts are damaged.
         InputError: a subject would be in both splits.
     """
-    stores.require_identity(store, replace(intake.manifest, prompts=store.manifest.prompts))
+    local.require_identity(store, replace(intake.manifest, prompts=store.manifest.prompts))
     old, new = old_rows(store), new_rows(store, intake)
     if not any(len(rows) for rows in new.values()):
         return None
@@ -107,7 +109,7 @@ def grown(store: stores.Store, intake: Intake) -> Intake | None:
     return replace(intake, tables=merged, manifest=replace(store.manifest, prompts=described))
 
 
-def old_rows(store: stores.Store) -> dict[str, pd.DataFrame]:
+def old_rows(store: local.Store) -> dict[str, pd.DataFrame]:
     """The prompts the store has, checked against their digests."""
     rows = {split: store.prompts(split) for split in (schema.IDENTIFY, schema.TEST)}
     for split, digest in ((split, described["digest"]) for split, described in describe(rows).items()):
@@ -121,7 +123,7 @@ def old_rows(store: stores.Store) -> dict[str, pd.DataFrame]:
     return rows
 
 
-def new_rows(store: stores.Store, intake: Intake) -> dict[str, pd.DataFrame]:
+def new_rows(store: local.Store, intake: Intake) -> dict[str, pd.DataFrame]:
     """Rows of the intake that the store does not have, each as often as it is missing, in the intake's order."""
     found = {}
     for split, table in intake.tables.items():
@@ -134,7 +136,7 @@ def new_rows(store: stores.Store, intake: Intake) -> dict[str, pd.DataFrame]:
     return found
 
 
-def repair(path: Path, intake: Intake, *, compress: bool = False) -> tuple[stores.Store, checks.Verdict]:
+def repair(path: Path, intake: Intake, *, compress: bool = False) -> tuple[local.Store, checks.Verdict]:
     """Rebuild damaged prompts and metadata and take the commits of damaged blocks back: they are missing from now on.
 
     The intake must be what the store was captured from. Damaged results (scores, masks, ablations) are not touched.
@@ -143,7 +145,7 @@ def repair(path: Path, intake: Intake, *, compress: bool = False) -> tuple[store
     if verdict.damaged_skeleton():
         _rebuild(path, intake, root_lost=any(problem.file == NAME for problem in verdict.problems), compress=compress)
         found = checks.verify(path)
-    store = stores.open(path)
+    store = local.open(path)
     for block in found.damaged_blocks():
         store.log.remove(block)
     return store, verdict
@@ -156,7 +158,7 @@ def _rebuild(path: Path, intake: Intake, *, root_lost: bool, compress: bool) -> 
             intake.manifest, capture=replace(intake.manifest.capture, block=_block_on_disk(path, intake))
         )
     else:
-        manifest = stores.read_manifest(path)
+        manifest = local.read_manifest(path)
         recorded = {split: {name: one[name] for name in ("n", "digest")} for split, one in manifest.prompts.items()}
         if recorded != dict(intake.manifest.prompts):
             raise InputError(
@@ -164,7 +166,7 @@ def _rebuild(path: Path, intake: Intake, *, root_lost: bool, compress: bool) -> 
                 where=path,
                 fix="give the prompts it was captured from",
             )
-    stores.rebuild(path, manifest, intake.tables, intake.n_layers, intake.widths, compress)
+    local.rebuild(path, manifest, intake.tables, intake.n_layers, intake.widths, compress)
 
 
 def _block_on_disk(path: Path, intake: Intake) -> int:
@@ -186,13 +188,13 @@ def _block_on_disk(path: Path, intake: Intake) -> int:
 
 
 def _encode(
-    loaded: models.LoadedModel, table: pd.DataFrame, special: bool
+    loaded: loading.LoadedModel, table: pd.DataFrame, special: bool
 ) -> tuple[dict[str, pd.DataFrame], list[list[int]]]:
     """Both splits with ``n_tokens``, and the token ids of the identification prompts."""
     tables = {}
     for split in (schema.IDENTIFY, schema.TEST):
         part = table[table["split"] == split].reset_index(drop=True)
-        ids = models.encode(loaded, [str(text) for text in part["text"]], special_tokens=special)
+        ids = loading.encode(loaded, [str(text) for text in part["text"]], special_tokens=special)
         columns = [*schema.PROMPT_TEXT, *([schema.ANSWERS] if split == schema.TEST else [])]
         tables[split] = part[columns].assign(n_tokens=[len(row) for row in ids])
         if split == schema.IDENTIFY:

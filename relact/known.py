@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from relact import models
+from relact.models import loading
 from relact.ablate import generate, judge
 from relact.conditions import INTACT, Condition
 from relact.errors import InputError
@@ -15,7 +15,7 @@ from relact.schema import IDENTIFY
 
 def known(
     prompts: pd.DataFrame,
-    model: str | models.LoadedModel,
+    model: str | loading.LoadedModel,
     *,
     match: str = "prefix",
     per_relation: int | None = None,
@@ -32,9 +32,9 @@ def known(
     Raises:
         InputError: a relation with fewer than two prompts that the model answers.
     """
-    loaded = model if isinstance(model, models.LoadedModel) else models.load(model, device=device)
+    loaded = model if isinstance(model, loading.LoadedModel) else loading.load(model, device=device)
     identify = prompts[prompts["split"] == IDENTIFY]
-    tokens = models.encode(loaded, identify["text"].tolist())
+    tokens = loading.encode(loaded, identify["text"].tolist())
     answers = identify["answers"].tolist()
     generated = generate(loaded, tokens, answers, [Condition(INTACT, {})], progress=progress)
     right = identify[judge(generated, answers, match)[0]]

@@ -15,7 +15,7 @@ from zarr.codecs import ZstdCodec
 
 from relact import kernels, schema, score
 from relact import sites as site_names
-from relact import store as stores
+from relact.store import local
 from relact.errors import InputError
 
 NULL_DRAWS = 20_000  # random rankings that average precisions are compared with
@@ -24,7 +24,7 @@ Masks = Mapping[str, np.ndarray]  # site -> bool [relation, layer, neuron]
 
 
 def select(
-    store: str | Path | stores.Store,
+    store: str | Path | local.Store,
     *,
     k: int | None = None,
     kind: str = "top",
@@ -45,8 +45,8 @@ def select(
     Returns:
         The mask's name.
     """
-    opened = store if isinstance(store, stores.Store) else stores.open(store)
-    stores.recover(opened)
+    opened = store if isinstance(store, local.Store) else local.open(store)
+    local.recover(opened)
     if (k is None) == (fdr is None):
         raise InputError("name k, or a rate of false discoveries", where="--k/--fdr", fix="give exactly one of them")
     if kind not in KINDS:
@@ -65,7 +65,7 @@ def select(
 
 
 def combine(
-    store: str | Path | stores.Store, mask: str, pair: tuple[str, str] | None = None, *, name: str | None = None
+    store: str | Path | local.Store, mask: str, pair: tuple[str, str] | None = None, *, name: str | None = None
 ) -> str:
     """Write a mask of set algebra between the relations of another mask.
 
@@ -77,7 +77,7 @@ def combine(
     Returns:
         The new mask's name.
     """
-    opened = store if isinstance(store, stores.Store) else stores.open(store)
+    opened = store if isinstance(store, local.Store) else local.open(store)
     relations, sets = read(opened, mask)
     flat = flatten(sets)
     if pair is None:
@@ -99,7 +99,7 @@ def combine(
 
 
 def write(
-    store: stores.Store, name: str, found: Masks, relations: Sequence[str], attributes: Mapping[str, object]
+    store: local.Store, name: str, found: Masks, relations: Sequence[str], attributes: Mapping[str, object]
 ) -> str:
     """Write ``masks/<name>`` unless it is there with the same attributes; returns the name."""
     if "/" in name or name.startswith("."):
@@ -111,7 +111,7 @@ def write(
         for site, mask in found.items():
             part = built.create_group(site)
             _, n_layers, width = mask.shape
-            stores.write_coordinates(part, relation=list(relations), layer=range(n_layers), neuron=range(width))
+            local.write_coordinates(part, relation=list(relations), layer=range(n_layers), neuron=range(width))
             part.create_array(
                 "mask",
                 data=mask,
@@ -126,7 +126,7 @@ def _sites_named(sites: str | Sequence[str] | None) -> list[str]:
     return [] if sites is None else [sites.replace(",", "-") if isinstance(sites, str) else "-".join(sites)]
 
 
-def read(store: stores.Store, name: str) -> tuple[list[str], dict[str, np.ndarray]]:
+def read(store: local.Store, name: str) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names of the sets (relations, as a rule) and, per site, the mask bool [relation, layer, neuron]."""
     group = f"{schema.MASKS}/{name}"
     if not store.has(group):
@@ -141,7 +141,7 @@ def read(store: stores.Store, name: str) -> tuple[list[str], dict[str, np.ndarra
 
 
 def significant(
-    scores: Mapping[str, np.ndarray], store: stores.Store, described: Mapping[str, Any], fdr: float
+    scores: Mapping[str, np.ndarray], store: local.Store, described: Mapping[str, Any], fdr: float
 ) -> dict[str, np.ndarray]:
     """The neurons whose average precision beats random rankings, with ``fdr`` false ones expected among them.
 

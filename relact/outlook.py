@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from relact import kernels, plan, score
-from relact import store as stores
+from relact.store import local
 
 TIMED = 64  # neurons scored to estimate the time
 
 
 def of_score(
-    store: str | Path | stores.Store,
+    store: str | Path | local.Store,
     *,
     relations: Sequence[str] | None = None,
     statistics: Sequence[str] = score.STATISTICS,
@@ -28,7 +28,7 @@ def of_score(
     Raises:
         StoreError: the capture is not complete. BudgetError: ``memory`` is too little.
     """
-    opened = store if isinstance(store, stores.Store) else stores.open(store)
+    opened = store if isinstance(store, local.Store) else local.open(store)
     names = score.relation_of_prompts(opened)
     mapped = all(opened.is_mapped(site) for site in opened.layouts)
     return scores(opened.layouts, names, relations, statistics, workers, memory, mapped)

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from relact import hooks, models, schema
+from relact.models import hooks, loading
+from relact import schema
 from relact.arrivals import Arrivals, ahead
-from relact.batches import by_length, prefix_groups
-from relact.blocks import BlockBuffer
+from relact.models.batches import by_length, prefix_groups
+from relact.store.blocks import BlockBuffer
 from relact.errors import ModelError
-from relact.forward import advance, pad, repeat_cache
+from relact.models.forward import advance, pad, repeat_cache
 from relact.pool import Pool, pools
 
 
 def capture_rows(
-    loaded: models.LoadedModel,
+    loaded: loading.LoadedModel,
     tokens: Sequence[Sequence[int]],
     buffer: BlockBuffer,
     settings: schema.CaptureRecord,
@@ -58,7 +59,7 @@ class _Prefix:
     partial: dict[tuple[str, int], torch.Tensor]  # (site, layer) -> [1, width]
 
     @classmethod
-    def run(cls, loaded: models.LoadedModel, prefix: Sequence[int], settings: schema.CaptureRecord) -> _Prefix:
+    def run(cls, loaded: loading.LoadedModel, prefix: Sequence[int], settings: schema.CaptureRecord) -> _Prefix:
         if not prefix:
             return cls(0, None, {})
         pool = pools(settings.pool)
@@ -95,7 +96,7 @@ def _in_halves(
 
 
 def _run_batch(
-    loaded: models.LoadedModel,
+    loaded: loading.LoadedModel,
     own: Sequence[Sequence[int]],
     rows: Sequence[int],
     prefix: _Prefix,

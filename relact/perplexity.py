@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from relact import models
+from relact.models import loading
 from relact.conditions import Condition
 from relact.decode import Chunk
-from relact.forward import advance
+from relact.models.forward import advance
 from relact.progress import Progress, silent
 
 ROWS = 8  # conditions in one forward pass: every token's logits are kept
@@ -24,14 +24,14 @@ def plain_text() -> list[str]:
 
 
 def encoded(
-    loaded: models.LoadedModel, texts: Sequence[str] | None = None, *, special_tokens: bool = True
+    loaded: loading.LoadedModel, texts: Sequence[str] | None = None, *, special_tokens: bool = True
 ) -> list[list[int]]:
     """Token ids of every text; of the bundled text by default."""
-    return models.encode(loaded, [text.strip() for text in texts or plain_text()], special_tokens=special_tokens)
+    return loading.encode(loaded, [text.strip() for text in texts or plain_text()], special_tokens=special_tokens)
 
 
 def perplexity(
-    loaded: models.LoadedModel,
+    loaded: loading.LoadedModel,
     conditions: Sequence[Condition],
     texts: Sequence[str] | None = None,
     *,

@@ -11,16 +11,18 @@ import xarray as xr
 
 from relact import ablate as ablation
 from relact import capture as capturing
-from relact import facts, known, models, outlook, presets, score
-from relact import prompts as prompt_tables
+from relact.relations import facts
+from relact import known, outlook, presets, score
+from relact.models import loading
+from relact.relations import prompts as prompt_tables
 from relact import sites as site_names
-from relact import store as stores
+from relact.store import local
 from relact.errors import InputError
 from relact.plan import Plan, block_of, layouts
 from relact.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from relact.store import Store
+    from relact.store.local import Store
 
 K = 400  # neurons per relation
 
@@ -28,7 +30,7 @@ K = 400  # neurons per relation
 def run(
     sources: Iterable[str | Path] | pd.DataFrame,
     *,
-    model: str | models.LoadedModel,
+    model: str | loading.LoadedModel,
     store: str | Path,
     k: int | None = None,
     preset: str | None = None,
@@ -51,7 +53,7 @@ def run(
         The store and the ``ablations/top-<k>`` dataset.
     """
     chosen = presets.get(preset) if preset else presets.Preset(K)
-    loaded = model if isinstance(model, models.LoadedModel) else models.load(model)
+    loaded = model if isinstance(model, loading.LoadedModel) else loading.load(model)
     table = _table(sources, preset, prompts)
     if chosen.known:
         table = known.known(table, loaded, match=chosen.match, progress=progress)
@@ -64,7 +66,7 @@ def run(
 def dry_run(
     sources: Iterable[str | Path] | pd.DataFrame,
     *,
-    model: str | models.LoadedModel,
+    model: str | loading.LoadedModel,
     store: str | Path | None = None,
     preset: str | None = None,
     prompts: Mapping[str, Any] | None = None,
@@ -78,7 +80,7 @@ def dry_run(
     that the model answers, the plans are those of all prompts.
     """
     chosen = presets.get(preset) if preset else presets.Preset(K)
-    loaded = model if isinstance(model, models.LoadedModel) else models.load(model)
+    loaded = model if isinstance(model, loading.LoadedModel) else loading.load(model)
     table = _table(sources, preset, prompts)
     tests = table[table["split"] == "test"]
     relation_of = table.loc[table["split"] == "identify", "relation"].tolist()
@@ -120,7 +122,7 @@ def asked_otherwise(
     Raises:
         InputError: the store's relations are not bundled ones, or none has this language.
     """
-    relations = facts.load_all(stores.open(store).relations())
+    relations = facts.load_all(local.open(store).relations())
     there = [relation for relation in relations if language in relation.languages]
     if not there:
         what = f"none of {', '.join(relation.name for relation in relations)} has prompts in {language!r}"

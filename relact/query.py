@@ -20,7 +20,7 @@ import pandas as pd
 
 from relact import schema
 from relact import sites as site_names
-from relact import store as stores
+from relact.store import local
 from relact.errors import InputError, StoreError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def tree(path: str | Path) -> xr.DataTree:
 
 
 def top(
-    store: str | Path | stores.Store,
+    store: str | Path | local.Store,
     *,
     relation: str,
     n: int = 20,
@@ -108,7 +108,7 @@ def best(values: np.ndarray, n: int) -> np.ndarray:
     return candidates[np.argsort(-values[candidates], kind="stable")[:n]]
 
 
-def neuron(store: str | Path | stores.Store, site: str, layer: int, index: int) -> pd.DataFrame:
+def neuron(store: str | Path | local.Store, site: str, layer: int, index: int) -> pd.DataFrame:
     """One neuron in every relation, best average precision first: each stored statistic, and its distribution.
 
     The distribution (``min p10 p50 p90 max`` of the activation over the relation's identification prompts) is left out
@@ -129,7 +129,7 @@ def neuron(store: str | Path | stores.Store, site: str, layer: int, index: int) 
     return table.sort_values(table.columns[1], ascending=False, kind="stable").reset_index(drop=True)
 
 
-def activations(store: str | Path | stores.Store, site: str, layer: int, index: int) -> pd.DataFrame:
+def activations(store: str | Path | local.Store, site: str, layer: int, index: int) -> pd.DataFrame:
     """One neuron's activation on every captured identification prompt: prompt, relation, subject, object, text, activation.
 
     Rows are in the order of the prompts; ``activation`` is float32, pooled over the prompt's tokens.
@@ -146,12 +146,12 @@ def activations(store: str | Path | stores.Store, site: str, layer: int, index: 
     return table.assign(activation=column(opened, site, layer, index))
 
 
-def column(store: stores.Store, site: str, layer: int, index: int) -> np.ndarray:
+def column(store: local.Store, site: str, layer: int, index: int) -> np.ndarray:
     """One neuron's activation on every identification prompt, float32 [prompt]."""
     return np.concatenate(store.columns(site, layer, index, index + 1))[:, 0].astype(np.float32)
 
 
-def extremes(store: str | Path | stores.Store, site: str, layer: int, index: int, n: int = 5) -> pd.DataFrame:
+def extremes(store: str | Path | local.Store, site: str, layer: int, index: int, n: int = 5) -> pd.DataFrame:
     """The ``n`` prompts that drive one neuron most and least: the columns of `activations`, after ``drive`` (most or least).
 
     Strongest first in both halves; a prompt is in one half only.
@@ -164,28 +164,28 @@ def extremes(store: str | Path | stores.Store, site: str, layer: int, index: int
     return joined
 
 
-def opened_store(store: str | Path | stores.Store) -> stores.Store:
+def opened_store(store: str | Path | local.Store) -> local.Store:
     """The store itself, opened where a path or a URL is given."""
-    if isinstance(store, stores.Store):
+    if isinstance(store, local.Store):
         return store
     if Path(store).joinpath("zarr.json").is_file():
-        return stores.open(store)
+        return local.open(store)
     from relact import remote  # what a local store does without
 
     return remote.open(store)
 
 
-def is_shared(store: stores.Store) -> TypeGuard[SharedStore]:
+def is_shared(store: local.Store) -> TypeGuard[SharedStore]:
     """Whether the store is a packed one, read where it lies."""
     return hasattr(store, "package")
 
 
-def has_activations(store: stores.Store) -> bool:
+def has_activations(store: local.Store) -> bool:
     """Whether every block of the store is captured."""
     return not store.missing_blocks()
 
 
-def scores(store: stores.Store, site: str) -> dict[str, zarr.Array]:
+def scores(store: local.Store, site: str) -> dict[str, zarr.Array]:
     """The arrays of ``scores/<site>`` by name; `StoreError` says how to make them."""
     group = f"{schema.SCORES}/{site}"
     if not store.has(group):
@@ -205,14 +205,14 @@ def statistics(group: Mapping[str, zarr.Array]) -> list[str]:
     return usual + [name for name in found if name not in usual]
 
 
-def position(names: Sequence[str], relation: str, store: stores.Store) -> int:
+def position(names: Sequence[str], relation: str, store: local.Store) -> int:
     """Where ``relation`` is among ``names``; `InputError` lists them when it is not."""
     if relation not in names:
         raise InputError(f"no relation {relation!r}", where=store.path, fix=f"choose from {', '.join(names)}")
     return list(names).index(relation)
 
 
-def _check(store: stores.Store, site: str, layer: int, index: int) -> str:
+def _check(store: local.Store, site: str, layer: int, index: int) -> str:
     """The canonical name of a site whose neuron exists."""
     found = site_names.expand(site)
     if len(found) != 1 or found[0] not in store.layouts:

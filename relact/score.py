@@ -19,7 +19,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from relact import kernels, plan, schema
-from relact import store as stores
+from relact.store import local
 from relact.errors import InputError, NumericError, StoreError
 from relact.progress import Progress, silent
 from relact.schedulers import THREADS, on_scheduler
@@ -48,7 +48,7 @@ class Job(NamedTuple):
 
 
 def score(
-    store: str | Path | stores.Store,
+    store: str | Path | local.Store,
     *,
     relations: Sequence[str] | None = None,
     negatives: int | None = None,
@@ -59,7 +59,7 @@ def score(
     scheduler: str = THREADS,
     device: str = "cpu",
     progress: Progress = silent,
-) -> stores.Store:
+) -> local.Store:
     """Write ``scores/<site>`` for every captured site: each statistic float32 [relation, layer, neuron].
 
     Average precision is scikit-learn's ``average_precision_score`` of the raw activations, the relation's prompts
@@ -79,9 +79,9 @@ def score(
         StoreError: the capture is not complete. InputError: a relation without prompts. BudgetError.
         NumericError: an activation is not a number.
     """
-    opened = store if isinstance(store, stores.Store) else stores.open(store)
+    opened = store if isinstance(store, local.Store) else local.open(store)
     workers = workers or os.cpu_count() or 1
-    stores.recover(opened)
+    local.recover(opened)
     names = relation_of_prompts(opened)
     chosen = _chosen(opened, names, relations)
     attributes = {
@@ -158,9 +158,9 @@ def run_task(job: Job, task: Task) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _opened(path: str, created: str) -> stores.Store:
+def _opened(path: str, created: str) -> local.Store:
     """The store at ``path``, opened once per process; ``created`` tells a new store at an old path."""
-    return stores.open(path)
+    return local.open(path)
 
 
 def labels_of(names: Sequence[str], relations: Sequence[str], negatives: int | None, seed: int) -> kernels.Labels:
@@ -169,12 +169,12 @@ def labels_of(names: Sequence[str], relations: Sequence[str], negatives: int | N
     return labels.sampled(negatives, seed) if negatives else labels
 
 
-def shape_of(store: stores.Store, site: str, n_relations: int, n_statistics: int, workers: int) -> plan.ScoreShape:
+def shape_of(store: local.Store, site: str, n_relations: int, n_statistics: int, workers: int) -> plan.ScoreShape:
     """What the memory of scoring a site depends on."""
     return plan.ScoreShape(store.layouts[site], n_relations, n_statistics, workers, store.is_mapped(site))
 
 
-def relation_of_prompts(store: stores.Store) -> list[str]:
+def relation_of_prompts(store: local.Store) -> list[str]:
     """The relation of every identification prompt; `StoreError` when some are not captured yet."""
     missing = store.missing_blocks()
     if missing:
@@ -186,7 +186,7 @@ def relation_of_prompts(store: stores.Store) -> list[str]:
     return [str(name) for name in store.prompts(schema.IDENTIFY)["relation"]]
 
 
-def _chosen(store: stores.Store, names: Sequence[str], relations: Sequence[str] | None) -> list[str]:
+def _chosen(store: local.Store, names: Sequence[str], relations: Sequence[str] | None) -> list[str]:
     """The relations to score, checked."""
     known = list(dict.fromkeys(names))
     unknown = sorted(set(relations or ()) - set(known))
@@ -204,7 +204,7 @@ def _chosen(store: stores.Store, names: Sequence[str], relations: Sequence[str] 
 
 
 def _kept(
-    store: stores.Store, attributes: Mapping[str, Any], chosen: Sequence[str], statistics: Sequence[str]
+    store: local.Store, attributes: Mapping[str, Any], chosen: Sequence[str], statistics: Sequence[str]
 ) -> list[str]:
     """Chosen relations whose stored scores were computed from the same prompts, labels and model, with these statistics."""
     if not store.has(schema.SCORES):
@@ -233,7 +233,7 @@ def create_arrays(
     group: zarr.Group, lay: plan.Layout, relations: Sequence[str], statistics: Sequence[str]
 ) -> list[zarr.Array]:
     """Empty arrays [relation, layer, neuron], one per statistic; a query for one relation reads only its own chunks."""
-    stores.write_coordinates(group, relation=list(relations), layer=range(lay.n_layers), neuron=range(lay.width))
+    local.write_coordinates(group, relation=list(relations), layer=range(lay.n_layers), neuron=range(lay.width))
     return [
         group.create_array(
             name,
@@ -248,7 +248,7 @@ def create_arrays(
     ]
 
 
-def ranked(store: stores.Store, statistic: str = "average_precision") -> Iterator[tuple[str, np.ndarray]]:
+def ranked(store: local.Store, statistic: str = "average_precision") -> Iterator[tuple[str, np.ndarray]]:
     """(site, float32 [relation, layer, neuron]) for every scored site, in the store's order."""
     for site in store.manifest.capture.sites:
         yield site, store.dataset(f"{schema.SCORES}/{site}")[statistic].values

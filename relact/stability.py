@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from relact import kernels, masks
-from relact import store as stores
+from relact.store import local
 from relact.progress import Progress, silent
 from relact.schedulers import on_scheduler
 from relact.score import Task, labels_of, relation_of_prompts, tasks_of
@@ -19,13 +19,13 @@ AP = "average_precision"
 
 
 class _Job(NamedTuple):
-    store: stores.Store
+    store: local.Store
     rows: np.ndarray
     labels: kernels.Labels
 
 
 def stability(
-    store: str | Path | stores.Store,
+    store: str | Path | local.Store,
     *,
     k: int,
     resamples: int = 10,
@@ -46,7 +46,7 @@ def stability(
     Returns:
         ``survival`` [resample, relation], 0 to 1.
     """
-    opened = store if isinstance(store, stores.Store) else stores.open(store)
+    opened = store if isinstance(store, local.Store) else local.open(store)
     names = np.array(relation_of_prompts(opened))
     relations = list(dict.fromkeys(names.tolist()))
     draws = [np.arange(len(names)), *(_draw(names, np.random.default_rng([seed, n])) for n in range(resamples))]
@@ -69,7 +69,7 @@ def _draw(names: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _average_precision(
-    store: stores.Store, rows: np.ndarray, labels: kernels.Labels, workers: int
+    store: local.Store, rows: np.ndarray, labels: kernels.Labels, workers: int
 ) -> dict[str, np.ndarray]:
     """Float32 [relation, layer, neuron] per site over the given prompts."""
     shape = {site: (len(labels.relations), lay.n_layers, lay.width) for site, lay in store.layouts.items()}

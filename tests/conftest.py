@@ -15,17 +15,19 @@ import pytest
 import tiny
 
 import relact
-from relact import cli, facts, models
-from relact import prompts as prompt_tables
-from relact.store import Store
+from relact import cli
+from relact.models import loading
+from relact.relations import facts
+from relact.relations import prompts as prompt_tables
+from relact.store.local import Store
 
 RELATIONS = ("country_capital", "adj_comparative", "word_first_letter")
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> models.LoadedModel:
+def smollm2() -> loading.LoadedModel:
     """The embedded model, loaded once."""
-    return models.load("smollm2")
+    return loading.load("smollm2")
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +38,7 @@ def prompts() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def study(smollm2: models.LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def study(smollm2: loading.LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A finished study: captured in three blocks as float32, scored, selected, ablated. Tests must not change it."""
     path = tmp_path_factory.mktemp("study") / "study.zarr"
     store, _ = relact.run(

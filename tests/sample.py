@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from relact import schema
-from relact import store as stores
+from relact.store import local
 from relact.intake import Intake, describe
 
 WIDTHS = {"mlp.gate": 706, "attn.k": 24}
@@ -48,10 +48,10 @@ def intake(n: int, *, dtype: str = "float16", n_test: int = 3) -> Intake:
     return Intake(tables, [[1]] * n, manifest, LAYERS, WIDTHS)
 
 
-def make(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) -> stores.Store:
+def make(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) -> local.Store:
     """A new store of ``n`` prompts without any block."""
     given = intake(n, dtype=dtype)
-    return stores.create(path, given.manifest, given.tables, LAYERS, WIDTHS, compress)
+    return local.create(path, given.manifest, given.tables, LAYERS, WIDTHS, compress)
 
 
 def values(site: str, rows: Iterable[int]) -> np.ndarray:
@@ -60,9 +60,9 @@ def values(site: str, rows: Iterable[int]) -> np.ndarray:
     return ((row * 131 + layer * 57 + neuron * 7 + WIDTHS[site]) % 509) / 8 - 30
 
 
-def capture(store: stores.Store, blocks: Iterable[int] | None = None) -> stores.Store:
+def capture(store: local.Store, blocks: Iterable[int] | None = None) -> local.Store:
     """Write and commit the given blocks, or all that are missing, as a capture does."""
-    with stores.writing(store):
+    with local.writing(store):
         buffer = store.buffer()
         for block in store.missing_blocks() if blocks is None else blocks:
             first, stop = store.rows_of(block)
@@ -75,12 +75,12 @@ def capture(store: stores.Store, blocks: Iterable[int] | None = None) -> stores.
     return store
 
 
-def full(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) -> stores.Store:
+def full(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) -> local.Store:
     """A complete store."""
     return capture(make(path, n, dtype=dtype, compress=compress))
 
 
-def read(store: stores.Store, site: str) -> np.ndarray:
+def read(store: local.Store, site: str) -> np.ndarray:
     """[row, layer, neuron] through `Store.columns`, as scoring reads."""
     lay = store.layouts[site]
     spans = range(0, lay.width, lay.span)

@@ -10,11 +10,13 @@ import torch
 import victims
 import xarray as xr
 
-from relact import ablate, conditions, facts, masks, models, schema
-from relact import prompts as tables
-from relact import store as stores
+from relact import ablate, conditions, masks, schema
+from relact.models import loading
+from relact.relations import facts
+from relact.relations import prompts as tables
+from relact.store import local
 from relact.errors import IdentityError, InputError
-from relact.hooks import visit
+from relact.models.hooks import visit
 from relact.perplexity import plain_text
 
 MODULES = {"mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.down": "down_proj"}
@@ -83,7 +85,7 @@ def test_logits_differ_inside_and_are_bit_identical_afterwards(study, smollm2):
 
 
 def test_results_are_reused(study, smollm2, monkeypatch):
-    monkeypatch.setattr(models, "encode", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(loading, "encode", lambda *_, **__: pytest.fail("computed again"))
     again = ablate.ablate(study, mask="top-200", model=smollm2, seeds=[0, 1])
     assert again["accuracy"].shape == (6, 3)
 
@@ -92,7 +94,7 @@ def test_results_are_reused(study, smollm2, monkeypatch):
 def copied(study, tmp_path):
     """A copy of the finished study that may be changed."""
     shutil.copytree(study.path, tmp_path / "s.zarr")
-    return stores.open(tmp_path / "s.zarr")
+    return local.open(tmp_path / "s.zarr")
 
 
 class Stopped(Exception):
@@ -102,8 +104,8 @@ class Stopped(Exception):
 def test_a_killed_ablation_goes_on_where_it_was(copied, smollm2, monkeypatch):
     options = {"mask": "top-200", "model": smollm2, "seeds": [], "name": "killed"}
     expected = ablate.ablate(copied, **{**options, "name": "whole"}).load()
-    stores.drop(copied.path, "ablations/whole")
-    stores.drop(copied.path, "ablations/top-200")
+    local.drop(copied.path, "ablations/whole")
+    local.drop(copied.path, "ablations/top-200")
     steps: list[int] = []
 
     def stop(stage, done, total, unit):

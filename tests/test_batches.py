@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relact.batches import SAVED_FLOOR, by_length, common_prefix, prefix_groups, same_length
+from relact.models.batches import SAVED_FLOOR, by_length, common_prefix, prefix_groups, same_length
 
 tokens = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=30)
 

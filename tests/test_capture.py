@@ -8,13 +8,14 @@ import tiny
 import torch
 
 import relact
-from relact import models, passes, schema, sites
+from relact.models import loading
+from relact import passes, schema, sites
 from relact.arrivals import Arrivals
-from relact.batches import prefix_groups
-from relact.blocks import BlockBuffer
+from relact.models.batches import prefix_groups
+from relact.store.blocks import BlockBuffer
 from relact.capture import capture
 from relact.errors import IdentityError, InputError, ModelError, NumericError, StoreError
-from relact.hooks import visit
+from relact.models.hooks import visit
 from relact.passes import capture_rows
 from relact.plan import layouts
 
@@ -86,7 +87,7 @@ def mixed_prompts():
 def test_batch_mates_padding_and_shared_prefixes_change_nothing(name):
     """Every family: batched with padding and shared prefixes equals one prompt at a time without either."""
     model = tiny.model(name)
-    loaded = models.LoadedModel(model, None, name, None, "", "", "float32", name.partition("/")[0])
+    loaded = loading.LoadedModel(model, None, name, None, "", "", "float32", name.partition("/")[0])
     tokens = mixed_prompts()
     assert len(prefix_groups(tokens)) == 3
     chosen = [site for site in sites.SITES if site in loaded.widths]
@@ -103,7 +104,7 @@ def test_batch_mates_padding_and_shared_prefixes_change_nothing(name):
 
 @pytest.mark.parametrize("pool", schema.POOLS)
 def test_every_pool_over_real_tokens_only(tiny_folder, pool):
-    loaded = models.load(str(tiny_folder))
+    loaded = loading.load(str(tiny_folder))
     tokens = mixed_prompts()
     together = captured(loaded, tokens, pool, MODULES)
     for row, ids in enumerate(tokens):
@@ -113,7 +114,7 @@ def test_every_pool_over_real_tokens_only(tiny_folder, pool):
 
 def test_values_that_arrive_while_the_next_batch_runs_are_the_same(tiny_folder, monkeypatch):
     """What a CUDA device's copies do to the order: a batch is put in place after the one behind it was computed."""
-    loaded, tokens = models.load(str(tiny_folder)), mixed_prompts()
+    loaded, tokens = loading.load(str(tiny_folder)), mixed_prompts()
     at_once = captured(loaded, tokens, "mean", MODULES)
     order, put = [], Arrivals.put
     monkeypatch.setattr(passes, "ahead", lambda device: 1)
@@ -140,7 +141,7 @@ def test_another_model_or_setting_is_refused_with_both_values(tiny_folder, tiny_
     other = tiny.save(tmp_path / "other", "llama", seed=1)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     with pytest.raises(IdentityError, match=r"model.fingerprint = \w+, this run has \w+"):
-        capture(models.load(str(other)), tiny_prompts, path)
+        capture(loading.load(str(other)), tiny_prompts, path)
     with pytest.raises(IdentityError, match=r"capture.pool = mean, this run has max"):
         capture(str(tiny_folder), tiny_prompts, path, pool="max")
     with pytest.raises(IdentityError, match=r"prompts.identify"):
@@ -174,7 +175,7 @@ def test_values_too_large_for_float16_stop_the_capture_with_their_place(tmp_path
     model = tiny.model("llama")
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[7] = 1e6
-    loaded = models.LoadedModel(model, tiny.tokenizer(), "loud", None, "f", "t", "float32", "llama")
+    loaded = loading.LoadedModel(model, tiny.tokenizer(), "loud", None, "f", "t", "float32", "llama")
     with pytest.raises(NumericError, match=r"site mlp.up, layer 1: the activation of neuron 7 on prompt 0 .*float32"):
         capture(loaded, tiny_prompts, tmp_path / "s.zarr")
     assert len(capture(loaded, tiny_prompts, tmp_path / "t.zarr", dtype="float32").missing_blocks()) == 0
@@ -193,7 +194,7 @@ def test_a_foreign_folder_or_file_in_the_way_is_left_alone(tiny_folder, tiny_pro
 
 def test_a_batch_that_does_not_fit_is_halved(tiny_folder, monkeypatch):
     """A device that holds three rows at a time gives what a large one gives; one that holds none says what to do."""
-    loaded, tokens = models.load(str(tiny_folder)), mixed_prompts()
+    loaded, tokens = loading.load(str(tiny_folder)), mixed_prompts()
     expected = captured(loaded, tokens, "mean", MODULES, batch=400)
     most, forward = 3, loaded.model.model.forward
 

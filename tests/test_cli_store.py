@@ -7,8 +7,8 @@ import json
 import pytest
 import sample
 
-from relact import prompts
-from relact import store as stores
+from relact.relations import prompts
+from relact.store import local
 
 
 @pytest.fixture
@@ -54,10 +54,10 @@ def test_verify_drops_damaged_results(relact, captured):
     assert relact("score", path)[0] == 0 and relact("select", path, "--k", 4)[0] == 0
     damage(path / "scores" / "mlp.up" / "off_mean" / "zarr.json")
     code, out, _ = relact("verify", path)
-    assert code == 1 and "scores/mlp.up/off_mean/zarr.json: damaged" in out and stores.open(path).has("scores")
+    assert code == 1 and "scores/mlp.up/off_mean/zarr.json: damaged" in out and local.open(path).has("scores")
     code, out, _ = relact("verify", path, "--drop")
     assert code == 1 and "deleted: scores" in out
-    assert not stores.open(path).has("scores") and stores.open(path).children("masks") == ["top-4"]
+    assert not local.open(path).has("scores") and local.open(path).children("masks") == ["top-4"]
     assert relact("verify", path)[0] == 0
 
 
@@ -73,14 +73,14 @@ def test_append_adds_the_rows_that_are_new(relact, tiny_folder, tiny_prompts, ca
     code, _, err = relact("capture", tiny_folder, file, path)
     assert code == 1 and "prompts.identify" in err
     planned = json.loads(relact("capture", tiny_folder, file, path, "--append", "--dry-run", "--json")[1])
-    assert planned[0]["files"] > 0 and len(stores.open(path).relations()) == 2
+    assert planned[0]["files"] > 0 and len(local.open(path).relations()) == 2
     assert relact("capture", tiny_folder, file, path, "--append")[0] == 0
-    assert stores.open(path).relations() == ["size", "colour", "mass"] and relact("verify", path)[0] == 0
+    assert local.open(path).relations() == ["size", "colour", "mass"] and relact("verify", path)[0] == 0
 
 
 def test_a_compressed_store_is_one(relact, tiny_folder, prompt_file, tmp_path):
     assert relact("capture", tiny_folder, prompt_file, tmp_path / "s.zarr", "--compress")[0] == 0
-    assert stores.open(tmp_path / "s.zarr").compressed
+    assert local.open(tmp_path / "s.zarr").compressed
 
 
 def test_too_little_memory_is_one_line(relact, tiny_folder, prompt_file, tmp_path):

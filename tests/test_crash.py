@@ -18,8 +18,8 @@ import pytest
 import sample
 import victims
 
-from relact import store as stores
-from relact.verify import verify
+from relact.store import local
+from relact.store.verify import verify
 
 KILLS = 200
 ATTEMPTS = 6  # kills of one study at most
@@ -85,7 +85,7 @@ def test_two_hundred_kills_lose_nothing(place):
                 attempts += 1
                 killed[victims.STAGES[stage.value]] += 1
                 if path.exists():
-                    stores.open(path)
+                    local.open(path)
                     assert verify(path).ok
             finished.append(contents(path) == whole)
             shutil.rmtree(path)
@@ -111,9 +111,9 @@ def replace_a_stage(path):
 
 
 def drop_a_stage(path):
-    if stores.open(path).has("masks/top-4"):
+    if local.open(path).has("masks/top-4"):
         victims.drop(path, "masks/top-4")
-    stores.recover(stores.open(path))
+    local.recover(local.open(path))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_killed_just_before_a_change_to_the_disk(place, action, step):
         if child.exitcode == 0:
             break
         if path.exists():
-            store = stores.open(path)
+            store = local.open(path)
             assert verify(path).ok
             if base.exists() and action is not drop_a_stage:
                 assert store.attributes("masks/top-4")["number"] in (1, 2)

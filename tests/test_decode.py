@@ -7,9 +7,10 @@ import pytest
 import tiny
 import torch
 
-from relact import decode, models
+from relact import decode
+from relact.models import loading
 from relact.conditions import Condition
-from relact.hooks import visit
+from relact.models.hooks import visit
 
 SITE = "mlp.up"
 # families whose attention takes packs of prompts, and those that get a row per prompt
@@ -18,7 +19,7 @@ APART = ("bloom", "mpt", "falcon/multi-head")
 
 
 def loaded_tiny(name):
-    return models.LoadedModel(tiny.model(name), tiny.tokenizer(), name, None, "", "", "float32", name.partition("/")[0])
+    return loading.LoadedModel(tiny.model(name), tiny.tokenizer(), name, None, "", "", "float32", name.partition("/")[0])
 
 
 def token_rows():
@@ -119,7 +120,7 @@ def test_a_trial_finds_out_whether_prompts_can_be_packed(name, packs, monkeypatc
 def test_a_window_shorter_than_a_pack_is_respected():
     """A sliding window counts places in memory, so packs must stay inside it."""
     model = tiny.model("mistral", sliding_window=50)
-    loaded = models.LoadedModel(model, tiny.tokenizer(), "m", None, "", "", "float32", "mistral")
+    loaded = loading.LoadedModel(model, tiny.tokenizer(), "m", None, "", "", "float32", "mistral")
     tokens, conditions = token_rows(), some_conditions(loaded)
     together = all_texts(loaded, tokens, conditions)
     for at, condition in enumerate(conditions):

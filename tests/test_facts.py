@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relact import facts, importers
+from relact.relations import facts, importers
 from relact.errors import InputError
-from relact.facts import Fact, Relation
+from relact.relations.facts import Fact, Relation
 
 
 def rows(*pairs, relation="r", templates=("{} is",)):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from relact import sites
 from relact.errors import InputError, ModelError
-from relact.hooks import visit
+from relact.models.hooks import visit
 
 IDS = torch.randint(3, 250, (2, 6), generator=torch.Generator().manual_seed(1))  # 2 prompts of 6 tokens
 

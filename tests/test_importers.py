@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from relact import facts, prompts
+from relact.relations import facts, prompts
 from relact.errors import InputError
 
 FACTS = [("France", "Paris"), ("Spain", "Madrid"), ("Italy", "Rome")]

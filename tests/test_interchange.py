@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.metrics import average_precision_score
 
-from relact import facts, masks, schema, share
-from relact import store as stores
+from relact.relations import facts
+from relact import masks, schema, share
+from relact.store import local
 from relact.errors import IdentityError, InputError
 from relact.share import selfcond
 
@@ -70,7 +71,7 @@ def test_lang_neuron_has_medians_and_limited_files(tiny_study, tmp_path):
 def test_scores_round_trip_bit_for_bit(tiny_study, tmp_path):
     share.export(tiny_study, tmp_path / "out", "lang_neuron")
     shutil.copytree(tiny_study.path, tmp_path / "copy.zarr")
-    stores.drop(tmp_path / "copy.zarr", schema.SCORES)
+    local.drop(tmp_path / "copy.zarr", schema.SCORES)
     copy = selfcond.read(tmp_path / "copy.zarr", tmp_path / "out")
     names = copy.attributes(schema.SCORES)["relations"]
     for site in tiny_study.layouts:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from relact import facts
-from relact import prompts as tables
+from relact.relations import facts
+from relact.relations import prompts as tables
 from relact.errors import InputError
 from relact.known import known
 

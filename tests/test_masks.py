@@ -10,7 +10,7 @@ import scipy.stats
 from sklearn.metrics import average_precision_score
 
 from relact import masks
-from relact import store as stores
+from relact.store import local
 from relact.errors import InputError
 
 
@@ -83,7 +83,7 @@ def test_bottom_and_both_are_the_other_end_and_half_of_each(scores):
 @pytest.fixture
 def copied(study, tmp_path):
     shutil.copytree(study.path, tmp_path / "s.zarr")
-    return stores.open(tmp_path / "s.zarr")
+    return local.open(tmp_path / "s.zarr")
 
 
 def test_names_tell_kind_and_sites(copied):

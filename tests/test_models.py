@@ -19,9 +19,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from relact import checkpoints, fingerprint, models
+from relact.models import checkpoints, fingerprint, loading
 from relact.errors import InputError, ModelError
-from relact.hooks import visit
+from relact.models.hooks import visit
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> models.LoadedModel:
-    return models.load("smollm2")
+def smollm2() -> loading.LoadedModel:
+    return loading.load("smollm2")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 def _refused(match: str, name: str | Path, **options: Any) -> None:
     with pytest.raises(ModelError, match=match) as caught:
-        models.load(str(name), **options)
+        loading.load(str(name), **options)
     assert "\n" not in str(caught.value)
 
 
@@ -52,7 +52,7 @@ def _refused(match: str, name: str | Path, **options: Any) -> None:
 
 
 def test_load_a_folder(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    loaded = models.load(str(folder))
+    loaded = loading.load(str(folder))
     assert capfd.readouterr() == ("", "")  # no bars, no warnings
     assert loaded.id == str(folder) and loaded.revision is None
     assert (loaded.family, loaded.dtype, loaded.n_layers, loaded.max_tokens) == ("llama", "float32", tiny.LAYERS, 128)
@@ -68,7 +68,7 @@ def test_transformers_settings_are_put_back(folder: Path) -> None:
     noise = transformers.utils.logging
     noise.set_verbosity_info()
     noise.enable_progress_bar()
-    models.load(str(folder))
+    loading.load(str(folder))
     assert noise.get_verbosity() == noise.INFO and noise.is_progress_bar_enabled()
     noise.set_verbosity_warning()
 
@@ -80,7 +80,7 @@ def test_transformers_settings_are_put_back(folder: Path) -> None:
     (torch.float32, "bfloat16", "bfloat16", False),
 ])  # fmt: skip
 def test_dtype_is_chosen_and_recorded(tmp_path: Path, stored: torch.dtype, asked: str, got: str, noted: bool) -> None:
-    loaded = models.load(str(tiny.save(tmp_path / "m", dtype=stored)), dtype=asked, device="cpu")
+    loaded = loading.load(str(tiny.save(tmp_path / "m", dtype=stored)), dtype=asked, device="cpu")
     assert loaded.dtype == got
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {getattr(torch, got)}
     assert bool(loaded.notes) is noted
@@ -88,15 +88,15 @@ def test_dtype_is_chosen_and_recorded(tmp_path: Path, stored: torch.dtype, asked
 
 def test_unknown_dtypes_and_devices_are_input_errors(folder: Path) -> None:
     with pytest.raises(InputError, match="unknown dtype int3"):
-        models.load(str(folder), dtype="int3")
+        loading.load(str(folder), dtype="int3")
     with pytest.raises(InputError, match="cannot use abacus"):
-        models.load(str(folder), device="abacus")
+        loading.load(str(folder), device="abacus")
 
 
 def test_a_model_spread_over_memory_and_disk_is_the_same_model(folder: Path, tmp_path: Path) -> None:
     spread = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "disk",
               "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}  # fmt: skip
-    whole, parts = models.load(str(folder), device="cpu"), models.load(str(folder), device_map=spread)
+    whole, parts = loading.load(str(folder), device="cpu"), loading.load(str(folder), device_map=spread)
     assert any(parameter.is_meta for parameter in parts.model.parameters())
     assert parts.fingerprint == whole.fingerprint
     seen: dict[str, list[torch.Tensor]] = {"whole": [], "parts": []}
@@ -173,7 +173,7 @@ def test_describe_needs_only_a_configuration(
         hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
         max_position_embeddings=4096, dtype="float16",
     ).save_pretrained(tmp_path)  # fmt: skip
-    info = models.describe(str(tmp_path))
+    info = loading.describe(str(tmp_path))
     assert (info.neurons["mlp"], info.neurons["all"]) == (mlp, everything)
     assert (info.family, info.n_layers, info.dtype, info.max_tokens) == ("llama", layers, "float16", 4096)
     assert info.sites["mlp.gate"] == info.sites["mlp.hidden"] == inner and info.sites["attn.o"] == hidden
@@ -187,7 +187,7 @@ def test_the_fingerprint_of_a_model_changes_with_any_bit_and_not_with_its_place(
     first = fingerprint.of_model(model)
     assert first == fingerprint.of_model(tiny.model("llama"))
     for place in ("a", "b"):
-        assert models.load(str(tiny.save(tmp_path / place)), device="cpu").fingerprint == first
+        assert loading.load(str(tiny.save(tmp_path / place)), device="cpu").fingerprint == first
     seen = {first}
     for _, tensor in model.state_dict().items():
         bits = tensor.view(torch.int32).view(-1)
@@ -226,14 +226,14 @@ def test_the_fingerprint_of_a_tokenizer() -> None:
 
 
 def test_encode_without_a_pad_token(folder: Path) -> None:
-    loaded = models.load(str(folder))
+    loaded = loading.load(str(folder))
     assert loaded.tokenizer.pad_token is None and loaded.pad_id == 2
     texts = ["a", "bcd", ""]
-    bare = models.encode(loaded, texts, special_tokens=False)
+    bare = loading.encode(loaded, texts, special_tokens=False)
     assert [len(row) for row in bare] == [1, 3, 0]
-    assert models.encode(loaded, texts) == [[1, *row] for row in bare]
-    assert models.encode(loaded, []) == []
-    assert [len(row) for row in models.encode(loaded, ["x" * 1000])] == [1001]  # too long is the caller's to refuse
+    assert loading.encode(loaded, texts) == [[1, *row] for row in bare]
+    assert loading.encode(loaded, []) == []
+    assert [len(row) for row in loading.encode(loaded, ["x" * 1000])] == [1001]  # too long is the caller's to refuse
 
 
 # --- the hub, without a network --------------------------------------------------------------------------------------
@@ -245,10 +245,10 @@ def test_a_cached_hub_model_loads_offline_with_its_commit(offline: Path) -> None
     tiny.save(entry / "snapshots" / commit)
     (entry / "refs").mkdir()
     (entry / "refs" / "main").write_text(commit)
-    loaded = models.load("someone/tiny")
+    loaded = loading.load("someone/tiny")
     assert (loaded.id, loaded.revision) == ("someone/tiny", commit)
-    assert models.load("someone/tiny", revision=commit).fingerprint == loaded.fingerprint
-    assert models.describe("someone/tiny").revision == commit
+    assert loading.load("someone/tiny", revision=commit).fingerprint == loaded.fingerprint
+    assert loading.describe("someone/tiny").revision == commit
     (entry / "snapshots" / commit / "model.safetensors").unlink()
     _refused("no safetensors weights", "someone/tiny")
 
@@ -264,20 +264,20 @@ def test_a_hub_model_that_is_nowhere() -> None:
 # --- GGUF and the embedded model -------------------------------------------------------------------------------------
 
 
-def test_the_embedded_model_knows_a_fact(smollm2: models.LoadedModel) -> None:
+def test_the_embedded_model_knows_a_fact(smollm2: loading.LoadedModel) -> None:
     assert (smollm2.id, smollm2.family, smollm2.dtype, smollm2.n_layers) == ("smollm2", "llama", "float32", 30)
     assert smollm2.revision == f"sha256:{checkpoints.EMBEDDED_SHA256}"
-    assert models.describe("smollm2").neurons == {"mlp": 109_440, "attn": 46_080, "all": 155_520}
+    assert loading.describe("smollm2").neurons == {"mlp": 109_440, "attn": 46_080, "all": 155_520}
     prompt = "The capital of Italy is Rome. The capital of Spain is Madrid. The capital of France is"
-    ids = torch.tensor(models.encode(smollm2, [prompt]), device=smollm2.device)
+    ids = torch.tensor(loading.encode(smollm2, [prompt]), device=smollm2.device)
     answer = smollm2.model.generate(ids, max_new_tokens=1, do_sample=False)[0, ids.shape[1] :]
     assert smollm2.tokenizer.decode(answer).strip() == "Paris"
-    again = models.load("smollm2", revision=smollm2.revision)
+    again = loading.load("smollm2", revision=smollm2.revision)
     assert (again.fingerprint, again.tokenizer_fingerprint) == (smollm2.fingerprint, smollm2.tokenizer_fingerprint)
     _refused("is revision sha256:b179", "smollm2", revision="sha256:0000")
 
 
-def test_two_processes_decode_into_one_whole_folder(tmp_path: Path, smollm2: models.LoadedModel) -> None:
+def test_two_processes_decode_into_one_whole_folder(tmp_path: Path, smollm2: loading.LoadedModel) -> None:
     place = tmp_path / "models"
     left = place / f".{checkpoints.EMBEDDED_SHA256[:32]}-f32-1-left"  # by an interrupted process
     left.mkdir(parents=True)
@@ -291,7 +291,7 @@ def test_two_processes_decode_into_one_whole_folder(tmp_path: Path, smollm2: mod
     assert outputs[0] == outputs[1] and outputs[0][1] == ""  # no bars, no warnings
     folder = Path(outputs[0][0].strip())
     assert [entry.name for entry in place.iterdir() if entry.is_dir()] == [folder.name]
-    assert models.load(str(folder)).fingerprint == smollm2.fingerprint
+    assert loading.load(str(folder)).fingerprint == smollm2.fingerprint
 
 
 def test_decoded_weights_equal_the_gguf_packages_own() -> None:
@@ -307,9 +307,9 @@ def test_decoded_weights_equal_the_gguf_packages_own() -> None:
         np.testing.assert_array_equal(ours[here].numpy(), expected)
 
 
-def test_a_gguf_path_is_the_same_model(monkeypatch: pytest.MonkeyPatch, smollm2: models.LoadedModel) -> None:
+def test_a_gguf_path_is_the_same_model(monkeypatch: pytest.MonkeyPatch, smollm2: loading.LoadedModel) -> None:
     file = checkpoints.embedded_file()
-    by_path = models.load(str(file))
+    by_path = loading.load(str(file))
     assert by_path.id == str(file.resolve()) and by_path.fingerprint == smollm2.fingerprint
     assert by_path.revision == smollm2.revision
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relact import facts, prompts
+from relact.relations import facts, prompts
 from relact.errors import InputError
-from relact.facts import Fact, Relation
+from relact.relations.facts import Fact, Relation
 
 LANGUAGES = ("en", "de", "zh")
 TEMPLATES = {"en": ("The word for {} is", "{} means"), "de": ("Das Wort für {} ist", "{} heißt"), "zh": ("{}的意思是",)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from relact import facts, prompts
+from relact.relations import facts, prompts
 
 ROOT = Path(facts.__file__).parents[1]
 FOLDER = Path(facts.__file__).parent / "relations"

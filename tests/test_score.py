@@ -15,7 +15,8 @@ import torch
 import xarray as xr
 from sklearn.metrics import average_precision_score
 
-from relact import blocks, kernels, schedulers, schema, store
+from relact.store import blocks, local
+from relact import kernels, schedulers, schema
 from relact.capture import capture
 from relact.errors import BudgetError, InputError, ModelError, NumericError, StoreError
 from relact.kernels.ranks import BUILT_IN
@@ -255,4 +256,4 @@ def test_not_a_number_is_named(captured, monkeypatch):
     rewrite(captured, "mlp.up", 2, values)
     with pytest.raises(NumericError, match=r"site mlp.up, layer 2: the activation of neuron 3 on prompt 9 is NaN"):
         score(captured)
-    assert not store.open(captured.path).has(schema.SCORES)
+    assert not local.open(captured.path).has(schema.SCORES)

@@ -16,9 +16,10 @@ import xarray as xr
 import zarr
 
 import relact
-from relact import compare, query, remote, report, schema, share, verify
+from relact import compare, query, remote, report, schema, share
+from relact.store import verify
 from relact.errors import IdentityError, InputError, StoreError
-from relact.seal import files_below
+from relact.store.seal import files_below
 
 
 def contents(folder):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import victims
 
-from relact import capture, remote, share, verify
+from relact import capture, remote, share
+from relact.store import verify
 from relact.errors import IdentityError, InputError, StoreError
 from relact.remote import places
 from relact.share.stream import UNFINISHED, stream

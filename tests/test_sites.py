@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from relact import sites
 from relact.errors import InputError, ModelError
-from relact.hooks import visit
+from relact.models.hooks import visit
 
 Rows = Tensor | None  # rows of a projection's weight that are the site's neurons, in their order; None: all of them
 tanh_gelu = partial(F.gelu, approximate="tanh")

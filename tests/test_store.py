@@ -15,8 +15,9 @@ import xarray as xr
 import zarr
 
 import relact
-from relact import durable, intake, locks, mmap, schema
-from relact import store as stores
+from relact import durable, intake, schema
+from relact.store import locks, shards as mmap
+from relact.store import local
 from relact.errors import BusyError, IdentityError, InputError, NumericError, StoreError
 
 SITES = tuple(sample.WIDTHS)
@@ -81,7 +82,7 @@ def test_a_store_of_another_layout_is_read_through_zarr(tmp_path):
         overwrite=True, dimension_names=("prompt", "layer", "neuron"),
     )  # fmt: skip
     packed[:] = sample.values("attn.k", range(6))
-    store = stores.open(path)
+    store = local.open(path)
     assert store._plain == {"mlp.gate": True, "attn.k": False}
     np.testing.assert_array_equal(sample.read(store, "attn.k"), sample.values("attn.k", range(6)))
 
@@ -92,8 +93,8 @@ def test_an_interrupted_store_resumes_to_the_same_bytes(tmp_path):
     sample.capture(sample.make(parts, 11), [1])
     tree = relact.open(parts)
     assert tree["activations/attn.k"].sizes["prompt"] == 0  # block 0 is missing
-    assert stores.open(parts).missing_blocks() == [0, 2]
-    sample.capture(stores.open(parts))
+    assert local.open(parts).missing_blocks() == [0, 2]
+    sample.capture(local.open(parts))
     assert sample.files(parts) == sample.files(whole)
 
 
@@ -101,7 +102,7 @@ def test_a_block_without_its_commit_does_not_exist(tmp_path):
     path = tmp_path / "s.zarr"
     store = sample.full(path, 10)
     store.log.path(2).unlink()
-    assert stores.open(path).missing_blocks() == [2]
+    assert local.open(path).missing_blocks() == [2]
     assert relact.open(path)["activations/mlp.gate"].sizes["prompt"] == 8
     with pytest.raises(StoreError, match="1 of 3 blocks are not captured yet"):
         relact.score(path)
@@ -123,9 +124,9 @@ def test_creating_over_something_else_is_refused(tmp_path):
     with pytest.raises(StoreError, match="exists already"):
         sample.make(path, 4)
     with pytest.raises(StoreError, match="is not a relact store"):
-        stores.open(path)
+        local.open(path)
     with pytest.raises(StoreError, match="no such store"):
-        stores.open(tmp_path / "none.zarr")
+        local.open(tmp_path / "none.zarr")
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["cat.jpg", "s.zarr"]
 
 
@@ -136,7 +137,7 @@ def test_a_later_format_is_refused_by_number(tmp_path):
     root["attributes"]["relact"]["format"] = 2
     (path / "zarr.json").write_text(json.dumps(root))
     with pytest.raises(StoreError, match=r"store format 2, this version reads 1\. Upgrade relact"):
-        stores.open(path)
+        local.open(path)
 
 
 # Stages
@@ -178,14 +179,14 @@ def test_the_former_stage_comes_back_when_the_swap_stopped_halfway(tmp_path, mon
         put(store, group, 2)
     monkeypatch.undo()
     assert not store.has(group)
-    assert stores.open(store.path).attributes(group) == {"number": 1} and leftovers(store.path) == []
+    assert local.open(store.path).attributes(group) == {"number": 1} and leftovers(store.path) == []
 
 
 def test_a_dropped_stage_is_gone(tmp_path):
     store = sample.full(tmp_path / "s.zarr", 4)
     put(store, "masks/a", 1)
     put(store, "masks/b", 1)
-    stores.drop(store.path, "masks/a")
+    local.drop(store.path, "masks/a")
     assert store.children("masks") == ["b"] and leftovers(store.path) == []
 
 
@@ -207,7 +208,7 @@ def test_append_keeps_what_is_there_and_asks_for_the_rest(tmp_path):
     shards = [name for name in old if "/activation/c." in name]
     assert len(shards) == 2 * 2 * 2 and all((path / name).read_bytes() == old[name] for name in shards)
     sample.capture(store)
-    store = sample.capture(grown(stores.open(path), 12))  # once more, again into a block that is not full
+    store = sample.capture(grown(local.open(path), 12))  # once more, again into a block that is not full
     assert store.missing_blocks() == [] and store.appended() == [6, 11]
     for site in SITES:
         np.testing.assert_array_equal(sample.read(store, site), sample.values(site, range(12)))
@@ -244,17 +245,17 @@ def test_a_second_writer_is_refused_and_told_who_is_first(tmp_path):
     child = context.Process(target=victims.hold, args=(path, held, done))
     child.start()
     assert held.wait(30)
-    for attempt in (lambda: stores.recover(stores.open(path)), lambda: stores.drop(path, "scores")):
+    for attempt in (lambda: local.recover(local.open(path)), lambda: local.drop(path, "scores")):
         with pytest.raises(
             BusyError, match=rf"process {child.pid} on \S+ is writing this store. Wait for it, or stop it"
         ):
             attempt()
     with pytest.raises(BusyError):
-        put(stores.open(path), "scores", 1)
-    assert sample.read(stores.open(path), "attn.k").shape == (4, 2, 24)  # reading needs no lock
+        put(local.open(path), "scores", 1)
+    assert sample.read(local.open(path), "attn.k").shape == (4, 2, 24)  # reading needs no lock
     child.kill()
     child.join()
-    put(stores.open(path), "scores", 1)  # the lock died with its owner
+    put(local.open(path), "scores", 1)  # the lock died with its owner
     assert leftovers(path) == []
 
 
@@ -262,7 +263,7 @@ def test_two_threads_are_two_writers(tmp_path):
     path = tmp_path / "s.zarr"
     sample.make(path, 4)
     with ThreadPoolExecutor(1) as other, locks.writing(path), locks.writing(path), pytest.raises(BusyError):
-        other.submit(stores.drop, path, "scores").result()
+        other.submit(local.drop, path, "scores").result()
     assert leftovers(path) == []
 
 
@@ -270,8 +271,8 @@ def test_a_lock_file_that_nobody_holds_is_in_nobodys_way(tmp_path):
     path = tmp_path / "s.zarr"
     sample.make(path, 4)
     locks.lock_path(path).write_text(json.dumps({"pid": 1, "host": "elsewhere", "launch": ""}))
-    sample.capture(stores.open(path))
-    put(stores.open(path), "scores", 1)
+    sample.capture(local.open(path))
+    put(local.open(path), "scores", 1)
     assert leftovers(path) == []
 
 
@@ -287,6 +288,6 @@ def test_partial_files_are_swept(tmp_path):
     path = tmp_path / "s.zarr"
     store = sample.make(path, 4)
     (path / "activations" / "attn.k" / "activation" / "c.0.0.0.partial").write_bytes(b"half")
-    stores.recover(store)
+    local.recover(store)
     assert leftovers(path) == []
     assert durable.sweep(path) == 0

@@ -15,11 +15,11 @@ import victims
 
 from relact import capture as capturing
 from relact import plan
-from relact import store as stores
-from relact.blocks import BlockBuffer
+from relact.store import local
+from relact.store.blocks import BlockBuffer
 from relact.capture import capture, dry_run
 from relact.errors import BudgetError, BusyError, InputError, StoreError
-from relact.verify import verify
+from relact.store.verify import verify
 
 SITE = "mlp.gate"
 
@@ -48,7 +48,7 @@ def activations(store, site=SITE):
 
 def stop_after(monkeypatch, blocks):
     """Let a capture end like an interrupted one once ``blocks`` are committed."""
-    write = stores.Store.write_block
+    write = local.Store.write_block
     written = []
 
     def some(self, block, buffer):
@@ -57,7 +57,7 @@ def stop_after(monkeypatch, blocks):
         write(self, block, buffer)
         written.append(block)
 
-    monkeypatch.setattr(stores.Store, "write_block", some)
+    monkeypatch.setattr(local.Store, "write_block", some)
 
 
 @pytest.mark.parametrize("after", range(4))
@@ -68,7 +68,7 @@ def test_a_resumed_capture_is_the_same_to_the_last_bit(loaded, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         capture(loaded, victims.prompts(), path, block=4)
     monkeypatch.undo()
-    assert len(stores.open(path).missing_blocks()) == 4 - after
+    assert len(local.open(path).missing_blocks()) == 4 - after
     capture(loaded, victims.prompts(), path, block=4)
     assert contents(path) == contents(whole)
 
@@ -204,7 +204,7 @@ def test_a_full_disk_is_one_line_and_making_room_completes_the_store(loaded, tmp
     with pytest.raises(StoreError, match=r"cannot write: No space left on device\. Make room and run the same") as told:
         capture(loaded, victims.prompts(64), path, block=8)
     assert "\n" not in str(told.value)
-    missing = stores.open(path).missing_blocks()
+    missing = local.open(path).missing_blocks()
     assert 0 < len(missing) < 8 and verify(path).ok
     with pytest.raises(StoreError, match="cannot write"):
         capture(loaded, victims.prompts(64), path, block=8)
@@ -227,7 +227,7 @@ def test_an_error_of_the_writer_ends_the_capture_at_the_next_batch(loaded, tmp_p
             time.sleep(0.05)  # time for the error to arrive
 
     progress = []
-    monkeypatch.setattr(stores.Store, "write_block", fail)
+    monkeypatch.setattr(local.Store, "write_block", fail)
     with pytest.raises(StoreError, match="on fire"):
         capture(loaded, victims.prompts(40), tmp_path / "s.zarr", block=20, batch_tokens=40, progress=seen)
     assert failed == [0] and 20 < max(progress) <= 25  # of 40
@@ -240,14 +240,14 @@ def test_writing_never_holds_more_than_one_block_back(loaded, tmp_path, monkeypa
         made.append(self)
         return BlockBuffer(self.layouts, self.dtype.name)
 
-    write = stores.Store.write_block
+    write = local.Store.write_block
 
     def slow(self, block, buffer):
         time.sleep(0.05)
         write(self, block, buffer)
 
-    monkeypatch.setattr(stores.Store, "buffer", counted)
-    monkeypatch.setattr(stores.Store, "write_block", slow)
+    monkeypatch.setattr(local.Store, "buffer", counted)
+    monkeypatch.setattr(local.Store, "write_block", slow)
     store = capture(loaded, victims.prompts(24), tmp_path / "s.zarr", block=4)
     assert len(made) == 2 and store.missing_blocks() == [] and verify(store.path).ok
 
@@ -290,11 +290,11 @@ def test_a_capture_of_four_times_its_memory_stays_below_the_planned_peak(tmp_pat
     child.join(120)
     assert child.exitcode == 0
     planned, own, peak, before = told.get()
-    stored = sum(lay.bytes for lay in stores.open(path).layouts.values())
+    stored = sum(lay.bytes for lay in local.open(path).layouts.values())
     print(f"store {stored}, planned {planned} of which {own}, peak {peak}, before {before}")
     assert stored >= 4 * own
     assert peak <= planned and peak - before <= own + 20 * 10**6  # what Python and zarr grow by meanwhile
-    assert stores.open(path).n_blocks >= 16
+    assert local.open(path).n_blocks >= 16
 
 
 def test_memory_decides_the_size_of_a_block_and_too_little_is_refused(loaded):

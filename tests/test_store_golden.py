@@ -11,8 +11,8 @@ import sample
 
 import relact
 from relact import masks, schema
-from relact import store as stores
-from relact.verify import verify
+from relact.store import local
+from relact.store.verify import verify
 
 GOLDEN = Path(__file__).parent / "golden"
 EVERY = [pytest.param(path, id=f"{path.parent.name}-{path.stem}") for path in sorted(GOLDEN.glob("format*/*.zarr"))]
@@ -35,7 +35,7 @@ def test_a_golden_store_is_whole_and_stays_untouched(golden):
 
 @pytest.mark.parametrize("golden", EVERY)
 def test_a_golden_store_has_the_values_that_were_written(golden):
-    store, tree = stores.open(golden), relact.open(golden)
+    store, tree = local.open(golden), relact.open(golden)
     assert store.compressed == (golden.stem == "compressed") and store.is_mapped("attn.k") != store.compressed
     assert store.dtype == ("float32" if store.compressed else "float16")
     assert store.manifest.model == schema.ModelRecord("sample", None, "f0", "float32", "llama")
@@ -59,7 +59,7 @@ def test_a_golden_store_has_the_results_that_were_computed(golden):
     np.testing.assert_allclose(precision.values[:, 1, 700], [0.5, 0.5694444, 0.3595238], rtol=1e-6)
     np.testing.assert_allclose(precision.values.astype("float64").sum(), 2039.5150829553604, rtol=1e-9)
     np.testing.assert_allclose(tree["scores/attn.k"]["on_p90"].values[0, 0, :3], [19.225, 20.1, 20.975], rtol=1e-6)
-    relations, chosen = masks.read(stores.open(golden), "top-5")
+    relations, chosen = masks.read(local.open(golden), "top-5")
     assert relations == ["size", "colour", "Größe"] and not chosen["attn.k"][0].any()
     assert np.argwhere(chosen["mlp.gate"][0]).tolist() == [[0, 43], [0, 44], [0, 116], [0, 117], [0, 188]]
 
@@ -67,9 +67,9 @@ def test_a_golden_store_has_the_results_that_were_computed(golden):
 @pytest.mark.parametrize("golden", EVERY)
 def test_a_golden_store_can_be_scored_again(golden, tmp_path):
     path = shutil.copytree(golden, tmp_path / "s.zarr")
-    before = stores.open(path).dataset("scores/mlp.gate").load()
+    before = local.open(path).dataset("scores/mlp.gate").load()
     relact.score(path, negatives=1)
     relact.score(path)
-    assert before.equals(stores.open(path).dataset("scores/mlp.gate").load())
-    stores.drop(path, "scores")
-    assert verify(path).ok and stores.open(path).children("masks") == ["top-5"]
+    assert before.equals(local.open(path).dataset("scores/mlp.gate").load())
+    local.drop(path, "scores")
+    assert verify(path).ok and local.open(path).children("masks") == ["top-5"]

@@ -13,8 +13,8 @@ import victims
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from relact import store as stores
-from relact.verify import drop_damaged, verify
+from relact.store import local
+from relact.store.verify import drop_damaged, verify
 
 MOST = 22  # prompts
 STAGES = ("scores", "masks/a", "masks/b")
@@ -46,7 +46,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 3))
     def capture_some(self, count: int) -> None:
         """The first missing blocks, as an interrupted capture leaves them."""
-        victims.fill(self.path, stores.open(self.path).missing_blocks()[:count])
+        victims.fill(self.path, local.open(self.path).missing_blocks()[:count])
 
     @rule(group=st.sampled_from(STAGES), number=st.integers(0, 9))
     def put(self, group: str, number: int) -> None:
@@ -64,7 +64,7 @@ class StoreMachine(RuleBasedStateMachine):
     def killed_in_append(self, change: int, more: int) -> None:
         wanted = min(self.n + more, MOST)
         self._kill(change, victims.append, self.path, wanted)
-        found = stores.open(self.path).n_prompts
+        found = local.open(self.path).n_prompts
         assert found in (self.n, wanted)
         self.n = found
 
@@ -76,14 +76,14 @@ class StoreMachine(RuleBasedStateMachine):
     def killed_in_put(self, change: int, group: str, number: int) -> None:
         before = self.stages.get(group)
         self._kill(change, victims.put, self.path, group, number)
-        found = self._stage(stores.open(self.path), group)
+        found = self._stage(local.open(self.path), group)
         assert found in (before, number)
         self.stages = {name: value for name, value in {**self.stages, group: found}.items() if value is not None}
 
     @rule(data=st.data())
     def flip_and_repair(self, data: st.DataObject) -> None:
         """One bit of a committed shard or of a stage: found, and made good by what `verify` says."""
-        stores.recover(stores.open(self.path))
+        local.recover(local.open(self.path))
         files = sorted(name for name in sample.files(self.path) if self._is_data(name))
         if not files:
             return
@@ -95,14 +95,14 @@ class StoreMachine(RuleBasedStateMachine):
         assert [problem.file for problem in verdict.problems] == [file.relative_to(self.path).as_posix()]
         for group in drop_damaged(self.path, verdict):
             del self.stages[group]
-        store = stores.open(self.path)
+        store = local.open(self.path)
         for block in verdict.damaged_blocks():
             store.log.remove(block)
         victims.fill(self.path, verdict.damaged_blocks())
 
     @invariant()
     def is_what_the_model_says(self) -> None:
-        store = stores.open(self.path)
+        store = local.open(self.path)
         assert store.n_prompts == self.n
         assert store.prompts("identify")["text"].tolist() == sample.table(self.n)["text"].tolist()
         assert {group: self._stage(store, group) for group in STAGES} == {
@@ -128,7 +128,7 @@ class StoreMachine(RuleBasedStateMachine):
         )  # fmt: skip
 
     @staticmethod
-    def _stage(store: stores.Store, group: str) -> int | None:
+    def _stage(store: local.Store, group: str) -> int | None:
         return int(store.root[f"{group}/x"][0]) if store.has(group) else None
 
 

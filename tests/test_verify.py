@@ -11,9 +11,9 @@ import pytest
 import sample
 
 from relact import intake, schema
-from relact import store as stores
+from relact.store import local
 from relact.errors import InputError, StoreError
-from relact.verify import drop_damaged, verify
+from relact.store.verify import drop_damaged, verify
 
 FLIPS = 1000
 BLOCKS = 20
@@ -127,7 +127,7 @@ def test_an_empty_folder_that_a_killed_writer_made_is_no_damage(path):
     (path / "ablations").mkdir(exist_ok=True)
     assert verify(path).ok
     (path / "ablations" / "zarr.json.partial").touch()
-    stores.recover(stores.open(path))
+    local.recover(local.open(path))
     assert verify(path).ok
 
 
@@ -144,7 +144,7 @@ def test_damaged_results_are_dropped_and_the_others_stay(path):
     assert verdict.damaged_stages() == ["masks/top-4"] and not verdict.damaged_skeleton()
     assert verdict.repairs() == [f"relact verify {path} --drop, then relact select {path}"]
     assert drop_damaged(path, verdict) == ["masks/top-4"]
-    assert verify(path).ok and stores.open(path).has("scores") and not stores.open(path).has("masks/top-4")
+    assert verify(path).ok and local.open(path).has("scores") and not local.open(path).has("masks/top-4")
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,10 @@ import sample
 import tiny
 import torch
 
-from relact import ablate, capture, forecast, intake, kernels, locks, masks, models, score
-from relact import store as stores
+from relact import ablate, capture, intake, kernels, masks, score
+from relact.models import cost, loading
+from relact.store import locks
+from relact.store import local
 from relact.errors import StoreError
 
 TESTS = Path(__file__).parent
@@ -42,9 +44,9 @@ def context() -> ForkServerContext:
 
 
 @cache
-def loaded() -> models.LoadedModel:
+def loaded() -> loading.LoadedModel:
     """A tiny random model, the same in every process."""
-    return models.LoadedModel(tiny.model(), tiny.tokenizer(), "tiny", None, "f", "t", "float32", "llama")
+    return loading.LoadedModel(tiny.model(), tiny.tokenizer(), "tiny", None, "f", "t", "float32", "llama")
 
 
 def prompts(n: int = 14) -> pd.DataFrame:
@@ -120,26 +122,26 @@ def create(path: Path, n: int, compress: bool = False) -> None:
 
 def append(path: Path, n: int) -> None:
     """Let the store have ``n`` prompts."""
-    store = stores.open(path)
-    with stores.writing(store):
+    store = local.open(path)
+    with local.writing(store):
         intake.append(store, sample.intake(n))
 
 
 def fill(path: Path, blocks: list[int] | None = None) -> None:
     """Capture some blocks, or all that are missing."""
-    sample.capture(stores.open(path), blocks)
+    sample.capture(local.open(path), blocks)
 
 
 def put(path: Path, group: str, number: int) -> None:
     """Replace a stage."""
-    store = stores.open(path)
-    with stores.writing(store), store.stage(group, {"number": number}) as built:
+    store = local.open(path)
+    with local.writing(store), store.stage(group, {"number": number}) as built:
         built.create_array("x", data=np.full(3, number), dimension_names=("i",))
 
 
 def drop(path: Path, group: str) -> None:
     """Delete a stage."""
-    stores.drop(path, group)
+    local.drop(path, group)
 
 
 def one_rank(path: Path, rank: int, size: int, block: int = 4) -> None:
@@ -170,13 +172,13 @@ def measured(path: Path, told: Any) -> None:
     """
     torch.set_num_threads(1)
     model = tiny.model(intermediate_size=11264)
-    broad = models.LoadedModel(model, tiny.tokenizer(), "broad", None, "f", "t", "float32", "llama")
+    broad = loading.LoadedModel(model, tiny.tokenizer(), "broad", None, "f", "t", "float32", "llama")
     options: dict[str, Any] = {"sites": "mlp.gate,mlp.up", "batch_tokens": 48}
     budget = capture.dry_run(broad, prompts(1400), **options, block=64).memory
-    before = forecast.peak()
+    before = cost.peak()
     planned = capture.dry_run(broad, prompts(1400), **options, memory=budget).memory
     capture.capture(broad, prompts(1400), path, **options, memory=budget)
-    told.put((planned, planned - forecast.held_bytes(broad, []), forecast.peak(), before))
+    told.put((planned, planned - cost.held_bytes(broad, []), cost.peak(), before))
 
 
 def ablated(path: Path, told: Any) -> None:
@@ -184,4 +186,4 @@ def ablated(path: Path, told: Any) -> None:
     options: dict[str, Any] = {"k": 100, "seeds": range(4), "perplexity": True}
     planned = ablate.dry_run(path, **options).memory
     ablate.ablate(path, **options)
-    told.put((planned, forecast.peak()))
+    told.put((planned, cost.peak()))

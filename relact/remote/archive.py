@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from relact.errors import StoreError
 from relact.remote import trust
 from relact.remote.places import Place, RangesError
-from relact.seal import NAME
+from relact.store.seal import NAME
 
 TAIL = 1 << 15  # bytes of the first request: the index of a usual store lies in them
 LEAD = 1 << 13  # fetched along with the root's metadata: the coordinates, which lie before it

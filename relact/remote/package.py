@@ -27,8 +27,8 @@ from relact.errors import StoreError
 from relact.remote import trust
 from relact.remote.archive import Archive
 from relact.remote.places import MissingError, Place, is_url
-from relact.seal import ATTRIBUTE as SEAL
-from relact.seal import FILES, NAME, hexadecimal
+from relact.store.seal import ATTRIBUTE as SEAL
+from relact.store.seal import FILES, NAME, hexadecimal
 
 ZIP = ".zip"
 LAYOUT = 1  # of packages

@@ -17,12 +17,13 @@ import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from relact import commits, schema
-from relact import store as stores
+from relact.store import commits
+from relact import schema
+from relact.store import local
 from relact.errors import RelactError, StoreError
 from relact.remote import places, trust
 from relact.remote.package import ZIP, Package, open_package
-from relact.seal import NAME
+from relact.store.seal import NAME
 
 READ_ONLY = "unpack it first: `relact unpack STORE FOLDER`"
 
@@ -122,7 +123,7 @@ class Log(commits.CommitLog):
         return f"{schema.COMMITS}/{schema.RECORD}/c.{block}.0"
 
 
-class SharedStore(stores.Store):
+class SharedStore(local.Store):
     """A packed store, read-only; use `open`.
 
     Attributes:
@@ -218,7 +219,7 @@ class SharedStore(stores.Store):
         raise StoreError("a packed store is read-only", where=self.path, fix=READ_ONLY)
 
 
-def open(location: str | os.PathLike[str] | stores.Store, *, timeout: float = places.TIMEOUT) -> stores.Store:
+def open(location: str | os.PathLike[str] | local.Store, *, timeout: float = places.TIMEOUT) -> local.Store:
     """A store to read: a folder, a ``.zarr.zip``, or the URL of either.
 
     Args:
@@ -228,10 +229,10 @@ def open(location: str | os.PathLike[str] | stores.Store, *, timeout: float = pl
     Raises:
         StoreError: missing, forbidden, cut off, too slow, damaged, or not a store.
     """
-    if isinstance(location, stores.Store):
+    if isinstance(location, local.Store):
         return location
     if not is_packed(location):
-        return stores.open(location)
+        return local.open(location)
     with _told(location):
         return SharedStore(open_package(places.place(location, timeout=timeout)))
 

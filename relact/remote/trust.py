@@ -21,7 +21,7 @@ from numcodecs import blosc, zstd
 
 from relact import schema
 from relact.errors import StoreError
-from relact.mmap import CHECKSUM, INDEX_ENTRY
+from relact.store.shards import CHECKSUM, INDEX_ENTRY
 
 AGAIN = "fetch it again, or ask its author for its checksum"
 DISTRUST = "do not use it; relact writes no such store"

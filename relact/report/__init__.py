@@ -18,7 +18,7 @@ from relact.report.study import Study, gather
 if TYPE_CHECKING:
     import altair as alt
 
-    from relact.store import Store
+    from relact.store.local import Store
 
 __all__ = ["Study", "charts", "gather", "report", "write_figures", "write_page"]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from relact import compare, kernels, masks, query, schema
-from relact import store as stores
+from relact.store import local
 from relact.effects import INTACT, RANDOM, effects
 from relact.errors import StoreError
 
@@ -73,7 +73,7 @@ class Study:
     prompts: dict[int, dict[Hashable, Any]] = field(default_factory=dict)
 
 
-def gather(store: str | Path | stores.Store, *, mask: str | None = None) -> Study:
+def gather(store: str | Path | local.Store, *, mask: str | None = None) -> Study:
     """Read a store into a `Study`.
 
     Args:
@@ -115,7 +115,7 @@ def gather(store: str | Path | stores.Store, *, mask: str | None = None) -> Stud
 # --- ablations --------------------------------------------------------------------------------------------------------
 
 
-def _ablations(store: stores.Store) -> tuple[dict[str, dict[str, float]], pd.DataFrame, pd.DataFrame]:
+def _ablations(store: local.Store) -> tuple[dict[str, dict[str, float]], pd.DataFrame, pd.DataFrame]:
     """Every stored matrix by its name (and k where one group holds several), the clearest first."""
     choices, kinds = {}, {}
     matrices = [pd.DataFrame(columns=["choice", "condition", "relation", "accuracy", "intact", "drop"])]
@@ -134,7 +134,7 @@ def _ablations(store: stores.Store) -> tuple[dict[str, dict[str, float]], pd.Dat
     return {choice: choices[choice] for choice in order}, pd.concat(matrices), sweep
 
 
-def _each(store: stores.Store) -> Iterator[tuple[str, int, xr.Dataset]]:
+def _each(store: local.Store) -> Iterator[tuple[str, int, xr.Dataset]]:
     """(name, k, accuracy [condition, relation]) of every matrix in the store."""
     for name in store.children(schema.ABLATIONS):
         dataset = store.dataset(f"{schema.ABLATIONS}/{name}")
@@ -185,7 +185,7 @@ def _sweep(choice: str, k: int, drops: xr.DataArray) -> pd.DataFrame:
 
 
 def _sets(
-    store: stores.Store,
+    store: local.Store,
     scores: Mapping[str, np.ndarray],
     mask: str | None,
     choices: Mapping[str, Mapping[str, float]],
@@ -240,7 +240,7 @@ def _layers(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.Data
 
 
 def _distributions(
-    store: stores.Store, relations: Sequence[str], scores: Mapping[str, np.ndarray]
+    store: local.Store, relations: Sequence[str], scores: Mapping[str, np.ndarray]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Histograms of average precision beside those of random rankings, and what is beyond them."""
     labels = store.prompts(schema.IDENTIFY)["relation"]
@@ -287,7 +287,7 @@ def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.Data
 
 
 def _details(
-    store: stores.Store, relations: Sequence[str], neurons: pd.DataFrame
+    store: local.Store, relations: Sequence[str], neurons: pd.DataFrame
 ) -> tuple[list[dict[str, Any]], dict[int, dict[Hashable, Any]]]:
     """Prompts and distribution of the best few neurons of every relation; empty where the store holds no activations."""
     if not query.has_activations(store):
@@ -315,7 +315,7 @@ def _details(
 # --- provenance -------------------------------------------------------------------------------------------------------
 
 
-def _provenance(store: stores.Store) -> dict[str, Any]:
+def _provenance(store: local.Store) -> dict[str, Any]:
     """The identity of the store and what every stage records of itself."""
     manifest = store.manifest.to_attributes()
     stages = {schema.SCORES: store.attributes(schema.SCORES)} if store.has(schema.SCORES) else {}

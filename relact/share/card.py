@@ -10,14 +10,14 @@ from typing import Any
 
 import relact
 from relact import plan, schema
-from relact import store as stores
+from relact.store import local
 from relact.effects import effects
 
 LICENCE = "not stated"
 ABOUT = "https://arxiv.org/abs/2502.17355"
 
 
-def describe(store: stores.Store, stages: Sequence[str], licence: str | None) -> dict[str, Any]:
+def describe(store: local.Store, stages: Sequence[str], licence: str | None) -> dict[str, Any]:
     """The card as plain values, for the package's attributes.
 
     Args:
@@ -106,7 +106,7 @@ def render(card: Mapping[str, Any], size: int) -> str:
     return "\n".join(lines)
 
 
-def _figures(store: stores.Store) -> dict[str, dict[str, float | int | None]]:
+def _figures(store: local.Store) -> dict[str, dict[str, float | int | None]]:
     """Mean loss of accuracy, in points, per ablation."""
     figures = {}
     for name in store.children(schema.ABLATIONS):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relact import schema
-from relact import store as stores
+from relact.store import local
 from relact.errors import InputError
 from relact.remote import open as open_store
 from relact.share import selfcond, tables
@@ -16,7 +16,7 @@ FORMATS = (*SCORES, *tables.NEURON_FORMATS, tables.ABLATION_FORMAT, tables.CONCE
 
 
 def export(
-    store: str | Path | stores.Store,
+    store: str | Path | local.Store,
     out: str | Path,
     form: str,
     *,
@@ -45,7 +45,7 @@ def export(
     raise InputError(f"no format {form!r}", where="--format", fix=f"choose from {', '.join(FORMATS)}")
 
 
-def _only(store: stores.Store, stage: str) -> str:
+def _only(store: local.Store, stage: str) -> str:
     names = store.children(stage)
     if len(names) != 1:
         raise InputError(

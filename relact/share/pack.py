@@ -22,14 +22,15 @@ import google_crc32c
 import numpy as np
 import zarr
 
-from relact import blocks, commits, durable, query, schema, skeleton
-from relact import store as stores
+from relact.store import blocks, commits, skeleton
+from relact import durable, query, schema
+from relact.store import local
 from relact.errors import InputError, StoreError
 from relact.progress import Progress, silent
 from relact.remote import trust
 from relact.remote.package import CONSOLIDATED, LAYOUT, ZIP, render
-from relact.seal import ATTRIBUTE as SEAL
-from relact.seal import FILES, NAME, files_below, hexadecimal, recorded, seal
+from relact.store.seal import ATTRIBUTE as SEAL
+from relact.store.seal import FILES, NAME, files_below, hexadecimal, recorded, seal
 from relact.share import card as cards
 from relact.share import recode
 
@@ -53,7 +54,7 @@ class Packed:
 
 
 def pack(
-    store: str | Path | stores.Store,
+    store: str | Path | local.Store,
     out: str | Path,
     *,
     stages: Sequence[str] = STAGES,
@@ -72,7 +73,7 @@ def pack(
         StoreError: a file does not match its checksum, or ``out`` exists or cannot be written.
         InputError: an unknown stage.
     """
-    opened = store if isinstance(store, stores.Store) else stores.open(store)
+    opened = store if isinstance(store, local.Store) else local.open(store)
     unknown = sorted(set(stages) - set(STAGES))
     if unknown:
         raise InputError(f"no stage {', '.join(unknown)}", where="--stages", fix=f"choose from {', '.join(STAGES)}")
@@ -97,7 +98,7 @@ def pack(
     return Packed(target, written.files, written.size, sha256_of(target) if target.is_file() else None, described)
 
 
-def add_metadata(put: Callable[[str, bytes], None], store: stores.Store, licence: str | None) -> None:
+def add_metadata(put: Callable[[str, bytes], None], store: local.Store, licence: str | None) -> None:
     """Make a package of a complete capture whose blocks are where they belong already: ``put`` all else, the root last."""
     source, writer = _Source(store, [], True, away=True), _Writer(put)
     writer.size = sum(lay.bytes for lay in store.layouts.values())
@@ -108,7 +109,7 @@ def add_metadata(put: Callable[[str, bytes], None], store: stores.Store, licence
 class _Source:
     """The files of the chosen stages, each checked against its seal, and their metadata."""
 
-    def __init__(self, store: stores.Store, stages: Sequence[str], activations: bool, away: bool = False) -> None:
+    def __init__(self, store: local.Store, stages: Sequence[str], activations: bool, away: bool = False) -> None:
         """``away``: the blocks are where they belong already, as they were written."""
         self.store, self.stages, self.activations, self.away = store, stages, activations, away
         self.root = json.loads((store.path / NAME).read_bytes())
@@ -258,7 +259,7 @@ def _rank(name: str) -> int:
     return 0 if "c" in parts and parts[parts.index("c") - 1] in (*trust.NAMED, *trust.NUMBERED) else 1
 
 
-def _write_top(path: Path, store: stores.Store) -> bool:
+def _write_top(path: Path, store: local.Store) -> bool:
     """The group ``top``: place [relation, rank, (site, layer, neuron)], value [relation, rank, statistic]."""
     if not store.has(schema.SCORES):
         return False
@@ -275,7 +276,7 @@ def _write_top(path: Path, store: stores.Store) -> bool:
     value = np.stack([table[statistics].to_numpy() for table in tables])
     attributes = {"statistic": STATISTIC, "sites": sites}
     group = zarr.create_group(path, attributes={schema.ATTRIBUTE: attributes})
-    stores.write_coordinates(group, relation=relations, statistic=statistics, axis=["site", "layer", "neuron"])
+    local.write_coordinates(group, relation=relations, statistic=statistics, axis=["site", "layer", "neuron"])
     for name, data, last in (
         ("place", place.astype(np.int32), "axis"),
         ("value", value.astype(np.float32), "statistic"),

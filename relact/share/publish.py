@@ -17,7 +17,7 @@ from relact.progress import Progress, silent
 from relact.remote import places, trust
 from relact.remote.package import ZIP
 from relact.remote.places import BUCKETS, HUB, Place, RangesError
-from relact.seal import NAME, files_below
+from relact.store.seal import NAME, files_below
 from relact.share.pack import CARD, STAGES, pack, sha256_of
 from relact.share.unpack import unpack
 

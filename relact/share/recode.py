@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from relact import blocks, schema
-from relact.mmap import encode_shard
+from relact.store import blocks
+from relact import schema
+from relact.store.shards import encode_shard
 from relact.plan import Layout
 from relact.remote import trust
-from relact.seal import NAME
+from relact.store.seal import NAME
 
 PLAIN = {"name": "bytes", "configuration": {"endian": "little"}}
 

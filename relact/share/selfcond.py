@@ -19,7 +19,7 @@ import pandas as pd
 
 from relact import schema, score
 from relact import sites as site_names
-from relact import store as stores
+from relact.store import local
 from relact.errors import IdentityError, InputError
 from relact.remote import open as open_store
 from relact.remote import trust
@@ -39,7 +39,7 @@ THRESHOLDS = np.linspace(0.5, 1.0, 501)
 
 
 def export(
-    store: str | Path | stores.Store,
+    store: str | Path | local.Store,
     out: str | Path,
     *,
     flavour: str = SELFCOND,
@@ -85,7 +85,7 @@ def export(
     return folders
 
 
-def read(store: str | Path | stores.Store, sources: str | Path | Sequence[str | Path]) -> stores.Store:
+def read(store: str | Path | local.Store, sources: str | Path | Sequence[str | Path]) -> local.Store:
     """Put the scores of ``expertise.csv`` files into a store of the same model and sites, as its ``scores``.
 
     Args:
@@ -94,7 +94,7 @@ def read(store: str | Path | stores.Store, sources: str | Path | Sequence[str | 
     Raises:
         InputError: a file is not such a table. IdentityError: its neurons are not those of the store.
     """
-    opened = stores.open(store) if not isinstance(store, stores.Store) else store
+    opened = local.open(store) if not isinstance(store, local.Store) else store
     files = list(_files([sources] if isinstance(sources, str | Path) else sources))
     if not files:
         raise InputError(f"no {SCORES}", where=str(sources), fix="give the folder that the other tool wrote")
@@ -127,7 +127,7 @@ def read(store: str | Path | stores.Store, sources: str | Path | Sequence[str | 
     return opened
 
 
-def _layers(store: stores.Store) -> dict[tuple[str, int], str]:
+def _layers(store: local.Store) -> dict[tuple[str, int], str]:
     """(site, layer) -> the name that those tools give the module."""
     family = site_names.family(SimpleNamespace(model_type=store.manifest.model.family))
     found = {}

@@ -18,17 +18,19 @@ from typing import Any
 
 import pandas as pd
 
-from relact import blocks, commits, models, remote, schema
+from relact.store import blocks, commits
+from relact.models import loading
+from relact import remote, schema
 from relact import capture as capturing
-from relact import store as stores
+from relact.store import local
 from relact.caches import cache_folder
 from relact.errors import IdentityError, InputError
-from relact.locks import Crew
+from relact.store.locks import Crew
 from relact.progress import Progress, silent
 from relact.remote import places, trust
 from relact.remote.package import ZIP
 from relact.remote.places import BUCKETS, MissingError, Place
-from relact.seal import NAME
+from relact.store.seal import NAME
 from relact.share.pack import add_metadata, without_path
 
 UNFINISHED = "unfinished.json"
@@ -36,7 +38,7 @@ UPLOADS = 4  # shards on their way at a time
 
 
 def stream(
-    model: str | models.LoadedModel,
+    model: str | loading.LoadedModel,
     prompts: pd.DataFrame | str | Path,
     url: str,
     *,
@@ -44,7 +46,7 @@ def stream(
     timeout: float = places.TIMEOUT,
     progress: Progress = silent,
     **options: Any,
-) -> stores.Store:
+) -> local.Store:
     """Capture into an object store; run it again to resume. The result is a package with activations, as `push` makes.
 
     Args:
@@ -81,7 +83,7 @@ class _There:
     def __init__(self, place: Place) -> None:
         self.place, self.finished = place, False
 
-    def begin(self, store: stores.Store) -> None:
+    def begin(self, store: local.Store) -> None:
         """Make sure that it is the same capture, learn which blocks are there, and send those that only this machine has."""
         known = self._known()
         if known is None:
@@ -95,7 +97,7 @@ class _There:
             if all(path.exists() for path in blocks.shard_paths(store.path, store.layouts, block)):
                 self.committed(store, block)
 
-    def committed(self, store: stores.Store, block: int) -> None:
+    def committed(self, store: local.Store, block: int) -> None:
         """Send a block, its record last, and forget its shards here."""
         shards = blocks.shard_paths(store.path, store.layouts, block)
         with ThreadPoolExecutor(UPLOADS) as pool:
@@ -105,7 +107,7 @@ class _There:
         for path in shards:
             path.unlink()
 
-    def finish(self, store: stores.Store, licence: str | None) -> None:
+    def finish(self, store: local.Store, licence: str | None) -> None:
         """Put everything else, the root last."""
         if not self.finished:
             add_metadata(self.place.put, store, licence)
@@ -123,7 +125,7 @@ class _There:
         marker: Mapping[str, Any] = trust.document(raw, f"{self.place.shown}: {UNFINISHED}")
         return schema.Manifest.from_attributes(marker.get(schema.ATTRIBUTE), self.place.shown), marker.get("compressed")
 
-    def _require_same(self, store: stores.Store, manifest: schema.Manifest, compressed: bool | None) -> None:
+    def _require_same(self, store: local.Store, manifest: schema.Manifest, compressed: bool | None) -> None:
         differences = _published(store.manifest).differences(manifest)
         if compressed is not None and compressed != store.compressed:
             differences = [*differences, ("compression", store.compressed, compressed)]
@@ -132,7 +134,7 @@ class _There:
             what = f"another capture is there: {name} = {theirs!s:.60}, this run has {mine!s:.60}"
             raise IdentityError(what, where=self.place.shown, fix="use its setting, or capture to another place")
 
-    def _learn(self, store: stores.Store, block: int) -> None:
+    def _learn(self, store: local.Store, block: int) -> None:
         """Take over the record of a block that is there."""
         raw = self._get(store.log.path(block).relative_to(store.path).as_posix())
         if raw is not None:

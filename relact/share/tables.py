@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from relact import masks, schema
-from relact import store as stores
+from relact.store import local
 from relact.errors import InputError
 from relact.remote import open as open_store
 from relact.remote import trust
@@ -20,7 +20,7 @@ ABLATION_FORMAT = "parquet"
 CONCEPTS = "concepts"
 
 
-def neurons(store: str | Path | stores.Store, mask: str, out: str | Path, kind: str) -> Path:
+def neurons(store: str | Path | local.Store, mask: str, out: str | Path, kind: str) -> Path:
     """A mask's neurons as a list (``json``, ``csv``) or as boolean tensors (``safetensors``).
 
     - json: ``{"model", "fingerprint", "mask", "relations": {relation: {site: {layer: [neuron, ...]}}}}``
@@ -41,7 +41,7 @@ def neurons(store: str | Path | stores.Store, mask: str, out: str | Path, kind: 
     return path
 
 
-def ablation(store: str | Path | stores.Store, name: str, out: str | Path) -> Path:
+def ablation(store: str | Path | local.Store, name: str, out: str | Path) -> Path:
     """An ablation as tidy Parquet: one row per condition and prompt (and per k of a sweep), with the prompt's facts."""
     opened, path = open_store(store), Path(out)
     known = opened.children(schema.ABLATIONS)
@@ -60,7 +60,7 @@ def ablation(store: str | Path | stores.Store, name: str, out: str | Path) -> Pa
     return path
 
 
-def concepts(store: str | Path | stores.Store, out: str | Path, group: str) -> list[Path]:
+def concepts(store: str | Path | local.Store, out: str | Path, group: str) -> list[Path]:
     """The identification prompts as concept data sets of ml-selfcond: each relation's against the others'.
 
     Writes ``OUT/<group>/<relation>.json`` and ``OUT/concept_list.csv``.
@@ -93,7 +93,7 @@ def _rows(relations: list[str], chosen: Mapping[str, np.ndarray]) -> pd.DataFram
 
 
 def _write_json(
-    store: stores.Store, mask: str, relations: list[str], chosen: Mapping[str, np.ndarray], path: Path
+    store: local.Store, mask: str, relations: list[str], chosen: Mapping[str, np.ndarray], path: Path
 ) -> None:
     listed = {
         relation: {
@@ -108,7 +108,7 @@ def _write_json(
 
 
 def _write_tensors(
-    store: stores.Store, mask: str, relations: list[str], chosen: Mapping[str, np.ndarray], path: Path
+    store: local.Store, mask: str, relations: list[str], chosen: Mapping[str, np.ndarray], path: Path
 ) -> None:
     from safetensors.numpy import save_file
 

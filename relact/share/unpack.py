@@ -11,15 +11,16 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from relact import blocks, commits, durable, locks, query, schema
-from relact import store as stores
+from relact.store import blocks, commits, locks
+from relact import durable, query, schema
+from relact.store import local
 from relact.errors import StoreError
 from relact.progress import Progress, silent
 from relact.remote import SharedStore, trust
 from relact.remote import open as open_shared
 from relact.remote.package import CONSOLIDATED
-from relact.seal import ATTRIBUTE as SEAL
-from relact.seal import FILES, NAME, hexadecimal, render
+from relact.store.seal import ATTRIBUTE as SEAL
+from relact.store.seal import FILES, NAME, hexadecimal, render
 from relact.share import recode
 from relact.share.pack import put_file, sha256_of
 
@@ -28,7 +29,7 @@ MEGABYTE = 10**6
 
 def unpack(
     source: str | Path | SharedStore, out: str | Path, *, sha256: str | None = None, progress: Progress = silent
-) -> stores.Store:
+) -> local.Store:
     """Write the store that was packed to the folder ``out``; whole or not at all.
 
     Every file is checked against its checksum, decoded, and compared with what its metadata promises.
@@ -61,7 +62,7 @@ def unpack(
             raise (error if isinstance(error, StoreError) else durable.explain(error, target)) from error
         finally:
             shutil.rmtree(building.parent, ignore_errors=True)
-    return stores.open(target)
+    return local.open(target)
 
 
 def _fill(folder: Path, shared: SharedStore, progress: Progress) -> None:
@@ -151,7 +152,7 @@ def _check_top(shared: SharedStore, folder: Path) -> None:
     """The short list says what the scores say, where they were packed."""
     if not shared.has(schema.TOP) or not shared.has(schema.SCORES):
         return
-    unpacked, statistic = stores.open(folder), shared.attributes(schema.TOP)["statistic"]
+    unpacked, statistic = local.open(folder), shared.attributes(schema.TOP)["statistic"]
     ranks = shared.dataset(schema.TOP).sizes["rank"]
     for relation in unpacked.attributes(schema.SCORES)["relations"]:
         listed = shared.top(relation, ranks, shared.manifest.capture.sites, statistic)

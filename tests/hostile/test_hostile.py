@@ -22,7 +22,7 @@ from relact import query, remote, share
 from relact.errors import RelactError, StoreError
 from relact.remote import trust
 from relact.remote.package import CONSOLIDATED, render
-from relact.seal import files_below
+from relact.store.seal import files_below
 
 FUZZED = int(os.environ.get("RELACT_FUZZ", "1500"))
 
@@ -245,7 +245,7 @@ def test_fuzzed_metadata(package, tmp_path):
 
 def test_fuzzed_shard_indexes():
     generator = np.random.default_rng(0)
-    from relact.mmap import shard_index
+    from relact.store.shards import shard_index
 
     good = bytes(64) + shard_index([32, 32])
     assert trust.check_shard_index(good, len(good), 2, "x") == [(0, 32), (32, 32)]

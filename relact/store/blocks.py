@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from relact import commits, durable, schema
-from relact.commits import CommitLog
+from relact.store import commits
+from relact import durable, schema
+from relact.store.commits import CommitLog
 from relact.errors import NumericError, StoreError
-from relact.mmap import encode_shard
+from relact.store.shards import encode_shard
 from relact.plan import Layout
 
 EXPONENT = {"float16": (np.uint16, 0x7C00), "float32": (np.uint32, 0x7F800000)}  # all ones: inf or NaN

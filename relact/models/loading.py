@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import transformers
 
-from relact import fingerprint as fingerprints
+from relact.models import fingerprint as fingerprints
 from relact import sites
-from relact.checkpoints import Checkpoint, locate, one_line, quiet
+from relact.models.checkpoints import Checkpoint, locate, one_line, quiet
 from relact.errors import InputError, ModelError, RelactError
 
 DTYPES: Mapping[str, torch.dtype] = {

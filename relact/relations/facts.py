@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
-from relact import importers
+from relact.relations import importers
 from relact.errors import InputError
 
-HERE = Path(__file__).parent / "relations"
+HERE = Path(__file__).parent
 UNSPACED = ("zh", "ja")  # no blank between words, nor between template and object
 
 STARTER = (

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from relact import models, plan
+from relact.models import loading
+from relact import plan
 from relact.arrivals import copies
-from relact.batches import by_length, prefix_groups
+from relact.models.batches import by_length, prefix_groups
 from relact.sites import text_config
 
 Pass = tuple[int, int, int]  # rows, prefix tokens, own tokens of the longest row
@@ -32,7 +33,7 @@ def passes(tokens: Sequence[Sequence[int]], segments: Iterable[tuple[int, int]],
                 yield len(rows), prefix, own[rows[0]]
 
 
-def held_bytes(loaded: models.LoadedModel, todo: Iterable[Pass], row_bytes: int = 0) -> int:
+def held_bytes(loaded: loading.LoadedModel, todo: Iterable[Pass], row_bytes: int = 0) -> int:
     """Upper bound of a capturing process without its block buffers: libraries, model, the largest forward pass.
 
     Args:
@@ -51,7 +52,7 @@ def held_bytes(loaded: models.LoadedModel, todo: Iterable[Pass], row_bytes: int 
     return max(peak(), plan.LIBRARIES + weights) + here + arriving
 
 
-def seconds(loaded: models.LoadedModel, todo: Sequence[Pass], stored: int) -> float:
+def seconds(loaded: loading.LoadedModel, todo: Sequence[Pass], stored: int) -> float:
     """Time of all passes, from timing a middling one (twice, the second counts), or of the writing if that is longer."""
     if not todo:
         return 0.0

@@ -17,9 +17,10 @@ import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec
 
-from relact import blocks, commits, durable, plan, schema
+from relact.store import blocks, commits
+from relact import durable, plan, schema
 from relact.errors import StoreError
-from relact.seal import NAME, files_below, seal
+from relact.store.seal import NAME, files_below, seal
 
 GROWTH = "ready~grow"  # a skeleton that shall replace the store's, complete and durable
 VERIFY = "run `relact verify`"

@@ -23,7 +23,7 @@ from typing import Any
 import pandas
 
 from relact.errors import InputError
-from relact.facts import UNSPACED, Fact, Relation, Split, load_paper, order, plain, split
+from relact.relations.facts import UNSPACED, Fact, Relation, Split, load_paper, order, plain, split
 
 COLUMNS = ("text", "relation", "subject", "object", "answers", "template", "language", "split", "shots")
 SPLITS = ("identify", "test")

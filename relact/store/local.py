@@ -21,11 +21,12 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from relact import blocks, commits, durable, locks, plan, schema, skeleton
+from relact.store import blocks, commits, locks, skeleton
+from relact import durable, plan, schema
 from relact.errors import BusyError, IdentityError, StoreError
-from relact.mmap import Maps
-from relact.seal import EMPTY_GROUP, NAME, seal
-from relact.skeleton import write_coordinates, write_whole
+from relact.store.shards import Maps
+from relact.store.seal import EMPTY_GROUP, NAME, seal
+from relact.store.skeleton import write_coordinates, write_whole
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from relact import blocks, durable, schema
-from relact import store as stores
+from relact.store import blocks
+from relact import durable, schema
+from relact.store import local
 from relact.errors import RelactError, StoreError
 from relact.progress import Progress, silent
-from relact.seal import EMPTY_GROUP, NAME, hexadecimal, intact, recorded
+from relact.store.seal import EMPTY_GROUP, NAME, hexadecimal, intact, recorded
 
 CAPTURE = "relact capture MODEL PROMPTS {store} --repair"
 MAKERS = {schema.SCORES: "score", schema.MASKS: "select", schema.ABLATIONS: "ablate"}
@@ -101,7 +102,7 @@ def verify(path: str | Path, *, workers: int = READERS, progress: Progress = sil
     """
     root, verdict = Path(path), Verdict()
     if not (root / NAME).is_file():
-        stores.open(root)  # tells whether it is missing or foreign
+        local.open(root)  # tells whether it is missing or foreign
     capture = CAPTURE.format(store=root)
     raw = (root / NAME).read_bytes()
     listed = recorded(raw)
@@ -125,7 +126,7 @@ def drop_damaged(path: str | Path, verdict: Verdict) -> list[str]:
     root = Path(path)
     gone = [group for group in verdict.damaged_stages() if (root / group).is_dir()]
     for group in gone:
-        stores.drop(root, group)
+        local.drop(root, group)
     return gone
 
 
@@ -160,7 +161,7 @@ def _stages(root: Path, verdict: Verdict) -> Iterator[Expected]:
 def _shards(root: Path, capture: str, verdict: Verdict) -> list[Expected]:
     """Every committed shard; unreadable commit records go to ``verdict``."""
     try:
-        store = stores.open(root)
+        store = local.open(root)
     except RelactError as error:
         verdict.problems.append(Problem(f"cannot be opened ({error.what})", NAME, "", capture))
         return []

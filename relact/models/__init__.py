@@ -1,0 +1,1 @@
+"""Language models: found, loaded, identified, hooked and run. Needs torch and transformers."""

@@ -1,0 +1,1 @@
+"""From anybody's data to labelled prompts, and the rule that says whether an answer is right."""
