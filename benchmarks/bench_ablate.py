@@ -24,10 +24,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from relact.relations import facts, prompts
+from relact.ablating.answers import generate, judge
+from relact.ablating.conditions import Condition
 from relact.models import loading
-from relact.ablate import generate, judge
-from relact.conditions import Condition
+from relact.relations import prompts, sources
 
 MODULES = {"mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.down": "down_proj"}
 Texts = list[list[str]]  # [condition][prompt]
@@ -169,11 +169,11 @@ def hook_cost(
     Both run in direct succession, in turn first, so that they meet the same state of the machine. In the second kind conditions
     join their batch as they would, but no site is visited: all of them are the intact model.
     """
-    from relact import decode
+    from relact.ablating import decode, overrides
     from relact.models import hooks
 
     passes: list[tuple[float, float]] = []
-    overridden, advance = decode.Chunk.overridden, decode.advance
+    overridden, advance = overrides.Chunk.overridden, decode.advance
     ways: list[Callable] = []
 
     @contextmanager
@@ -202,7 +202,7 @@ def hook_cost(
         passes.append((seconds[0], seconds[1]))
         return found[0]
 
-    with mock.patch.object(decode.Chunk, "overridden", remembered), mock.patch.object(decode, "advance", both):
+    with mock.patch.object(overrides.Chunk, "overridden", remembered), mock.patch.object(decode, "advance", both):
         generate(loaded, rows, answers, conditions)
     return passes
 
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--hooks", action="store_true", help="only what overriding costs")
     options = parser.parse_args()
     loaded = loading.load("smollm2")
-    relations = facts.load("starter")
+    relations = sources.load("starter")
     size, controls, few, slow = (50, 10, options.baseline, 40) if not options.quick else (8, 2, 2, 3)
     relations = relations[:3] if options.quick else relations
     conditions = matrix(loaded, [relation.name for relation in relations], controls, 400)
@@ -268,7 +268,7 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
     }
     for name, shots in () if options.hooks else (("few-shot", 5), ("zero-shot", 0)):
-        table = prompts.build(relations, shots=shots, test_size=size, per_relation=2)
+        table = prompts.prompts(relations, shots=shots, test_size=size, per_relation=2)
         found = measure(loaded, table, conditions, few, 2, slow)
         results[name] = found
         print(
@@ -284,7 +284,7 @@ def main() -> None:
                 f"{found[f'{peer}_other_verdicts']} of {found[f'{peer}_measured']} verdicts differ (measured on those)"
             )
             assert found[f"{peer}_other_verdicts"] <= found[f"{peer}_measured"] // 1000, "verdicts differ"
-    few_shot = prompts.build(relations, shots=5, test_size=size, per_relation=2)
+    few_shot = prompts.prompts(relations, shots=5, test_size=size, per_relation=2)
     tests = few_shot[few_shot["split"] == "test"]
     rows = loading.encode(loaded, tests["text"].tolist())
     costs = results["hook_cost"] = hook_cost(loaded, rows, tests["answers"].tolist(), conditions)

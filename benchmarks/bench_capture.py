@@ -37,10 +37,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from relact import capture, passes
+from relact.capturing import capture, passes
 from relact.models import loading
-from relact.relations import facts, prompts
 from relact.models.forward import pad
+from relact.relations import prompts, sources
 
 capture_module = importlib.import_module("relact.capture")  # relact.capture is the function
 BATCH = 32  # prompts in a batch of the plain loop
@@ -52,15 +52,15 @@ SITES = ("mlp.gate", "mlp.up", "mlp.down")
 
 def mixed_prompts(count: int) -> pd.DataFrame:
     """Prompts of the starter relations with 0 to 5 examples drawn anew for each: 6 to about 100 tokens, in random order."""
-    relations = facts.load("starter")
-    tables = [prompts.build(relations, shots=shots, test_size=3, seed=shots) for shots in range(6)]
+    relations = sources.load("starter")
+    tables = [prompts.prompts(relations, shots=shots, test_size=3, seed=shots) for shots in range(6)]
     frame = pd.concat(tables).query("split == 'identify'").drop_duplicates("text")
     return frame.sample(count, random_state=0).reset_index(drop=True)
 
 
 def few_shot_prompts(count: int) -> pd.DataFrame:
     """Five-shot prompts whose examples all prompts of a relation share."""
-    frame = prompts.build(facts.load("starter"), shots=5, examples="shared", test_size=3)
+    frame = prompts.prompts(sources.load("starter"), shots=5, examples="shared", test_size=3)
     identify = frame.query("split == 'identify'")
     return identify.groupby("relation").head(-(-count // 12)).head(count).reset_index(drop=True)
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import pandas as pd
 import transformers
 
-from relact import capture
+from relact.capturing import capture
+from relact.capturing.forecast import forecast as dry_run
 from relact.models import loading
-from relact.relations import prompts
-from relact.capture import dry_run
+from relact.relations import table as prompt_table
 from relact.store.local import open as open_store
 
 LAYERS, INNER, SITES = 4, 45056, "mlp.gate,mlp.up"
@@ -71,7 +71,7 @@ def main() -> None:
         few = dry_run(str(place / "model"), table(256), sites=SITES, batch_tokens=256, block=32)
         budget = few.memory * 21 // 20  # libraries differ a little from process to process
         times = 1 / 3 if args.quick else 4.1
-        file = prompts.write(table(round(times * budget / PER_PROMPT)), place / "prompts.parquet")
+        file = prompt_table.write(table(round(times * budget / PER_PROMPT)), place / "prompts.parquet")
         done = subprocess.run(
             [sys.executable, __file__, "--captured", str(place / "model"), str(file), str(place / "s.zarr"), str(budget)],
             check=True, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "2"},

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from relact import capture, kernels, masks
+from relact import kernels
+from relact.capturing import capture
 from relact.models import loading
-from relact.relations import facts, prompts
+from relact.relations import prompts, sources
+from relact.scoring import masks
 
 AP = "average_precision"
 SITES = ("mlp.gate", "mlp.up", "mlp.down")
@@ -28,9 +30,9 @@ def main() -> None:
     parser.add_argument("--k", type=int, nargs="+", default=[100, 400, 3000])
     parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args()
-    relations = facts.load("starter")
+    relations = sources.load("starter")
     count = 12 if args.quick else args.per_relation
-    frame = prompts.build(relations[:3] if args.quick else relations, shots=0, per_relation=count, test_size=3)
+    frame = prompts.prompts(relations[:3] if args.quick else relations, shots=0, per_relation=count, test_size=3)
     with tempfile.TemporaryDirectory() as folder:
         store = capture(loading.load("smollm2"), frame, Path(folder) / "s.zarr", sites=SITES, dtype="float32")
         labels = kernels.Labels.one_vs_rest(store.prompts("identify")["relation"].tolist())

@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from relact import masks, schema, score
-from relact.store import local
-from relact.query import neuron, top
+from relact import schema
+from relact.analysis.query import neuron, top
+from relact.scoring import masks, score
+from relact.store import local, skeleton
+from relact.store.reading import Store
 
 RELATIONS, LAYERS, WIDTHS = 12, 32, {"mlp.gate": 11008, "mlp.up": 11008, "mlp.down": 4096}
 PROMPTS = 5  # identification prompts per relation: the number does not matter for scores, the page shows few of them
@@ -30,7 +32,7 @@ RELACT = str(Path(sys.executable).with_name("relact"))
 SHOTS = "The relation of something else is that which it is\n" * 5
 
 
-def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> local.Store:
+def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> Store:
     """A finished study with made-up numbers: activations, scores, masks of the top 3000 and a sweep of ablations."""
     names = [f"relation_{number}" for number in range(relations)]
     rows = [(name, number) for name in names for number in range(PROMPTS)]
@@ -62,14 +64,14 @@ def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> 
     return made
 
 
-def _ablate(made: local.Store, k: int, names: list[str], random: np.random.Generator) -> None:
+def _ablate(made: Store, k: int, names: list[str], random: np.random.Generator) -> None:
     """A matrix that looks like one: a relation loses most on its own neurons."""
     conditions = ["intact", *names, *(f"random-{seed}" for seed in range(10))]
     accuracy = random.normal(0.7, 0.02, (len(conditions), len(names))).astype(np.float32)
     accuracy[1 : len(names) + 1] -= np.eye(len(names), dtype=np.float32) * 0.15 * np.log10(k)
     with made.stage(f"{schema.ABLATIONS}/top-{k}", {"k": k, "mode": "zero"}) as group:
         group.attrs.update({"k": k, "mode": "zero"})
-        local.write_coordinates(group, condition=conditions, relation=names)
+        skeleton.write_coordinates(group, condition=conditions, relation=names)
         group.create_array("accuracy", data=accuracy, dimension_names=("condition", "relation"))
 
 

@@ -10,10 +10,11 @@ import argparse
 import json
 from pathlib import Path
 
-from relact.relations import facts, prompts
+from relact.ablating.answers import generate, judge
+from relact.ablating.conditions import Condition
 from relact.models import loading
-from relact.ablate import generate, judge
-from relact.conditions import INTACT, Condition
+from relact.relations import prompts, sources
+from relact.schema import INTACT
 
 ENOUGH = 0.4
 
@@ -25,11 +26,11 @@ def main() -> None:
     parser.add_argument("--language", default="en")
     parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args()
-    relations = [relation for relation in facts.load("all") if args.language in relation.languages]
+    relations = [relation for relation in sources.load("all") if args.language in relation.languages]
     loaded = loading.load("smollm2")
     accuracy = {}
     for relation in relations[:2] if args.quick else relations:
-        frame = prompts.build([relation], shots=args.shots, language=args.language)
+        frame = prompts.prompts([relation], shots=args.shots, language=args.language)
         tests = frame[frame["split"] == "test"]
         answers = tests["answers"].tolist()
         said = generate(loaded, loading.encode(loaded, tests["text"].tolist()), answers, [Condition(INTACT, {})])

@@ -27,13 +27,14 @@ import bench_store
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from relact import plan
 from relact.kernels import Labels, rank_statistics
 from relact.kernels.columns import FORMATS
-from relact.score import score
+from relact.scoring import memory
+from relact.scoring.score import score
+from relact.store import layout
 
 BLOCK = 512  # rows of a block, as stores are captured
-SPAN = plan.span_of(bench_store.WIDTH)  # neurons of a task: a block of a span is one piece of a store's memory
+SPAN = layout.span_of(bench_store.WIDTH)  # neurons of a task: a block of a span is one piece of a store's memory
 SLOW_NEURONS = 8  # the slow contenders get this many per worker
 AP = ("average_precision",)
 STORED = ("average_precision", "on_p50", "on_p90", "off_mean", "off_p50")
@@ -176,7 +177,7 @@ def end_to_end(prompts: int, layers: int, relations: int, workers: int, rounds: 
             runs = {"kernel": timed(lambda: list(pool.map(kernel, spans))), "store": timed(whole)}
             best = best_in_turn(rounds, runs)
         shutil.rmtree(path / "scores")
-        budget = plan.ScoreShape(lay, relations, len(STORED), workers).memory(lay.span)
+        budget = memory.ScoreShape(lay, relations, len(STORED), workers).memory(lay.span)
         code = (  # not ru_maxrss: that of a process starts from its parent's
             "import re, sys; from pathlib import Path; from relact.score import score; "
             "score(sys.argv[1], workers=int(sys.argv[2]), memory=int(sys.argv[3])); "

@@ -21,7 +21,10 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from servers import Plain, Ranged, serving
 
-from relact import query, schema, score, share
+from relact import schema
+from relact.analysis import query
+from relact.scoring import score
+from relact.sharing.pack import pack
 from relact.store import local as stores
 
 LAYERS, WIDTHS = 30, {"mlp.gate": 1536, "mlp.up": 1536, "mlp.down": 576}  # as the embedded model
@@ -67,7 +70,7 @@ def main() -> None:
         web.mkdir()
         for name, handler in (("s.zarr", Plain), ("s.zarr.zip", Ranged)):
             started = time.perf_counter()
-            size = share.pack(path, web / name).bytes
+            size = pack(path, web / name).bytes
             packing = time.perf_counter() - started
             with serving(handler, web) as server:
                 started = time.perf_counter()

@@ -31,7 +31,8 @@ import pandas as pd
 import zarr
 
 from relact import durable, plan, schema
-from relact.store import local
+from relact.store import layout, local
+from relact.store.reading import Store
 from relact.store.verify import READERS, verify
 
 SITE = "mlp.up"
@@ -52,7 +53,7 @@ def medians(rounds: int, contenders: Mapping[str, Callable[[], None]]) -> dict[s
 
 def create(
     path: Path, n_prompts: int, n_layers: int, compress: bool = False, relations: Sequence[str] | None = None
-) -> local.Store:
+) -> Store:
     """An empty store of one site, whose prompts belong to these relations; what was there is removed."""
     shutil.rmtree(path, ignore_errors=True)
     rows = pd.DataFrame(
@@ -63,13 +64,13 @@ def create(
     manifest = schema.Manifest(
         schema.ModelRecord("bench", None, "", "float32", "llama"),
         "",
-        schema.CaptureRecord((SITE,), "mean", "float16", plan.BLOCK, 2048, True),
+        schema.CaptureRecord((SITE,), "mean", "float16", layout.BLOCK, 2048, True),
         {split: {"n": len(table), "digest": ""} for split, table in tables.items()},
     )
     return local.create(path, manifest, tables, n_layers, {SITE: WIDTH}, compress)
 
 
-def write(store: local.Store, values: np.ndarray) -> None:
+def write(store: Store, values: np.ndarray) -> None:
     """Every block from the same values [prompt, layer, neuron]."""
     buffer = store.buffer()
     fill(buffer, values)
@@ -86,7 +87,7 @@ def fill(buffer: local.blocks.BlockBuffer, values: np.ndarray) -> None:
 def write_seconds(folder: Path, values: np.ndarray, n_blocks: int, rounds: int) -> dict[str, float]:
     """Blocks into a new store, compressed or not, and into one file."""
     n_prompts, n_layers = n_blocks * len(values), values.shape[1]
-    prepared: dict[bool, local.Store] = {}
+    prepared: dict[bool, Store] = {}
 
     def fresh() -> None:
         for compress in (False, True):
@@ -117,7 +118,7 @@ def write_seconds(folder: Path, values: np.ndarray, n_blocks: int, rounds: int) 
     return {name: statistics.median(own) for name, own in times.items()}
 
 
-def read_seconds(store: local.Store, packed: local.Store, folder: Path, rounds: int) -> dict[str, float]:
+def read_seconds(store: Store, packed: Store, folder: Path, rounds: int) -> dict[str, float]:
     """All values in the order in which scoring reads them."""
     lay = store.layouts[SITE]
     spans = [(layer, start) for layer in range(lay.n_layers) for start in range(0, lay.width, lay.span)]
@@ -128,7 +129,7 @@ def read_seconds(store: local.Store, packed: local.Store, folder: Path, rounds: 
                 file.write(np.ascontiguousarray(chunk).data)
     out = np.empty((lay.n_prompts, lay.span), store.dtype)
 
-    def columns(own: local.Store) -> None:
+    def columns(own: Store) -> None:
         for layer, start in spans:
             at = 0
             for chunk in own.columns(SITE, layer, start, start + lay.span):
@@ -153,7 +154,7 @@ def read_seconds(store: local.Store, packed: local.Store, folder: Path, rounds: 
     return medians(rounds, contenders)
 
 
-def verify_seconds(store: local.Store, rounds: int) -> dict[str, float]:
+def verify_seconds(store: Store, rounds: int) -> dict[str, float]:
     """Reading every file, and checking every file."""
     files = [file for file in store.path.rglob("*") if file.is_file()]
 
@@ -176,10 +177,10 @@ def verify_seconds(store: local.Store, rounds: int) -> dict[str, float]:
 def run(folder: Path, n_blocks: int, n_layers: int, rounds: int) -> dict[str, object]:
     generator = np.random.default_rng(0)
     scale = generator.lognormal(-1.5, 0.7, (1, n_layers, WIDTH))
-    values = (generator.standard_normal((plan.BLOCK, n_layers, WIDTH)) * scale).astype(np.float16)
+    values = (generator.standard_normal((layout.BLOCK, n_layers, WIDTH)) * scale).astype(np.float16)
     n_bytes = n_blocks * values.nbytes
     print(
-        f"{n_blocks} blocks of {plan.BLOCK} prompts x {n_layers} layers x {WIDTH} float16: {plan.show_bytes(n_bytes)}\n"
+        f"{n_blocks} blocks of {layout.BLOCK} prompts x {n_layers} layers x {WIDTH} float16: {plan.show_bytes(n_bytes)}\n"
     )
     written = write_seconds(folder, values, n_blocks, rounds)
     store, packed = (local.open(folder / f"written-{compress}.zarr") for compress in (False, True))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,15 +34,15 @@ def write_partial(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
     partial = path.with_name(path.name + PARTIAL)
     checksum = 0
     try:
-        with partial.open("wb") as file:
+        with explained(path), partial.open("wb") as file:
             for piece in pieces:
                 checksum = google_crc32c.extend(checksum, np.frombuffer(piece, np.uint8))
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
+    except StoreError:
         partial.unlink(missing_ok=True)
-        raise explain(error, path) from error
+        raise
     return checksum
 
 
@@ -62,8 +63,9 @@ def sync(path: Path) -> None:
 def replace(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
     """Put a small file in place, durably; a crash leaves the former content or the new. Returns its CRC-32C."""
     checksum = write_partial(path, pieces)
-    publish(path)
-    sync(path.parent)
+    with explained(path):
+        publish(path)
+        sync(path.parent)
     return checksum
 
 
@@ -101,6 +103,31 @@ def place_aside(store: Path, kind: str, group: str) -> Path:
     return aside_of(store) / f"{kind}~{quote(group, safe='')}"
 
 
+@contextmanager
+def building(target: Path, aside: Path, put: Callable[[Path], None]) -> Iterator[None]:
+    """Build at ``aside`` inside the block, then ``put(aside)``; a crash or an exception leaves what was at ``target``.
+
+    Raises:
+        StoreError: what the disk refuses, explained in the name of ``target``.
+    """
+    try:
+        with explained(target):
+            remove(aside)
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            yield
+            put(aside)
+    finally:
+        remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there; what refuses is left."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def swap_in(new: Path, target: Path, parked: Path) -> None:
     """Put the finished folder ``new`` at ``target``; what was there is parked first, and deleted last.
 
@@ -136,6 +163,17 @@ def sweep(root: Path) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Whatever the disk refuses inside the block is told in one line that names ``path``."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise explain(error, path) from error
 
 
 def explain(error: OSError, path: Path) -> StoreError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from relact.errors import StoreError
@@ -36,6 +36,14 @@ START, STOP = "start", "stop"  # the first two fields of a commit record; then o
 STATISTICS = ("average_precision", "on_p50", "on_p90", "off_mean", "off_p50")  # of scores/<site>, by default
 DTYPES = ("float16", "float32")
 POOLS = ("mean", "max", "last", "positive")
+AVERAGE_PRECISION = STATISTICS[0]
+MASK = "mask"  # the array of masks/<name>/<site>
+BY_NEURON = ("relation", "layer", "neuron")  # dimensions of every score and mask
+INTACT, RANDOM = "intact", "random-"  # conditions of an ablation: the model as it is; a seed follows
+CORRECT, GENERATED, ACCURACY, DIGEST, RELATION_OF = "correct", "generated", "accuracy", "digest", "relation_of"
+STEP_CORRECT, STEP_GENERATED, PERPLEXITY = "step_correct", "step_generated", "perplexity"  # of some ablations
+N_TOKENS = "n_tokens"  # integer column of both prompt sets
+DOCUMENT = "zarr.json"  # metadata of a group or an array
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,97 @@ class Manifest:
         ]
 
 
+@dataclass(frozen=True)
+class ScoresRecord:
+    """What ``scores`` were computed from.
+
+    Attributes:
+        negatives: sampled per positive; None is all, and then there is no ``seed``.
+        prompts: digest of the identification prompts. model: its fingerprint.
+        imported: names of another tool's files, where the scores come from those.
+    """
+
+    relations: tuple[str, ...]
+    negatives: int | None
+    seed: int | None
+    prompts: str
+    model: str
+    imported: tuple[str, ...] | None = None
+
+    def to_attributes(self) -> dict[str, Any]:
+        """JSON-ready dictionary."""
+        return _plain(self)
+
+    @classmethod
+    def from_attributes(cls, raw: Mapping[str, Any], where: object) -> ScoresRecord:
+        """Parse what `to_attributes` gave; `StoreError` when something is missing."""
+        return cls(**_known(cls, raw, where, lists=("relations", "imported")))
+
+
+@dataclass(frozen=True)
+class MaskRecord:
+    """How a mask was chosen.
+
+    Attributes:
+        k: neurons per relation, on average where they differ.
+        kind: top, bottom, both; of set algebra only or pair. of: the mask that algebra was done on.
+        fdr: the rate of false discoveries where that was asked for instead of k.
+    """
+
+    k: int
+    kind: str
+    fdr: float | None
+    statistic: str
+    sites: tuple[str, ...]
+    scores: ScoresRecord
+    of: str | None = None
+
+    def to_attributes(self) -> dict[str, Any]:
+        """JSON-ready dictionary."""
+        return _plain(self)
+
+    @classmethod
+    def from_attributes(cls, raw: Mapping[str, Any], where: object) -> MaskRecord:
+        """Parse what `to_attributes` gave; `StoreError` when something is missing."""
+        values = _known(cls, raw, where, lists=("sites",))
+        return cls(**{**values, "scores": ScoresRecord.from_attributes(values["scores"], where)})
+
+
+@dataclass(frozen=True)
+class AblationRecord:
+    """What an ablation did: one mask, or several of growing k in a sweep.
+
+    Attributes:
+        prompts: digest of the test prompts.
+    """
+
+    k: int | tuple[int, ...]
+    mode: str
+    tokens: str
+    seeds: tuple[int, ...]
+    match: str
+    mask: MaskRecord | tuple[MaskRecord, ...]
+    prompts: str
+
+    @property
+    def masks(self) -> tuple[MaskRecord, ...]:
+        """The masks, one per k."""
+        return self.mask if isinstance(self.mask, tuple) else (self.mask,)
+
+    def to_attributes(self) -> dict[str, Any]:
+        """JSON-ready dictionary."""
+        return _plain(self)
+
+    @classmethod
+    def from_attributes(cls, raw: Mapping[str, Any], where: object) -> AblationRecord:
+        """Parse what `to_attributes` gave; `StoreError` when something is missing."""
+        values = _known(cls, raw, where, lists=("k", "seeds"))
+        mask = values["mask"]
+        parse = MaskRecord.from_attributes
+        masks = tuple(parse(part, where) for part in mask) if isinstance(mask, list) else parse(mask, where)
+        return cls(**{**values, "mask": masks})
+
+
 def commit_fields(sites: Sequence[str], n_layers: int) -> list[str]:
     """Names along the ``field`` dimension of a commit record: start, stop, then ``site/layer`` checksums."""
     return [START, STOP, *(f"{site}/{layer}" for site in sites for layer in range(n_layers))]
@@ -131,6 +230,27 @@ def digest(rows: Sequence[Mapping[str, Any]]) -> str:
         state.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode())
         state.update(b"\n")
     return state.hexdigest()
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    """A record as JSON has it: tuples are lists, and what is optional and not there is left out."""
+    values = ((part, getattr(record, part.name)) for part in fields(record))
+    return {part.name: _json(value) for part, value in values if value is not None or part.default is MISSING}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_json(part) for part in value]
+    return _plain(value) if is_dataclass(value) else value
+
+
+def _known(cls: type, raw: Mapping[str, Any], where: object, lists: Sequence[str]) -> dict[str, Any]:
+    """The fields of a record among stored attributes; ``lists`` name those that are tuples here."""
+    names = [part.name for part in fields(cls) if part.name in raw]
+    missing = [part.name for part in fields(cls) if part.default is MISSING and part.name not in raw]
+    if missing:
+        raise StoreError(f"its attributes have no {missing[0]!r}", where=where, fix="run `relact verify`")
+    return {name: tuple(raw[name]) if name in lists and isinstance(raw[name], list) else raw[name] for name in names}
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

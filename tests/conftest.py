@@ -15,11 +15,11 @@ import pytest
 import tiny
 
 import relact
-from relact import cli
+from relact.cli import app
 from relact.models import loading
-from relact.relations import facts
 from relact.relations import prompts as prompt_tables
-from relact.store.local import Store
+from relact.relations import sources, table
+from relact.store.reading import Store
 
 RELATIONS = ("country_capital", "adj_comparative", "word_first_letter")
 
@@ -33,18 +33,16 @@ def smollm2() -> loading.LoadedModel:
 @pytest.fixture(scope="session")
 def prompts() -> pd.DataFrame:
     """Few-shot prompts of three relations: 12 to identify and 6 to test each."""
-    relations = [facts.load(name)[0] for name in RELATIONS]
-    return prompt_tables.build(relations, shots=3, per_relation=12, test_size=6)
+    relations = [sources.load(name)[0] for name in RELATIONS]
+    return prompt_tables.prompts(relations, shots=3, per_relation=12, test_size=6)
 
 
 @pytest.fixture(scope="session")
 def study(smollm2: loading.LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A finished study: captured in three blocks as float32, scored, selected, ablated. Tests must not change it."""
     path = tmp_path_factory.mktemp("study") / "study.zarr"
-    store, _ = relact.run(
-        prompts, model=smollm2, store=path, k=200, capture={"dtype": "float32", "block": 16}, ablate={"seeds": [0, 1]}
-    )
-    return store
+    capture, ablate = relact.CaptureOptions(dtype="float32", block=16), relact.AblateOptions(seeds=(0, 1))
+    return relact.run(prompts, model=smollm2, store=path, k=200, capture=capture, ablate=ablate).store
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +75,7 @@ def tiny_prompts() -> pd.DataFrame:
 @pytest.fixture
 def prompt_file(tiny_prompts: pd.DataFrame, tmp_path: Path) -> Path:
     """Those prompts in a file."""
-    return prompt_tables.write(tiny_prompts, tmp_path / "prompts.parquet")
+    return table.write(tiny_prompts, tmp_path / "prompts.parquet")
 
 
 @pytest.fixture
@@ -90,7 +88,7 @@ def command(
         monkeypatch.setattr(sys, "argv", ["relact", *map(str, arguments)])
         code: int | str = 0
         try:
-            cli.main()
+            app.main()
         except SystemExit as end:
             code = end.code or 0
         shown = capsys.readouterr()
@@ -109,11 +107,8 @@ def the_command(command: Callable[..., tuple[int | str, str, str]]) -> Callable[
 def tiny_study(tiny_folder: Path, tiny_prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A finished study of the tiny model, all sites in four blocks of float16. Tests must not change it."""
     path = tmp_path_factory.mktemp("tiny-study") / "study.zarr"
-    capture = {"sites": "all", "block": 5}
-    store, _ = relact.run(
-        tiny_prompts, model=str(tiny_folder), store=path, k=12, capture=capture, ablate={"seeds": [0, 1]}
-    )
-    return store
+    capture, ablate = relact.CaptureOptions(sites="all", block=5), relact.AblateOptions(seeds=(0, 1))
+    return relact.run(tiny_prompts, model=str(tiny_folder), store=path, k=12, capture=capture, ablate=ablate).store
 
 
 @pytest.fixture(scope="session")

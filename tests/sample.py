@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from relact import schema
+from relact.capturing.prepare import Intake, describe
 from relact.store import local
-from relact.intake import Intake, describe
+from relact.store.reading import Store
 
 WIDTHS = {"mlp.gate": 706, "attn.k": 24}
 LAYERS = 2
@@ -48,7 +49,7 @@ def intake(n: int, *, dtype: str = "float16", n_test: int = 3) -> Intake:
     return Intake(tables, [[1]] * n, manifest, LAYERS, WIDTHS)
 
 
-def make(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) -> local.Store:
+def make(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) -> Store:
     """A new store of ``n`` prompts without any block."""
     given = intake(n, dtype=dtype)
     return local.create(path, given.manifest, given.tables, LAYERS, WIDTHS, compress)
@@ -60,7 +61,7 @@ def values(site: str, rows: Iterable[int]) -> np.ndarray:
     return ((row * 131 + layer * 57 + neuron * 7 + WIDTHS[site]) % 509) / 8 - 30
 
 
-def capture(store: local.Store, blocks: Iterable[int] | None = None) -> local.Store:
+def capture(store: Store, blocks: Iterable[int] | None = None) -> Store:
     """Write and commit the given blocks, or all that are missing, as a capture does."""
     with local.writing(store):
         buffer = store.buffer()
@@ -75,12 +76,12 @@ def capture(store: local.Store, blocks: Iterable[int] | None = None) -> local.St
     return store
 
 
-def full(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) -> local.Store:
+def full(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) -> Store:
     """A complete store."""
     return capture(make(path, n, dtype=dtype, compress=compress))
 
 
-def read(store: local.Store, site: str) -> np.ndarray:
+def read(store: Store, site: str) -> np.ndarray:
     """[row, layer, neuron] through `Store.columns`, as scoring reads."""
     lay = store.layouts[site]
     spans = range(0, lay.width, lay.span)

@@ -10,14 +10,16 @@ import torch
 import victims
 import xarray as xr
 
-from relact import ablate, conditions, masks, schema
-from relact.models import loading
-from relact.relations import facts
-from relact.relations import prompts as tables
-from relact.store import local
+from relact import schema
+from relact.ablating import ablate, conditions
+from relact.ablating.perplexity import plain_text
 from relact.errors import IdentityError, InputError
+from relact.models import loading
 from relact.models.hooks import visit
-from relact.perplexity import plain_text
+from relact.relations import prompts as tables
+from relact.relations import sources, verdict
+from relact.scoring import masks
+from relact.store import local
 
 MODULES = {"mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.down": "down_proj"}
 
@@ -53,8 +55,8 @@ def test_verdicts_and_texts_equal_plain_generate(study, smollm2):
             text = straightforward(smollm2, test.text, neurons)
             stored = result.sel(condition=condition, prompt=row)
             said = str(stored["generated"].values)
-            assert text == said or (text.startswith(said) and not tables.is_correct(said, test.answers))
-            assert bool(stored["correct"]) == tables.is_correct(text, test.answers)
+            assert text == said or (text.startswith(said) and not verdict.is_correct(said, test.answers))
+            assert bool(stored["correct"]) == verdict.is_correct(text, test.answers)
 
 
 def test_accuracy_is_the_mean_of_the_verdicts_per_relation(study):
@@ -180,7 +182,7 @@ def test_every_mode_and_choice_of_tokens_equals_its_twin(copied, smollm2, mode, 
             text = twin(smollm2, tests.text[row], condition, tokens == "last")
             stored = result.sel(condition=condition.name, prompt=row)
             assert text.startswith(str(stored["generated"].values))
-            assert bool(stored["correct"]) == tables.is_correct(text, tests.answers[row])
+            assert bool(stored["correct"]) == verdict.is_correct(text, tests.answers[row])
 
 
 def test_replacements_are_what_they_are_called(study):
@@ -207,7 +209,7 @@ def test_replacements_are_what_they_are_called(study):
 
 
 def test_other_test_prompts(copied, smollm2):
-    other = tables.build([facts.load("country_capital")[0]], shots=3, per_relation=12, test_size=6, paraphrase=True)
+    other = tables.prompts([sources.load("country_capital")[0]], shots=3, per_relation=12, test_size=6, paraphrase=True)
     result = ablate.ablate(copied, mask="top-200", model=smollm2, seeds=[0], tests=other, name="paraphrase").load()
     assert set(result["relation_of"].values) == {"country_capital"} and result.sizes["relation"] == 1
     asked = other[other["split"] == "test"].reset_index(drop=True)
@@ -240,7 +242,7 @@ def test_steps_of_a_sweep_override_only_what_a_k_adds(copied, smollm2):
         own = tests.relation[row]
         text = twin(smollm2, tests.text[row], added[own], last=False)
         assert text.startswith(str(result["step_generated"].sel(k=200, prompt=row).values))
-        assert bool(result["step_correct"].sel(k=200, prompt=row)) == tables.is_correct(text, tests.answers[row])
+        assert bool(result["step_correct"].sel(k=200, prompt=row)) == verdict.is_correct(text, tests.answers[row])
     relation_of = xr.DataArray(tests.relation.to_numpy(), dims="prompt")
     first = result["correct"].sel(k=50, drop=True).sel(condition=relation_of, prompt=result["prompt"], drop=True)
     assert np.array_equal(result["step_correct"].sel(k=50).values, first.values)

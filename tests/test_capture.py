@@ -8,16 +8,17 @@ import tiny
 import torch
 
 import relact
-from relact.models import loading
-from relact import passes, schema, sites
-from relact.arrivals import Arrivals
-from relact.models.batches import prefix_groups
-from relact.store.blocks import BlockBuffer
-from relact.capture import capture
+from relact import schema, sites
+from relact.capturing import passes
+from relact.capturing.capture import capture
+from relact.capturing.passes import capture_rows
+from relact.capturing.transfer import Arrivals
 from relact.errors import IdentityError, InputError, ModelError, NumericError, StoreError
+from relact.models import loading
+from relact.models.batches import prefix_groups
 from relact.models.hooks import visit
-from relact.passes import capture_rows
-from relact.plan import layouts
+from relact.store.blocks import BlockBuffer
+from relact.store.layout import layouts
 
 MODULES = {"mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.down": "down_proj"}
 POOLED = {

@@ -7,7 +7,7 @@ import json
 import pytest
 import sample
 
-from relact.relations import prompts
+from relact.relations import table
 from relact.store import local
 
 
@@ -69,7 +69,7 @@ def test_verify_without_a_store_is_one_line(relact, tmp_path):
 def test_append_adds_the_rows_that_are_new(relact, tiny_folder, tiny_prompts, captured, tmp_path):
     path, _ = captured
     more = tiny_prompts[tiny_prompts.relation == "size"].assign(relation="mass", text=tiny_prompts.text + "?")
-    file = prompts.write(more, tmp_path / "more.parquet")
+    file = table.write(more, tmp_path / "more.parquet")
     code, _, err = relact("capture", tiny_folder, file, path)
     assert code == 1 and "prompts.identify" in err
     planned = json.loads(relact("capture", tiny_folder, file, path, "--append", "--dry-run", "--json")[1])

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from relact import compare, masks, query, score
-from relact.capture import capture
+from relact.analysis import compare, query
+from relact.capturing.capture import capture
 from relact.errors import InputError
+from relact.scoring import masks, score
 
 
 def sets_of(study, mask):

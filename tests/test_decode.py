@@ -7,9 +7,9 @@ import pytest
 import tiny
 import torch
 
-from relact import decode
+from relact.ablating import decode
+from relact.ablating.conditions import Condition
 from relact.models import loading
-from relact.conditions import Condition
 from relact.models.hooks import visit
 
 SITE = "mlp.up"
@@ -19,7 +19,9 @@ APART = ("bloom", "mpt", "falcon/multi-head")
 
 
 def loaded_tiny(name):
-    return loading.LoadedModel(tiny.model(name), tiny.tokenizer(), name, None, "", "", "float32", name.partition("/")[0])
+    return loading.LoadedModel(
+        tiny.model(name), tiny.tokenizer(), name, None, "", "", "float32", name.partition("/")[0]
+    )
 
 
 def token_rows():

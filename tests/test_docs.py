@@ -13,7 +13,8 @@ import pytest
 import typer
 
 import relact
-from relact import cli, query
+from relact.analysis import query
+from relact.cli import app
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -98,7 +99,7 @@ def test_the_reference_is_up_to_date(reference):
 
 
 def test_every_command_and_option_has_help():
-    for name, found in typer.main.get_command(cli.app).commands.items():
+    for name, found in typer.main.get_command(app.app).commands.items():
         assert (found.help or "").strip().endswith("."), name
         bare = [parameter.name for parameter in found.params if not (parameter.help or "").strip()]
         assert not bare, f"relact {name} says nothing about {', '.join(bare)}"
@@ -113,7 +114,7 @@ def test_every_public_name_is_documented():
 
 def test_every_command_is_in_the_readme():
     text = (ROOT / "README.md").read_text()
-    missing = [name for name in typer.main.get_command(cli.app).commands if f"relact {name}" not in text]
+    missing = [name for name in typer.main.get_command(app.app).commands if f"relact {name}" not in text]
     assert not missing
 
 

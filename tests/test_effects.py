@@ -9,7 +9,7 @@ import scipy.stats
 import xarray as xr
 from scipy.stats import bootstrap
 
-from relact import effects, evidence
+from relact.analysis import effects, evidence
 
 CONDITIONS = ["intact", "a", "b", "random-0", "random-1", "random-2"]
 RELATIONS = ["a", "b"]

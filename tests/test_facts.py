@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relact.relations import facts, importers
 from relact.errors import InputError
+from relact.relations import facts, importers, sources
 from relact.relations.facts import Fact, Relation
 
 
@@ -20,14 +20,14 @@ def rows(*pairs, relation="r", templates=("{} is",)):
 
 
 def test_bundled_names_load_alone_and_together():
-    assert facts.load("country_capital")[0].name == "country_capital"
-    assert [relation.name for relation in facts.load("starter")] == list(facts.STARTER)
-    assert [relation.name for relation in facts.load("all")] == list(facts.bundled())
-    assert facts.bundled() == tuple(sorted(facts.bundled()))
+    assert sources.load("country_capital")[0].name == "country_capital"
+    assert [relation.name for relation in sources.load("starter")] == list(sources.STARTER)
+    assert [relation.name for relation in sources.load("all")] == list(sources.bundled())
+    assert sources.bundled() == tuple(sorted(sources.bundled()))
 
 
 def test_a_relation_knows_its_languages():
-    relation = facts.load("country_capital")[0]
+    relation = sources.load("country_capital")[0]
     assert relation.languages == ("en", "de", "fr", "es", "zh", "ja")
     germany = {fact.language: fact for fact in relation.facts if fact.key == "DE"}
     assert germany["fr"].subject == "l’Allemagne" and germany["ja"].answers == ("ベルリン",)
@@ -35,25 +35,25 @@ def test_a_relation_knows_its_languages():
 
 def test_an_unknown_name_points_to_the_nearest():
     with pytest.raises(InputError, match="Did you mean country_capital") as caught:
-        facts.load("country_capitol")
+        sources.load("country_capitol")
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="neither a bundled relation nor a file"):
-        facts.load("nothing/like/it.jsonl")
+        sources.load("nothing/like/it.jsonl")
 
 
 def test_a_second_answer_of_a_subject_becomes_an_alias():
-    (relation,) = facts.assemble(rows(("Ann", "guitar"), ("Ben", "drums"), ("Ann", "piano"), ("Ann", "guitar")))
+    (relation,) = sources.assemble(rows(("Ann", "guitar"), ("Ben", "drums"), ("Ann", "piano"), ("Ann", "guitar")))
     assert [fact.answers for fact in relation.facts] == [("guitar", "piano"), ("drums",)]
 
 
 def test_keeping_duplicates_keeps_every_row_under_one_key():
-    (relation,) = facts.assemble(rows(("Ann", "guitar"), ("Ann", "piano")), duplicates="keep")
+    (relation,) = sources.assemble(rows(("Ann", "guitar"), ("Ann", "piano")), duplicates="keep")
     assert [fact.object for fact in relation.facts] == ["guitar", "piano"]
     assert len({fact.key for fact in relation.facts}) == 1
 
 
 def test_spellings_share_a_key_but_stay_two_facts():
-    (relation,) = facts.assemble(rows(("polish", "clean"), ("Polish", "Poland"), ("  polish ", "x")))
+    (relation,) = sources.assemble(rows(("polish", "clean"), ("Polish", "Poland"), ("  polish ", "x")))
     assert len({fact.key for fact in relation.facts}) == 1
     assert len(relation.facts) == 3
 
@@ -61,25 +61,25 @@ def test_spellings_share_a_key_but_stay_two_facts():
 def test_facts_without_a_template_need_one():
     bare = rows(("Ann", "guitar"), templates=())
     with pytest.raises(InputError, match="without a template"):
-        facts.assemble(bare)
-    (relation,) = facts.assemble(bare, template="{} plays the", language="de")
+        sources.assemble(bare)
+    (relation,) = sources.assemble(bare, template="{} plays the", language="de")
     assert relation.templates == {"de": ("{} plays the",)}
     for wrong in ("no slot", "{} and {}"):
         with pytest.raises(InputError, match="no single"):
-            facts.assemble(bare, template=wrong)
+            sources.assemble(bare, template=wrong)
 
 
 @given(st.lists(st.text("abcdef", min_size=1, max_size=3), min_size=1, max_size=60), st.integers(1, 8))
 def test_a_limit_keeps_what_comes_first_in_the_seeded_order(subjects, limit):
-    everything = facts.assemble(rows(*((subject, "x") for subject in subjects)))[0].facts
-    kept = facts.assemble(rows(*((subject, "x") for subject in subjects)), limit=limit, seed=3)[0].facts
+    everything = sources.assemble(rows(*((subject, "x") for subject in subjects)))[0].facts
+    kept = sources.assemble(rows(*((subject, "x") for subject in subjects)), limit=limit, seed=3)[0].facts
     first = sorted(everything, key=lambda fact: facts.order(3, "r", fact.key))[:limit]
     assert {fact.key for fact in kept} == {fact.key for fact in first}
 
 
 def test_a_limit_and_kept_duplicates_exclude_each_other():
     with pytest.raises(InputError, match="duplicates"):
-        facts.assemble(rows(("a", "b")), limit=3, duplicates="keep")
+        sources.assemble(rows(("a", "b")), limit=3, duplicates="keep")
 
 
 def test_two_sources_of_one_name_are_refused_unless_they_agree(tmp_path):
@@ -88,31 +88,31 @@ def test_two_sources_of_one_name_are_refused_unless_they_agree(tmp_path):
         folder.mkdir()
         text = {"prompt_templates": ["{} is"], "samples": [{"subject": "a", "object": answer}]}
         (folder / "r.json").write_text(json.dumps(text))
-    assert len(facts.load_all([one, one, "country_capital"])) == 2
+    assert len(sources.load_all([one, one, "country_capital"])) == 2
     with pytest.raises(InputError, match="two sources"):
-        facts.load_all([one, two])
+        sources.load_all([one, two])
 
 
 def test_the_paper_relations_come_under_their_names_and_miss_none(tmp_path):
-    for stem in facts.PAPER:
+    for stem in sources.PAPER:
         samples = [{"subject": f"s{at}", "object": "x"} for at in range(3)] + [{"subject": "s0", "object": "y"}]
         (tmp_path / f"{stem}.json").write_text(json.dumps({"prompt_templates": ["{} is"], "samples": samples}))
-    loaded = facts.load_paper(tmp_path)
-    assert [relation.name for relation in loaded] == list(facts.PAPER.values())
+    loaded = sources.load_paper(tmp_path)
+    assert [relation.name for relation in loaded] == list(sources.PAPER.values())
     assert all(len(relation.facts) == 4 for relation in loaded)
     (tmp_path / "person_father.json").unlink()
     with pytest.raises(InputError, match=r"person_father\.json"):
-        facts.load_paper(tmp_path)
+        sources.load_paper(tmp_path)
 
 
 def test_a_broken_relation_file_is_named(tmp_path):
     path = tmp_path / "r.json"
     path.write_text('{"name": "r", "templates": {"en": ["{} is"]}, "facts": [{"key": "a", "subject": {"en": "A"}}]}')
     with pytest.raises(InputError, match=r"r\.json: fact 1"):
-        facts.read_relation(path)
+        sources.read_relation(path)
     path.write_text('{"name": "r", "templates": {"en": ["{} is"]}, "facts": []}')
     with pytest.raises(InputError, match="holds no facts"):
-        facts.read_relation(path)
+        sources.read_relation(path)
 
 
 @pytest.mark.parametrize(

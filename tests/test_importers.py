@@ -12,8 +12,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from relact.relations import facts, prompts
 from relact.errors import InputError
+from relact.relations import prompts, sources, table
 
 FACTS = [("France", "Paris"), ("Spain", "Madrid"), ("Italy", "Rome")]
 
@@ -31,7 +31,7 @@ def lre(path, samples=FACTS, templates=("The capital of {} is",), **more):
 
 def refused(path, **options):
     with pytest.raises(InputError) as caught:
-        facts.load(path, **options)
+        sources.load(path, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -43,18 +43,18 @@ def test_an_lre_file_and_a_folder_of_them(tmp_path):
     zero_shot = ["Which is the capital of {}? It is", "The capital of {} is"]
     lre(tmp_path / "factual" / "capital.json", prompt_templates_zs=zero_shot, properties={"symmetric": False})
     lre(tmp_path / "other.json", [("a", "b")])
-    capital, other = facts.load(tmp_path)
+    capital, other = sources.load(tmp_path)
     assert (capital.name, other.name) == ("capital", "other")
     assert capital.templates == {"en": ("The capital of {} is", zero_shot[0])}
     assert [(fact.subject, fact.object) for fact in capital.facts] == FACTS
     assert "LRE" in capital.source and capital.licence == "MIT"
-    assert facts.load(tmp_path / "other.json") == [other]
+    assert sources.load(tmp_path / "other.json") == [other]
 
 
 def test_letters_that_lre_escaped_twice_are_letters(tmp_path):
     path = tmp_path / "r.json"
     path.write_text('{"prompt_templates": ["{} is"], "samples": [{"subject": "Brazil", "object": "Bras\\\\u00edlia"}]}')
-    assert facts.load(path)[0].facts[0].object == "Brasília"
+    assert sources.load(path)[0].facts[0].object == "Brasília"
 
 
 def test_a_broken_sample_is_named_or_skipped(tmp_path):
@@ -62,7 +62,7 @@ def test_a_broken_sample_is_named_or_skipped(tmp_path):
     path = save_json(tmp_path / "r.json", {"prompt_templates": ["{} is"], "samples": samples})
     assert f"{path}: sample 2: " in refused(path)
     skipped: list[str] = []
-    (relation,) = facts.load(path, skip_bad=True, skipped=skipped)
+    (relation,) = sources.load(path, skip_bad=True, skipped=skipped)
     assert len(relation.facts) == 1 and len(skipped) == 4
     assert all(f"{path}: sample {at}" in line for at, line in zip((2, 3, 4, 5), skipped, strict=True))
 
@@ -77,7 +77,7 @@ def test_a_foreign_json_in_the_folder_is_named_or_skipped(tmp_path):
     (tmp_path / "torn.json").write_text('{"samples": [')
     assert "notes.json" in refused(tmp_path)
     skipped: list[str] = []
-    assert [one.name for one in facts.load(tmp_path, skip_bad=True, skipped=skipped)] == ["good"]
+    assert [one.name for one in sources.load(tmp_path, skip_bad=True, skipped=skipped)] == ["good"]
     assert len(skipped) == 2
 
 
@@ -95,11 +95,11 @@ def concept(path, name, positive, negative, group="g"):
 
 def test_a_concept_file_gives_its_positives_and_the_negatives(tmp_path):
     path = concept(tmp_path / "de.json", "german", ["Guten Tag", "Wie geht es"], ["Hello", "Hello", "Salut"])
-    german, negative = facts.load(path)
+    german, negative = sources.load(path)
     assert (german.name, negative.name) == ("german", "negative")
     assert [fact.subject for fact in german.facts] == ["Guten Tag", "Wie geht es"]
     assert [fact.subject for fact in negative.facts] == ["Hello", "Salut"]
-    frame = prompts.build([german, negative])
+    frame = prompts.prompts([german, negative])
     assert list(frame["text"]) and set(frame["split"]) == {"identify"}
 
 
@@ -109,9 +109,9 @@ def test_a_concept_list_names_the_files(tmp_path, below):
     concept(tmp_path / below / "lang" / "fr.json", "fr", ["Salut"], ["Hello", "Tag"], "lang")
     concept(tmp_path / below / "lang" / "unlisted.json", "xx", ["nope"], [], "lang")
     (tmp_path / "concept_list.csv").write_text("group,concept\r\nlang,de\r\nlang,fr\r\n")
-    by_name = {one.name: {fact.subject for fact in one.facts} for one in facts.load(tmp_path)}
+    by_name = {one.name: {fact.subject for fact in one.facts} for one in sources.load(tmp_path)}
     assert by_name == {"de": {"Tag"}, "fr": {"Salut"}, "negative": {"Hello"}}
-    assert facts.load(tmp_path / "concept_list.csv") == facts.load(tmp_path)
+    assert sources.load(tmp_path / "concept_list.csv") == sources.load(tmp_path)
     (tmp_path / "concept_list.csv").write_text("group,concept\nlang,de\nlang,es\n")
     assert f"{tmp_path / 'concept_list.csv'}:3: no file lang/es.json" in refused(tmp_path)
 
@@ -119,7 +119,7 @@ def test_a_concept_list_names_the_files(tmp_path, below):
 def test_one_concept_in_two_groups_gets_two_names(tmp_path):
     concept(tmp_path / "a" / "bank.json", "bank", ["a river bank"], [], "a")
     concept(tmp_path / "b" / "bank.json", "bank", ["a savings bank"], [], "b")
-    assert [one.name for one in facts.load(tmp_path)] == ["a/bank", "b/bank"]
+    assert [one.name for one in sources.load(tmp_path)] == ["a/bank", "b/bank"]
 
 
 def test_a_sentence_that_is_no_text_is_named(tmp_path):
@@ -161,7 +161,7 @@ def test_facts_in_a_table(tmp_path, suffix):
             "template": "{} lies on",
         },
     ]
-    capital, river = facts.load(write_table(tmp_path / f"t{suffix}", records))
+    capital, river = sources.load(write_table(tmp_path / f"t{suffix}", records))
     assert [fact.answers for fact in capital.facts] == [("東京", "Tokyo", "Tōkyō"), ("Paris",)]
     assert capital.templates == {"en": ("{} —",)}
     assert river.facts[0].subject == 'Paris, "on"\nwhat'
@@ -171,42 +171,42 @@ def test_facts_in_a_table(tmp_path, suffix):
 def test_ready_prompts_with_any_label(tmp_path, suffix):
     records = [{"prompt": f"text {at}", "Toxicity": at % 2, "language": "de"} for at in range(6)]
     path = write_table(tmp_path / f"t{suffix}", records)
-    clean, toxic = facts.load(path, label_column="Toxicity")
+    clean, toxic = sources.load(path, label_column="Toxicity")
     assert (clean.name, toxic.name) == ("Toxicity=0", "Toxicity=1")
     assert clean.languages == ("de",) and clean.templates == {"de": ("{}",)}
-    (one,) = facts.load(path)
+    (one,) = sources.load(path)
     assert one.name == "t" and len(one.facts) == 6
     message = refused(path, label_column="toxicity")
     assert "no column 'toxicity'" in message and "Toxicity" in message
 
 
 def test_a_prompt_table_can_be_a_source_again(tmp_path):
-    first = prompts.build(facts.load("country_capital"), shots=2)
-    path = prompts.write(first, tmp_path / "p.parquet")
-    (relation,) = facts.load(path)
+    first = prompts.prompts(sources.load("country_capital"), shots=2)
+    path = table.write(first, tmp_path / "p.parquet")
+    (relation,) = sources.load(path)
     assert relation.name == "country_capital"
-    assert set(prompts.build([relation], shots=2)["template"]) == set(first["template"])
+    assert set(prompts.prompts([relation], shots=2)["template"]) == set(first["template"])
 
 
 def test_answers_as_lists_and_extra_columns(tmp_path):
     record = {"id": 7, "relation": "r", "subject": "a", "object": ["x", "y"], "template": "{} is", "note": {"deep": 1}}
-    assert facts.load(write_table(tmp_path / "t.jsonl", [record]))[0].facts[0].answers == ("x", "y")
+    assert sources.load(write_table(tmp_path / "t.jsonl", [record]))[0].facts[0].answers == ("x", "y")
 
 
 def test_a_byte_order_mark_crlf_and_other_delimiters(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes("\ufeffsubject;object\r\nFrance;Paris\r\n\r\nÉgypte;Le Caire\r\n".encode())
-    (relation,) = facts.load(path, template="{} :", language="fr")
+    (relation,) = sources.load(path, template="{} :", language="fr")
     assert [(fact.subject, fact.object) for fact in relation.facts] == [("France", "Paris"), ("Égypte", "Le Caire")]
     lines = tmp_path / "t.jsonl"
     lines.write_bytes('\ufeff{"text": "one"}\r\n\r\n{"text": "two"}\r\n'.encode())
-    assert [fact.subject for fact in facts.load(lines)[0].facts] == ["one", "two"]
+    assert [fact.subject for fact in sources.load(lines)[0].facts] == ["one", "two"]
 
 
 def test_duplicate_subjects_become_aliases(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("subject,object\nAnn,guitar\nAnn,piano\nAnn,guitar\n")
-    assert [fact.answers for fact in facts.load(path, template="{} plays")[0].facts] == [("guitar", "piano")]
+    assert [fact.answers for fact in sources.load(path, template="{} plays")[0].facts] == [("guitar", "piano")]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_broken_row_is_named_with_file_and_line_or_skipped(tmp_path, name, con
     message = refused(path, template="{} is")
     assert message.startswith(f"{path}{where}") and problem in message
     skipped: list[str] = []
-    (relation,) = facts.load(path, template="{} is", skip_bad=True, skipped=skipped)
+    (relation,) = sources.load(path, template="{} is", skip_bad=True, skipped=skipped)
     assert skipped == [message]
     assert relation.facts
 

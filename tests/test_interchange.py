@@ -11,18 +11,20 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.metrics import average_precision_score
 
-from relact.relations import facts
-from relact import masks, schema, share
-from relact.store import local
+from relact import schema
 from relact.errors import IdentityError, InputError
-from relact.share import selfcond
+from relact.exchange import selfcond
+from relact.exchange.formats import export
+from relact.relations import sources
+from relact.scoring import masks
+from relact.store import local
 
 COLUMNS = ["ap", "off_mean", "on_p50", "on_p90", "layer", "unit", "uuid", "concept", "group"]
 
 
 @pytest.mark.parametrize("relation", ["size", "colour"])
 def test_expertise_is_what_ml_selfcond_computes(tiny_study, tmp_path, relation):
-    share.export(tiny_study, tmp_path, "selfcond")
+    export(tiny_study, tmp_path, "selfcond")
     folder = tmp_path / "llama" / "sense" / relation / "expertise"
     table = pd.read_csv(folder / "expertise.csv")
     assert list(table) == COLUMNS
@@ -57,7 +59,7 @@ def test_expertise_is_what_ml_selfcond_computes(tiny_study, tmp_path, relation):
 
 
 def test_lang_neuron_has_medians_and_limited_files(tiny_study, tmp_path):
-    (folder, _) = share.export(tiny_study, tmp_path, "lang_neuron", limited=20)
+    (folder, _) = export(tiny_study, tmp_path, "lang_neuron", limited=20)
     table = pd.read_csv(folder / "expertise.csv")
     assert list(table) == [*COLUMNS[:2], "off_p50", *COLUMNS[2:]]
     top, bottom, both = (
@@ -69,10 +71,10 @@ def test_lang_neuron_has_medians_and_limited_files(tiny_study, tmp_path):
 
 
 def test_scores_round_trip_bit_for_bit(tiny_study, tmp_path):
-    share.export(tiny_study, tmp_path / "out", "lang_neuron")
+    export(tiny_study, tmp_path / "out", "lang_neuron")
     shutil.copytree(tiny_study.path, tmp_path / "copy.zarr")
     local.drop(tmp_path / "copy.zarr", schema.SCORES)
-    copy = selfcond.read(tmp_path / "copy.zarr", tmp_path / "out")
+    copy = selfcond.import_scores(tmp_path / "copy.zarr", tmp_path / "out")
     names = copy.attributes(schema.SCORES)["relations"]
     for site in tiny_study.layouts:
         ours = copy.dataset(f"scores/{site}").load()
@@ -83,21 +85,21 @@ def test_scores_round_trip_bit_for_bit(tiny_study, tmp_path):
 
 
 def test_scores_of_another_model_are_refused(tiny_study, tmp_path):
-    (folder, _) = share.export(tiny_study, tmp_path, "selfcond")
+    (folder, _) = export(tiny_study, tmp_path, "selfcond")
     table = pd.read_csv(folder / "expertise.csv")
     shutil.copytree(tiny_study.path, tmp_path / "copy.zarr")
     table.iloc[:-1].to_csv(folder / "expertise.csv", index=False)
     with pytest.raises(IdentityError, match="units"):
-        selfcond.read(tmp_path / "copy.zarr", folder)
+        selfcond.import_scores(tmp_path / "copy.zarr", folder)
     table.assign(ap="x").to_csv(folder / "expertise.csv", index=False)
     with pytest.raises(InputError, match="holds text"):
-        selfcond.read(tmp_path / "copy.zarr", folder)
+        selfcond.import_scores(tmp_path / "copy.zarr", folder)
 
 
 def test_neuron_lists_agree_with_the_mask(tiny_study, tmp_path):
     relations, chosen = masks.read(tiny_study, "top-12")
     for kind in ("json", "csv", "safetensors"):
-        share.export(tiny_study, tmp_path / f"m.{kind}", kind)
+        export(tiny_study, tmp_path / f"m.{kind}", kind)
     tensors, listed = load_file(tmp_path / "m.safetensors"), json.loads((tmp_path / "m.json").read_text())
     rows = pd.read_csv(tmp_path / "m.csv")
     assert len(rows) == 24 and list(rows) == ["relation", "site", "layer", "neuron"]
@@ -112,7 +114,7 @@ def test_neuron_lists_agree_with_the_mask(tiny_study, tmp_path):
 
 
 def test_ablations_are_tidy(tiny_study, tmp_path):
-    share.export(tiny_study, tmp_path / "a.parquet", "parquet")
+    export(tiny_study, tmp_path / "a.parquet", "parquet")
     table = pd.read_parquet(tmp_path / "a.parquet")
     data = tiny_study.dataset("ablations/top-12")
     assert len(table) == data["correct"].size
@@ -125,13 +127,13 @@ def test_ablations_are_tidy(tiny_study, tmp_path):
 
 
 def test_concepts_are_read_back(tiny_study, tmp_path):
-    share.export(tiny_study, tmp_path, "concepts")
+    export(tiny_study, tmp_path, "concepts")
     document = json.loads((tmp_path / "sense" / "size.json").read_text())
     own = tiny_study.prompts(schema.IDENTIFY)
     assert document["sentences"]["positive"] == own["text"][own["relation"] == "size"].tolist()
-    assert {relation.name for relation in facts.load(str(tmp_path / "concept_list.csv"))} >= {"size", "colour"}
+    assert {relation.name for relation in sources.load(str(tmp_path / "concept_list.csv"))} >= {"size", "colour"}
 
 
 def test_unknown_formats_are_one_line(tiny_study, tmp_path):
     with pytest.raises(InputError, match="no format 'pickle'"):
-        share.export(tiny_study, tmp_path / "x", "pickle")
+        export(tiny_study, tmp_path / "x", "pickle")

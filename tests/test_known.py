@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from relact.relations import facts
-from relact.relations import prompts as tables
 from relact.errors import InputError
-from relact.known import known
+from relact.relations import prompts as tables
+from relact.relations import sources, verdict
+from relact.studies.known_prompts import known
 
 
 def test_kept_prompts_are_those_that_generate_answers(smollm2):
-    relations = [facts.load(name)[0] for name in ("noun_plural", "country_currency")]
-    frame = tables.build(relations, shots=2, per_relation=14, test_size=3)
+    relations = [sources.load(name)[0] for name in ("noun_plural", "country_currency")]
+    frame = tables.prompts(relations, shots=2, per_relation=14, test_size=3)
     kept = known(frame, smollm2)
     texts = kept[kept.split == "identify"].text.tolist()
     for row in frame[frame.split == "identify"].itertuples():
@@ -21,7 +21,7 @@ def test_kept_prompts_are_those_that_generate_answers(smollm2):
         with torch.inference_mode():
             output = smollm2.model.generate(**encoded, max_new_tokens=2, do_sample=False)
         said = smollm2.tokenizer.decode(output[0, encoded.input_ids.shape[1] :], skip_special_tokens=True)
-        assert (row.text in texts) == tables.is_correct(said, row.answers)
+        assert (row.text in texts) == verdict.is_correct(said, row.answers)
     assert 4 <= len(texts) < 28
     assert kept[kept.split == "test"].text.tolist() == frame[frame.split == "test"].text.tolist()
     assert "of 14 known by smollm2" in kept.attrs["notes"]["noun_plural"]
@@ -31,6 +31,6 @@ def test_kept_prompts_are_those_that_generate_answers(smollm2):
 
 
 def test_a_relation_that_the_model_does_not_know_is_named(smollm2):
-    frame = tables.build(facts.load("painting_painter"), per_relation=4, test_size=3)
+    frame = tables.prompts(sources.load("painting_painter"), per_relation=4, test_size=3)
     with pytest.raises(InputError, match=r"relation painting_painter: smollm2 answers [01] of its 4 identification"):
         known(frame, smollm2, match="exact")

@@ -9,9 +9,9 @@ import pytest
 import scipy.stats
 from sklearn.metrics import average_precision_score
 
-from relact import masks
-from relact.store import local
 from relact.errors import InputError
+from relact.scoring import masks
+from relact.store import local
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from relact.models import checkpoints, fingerprint, loading
 from relact.errors import InputError, ModelError
+from relact.models import checkpoints, fingerprint, loading
 from relact.models.hooks import visit
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relact.relations import facts, prompts
 from relact.errors import InputError
+from relact.relations import prompts, sources, split, table, verdict
 from relact.relations.facts import Fact, Relation
 
 LANGUAGES = ("en", "de", "zh")
@@ -40,7 +40,7 @@ def relations(draw):
 @settings(deadline=None)
 @given(relations(), st.integers(0, 3), st.integers(0, 20), st.integers(0, 5))
 def test_no_key_has_two_roles_and_none_is_lost(made, shots, test_size, seed):
-    dealt = facts.split(made, shots=shots, test_size=test_size, seed=seed)
+    dealt = split.split(made, shots=shots, test_size=test_size, seed=seed)
     roles = [*dealt.examples, *dealt.test, *dealt.identify]
     assert len(roles) == len(set(roles))
     assert set(roles) == {fact.key for fact in made.facts}
@@ -53,18 +53,18 @@ def test_no_key_has_two_roles_and_none_is_lost(made, shots, test_size, seed):
 @settings(deadline=None)
 @given(st.integers(20, 90), st.integers(0, 4))
 def test_adding_a_fact_moves_at_most_one_key_into_or_out_of_the_test(count, seed):
-    before = facts.split(relation(count), test_size=20, seed=seed, shots=3)
-    after = facts.split(relation(count + 1), test_size=20, seed=seed, shots=3)
+    before = split.split(relation(count), test_size=20, seed=seed, shots=3)
+    after = split.split(relation(count + 1), test_size=20, seed=seed, shots=3)
     assert len(set(before.test) - set(after.test)) <= 1
     assert len(set(before.identify) & set(after.test)) <= 1
 
 
 def test_languages_agree_on_who_is_tested():
-    country = facts.load("country_capital")[0]
+    country = sources.load("country_capital")[0]
     key = {(fact.language, fact.subject): fact.key for fact in country.facts}
     roles: dict[str, set[str]] = {}
     for language in country.languages:
-        frame = prompts.build([country], language=language, shots=5)
+        frame = prompts.prompts([country], language=language, shots=5)
         for subject, role in zip(frame["subject"], frame["split"], strict=True):
             roles.setdefault(key[language, subject], set()).add(role)
         assert (frame["split"] == "test").sum() == 50
@@ -72,18 +72,18 @@ def test_languages_agree_on_who_is_tested():
 
 
 def test_the_test_set_does_not_depend_on_shots():
-    few, many = (prompts.build([relation()], shots=shots) for shots in (0, 5))
+    few, many = (prompts.prompts([relation()], shots=shots) for shots in (0, 5))
     assert list(few[few["split"] == "test"]["subject"]) == list(many[many["split"] == "test"]["subject"])
 
 
 def test_another_seed_deals_anew_and_the_same_seed_the_same():
-    first, again, other = (prompts.build([relation()], seed=seed) for seed in (1, 1, 2))
+    first, again, other = (prompts.prompts([relation()], seed=seed) for seed in (1, 1, 2))
     assert first.equals(again) and not first.equals(other)
 
 
 def test_a_small_relation_holds_out_a_third_and_says_so():
-    frame = prompts.build([relation(30), relation(300, "large")])
-    shown = prompts.summary(frame).set_index("relation")
+    frame = prompts.prompts([relation(30), relation(300, "large")])
+    shown = table.summary(frame).set_index("relation")
     assert (shown.loc["r", "test"], shown.loc["r", "identify"]) == (10, 20)
     assert (shown.loc["large", "test"], shown.loc["large", "identify"]) == (50, 250)
     assert "a third" in shown.loc["r", "note"] and not shown.loc["large", "note"]
@@ -92,12 +92,12 @@ def test_a_small_relation_holds_out_a_third_and_says_so():
 def test_facts_that_give_their_answer_away_are_left_out_and_counted():
     made = relation(30)
     made = Relation("r", made.templates, (*made.facts, Fact("sg", "Singapore", "Singapore")))
-    frame = prompts.build([made])
+    frame = prompts.prompts([made])
     assert "Singapore" not in set(frame["subject"])
-    assert "1 left out" in prompts.summary(frame).loc[0, "note"]
-    assert "Singapore" in set(prompts.build([made], keep_leaks=True)["subject"])
+    assert "1 left out" in table.summary(frame).loc[0, "note"]
+    assert "Singapore" in set(prompts.prompts([made], keep_leaks=True)["subject"])
     inherent = Relation("r", made.templates, made.facts, leaks="the answer is part of the subject")
-    assert "Singapore" in set(prompts.build([inherent])["subject"])
+    assert "Singapore" in set(prompts.prompts([inherent])["subject"])
 
 
 # --- the texts --------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def shown_before(text):
 
 @pytest.mark.parametrize("template", TEMPLATES["en"])
 def test_test_prompts_of_one_template_share_one_prefix_of_examples(template):
-    frame = prompts.build([relation()], shots=3, templates="all")
+    frame = prompts.prompts([relation()], shots=3, templates="all")
     assert set(frame["shots"]) == {3}
     rows = frame[(frame["template"] == template) & (frame["split"] == "test")]
     (head,) = {text.rpartition("\n")[0] for text in rows["text"]}
@@ -123,7 +123,7 @@ def test_test_prompts_of_one_template_share_one_prefix_of_examples(template):
 
 
 def test_examples_of_identification_prompts_are_drawn_and_never_tested():
-    frame = prompts.build([relation()], shots=3)
+    frame = prompts.prompts([relation()], shots=3)
     tested = set(frame[frame["split"] == "test"]["subject"])
     rows = frame[frame["split"] == "identify"]
     heads = set()
@@ -133,59 +133,59 @@ def test_examples_of_identification_prompts_are_drawn_and_never_tested():
         assert len(shown) == 3 and not shown & tested and subject not in shown
         heads.add(tuple(numbers))
     assert len(heads) > len(rows) / 2
-    shared = prompts.build([relation()], shots=3, examples="shared")
+    shared = prompts.prompts([relation()], shots=3, examples="shared")
     assert len({text.rpartition("\n")[0] for text in shared["text"]}) == 1
     assert shared[shared["split"] == "test"].equals(frame[frame["split"] == "test"])
 
 
 def test_the_paper_form_and_unspaced_languages():
-    paper = prompts.build([relation()], form="paper", shots=1)["text"][0]
+    paper = prompts.prompts([relation()], form="paper", shots=1)["text"][0]
     example, prompt = paper.split("\n")
     assert "? Answer: object" in example and prompt.endswith("? Answer:")
-    chinese = prompts.build([relation(languages=("en", "zh"))], language="zh", shots=1)["text"][0]
+    chinese = prompts.prompts([relation(languages=("en", "zh"))], language="zh", shots=1)["text"][0]
     assert "的意思是object" in chinese.split("\n")[0]
 
 
 def test_a_paraphrase_asks_the_same_subjects_differently():
-    plain, other = (prompts.build([relation()], paraphrase=flag) for flag in (False, True))
+    plain, other = (prompts.prompts([relation()], paraphrase=flag) for flag in (False, True))
     assert plain[plain["split"] == "identify"].equals(other[other["split"] == "identify"])
     tests = [frame[frame["split"] == "test"] for frame in (plain, other)]
     assert list(tests[0]["subject"]) == list(tests[1]["subject"])
     assert set(tests[0]["template"]) == {TEMPLATES["en"][0]} and set(tests[1]["template"]) == {TEMPLATES["en"][1]}
     with pytest.raises(InputError, match="only one template"):
-        prompts.build([relation(languages=("zh",))], language="zh", paraphrase=True)
+        prompts.prompts([relation(languages=("zh",))], language="zh", paraphrase=True)
 
 
 def test_all_templates_and_the_cap_on_identification_prompts():
-    frame = prompts.build([relation()], templates="all", per_relation=25)
-    assert prompts.summary(frame).loc[0, ["identify", "test", "templates"]].tolist() == [25, 40, 2]
+    frame = prompts.prompts([relation()], templates="all", per_relation=25)
+    assert table.summary(frame).loc[0, ["identify", "test", "templates"]].tolist() == [25, 40, 2]
 
 
 def test_braces_in_a_subject_are_left_alone():
     made = Relation("code", {"en": ("{}",)}, tuple(Fact(str(at), f"f() {{}} {{{at}}}", "") for at in range(4)))
-    assert sorted(prompts.build([made])["text"]) == [f"f() {{}} {{{at}}}" for at in range(4)]
+    assert sorted(prompts.prompts([made])["text"]) == [f"f() {{}} {{{at}}}" for at in range(4)]
 
 
 def test_texts_without_answers_all_identify():
     made = Relation("toxic", {"en": ("{}",)}, tuple(Fact(str(at), f"text {at}", "") for at in range(9)))
-    frame = prompts.build([made])
+    frame = prompts.prompts([made])
     assert set(frame["split"]) == {"identify"} and list(frame["answers"]) == [[]] * 9
-    assert "no answers" in prompts.summary(frame).loc[0, "note"]
+    assert "no answers" in table.summary(frame).loc[0, "note"]
     with pytest.raises(InputError, match="no answers to show"):
-        prompts.build([made], shots=2)
+        prompts.prompts([made], shots=2)
 
 
 def test_the_paper_holds_out_fifty_facts_of_each_relation_and_keeps_the_rest(tmp_path):
     counts = {}
-    for at, stem in enumerate(facts.PAPER):
+    for at, stem in enumerate(sources.PAPER):
         samples = [{"subject": f"s{n}", "object": f"o{n}"} for n in range(170 + at)]
         samples += [{"subject": f"s{n}", "object": f"p{n}"} for n in range(0, 60, 7)]  # second answers
         samples.append({"subject": "Intel 8086", "object": "Intel"})  # gives itself away, and stays
-        counts[facts.PAPER[stem]] = len(samples)
+        counts[sources.PAPER[stem]] = len(samples)
         data = {"prompt_templates": ["{} is"], "prompt_templates_zs": ["What is {}? It is"], "samples": samples}
         (tmp_path / f"{stem}.json").write_text(json.dumps(data))
     frame = prompts.paper(tmp_path)
-    shown = prompts.summary(frame).set_index("relation")
+    shown = table.summary(frame).set_index("relation")
     assert list(shown.index) == list(counts)
     assert set(shown["test"]) == {50}
     assert (shown["identify"] + 50).to_dict() == counts
@@ -209,16 +209,16 @@ def test_the_paper_holds_out_fifty_facts_of_each_relation_and_keeps_the_rest(tmp
 )
 def test_arguments_that_cannot_work_are_told_in_one_line(options, message):
     with pytest.raises(InputError) as caught:
-        prompts.build([relation()], **options)
+        prompts.prompts([relation()], **options)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_an_empty_relation_and_one_with_a_single_prompt_are_refused(count):
     with pytest.raises(InputError, match="relation r:"):
-        prompts.build([relation(count)])
+        prompts.prompts([relation(count)])
     with pytest.raises(InputError, match="no relations"):
-        prompts.build([])
+        prompts.prompts([])
 
 
 # --- correct or not ---------------------------------------------------------------------------------------------------
@@ -253,22 +253,22 @@ def test_an_empty_relation_and_one_with_a_single_prompt_are_refused(count):
     ],
 )
 def test_the_rule_for_correct(generated, answers, prefix, exact, paper):
-    assert prompts.is_correct(generated, answers) is prefix
-    assert prompts.is_correct(generated, answers, "exact") is exact
-    assert prompts.is_correct(generated, answers, "paper") is paper
+    assert verdict.is_correct(generated, answers) is prefix
+    assert verdict.is_correct(generated, answers, "exact") is exact
+    assert verdict.is_correct(generated, answers, "paper") is paper
 
 
 @given(st.text(max_size=8), st.lists(st.text(max_size=8), max_size=3))
 def test_exact_and_paper_are_never_more_lenient_than_prefix(generated, answers):
     for rule in ("exact", "paper"):
-        if prompts.is_correct(generated, answers, rule):
-            assert prompts.is_correct(generated, answers) or rule == "exact"
-    assert not prompts.is_correct("", answers)
+        if verdict.is_correct(generated, answers, rule):
+            assert verdict.is_correct(generated, answers) or rule == "exact"
+    assert not verdict.is_correct("", answers)
 
 
 def test_an_unknown_rule_is_refused():
     with pytest.raises(InputError, match="match: unknown rule 'naive'"):
-        prompts.is_correct("a", ["a"], "naive")
+        verdict.is_correct("a", ["a"], "naive")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -278,10 +278,10 @@ def test_an_unknown_rule_is_refused():
 def test_a_table_comes_back_as_it_was_written(tmp_path, suffix):
     made = relation(20, languages=("en", "zh"))
     odd = Fact("odd", 'null "quoted", 1e5\r\nline', "007", ("NA", "naïve 日本"), "en")
-    frame = prompts.build([Relation("r", made.templates, (*made.facts, odd))], shots=2, test_size=5)
-    path = prompts.write(frame, tmp_path / "deep" / f"p{suffix}")
-    back = prompts.read(path)
-    assert list(back.columns) == list(prompts.COLUMNS)
+    frame = prompts.prompts([Relation("r", made.templates, (*made.facts, odd))], shots=2, test_size=5)
+    path = table.write(frame, tmp_path / "deep" / f"p{suffix}")
+    back = table.read(path)
+    assert list(back.columns) == list(table.COLUMNS)
     pandas.testing.assert_frame_equal(back, frame)
     assert [item.name for item in path.parent.iterdir()] == [path.name]
 
@@ -306,7 +306,7 @@ def test_a_wrong_cell_is_named_with_file_row_and_column(tmp_path, change, messag
         for at in range(3):
             file.write(json.dumps({name: values[at] for name, values in columns.items()}) + "\n")
     with pytest.raises(InputError) as caught:
-        prompts.read(path)
+        table.read(path)
     assert str(caught.value).startswith(f"{path}: ") and message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -314,7 +314,7 @@ def test_a_wrong_cell_is_named_with_file_row_and_column(tmp_path, change, messag
 def test_a_table_of_texts_and_labels_gets_the_other_columns(tmp_path):
     path = tmp_path / "p.csv"
     path.write_text("\ufefftext,relation,object\r\nHello,en,\r\nSalut,fr,x\r\n", encoding="utf-8")
-    frame = prompts.read(path)
+    frame = table.read(path)
     assert frame["answers"].tolist() == [[], ["x"]]
     assert frame["split"].tolist() == ["identify"] * 2 and frame["shots"].tolist() == [0, 0]
 
@@ -325,21 +325,21 @@ def test_an_unreadable_table_is_one_line(tmp_path, suffix, content):
     path = tmp_path / f"p{suffix}"
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
-        prompts.read(path)
+        table.read(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    frame = prompts.build([relation()])
+    frame = prompts.prompts([relation()])
     for path in (tmp_path / "file" / "p.parquet", tmp_path / "p.xlsx"):
         with pytest.raises(InputError):
-            prompts.write(frame, path)
+            table.write(frame, path)
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
     with pytest.raises(InputError, match="no such prompt file"):
-        prompts.read(tmp_path / "none.parquet")
+        table.read(tmp_path / "none.parquet")
 
 
 def test_the_preview_shows_prompt_and_answers():
     made = Relation("r", {"en": ("{} is",)}, tuple(Fact(str(at), f"s{at}", "x", ("y",)) for at in range(9)))
-    assert "is  ->  x | y" in prompts.preview(prompts.build([made]))
+    assert "is  ->  x | y" in table.preview(prompts.prompts([made]))

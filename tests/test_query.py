@@ -12,7 +12,9 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from relact import colours, query, tables, terminal
+from relact import colours
+from relact.analysis import query, tables
+from relact.cli import terminal
 from relact.errors import InputError, StoreError
 
 
@@ -110,22 +112,22 @@ FRAME = pd.DataFrame({"name": ["a|b", "c_d & e", "é\nf"], "count": [1, 2, 3], "
     ("suffix", "read"), [(".parquet", pd.read_parquet), (".csv", pd.read_csv), (".json", pd.read_json)]
 )
 def test_tables_come_back_as_they_were(tmp_path, suffix, read):
-    pd.testing.assert_frame_equal(read(tables.write(FRAME, tmp_path / f"t{suffix}")), FRAME, check_dtype=False)
+    pd.testing.assert_frame_equal(read(tables.write_table(FRAME, tmp_path / f"t{suffix}")), FRAME, check_dtype=False)
 
 
 def test_tables_for_reading(tmp_path):
-    text = tables.write(FRAME, tmp_path / "t.md").read_text()
+    text = tables.write_table(FRAME, tmp_path / "t.md").read_text()
     lines = text.splitlines()
     assert len(lines) == 5 and lines[1] == "| :-- | --: | --: |" and lines[2] == "| a\\|b | 1 | 0.1235 |"
-    latex = tables.write(FRAME, tmp_path / "t.tex").read_text()
+    latex = tables.write_table(FRAME, tmp_path / "t.tex").read_text()
     assert r"c\_d \& e" in latex and r"\toprule" in latex and "0.1235" in latex
 
 
 def test_a_table_that_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match=r"cannot write a table as '\.xls'\. Use \.parquet"):
-        tables.write(FRAME, tmp_path / "t.xls")
+        tables.write_table(FRAME, tmp_path / "t.xls")
     with pytest.raises(StoreError, match="cannot be written"):
-        tables.write(FRAME, tmp_path / "nowhere" / "t.csv")
+        tables.write_table(FRAME, tmp_path / "nowhere" / "t.csv")
 
 
 def test_what_the_commands_print_and_write(command, study, tmp_path):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from relact.relations import facts, prompts
+from relact.relations import facts, prompts, sources
 
 ROOT = Path(facts.__file__).parents[1]
 FOLDER = Path(facts.__file__).parent / "relations"
 SIX = {"en", "de", "fr", "es", "zh", "ja"}
-LOADED = {relation.name: relation for relation in facts.load("all")}
+LOADED = {relation.name: relation for relation in sources.load("all")}
 
 
 def test_there_are_enough_relations_languages_and_facts():
@@ -82,8 +82,8 @@ def test_a_file_has_one_fact_a_line(name):
 
 
 def test_the_starter_relations_split_with_five_shots_and_never_share_a_subject():
-    assert len(facts.STARTER) >= 12
-    frame = prompts.build(facts.load("starter"), shots=5)
+    assert len(sources.STARTER) >= 12
+    frame = prompts.prompts(sources.load("starter"), shots=5)
     for _, rows in frame.groupby("relation"):
         by_split = {role: set(part["subject"]) for role, part in rows.groupby("split")}
         assert not by_split["identify"] & by_split["test"]
@@ -135,5 +135,5 @@ def test_the_docs_list_every_relation_with_its_count():
     for name, cells in told.items():
         assert int(cells[2]) == len(LOADED[name].told_in("en"))
         assert (cells[3].strip() == "all six") == (set(LOADED[name].languages) == SIX)
-        assert ("*" in cells[0]) == (name in facts.STARTER)
-        assert name not in facts.STARTER or float(cells[5]) >= 0.4
+        assert ("*" in cells[0]) == (name in sources.STARTER)
+        assert name not in sources.STARTER or float(cells[5]) >= 0.4

@@ -13,11 +13,12 @@ import pytest
 import xarray as xr
 
 import relact
-from relact import colours, compare, kernels, query, report
+from relact import colours, kernels, report
+from relact.analysis import compare, query
 from relact.errors import InputError, StoreError
-from relact.report import figures
-from relact.report import study as gathering
-from relact.report.page import render
+from relact.reporting import figures
+from relact.reporting import gather as gathering
+from relact.reporting.page import render
 
 
 @pytest.fixture(scope="module")

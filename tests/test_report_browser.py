@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 import relact
-from relact import query
+from relact.analysis import query
 
 EVIL = ["<script>window.owned = 1</script>", '"><img src=x onerror="window.owned = 1">']
 

@@ -15,12 +15,13 @@ import torch
 import xarray as xr
 from sklearn.metrics import average_precision_score
 
-from relact.store import blocks, local
-from relact import kernels, schedulers, schema
-from relact.capture import capture
+from relact import kernels, schema
+from relact.capturing.capture import capture
 from relact.errors import BudgetError, InputError, ModelError, NumericError, StoreError
 from relact.kernels.ranks import BUILT_IN
-from relact.score import STATISTICS, labels_of, run_task, score, shape_of
+from relact.scoring import schedulers
+from relact.scoring.score import STATISTICS, labels_of, run_task, score, shape_of
+from relact.store import blocks, local
 
 
 @pytest.fixture

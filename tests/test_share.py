@@ -16,9 +16,13 @@ import xarray as xr
 import zarr
 
 import relact
-from relact import compare, query, remote, report, schema, share
-from relact.store import verify
+from relact import report, schema
+from relact.analysis import compare, query
 from relact.errors import IdentityError, InputError, StoreError
+from relact.packed.store import open_store
+from relact.sharing.pack import pack
+from relact.sharing.unpack import unpack
+from relact.store import verify
 from relact.store.seal import files_below
 
 
@@ -29,51 +33,51 @@ def contents(folder):
 @pytest.mark.parametrize("out", ["p.zarr.zip", "p.zarr"])
 @pytest.mark.parametrize("activations", [False, True])
 def test_packing_and_unpacking_gives_the_same_bytes(study, tmp_path, out, activations):
-    share.pack(study.path, tmp_path / out, activations=activations)
-    again = share.unpack(tmp_path / out, tmp_path / "again.zarr")
-    before, after = contents(study.path), contents(again.path)
+    pack(study.path, tmp_path / out, activations=activations)
+    repeat = unpack(tmp_path / out, tmp_path / "again.zarr")
+    before, after = contents(study.path), contents(repeat.path)
     blocks = {name for name in before if "/activation/c." in name or name.startswith("commits/record/c.")}
     assert len(blocks) > 90
     expected = before if activations else {name: raw for name, raw in before.items() if name not in blocks}
     assert after == expected
-    verdict = verify.verify(again.path)
+    verdict = verify.verify(repeat.path)
     assert verdict.ok and verdict.missing == ([] if activations else list(range(study.n_blocks)))
 
 
 def test_activations_travel_compressed_and_come_back_mappable(study, tmp_path):
-    with_them = share.pack(study.path, tmp_path / "a.zarr.zip", activations=True)
-    without = share.pack(study.path, tmp_path / "b.zarr.zip")
+    with_them = pack(study.path, tmp_path / "a.zarr.zip", activations=True)
+    without = pack(study.path, tmp_path / "b.zarr.zip")
     raw = sum(lay.bytes for lay in study.layouts.values())
     assert 0 < with_them.bytes - without.bytes < 0.95 * raw
-    shared = remote.open(tmp_path / "a.zarr.zip")
+    shared = open_store(tmp_path / "a.zarr.zip")
     ours = shared.columns("mlp.up", 7, 512, 1024)
     theirs = study.columns("mlp.up", 7, 512, 1024)
     assert [column.shape for column in ours] == [column.shape for column in theirs]
     assert all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
-    assert share.unpack(tmp_path / "a.zarr.zip", tmp_path / "u.zarr").is_mapped("mlp.up")
+    assert unpack(tmp_path / "a.zarr.zip", tmp_path / "u.zarr").is_mapped("mlp.up")
 
 
 def test_only_the_chosen_stages_are_packed(tiny_study, tmp_path):
-    share.pack(tiny_study.path, tmp_path / "m.zarr.zip", stages=["masks"])
+    pack(tiny_study.path, tmp_path / "m.zarr.zip", stages=["masks"])
     with zipfile.ZipFile(tmp_path / "m.zarr.zip") as archive:
         stages = {name.split("/")[0] for name in archive.namelist()}
     assert stages == {"zarr.json", "README.md", "activations", "commits", "prompts", "masks", "top"}
-    shared = remote.open(tmp_path / "m.zarr.zip")
+    shared = open_store(tmp_path / "m.zarr.zip")
     listed = query.top(shared, relation="size", n=5)
     pd.testing.assert_frame_equal(listed, query.top(tiny_study, relation="size", n=5), check_dtype=False)
     with pytest.raises(InputError, match="no stage prompts"):
-        share.pack(tiny_study.path, tmp_path / "n.zip", stages=["prompts"])
+        pack(tiny_study.path, tmp_path / "n.zip", stages=["prompts"])
 
 
 def test_the_same_store_gives_the_same_archive(tiny_study, tmp_path):
-    first = share.pack(tiny_study.path, tmp_path / "one.zarr.zip")
-    second = share.pack(tiny_study.path, tmp_path / "two.zarr.zip")
+    first = pack(tiny_study.path, tmp_path / "one.zarr.zip")
+    second = pack(tiny_study.path, tmp_path / "two.zarr.zip")
     assert first.sha256 == second.sha256
 
 
 @pytest.mark.parametrize("out", ["p.zarr.zip", "p.zarr"])
 def test_plain_zarr_and_xarray_open_it_without_relact(study, tmp_path, out):
-    share.pack(study.path, tmp_path / out, activations=True)
+    pack(study.path, tmp_path / out, activations=True)
     code = f"""
 import sys, warnings
 warnings.simplefilter("error")
@@ -96,7 +100,7 @@ assert tree["masks/top-200/mlp.up"]["mask"].dtype == bool and "accuracy" in tree
 @pytest.mark.parametrize("activations", [False, True])
 def test_no_path_of_this_machine_is_in_a_package(tiny_study, tmp_path, activations):
     assert os.fspath(tiny_study.manifest.model.id).startswith("/")
-    packed = share.pack(tiny_study.path, tmp_path / "p.zarr", activations=activations)
+    packed = pack(tiny_study.path, tmp_path / "p.zarr", activations=activations)
     everything = b"\n".join(contents(packed.path).values())
     for local in (
         tiny_study.manifest.model.id,
@@ -105,19 +109,19 @@ def test_no_path_of_this_machine_is_in_a_package(tiny_study, tmp_path, activatio
         f"{Path.home()}/",
     ):
         assert local.encode() not in everything
-    shared = remote.open(packed.path)
+    shared = open_store(packed.path)
     assert shared.manifest.model.id == "llama"
     assert shared.manifest.model.fingerprint == tiny_study.manifest.model.fingerprint
 
 
 def test_the_card_tells_what_it_is_and_cannot_be_tricked(study, tmp_path):
-    packed = share.pack(study.path, tmp_path / "p.zarr", licence="cc-by-4.0")
+    packed = pack(study.path, tmp_path / "p.zarr", licence="cc-by-4.0")
     text = (packed.path / "README.md").read_text()
     manifest = study.manifest
     for fact in ("smollm2", manifest.model.revision, manifest.model.fingerprint, manifest.prompts["test"]["digest"],
                  "country_capital", "109,440", "mlp.gate", "cc-by-4.0", "relact run --like", "random neurons"):  # fmt: skip
         assert fact in text
-    from relact.share import card
+    from relact.sharing import card
 
     forged = {**packed.card, "model": "<script>alert(1)</script> | `x`", "relations": ["a\n# b", "![x](y)|z"]}
     shown = card.render(forged, 1)
@@ -130,22 +134,22 @@ def test_a_damaged_store_is_not_packed(tiny_study, tmp_path):
     chunk = next((copy / "scores" / "mlp.up" / "average_precision").rglob("c/0/0/0"))
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"\0")
     with pytest.raises(StoreError, match="its checksum is"):
-        share.pack(copy, tmp_path / "p.zarr.zip")
+        pack(copy, tmp_path / "p.zarr.zip")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.zarr"]
 
 
 def test_nothing_is_overwritten(tiny_study, tmp_path):
-    share.pack(tiny_study.path, tmp_path / "p.zarr.zip")
+    pack(tiny_study.path, tmp_path / "p.zarr.zip")
     with pytest.raises(StoreError, match="exists already"):
-        share.pack(tiny_study.path, tmp_path / "p.zarr.zip")
+        pack(tiny_study.path, tmp_path / "p.zarr.zip")
     with pytest.raises(StoreError, match="exists already"):
-        share.unpack(tmp_path / "p.zarr.zip", tmp_path)
+        unpack(tmp_path / "p.zarr.zip", tmp_path)
 
 
 def test_a_package_is_read_only(tiny_study, tmp_path):
-    share.pack(tiny_study.path, tmp_path / "p.zarr")
+    pack(tiny_study.path, tmp_path / "p.zarr")
     before = contents(tmp_path / "p.zarr")
-    shared = remote.open(tmp_path / "p.zarr")
+    shared = open_store(tmp_path / "p.zarr")
     for refused in (lambda: relact.score(shared), lambda: relact.score(tmp_path / "p.zarr"),
                     lambda: relact.select(shared, k=3), lambda: relact.select(tmp_path / "p.zarr", k=3)):  # fmt: skip
         with pytest.raises(StoreError, match=r"only be read|read-only"):
@@ -154,19 +158,18 @@ def test_a_package_is_read_only(tiny_study, tmp_path):
 
 
 def test_unpacked_without_activations_a_capture_makes_them_again(tiny_study, tiny_folder, tiny_prompts, tmp_path):
-    share.pack(tiny_study.path, tmp_path / "p.zarr.zip")
-    again = share.unpack(tmp_path / "p.zarr.zip", tmp_path / "again.zarr")
+    pack(tiny_study.path, tmp_path / "p.zarr.zip")
+    repeat = unpack(tmp_path / "p.zarr.zip", tmp_path / "again.zarr")
     with pytest.raises(IdentityError, match=r"model\.id"):  # the name lost its folders
-        relact.capture(str(tiny_folder), tiny_prompts, again.path, sites="all", block=5)
+        relact.capture(str(tiny_folder), tiny_prompts, repeat.path, sites="all", block=5)
     with pytest.raises(StoreError, match="not captured yet"):
-        relact.score(again.path)
+        relact.score(repeat.path)
 
 
 def test_a_store_tells_what_made_it_and_that_is_repeated(tiny_study, tiny_folder, tmp_path):
-    share.pack(tiny_study.path, tmp_path / "p.zarr.zip")
-    from relact import again
+    pack(tiny_study.path, tmp_path / "p.zarr.zip")
 
-    store, _ = again.repeat(tmp_path / "p.zarr.zip", tmp_path / "again.zarr", model=str(tiny_folder))
+    store = relact.repeat(tmp_path / "p.zarr.zip", tmp_path / "again.zarr", model=str(tiny_folder)).store
     old = contents(tiny_study.path)
     new = contents(store.path)
     assert set(old) == set(new)
@@ -178,43 +181,41 @@ def test_a_store_tells_what_made_it_and_that_is_repeated(tiny_study, tiny_folder
 def test_another_model_does_not_repeat_a_study(tiny_study, tmp_path):
     import tiny
 
-    from relact import again
-
     other = tiny.save(tmp_path / "other", "llama", seed=1)
     with pytest.raises(IdentityError, match="fingerprint"):
-        again.repeat(tiny_study, tmp_path / "again.zarr", model=str(other))
+        relact.repeat(tiny_study, tmp_path / "again.zarr", model=str(other))
     assert not (tmp_path / "again.zarr").exists()
 
 
 def test_the_catalogue_lists_stores_that_open(tiny_study, tmp_path):
-    from relact.share import catalogue
+    from relact.sharing import catalogue
 
-    packed = share.pack(tiny_study.path, tmp_path / "tiny.zarr.zip", licence="cc0-1.0")
+    packed = pack(tiny_study.path, tmp_path / "tiny.zarr.zip", licence="cc0-1.0")
     catalogue.add(packed, tmp_path / "index.json")
     catalogue.add(packed, tmp_path / "index.json")
-    (listed,) = catalogue.read(tmp_path / "index.json")
+    (listed,) = catalogue.stores(tmp_path / "index.json")
     assert (listed.name, listed.model, listed.neurons, listed.licence) == ("tiny", "llama", 648, "cc0-1.0")
     assert listed.bytes == (tmp_path / "tiny.zarr.zip").stat().st_size
-    share.unpack(listed.location, tmp_path / "u.zarr", sha256=listed.sha256)
+    unpack(listed.location, tmp_path / "u.zarr", sha256=listed.sha256)
     with pytest.raises(StoreError, match="SHA-256"):
-        share.unpack(listed.location, tmp_path / "v.zarr", sha256="0" * 64)
+        unpack(listed.location, tmp_path / "v.zarr", sha256="0" * 64)
     row = json.loads((tmp_path / "index.json").read_text())
     row["stores"][0]["location"] = "../elsewhere"
     (tmp_path / "index.json").write_text(json.dumps(row))
     with pytest.raises(StoreError, match="elsewhere"):
-        catalogue.read(tmp_path / "index.json")
+        catalogue.stores(tmp_path / "index.json")
 
 
 def test_every_query_agrees_on_a_package(tiny_study, tmp_path):
-    share.pack(tiny_study.path, tmp_path / "p.zarr.zip")
-    shared = remote.open(tmp_path / "p.zarr.zip")
+    pack(tiny_study.path, tmp_path / "p.zarr.zip")
+    shared = open_store(tmp_path / "p.zarr.zip")
     for options in ({"n": 20}, {"n": 3, "sites": "mlp.up"}, {"n": 648}, {"n": 9, "statistic": "on_p90"}):
         ours, theirs = (query.top(store, relation="colour", **options) for store in (shared, tiny_study))
         pd.testing.assert_frame_equal(ours, theirs, check_dtype=False)
     ours, theirs = (query.neuron(store, "attn.k", 1, 3) for store in (shared, tiny_study))
     pd.testing.assert_frame_equal(ours, theirs[list(ours)])  # the distributions need the activations
     assert {"relation", "average_precision"} <= set(ours) and "p50" in theirs
-    tree = query.tree(tmp_path / "p.zarr.zip")
+    tree = query.open(tmp_path / "p.zarr.zip")
     xr.testing.assert_identical(
         tree["scores/mlp.up"].to_dataset().drop_attrs(), tiny_study.dataset("scores/mlp.up").drop_attrs()
     )
@@ -227,10 +228,10 @@ def test_every_query_agrees_on_a_package(tiny_study, tmp_path):
 
 
 def test_the_committed_store_is_what_the_catalogue_says(tmp_path):
-    from relact.share import catalogue
+    from relact.sharing import catalogue
 
-    listed = {one.name: one for one in catalogue.read()}["smollm2-starter"]
-    store = share.unpack(listed.location, tmp_path / "u.zarr", sha256=listed.sha256)
+    listed = {one.name: one for one in catalogue.stores()}["smollm2-starter"]
+    store = unpack(listed.location, tmp_path / "u.zarr", sha256=listed.sha256)
     assert verify.verify(store.path).ok and len(store.relations()) == listed.relations
     assert store.manifest.model.id == listed.model == "smollm2"
     top = query.top(listed.location, relation="country_capital", n=20)

@@ -11,9 +11,13 @@ import pytest
 import servers
 from servers import Broken, Hub, Plain, Ranged, serving
 
-from relact import cli, query, remote, share
+from relact.analysis import query
+from relact.cli import app
 from relact.errors import InputError, StoreError
-from relact.remote import archive, places
+from relact.packed import archive, urls
+from relact.packed.store import open_store
+from relact.sharing.pack import pack
+from relact.sharing.publish import pull, push
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +34,10 @@ def cache(tmp_path, monkeypatch):
 def web(tiny_study, study, tmp_path_factory):
     """A folder to serve, with small and large packages of both forms."""
     folder = tmp_path_factory.mktemp("web")
-    share.pack(tiny_study.path, folder / "tiny.zarr.zip", activations=True)
-    share.pack(tiny_study.path, folder / "tiny.zarr", activations=True)
-    share.pack(study.path, folder / "study.zarr.zip")
-    share.pack(study.path, folder / "study.zarr")
+    pack(tiny_study.path, folder / "tiny.zarr.zip", activations=True)
+    pack(tiny_study.path, folder / "tiny.zarr", activations=True)
+    pack(study.path, folder / "study.zarr.zip")
+    pack(study.path, folder / "study.zarr")
     return folder
 
 
@@ -48,7 +52,7 @@ def same_answers(url, store):
 def test_a_static_server_is_enough(web, study, handler, name):
     with serving(handler, web) as server:
         same_answers(f"{server.url}/{name}", study)
-        data = query.tree(f"{server.url}/{name}")["scores/mlp.down"]["off_mean"]
+        data = query.open(f"{server.url}/{name}")["scores/mlp.down"]["off_mean"]
         assert np.array_equal(data.values, study.dataset("scores/mlp.down")["off_mean"].values)
 
 
@@ -72,7 +76,7 @@ def test_top_20_takes_a_handful_of_requests_and_less_than_2_percent_of_the_bytes
 @pytest.mark.parametrize(("name", "requests"), [("study.zarr", 12), ("study.zarr.zip", 9)])
 def test_the_whole_tree_opens_with_few_requests(web, name, requests):
     with serving(Ranged, web) as server:
-        tree = query.tree(f"{server.url}/{name}")
+        tree = query.open(f"{server.url}/{name}")
         assert tree["masks/top-200/mlp.gate"]["mask"].dims == ("relation", "layer", "neuron")
         assert len(server.paths) <= requests, server.paths
 
@@ -94,7 +98,7 @@ def test_what_was_read_once_is_not_fetched_again(web, study, cache):
 
 
 def test_the_cache_stays_within_its_bound(web, cache, monkeypatch):
-    from relact.remote import package
+    from relact.packed import package
 
     monkeypatch.setattr(package, "CACHE_BYTES", 10_000)
     with serving(Plain, web) as server:
@@ -108,7 +112,7 @@ def test_the_cache_stays_within_its_bound(web, cache, monkeypatch):
 def test_activations_are_read_in_parts(web, tiny_study):
     with serving(Ranged, web) as server:
         for name in ("tiny.zarr", "tiny.zarr.zip"):
-            shared = remote.open(f"{server.url}/{name}")
+            shared = open_store(f"{server.url}/{name}")
             assert shared.missing_blocks() == []
             ours, theirs = (store.columns("mlp.gate", 1, 0, 44) for store in (shared, tiny_study))
             assert all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
@@ -119,13 +123,13 @@ def test_an_archive_on_a_server_without_ranges_is_fetched_whole_only_when_small(
         same_answers(f"{server.url}/tiny.zarr.zip", tiny_study)
         monkeypatch.setattr(archive, "WHOLE", 1000)
         with pytest.raises(StoreError, match=r"tiny\.zarr\.zip.*more than 1000"):
-            remote.open(f"{server.url}/tiny.zarr.zip")
+            open_store(f"{server.url}/tiny.zarr.zip")
 
 
 def test_spaces_and_letters_in_addresses(tiny_study, tmp_path):
     folder = tmp_path / "my störe"
     folder.mkdir()
-    share.pack(tiny_study.path, folder / "a b.zarr.zip")
+    pack(tiny_study.path, folder / "a b.zarr.zip")
     with serving(Ranged, tmp_path) as server:
         same_answers(f"{server.url}/my%20st%C3%B6re/a%20b.zarr.zip", tiny_study)
 
@@ -146,14 +150,14 @@ def test_a_server_that_does_not_answer_well_is_one_line(path, message):
     with serving(Broken) as server:
         started = time.monotonic()
         with pytest.raises(StoreError, match=message) as caught:
-            remote.open(f"{server.url}/{path}", timeout=0.5)
+            open_store(f"{server.url}/{path}", timeout=0.5)
         assert server.url in str(caught.value) and "\n" not in str(caught.value)
         assert time.monotonic() - started < 10
 
 
 def test_a_server_that_is_not_there():
     with pytest.raises(StoreError, match="cannot be reached"):
-        remote.open("http://127.0.0.1:9/s.zarr", timeout=2)
+        open_store("http://127.0.0.1:9/s.zarr", timeout=2)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +172,7 @@ def test_a_server_that_is_not_there():
 )
 def test_addresses_that_mean_nothing(url, message):
     with pytest.raises(InputError, match=message):
-        remote.open(url)
+        open_store(url)
 
 
 def test_truncated_packages(web, tmp_path):
@@ -180,7 +184,7 @@ def test_truncated_packages(web, tmp_path):
     with serving(Ranged, tmp_path) as server:
         for name in ("cut.zarr.zip", "cut.zarr"):
             with pytest.raises(StoreError, match="cut off"):
-                remote.open(f"{server.url}/{name}")
+                open_store(f"{server.url}/{name}")
 
 
 def test_one_file_that_is_cut_or_changed_is_named(web, tmp_path):
@@ -190,14 +194,14 @@ def test_one_file_that_is_cut_or_changed_is_named(web, tmp_path):
     chunk = tmp_path / "s.zarr" / "scores" / "mlp.up" / "on_p90" / "c" / "0" / "0" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-3])
     with serving(Plain, tmp_path) as server:
-        opened = remote.open(f"{server.url}/s.zarr")
+        opened = open_store(f"{server.url}/s.zarr")
         with pytest.raises(StoreError, match=r"scores/mlp\.up/on_p90/c/0/0/0: damaged: its checksum"):
             opened.dataset("scores/mlp.up")["on_p90"].load()
 
 
 def test_an_unpacked_store_on_a_server_is_explained(tiny_study):
     with serving(Plain, tiny_study.path.parent) as server, pytest.raises(StoreError, match="relact pack"):
-        remote.open(f"{server.url}/study.zarr")
+        open_store(f"{server.url}/study.zarr")
 
 
 # --- object stores ----------------------------------------------------------------------------------------------------
@@ -206,41 +210,41 @@ def test_an_unpacked_store_on_a_server_is_explained(tiny_study):
 @pytest.mark.parametrize("name", ["tiny.zarr.zip", "tiny.zarr"])
 def test_pushed_to_an_object_store_queried_there_and_pulled(bucket, tiny_study, tmp_path, name):
     url = f"s3://neurons/some/where/{name}"
-    assert share.push(tiny_study.path, url, activations=True) == url
+    assert push(tiny_study.path, url, activations=True) == url
     keys = [one["Key"] for one in bucket.list_objects_v2(Bucket="neurons")["Contents"]]
     assert all(key.startswith("some/where/tiny.zarr") for key in keys)
     same_answers(url, tiny_study)
-    share.pull(url, tmp_path / "again.zarr")
+    pull(url, tmp_path / "again.zarr")
     for path in tiny_study.path.rglob("*"):
         if path.is_file() and path.name != "zarr.json":
             assert (tmp_path / "again.zarr" / path.relative_to(tiny_study.path)).read_bytes() == path.read_bytes()
 
 
 def test_the_root_of_a_folder_is_published_last(bucket, tiny_study, monkeypatch):
-    put, order = places.Place.put, []
+    put, order = urls.Place.put, []
 
     def noted(self, key, data):
         order.append(key)
         put(self, key, data)
 
-    monkeypatch.setattr(places.Place, "put", noted)
-    share.push(tiny_study.path, "s3://neurons/tiny.zarr")
+    monkeypatch.setattr(urls.Place, "put", noted)
+    push(tiny_study.path, "s3://neurons/tiny.zarr")
     assert order[-1] == "zarr.json" and "scores/zarr.json" in order[:-1]
 
 
 def test_top_20_from_an_object_store_moves_less_than_2_percent(bucket, web, monkeypatch):
     moved = []
     for kind in ("get", "part"):
-        inner = getattr(places.Place, kind)
+        inner = getattr(urls.Place, kind)
 
         def counted(self, *arguments, inner=inner):
             moved.append(len(raw := inner(self, *arguments)))
             return raw
 
-        monkeypatch.setattr(places.Place, kind, counted)
-    tail = places.Place.tail
-    monkeypatch.setattr(places.Place, "tail", lambda self, *a: (moved.append(len((r := tail(self, *a))[0])), r)[1])
-    share.push(web / "study.zarr.zip", "s3://neurons/study.zarr.zip")
+        monkeypatch.setattr(urls.Place, kind, counted)
+    tail = urls.Place.tail
+    monkeypatch.setattr(urls.Place, "tail", lambda self, *a: (moved.append(len((r := tail(self, *a))[0])), r)[1])
+    push(web / "study.zarr.zip", "s3://neurons/study.zarr.zip")
     query.top("s3://neurons/study.zarr.zip", relation="country_capital", n=20)
     size = (web / "study.zarr.zip").stat().st_size
     print(f"s3: {len(moved)} requests, {sum(moved):,} of {size:,} bytes, {sum(moved) / size:.2%}")
@@ -250,22 +254,22 @@ def test_top_20_from_an_object_store_moves_less_than_2_percent(bucket, web, monk
 def test_missing_buckets_and_objects_are_one_line(bucket):
     for url in ("s3://neurons/none.zarr", "s3://neurons/none.zarr.zip", "s3://no-such-bucket/s.zarr"):
         with pytest.raises(StoreError, match=f"{url}.*no such file"):
-            remote.open(url)
+            open_store(url)
 
 
 def test_an_archive_is_kept_when_its_name_says_so_and_its_checksum_is_asked(bucket, tiny_study, tmp_path):
-    packed = share.pack(tiny_study.path, tmp_path / "tiny.zarr.zip")
-    share.push(packed.path, "s3://neurons/tiny.zarr.zip")
+    packed = pack(tiny_study.path, tmp_path / "tiny.zarr.zip")
+    push(packed.path, "s3://neurons/tiny.zarr.zip")
     with pytest.raises(StoreError, match="SHA-256 is"):
-        share.pull("s3://neurons/tiny.zarr.zip", tmp_path / "copy.zarr.zip", sha256="0" * 64)
+        pull("s3://neurons/tiny.zarr.zip", tmp_path / "copy.zarr.zip", sha256="0" * 64)
     assert not (tmp_path / "copy.zarr.zip").exists()
-    share.pull("s3://neurons/tiny.zarr.zip", tmp_path / "copy.zarr.zip", sha256=packed.sha256)
+    pull("s3://neurons/tiny.zarr.zip", tmp_path / "copy.zarr.zip", sha256=packed.sha256)
     assert (tmp_path / "copy.zarr.zip").read_bytes() == packed.path.read_bytes()
 
 
 def test_only_places_that_take_files_are_pushed_to(tiny_study):
     with pytest.raises(InputError, match="cannot publish"):
-        share.push(tiny_study.path, "https://host/s.zarr")
+        push(tiny_study.path, "https://host/s.zarr")
 
 
 # --- the hub ----------------------------------------------------------------------------------------------------------
@@ -290,16 +294,16 @@ def hub(monkeypatch):
 @pytest.mark.parametrize("name", ["tiny.zarr.zip", "tiny.zarr"])
 def test_a_data_set_on_the_hub(hub, tiny_study, tmp_path, name):
     url = f"hf://datasets/me/neurons/{name}"
-    share.push(tiny_study.path, url)
+    push(tiny_study.path, url)
     same_answers(url, tiny_study)
-    share.pull(url, tmp_path / "again.zarr")
+    pull(url, tmp_path / "again.zarr")
     assert any(
         path.endswith("/datasets/me/neurons/resolve/main/README.md") or "README.md" in path for path in hub.paths
     )
     reads = [path for path in hub.paths if f"/resolve/main/{name}" in path]
     assert reads and all(path.endswith("Bearer hf_secret") for path in reads)
     with pytest.raises(StoreError, match="no such file"):
-        remote.open("hf://datasets/me/neurons/none.zarr")
+        open_store("hf://datasets/me/neurons/none.zarr")
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -309,7 +313,7 @@ def test_the_commands_take_addresses(web, tmp_path, capsys, monkeypatch):
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["relact", *map(str, arguments)])
         try:
-            cli.main()
+            app.main()
         except SystemExit as end:
             code = end.code or 0
         else:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import victims
 
-from relact import capture, remote, share
-from relact.store import verify
+from relact.capturing import capture
 from relact.errors import IdentityError, InputError, StoreError
-from relact.remote import places
-from relact.share.stream import UNFINISHED, stream
+from relact.packed import urls
+from relact.packed.store import open_store
+from relact.sharing.publish import pull
+from relact.sharing.stream import UNFINISHED, stream
+from relact.store import verify
 
 URL = "s3://neurons/runs/tiny.zarr"
 OPTIONS = {"sites": "mlp.gate,mlp.up", "block": 4}
@@ -52,7 +54,7 @@ class Breaking:
     """`Place.put` that refuses from the ``n``-th call on."""
 
     def __init__(self, monkeypatch, n):
-        self.calls, put = 0, places.Place.put
+        self.calls, put = 0, urls.Place.put
 
         def broken(place, key, data):
             self.calls += 1
@@ -60,7 +62,7 @@ class Breaking:
                 raise StoreError("the connection broke", where=key)
             put(place, key, data)
 
-        monkeypatch.setattr(places.Place, "put", broken)
+        monkeypatch.setattr(urls.Place, "put", broken)
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -69,7 +71,7 @@ def test_a_streamed_capture_is_the_capture(bucket, cache, on_disk, tmp_path, com
     same(store, on_disk)
     assert store.card["stages"] == ["activations"] and store.card["licence"] == "cc0-1.0"
     assert UNFINISHED not in keys(bucket) and not list((cache / "streams").rglob("*.*"))
-    share.pull(URL, tmp_path / "pulled.zarr")
+    pull(URL, tmp_path / "pulled.zarr")
     assert verify.verify(tmp_path / "pulled.zarr").ok
     if not compress:
         for path in on_disk.path.rglob("*"):
@@ -86,7 +88,7 @@ def test_an_interrupted_stream_goes_on(bucket, cache, on_disk, monkeypatch, n, l
             streamed()
     assert "zarr.json" not in keys(bucket)
     with pytest.raises(StoreError):
-        remote.open(URL)
+        open_store(URL)
     there = sum(key.startswith("commits/record/c.") for key in keys(bucket))
     if lost:
         shutil.rmtree(cache)
@@ -99,13 +101,13 @@ def test_an_interrupted_stream_goes_on(bucket, cache, on_disk, monkeypatch, n, l
 
 
 def test_little_is_kept_here_meanwhile(bucket, cache, monkeypatch):
-    most, put = [], places.Place.put
+    most, put = [], urls.Place.put
 
     def counted(place, key, data):
         most.append(len(list(cache.rglob("activation/c.*"))))
         put(place, key, data)
 
-    monkeypatch.setattr(places.Place, "put", counted)
+    monkeypatch.setattr(urls.Place, "put", counted)
     store = streamed(victims.prompts(60))
     shards = 2 * next(iter(store.layouts.values())).n_layers
     assert max(most) == shards and store.n_blocks == 15
@@ -113,7 +115,7 @@ def test_little_is_kept_here_meanwhile(bucket, cache, monkeypatch):
 
 def test_a_finished_stream_is_not_captured_again(bucket, on_disk, monkeypatch):
     streamed()
-    monkeypatch.setattr(places.Place, "put", lambda *_: pytest.fail("nothing is to be sent"))
+    monkeypatch.setattr(urls.Place, "put", lambda *_: pytest.fail("nothing is to be sent"))
     same(streamed(), on_disk)
 
 
@@ -153,6 +155,6 @@ def test_the_command_streams_to_a_url(relact, bucket, tiny_folder, prompt_file):
     assert relact(*command, "--dry-run")[0] == 0 and not keys(bucket)
     code, out, _ = relact(*command)
     assert code == 0 and "4 of 4 committed" in out
-    assert remote.open("s3://neurons/by-command.zarr").missing_blocks() == []
+    assert open_store("s3://neurons/by-command.zarr").missing_blocks() == []
     code, _, err = relact(*command, "--append")
     assert code == 2 and "on disk" in err

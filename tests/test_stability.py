@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from relact.capture import capture
+from relact.capturing.capture import capture
 from relact.errors import InputError
-from relact.stability import _draw, stability
+from relact.scoring.stability import _draw, stability
 
 
 @pytest.fixture(scope="module")

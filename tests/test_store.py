@@ -15,10 +15,11 @@ import xarray as xr
 import zarr
 
 import relact
-from relact import durable, intake, schema
-from relact.store import locks, shards as mmap
-from relact.store import local
+from relact import durable, schema
+from relact.capturing import prepare
 from relact.errors import BusyError, IdentityError, InputError, NumericError, StoreError
+from relact.store import local, locks
+from relact.store import shards as mmap
 
 SITES = tuple(sample.WIDTHS)
 
@@ -194,7 +195,7 @@ def test_a_dropped_stage_is_gone(tmp_path):
 
 
 def grown(store, n):
-    return intake.append(store, sample.intake(n))
+    return prepare.append(store, sample.intake(n))
 
 
 def test_append_keeps_what_is_there_and_asks_for_the_rest(tmp_path):
@@ -227,11 +228,11 @@ def test_append_refuses_another_model_and_a_subject_on_both_sides(tmp_path):
     store = sample.full(tmp_path / "s.zarr", 6)
     other = sample.intake(7, dtype="float32")
     with pytest.raises(IdentityError, match=r"capture.dtype = float16, this run has float32"):
-        intake.append(store, other)
+        prepare.append(store, other)
     mixed = sample.intake(7)
     mixed.tables["identify"].loc[6, ["subject", "relation"]] = ["test 0", "size"]
     with pytest.raises(InputError, match="'test 0' of size would be in both splits"):
-        intake.append(store, mixed)
+        prepare.append(store, mixed)
 
 
 # One writer

@@ -13,12 +13,15 @@ import sample
 import torch
 import victims
 
-from relact import capture as capturing
-from relact import plan
+from relact.capturing import capture as capturing
+from relact.capturing import memory
+from relact.capturing.capture import capture
+from relact.capturing.forecast import forecast
+from relact.capturing.options import CaptureOptions
+from relact.errors import BudgetError, BusyError, InputError, StoreError
 from relact.store import local
 from relact.store.blocks import BlockBuffer
-from relact.capture import capture, dry_run
-from relact.errors import BudgetError, BusyError, InputError, StoreError
+from relact.store.reading import Store
 from relact.store.verify import verify
 
 SITE = "mlp.gate"
@@ -48,7 +51,7 @@ def activations(store, site=SITE):
 
 def stop_after(monkeypatch, blocks):
     """Let a capture end like an interrupted one once ``blocks`` are committed."""
-    write = local.Store.write_block
+    write = Store.write_block
     written = []
 
     def some(self, block, buffer):
@@ -57,7 +60,7 @@ def stop_after(monkeypatch, blocks):
         write(self, block, buffer)
         written.append(block)
 
-    monkeypatch.setattr(local.Store, "write_block", some)
+    monkeypatch.setattr(Store, "write_block", some)
 
 
 @pytest.mark.parametrize("after", range(4))
@@ -227,7 +230,7 @@ def test_an_error_of_the_writer_ends_the_capture_at_the_next_batch(loaded, tmp_p
             time.sleep(0.05)  # time for the error to arrive
 
     progress = []
-    monkeypatch.setattr(local.Store, "write_block", fail)
+    monkeypatch.setattr(Store, "write_block", fail)
     with pytest.raises(StoreError, match="on fire"):
         capture(loaded, victims.prompts(40), tmp_path / "s.zarr", block=20, batch_tokens=40, progress=seen)
     assert failed == [0] and 20 < max(progress) <= 25  # of 40
@@ -240,14 +243,14 @@ def test_writing_never_holds_more_than_one_block_back(loaded, tmp_path, monkeypa
         made.append(self)
         return BlockBuffer(self.layouts, self.dtype.name)
 
-    write = local.Store.write_block
+    write = Store.write_block
 
     def slow(self, block, buffer):
         time.sleep(0.05)
         write(self, block, buffer)
 
-    monkeypatch.setattr(local.Store, "buffer", counted)
-    monkeypatch.setattr(local.Store, "write_block", slow)
+    monkeypatch.setattr(Store, "buffer", counted)
+    monkeypatch.setattr(Store, "write_block", slow)
     store = capture(loaded, victims.prompts(24), tmp_path / "s.zarr", block=4)
     assert len(made) == 2 and store.missing_blocks() == [] and verify(store.path).ok
 
@@ -259,14 +262,14 @@ def test_writing_never_holds_more_than_one_block_back(loaded, tmp_path, monkeypa
     ("n", "options"), [(14, {"block": 4}), (6, {"sites": "all", "dtype": "float32"}), (30, {"block": 30})]
 )
 def test_the_planned_files_and_bytes_are_exact(loaded, tmp_path, n, options):
-    planned = dry_run(loaded, victims.prompts(n), **options)
+    planned = forecast(CaptureOptions(**options), loaded, victims.prompts(n))
     store = capture(loaded, victims.prompts(n), tmp_path / "s.zarr", **options)
     sizes = [len(raw) for raw in sample.files(store.path).values()]
     assert planned.exact and (planned.files, planned.bytes) == (len(sizes), sum(sizes))
 
 
 def test_a_compressed_store_has_the_same_numbers_and_stays_within_its_plan(loaded, tmp_path):
-    planned = dry_run(loaded, victims.prompts(), block=4, compress=True)
+    planned = forecast(CaptureOptions(block=4, compress=True), loaded, victims.prompts())
     store = capture(loaded, victims.prompts(), tmp_path / "s.zarr", block=4, compress=True)
     plain = capture(loaded, victims.prompts(), tmp_path / "plain.zarr", block=4)
     sizes = [len(raw) for raw in sample.files(store.path).values()]
@@ -299,7 +302,7 @@ def test_a_capture_of_four_times_its_memory_stays_below_the_planned_peak(tmp_pat
 
 def test_memory_decides_the_size_of_a_block_and_too_little_is_refused(loaded):
     options = {"n_prompts": 2000, "n_layers": 3, "widths": {SITE: 1000}, "dtype": "float16", "held": 10**6}
-    shape = plan.CaptureShape(**options)
+    shape = memory.CaptureShape(**options)
     assert shape.fit(None) == (500, 2)
     rows, buffers = shape.fit(2 * 10**6)
     assert rows < 500 and shape.memory(rows, buffers) <= 2 * 10**6

@@ -10,7 +10,8 @@ import pytest
 import sample
 
 import relact
-from relact import masks, schema
+from relact import schema
+from relact.scoring import masks
 from relact.store import local
 from relact.store.verify import verify
 

@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from relact.store import local
+from relact.store.reading import Store
 from relact.store.verify import drop_damaged, verify
 
 MOST = 22  # prompts
@@ -128,7 +129,7 @@ class StoreMachine(RuleBasedStateMachine):
         )  # fmt: skip
 
     @staticmethod
-    def _stage(store: local.Store, group: str) -> int | None:
+    def _stage(store: Store, group: str) -> int | None:
         return int(store.root[f"{group}/x"][0]) if store.has(group) else None
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import sample
 
-from relact import intake, schema
-from relact.store import local
+from relact import schema
+from relact.capturing import prepare
 from relact.errors import InputError, StoreError
+from relact.store import local
 from relact.store.verify import drop_damaged, verify
 
 FLIPS = 1000
@@ -118,7 +119,7 @@ def test_blocks_that_are_not_captured_yet_are_no_damage(tmp_path):
 
 def test_a_block_that_has_only_its_old_rows_is_missing_not_damaged(tmp_path):
     store = sample.full(tmp_path / "s.zarr", 6)
-    intake.append(store, sample.intake(8))
+    prepare.append(store, sample.intake(8))
     verdict = verify(store.path)
     assert verdict.ok and verdict.missing == [1]
 
@@ -162,7 +163,7 @@ def test_repair_brings_every_byte_back(path, damage):
     before = sample.files(path)
     for name in damage:
         (path / name).write_bytes(before[name][:-3])
-    store, verdict = intake.repair(path, sample.intake(PROMPTS))
+    store, verdict = prepare.repair(path, sample.intake(PROMPTS))
     assert {one.file for one in verdict.problems} >= ({"zarr.json"} if "zarr.json" in damage else set(damage))
     sample.capture(store)
     assert sample.files(path) == before and verify(path).ok
@@ -172,10 +173,10 @@ def test_repair_with_other_prompts_is_refused_and_nothing_is_touched(path):
     (path / "prompts" / "identify" / "text" / "c" / "0").write_bytes(b"")
     before = sample.files(path)
     with pytest.raises(InputError, match="not the prompts that the store records"):
-        intake.repair(path, sample.intake(PROMPTS + 1))
+        prepare.repair(path, sample.intake(PROMPTS + 1))
     (path / "zarr.json").write_bytes(b"")
     with pytest.raises(StoreError, match=rf"\({PROMPTS}, 2, 706\), this capture float16 \({PROMPTS + 1}, 2, 706\)"):
-        intake.repair(path, sample.intake(PROMPTS + 1))
+        prepare.repair(path, sample.intake(PROMPTS + 1))
     assert sample.files(path) == {**before, "zarr.json": b""}
 
 

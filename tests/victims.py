@@ -21,11 +21,16 @@ import sample
 import tiny
 import torch
 
-from relact import ablate, capture, intake, kernels, masks, score
-from relact.models import cost, loading
-from relact.store import locks
-from relact.store import local
+from relact import kernels
+from relact.ablating import ablate
+from relact.ablating import forecast as ablating
+from relact.ablating.options import AblateOptions
+from relact.capturing import capture, forecast, prepare
+from relact.capturing.options import CaptureOptions
 from relact.errors import StoreError
+from relact.models import cost, loading
+from relact.scoring import masks, score
+from relact.store import local, locks
 
 TESTS = Path(__file__).parent
 STAGES = ("capture", "score", "select", "ablate")
@@ -124,7 +129,7 @@ def append(path: Path, n: int) -> None:
     """Let the store have ``n`` prompts."""
     store = local.open(path)
     with local.writing(store):
-        intake.append(store, sample.intake(n))
+        prepare.append(store, sample.intake(n))
 
 
 def fill(path: Path, blocks: list[int] | None = None) -> None:
@@ -174,16 +179,16 @@ def measured(path: Path, told: Any) -> None:
     model = tiny.model(intermediate_size=11264)
     broad = loading.LoadedModel(model, tiny.tokenizer(), "broad", None, "f", "t", "float32", "llama")
     options: dict[str, Any] = {"sites": "mlp.gate,mlp.up", "batch_tokens": 48}
-    budget = capture.dry_run(broad, prompts(1400), **options, block=64).memory
+    budget = forecast.forecast(CaptureOptions(**options, block=64), broad, prompts(1400)).memory
     before = cost.peak()
-    planned = capture.dry_run(broad, prompts(1400), **options, memory=budget).memory
+    planned = forecast.forecast(CaptureOptions(**options, memory=budget), broad, prompts(1400)).memory
     capture.capture(broad, prompts(1400), path, **options, memory=budget)
     told.put((planned, planned - cost.held_bytes(broad, []), cost.peak(), before))
 
 
 def ablated(path: Path, told: Any) -> None:
     """Ablate a store of the embedded model, perplexity and all; puts the planned peak and the real one into ``told``."""
-    options: dict[str, Any] = {"k": 100, "seeds": range(4), "perplexity": True}
-    planned = ablate.dry_run(path, **options).memory
-    ablate.ablate(path, **options)
+    options = AblateOptions(seeds=range(4), perplexity=True)
+    planned = ablating.forecast(options, path, k=100).memory
+    ablate.ablate_with(options, path, k=100)
     told.put((planned, cost.peak()))

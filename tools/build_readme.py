@@ -12,8 +12,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-from relact import query, report, tables
-from relact.report import figures
+from relact import report
+from relact.analysis import query, tables
+from relact.reporting import figures
 
 ROOT = Path(__file__).parent.parent
 README, FIGURES = ROOT / "README.md", ROOT / "docs" / "figures"

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 import relact
-from relact import cli
+from relact.cli import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 INTRO = """# Reference
@@ -26,7 +26,7 @@ Made by `python tools/build_reference.py` from the commands' help and the functi
 
 def build() -> str:
     """The page as text."""
-    group: Any = typer.main.get_command(cli.app)
+    group: Any = typer.main.get_command(app.app)
     commands = [command(name, found) for name, found in sorted(group.commands.items())]
     functions = [function(name) for name in sorted(relact.__all__)]
     parts = [

@@ -14,8 +14,8 @@ from numpy.lib.stride_tricks import as_strided
 
 from relact.errors import InputError
 from relact.kernels.jit import kernel, prefetch, reads
-from relact.plan import COPIED_TOGETHER
 
+COPIED_TOGETHER = 128  # columns that a kernel transposes at a time; a multiple of 4
 TILE = 64  # rows and columns of a transposing tile of single values
 WORDS = COPIED_TOGETHER // 4  # of a row that are transposed together, at most
 LINE = 8  # words of a cache line

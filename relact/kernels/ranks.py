@@ -22,10 +22,9 @@ import numpy as np
 
 from relact.errors import InputError, NumericError
 from relact.kernels import totals, walks
-from relact.kernels.columns import FORMATS, TILE, Format, Rows, as_floats, format_of, keys_to_floats
+from relact.kernels.columns import COPIED_TOGETHER, FORMATS, TILE, Format, Rows, as_floats, format_of, keys_to_floats
 from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
 from relact.kernels.sorting import runs_of
-from relact.plan import COPIED_TOGETHER
 
 MOST_KEPT = 2**24  # bytes of buffers that a thread keeps between calls
 Definition = Callable[[np.ndarray, np.ndarray], float]

@@ -39,12 +39,12 @@ def p_values(ap: np.ndarray, null: np.ndarray) -> np.ndarray:
 def false_discovery(p: np.ndarray, q: float) -> np.ndarray:
     """Mask of the p-values kept when the expected share of false ones among them may be q. Same shape as ``p``.
 
-    Source: Benjamini and Hochberg 1995: the largest i with p_(i) <= q i / m, and all smaller ones.
+    Source: Benjamini and Hochberg 1995, as scipy has it.
     """
     if not 0 < q < 1:
         raise InputError(f"a false-discovery rate of {q}", where="false discovery", fix="give a number between 0 and 1")
-    p = np.asarray(p)
-    ascending = np.sort(p, axis=None)
-    within = np.flatnonzero(ascending <= q * np.arange(1, p.size + 1) / max(p.size, 1))
-    kept: np.ndarray = p <= ascending[within[-1]] if within.size else np.zeros(p.shape, bool)
+    from scipy.stats import false_discovery_control  # most of a second that scoring does without
+
+    p = np.asarray(p, np.float64)
+    kept: np.ndarray = false_discovery_control(p.ravel()).reshape(p.shape) <= q
     return kept

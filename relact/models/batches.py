@@ -7,10 +7,11 @@ token budget.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 SHARED_FLOOR = 12  # tokens; a shorter common prefix costs more in bookkeeping than it saves
+Pass = tuple[int, int, int]  # shape of a forward pass: rows, prefix tokens, own tokens of the longest row
 SAVED_FLOOR = 128  # tokens; a group must save this many to be worth a forward pass of its own
 
 
@@ -20,6 +21,37 @@ class PrefixGroup:
 
     prefix: tuple[int, ...]
     rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that run together after ``prefix``, longest first; ``own`` are the tokens of the longest without the prefix."""
+
+    prefix: tuple[int, ...]
+    rows: tuple[int, ...]
+    own: int
+
+
+def schedule(tokens: Sequence[Sequence[int]], budget: int) -> Iterator[Batch]:
+    """Every batch of a list of prompts, in order; the batches of one prefix follow each other.
+
+    Args:
+        budget: tokens in one forward pass, padding included.
+    """
+    for group in prefix_groups(tokens):
+        own = [len(row) - len(group.prefix) for row in tokens]
+        for rows in by_length(group.rows, own, budget):
+            yield Batch(group.prefix, tuple(rows), own[rows[0]])
+
+
+def passes(tokens: Sequence[Sequence[int]], budget: int) -> Iterator[Pass]:
+    """Shapes of the forward passes that `schedule` asks for: every prefix once, then its batches."""
+    before: tuple[int, ...] = ()
+    for batch in schedule(tokens, budget):
+        if batch.prefix and batch.prefix != before:
+            yield 1, 0, len(batch.prefix)
+        before = batch.prefix
+        yield len(batch.rows), len(batch.prefix), batch.own
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -1,62 +1,56 @@
-"""Forecast: the memory of a capture's forward passes, and how long the whole will take, from its real batches."""
+"""What forward passes need: bytes in memory, from shapes alone, and time, from trying one."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
-from relact.models import loading
-from relact import plan
-from relact.arrivals import copies
-from relact.models.batches import by_length, prefix_groups
+from relact.models.batches import Pass
+from relact.models.loading import LoadedModel
 from relact.sites import text_config
 
-Pass = tuple[int, int, int]  # rows, prefix tokens, own tokens of the longest row
+LIBRARIES = 700 * 2**20  # a process with torch, transformers and zarr, without a model
+SLACK = 1.25  # on what a forward pass allocates: alignment, fragments
 WRITE_RATE = 300 * 10**6  # bytes per second that a plain disk takes; slower than that the model waits
 
 
-def passes(tokens: Sequence[Sequence[int]], segments: Iterable[tuple[int, int]], budget: int) -> Iterator[Pass]:
-    """Every forward pass of a capture, in order; segments are row ranges that are batched together."""
-    for first, last in segments:
-        part = tokens[first:last]
-        for group in prefix_groups(part):
-            prefix = len(group.prefix)
-            if prefix:
-                yield 1, 0, prefix
-            own = [len(row) - prefix for row in part]
-            for rows in by_length(group.rows, own, budget):
-                yield len(rows), prefix, own[rows[0]]
+def forward_bytes(hidden: int, intermediate: int, kv: int, n_layers: int, heads: int, batch: Pass) -> int:
+    """Upper bound of what one forward pass allocates in float32; ``hidden, intermediate, kv`` are the model's widths."""
+    rows, prefix, own = batch
+    states = rows * own * (8 * hidden + 6 * intermediate)  # residual, norms, projections, pooled copies
+    cache = 3 * 2 * n_layers * kv * rows * (prefix + own) if prefix else 0  # repeated, grown, and the copy between
+    scores = 3 * rows * heads * own * (prefix + own)  # where attention is not fused, and its mask
+    return int(4 * SLACK * (states + cache + scores))
 
 
-def held_bytes(loaded: loading.LoadedModel, todo: Iterable[Pass], row_bytes: int = 0) -> int:
-    """Upper bound of a capturing process without its block buffers: libraries, model, the largest forward pass.
-
-    Args:
-        row_bytes: of a pass that stay in memory after it, for each of its rows: pooled values on their way into a block.
-    """
-    todo = list(todo)
+def held_bytes(loaded: LoadedModel, passes: Iterable[Pass]) -> int:
+    """Upper bound of a process that runs these passes: libraries, model, the largest forward pass."""
     config = text_config(loaded.model.config)
     hidden = int(config.hidden_size)
     widest = max(loaded.widths.values())
     heads = int(getattr(config, "num_attention_heads", 1))
     kv = loaded.widths.get("attn.k", hidden)
-    largest = max((plan.forward_bytes(hidden, widest, kv, loaded.n_layers, heads, one) for one in todo), default=0)
+    sizes = (forward_bytes(hidden, widest, kv, loaded.n_layers, heads, batch) for batch in passes)
+    largest = max(sizes, default=0)
     here = largest if loaded.device.type == "cpu" else 0  # elsewhere it is the device's memory
     weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters() if p.device.type == "cpu")
-    arriving = copies(loaded.device) * max((rows for rows, _, _ in todo), default=0) * row_bytes
-    return max(peak(), plan.LIBRARIES + weights) + here + arriving
+    return max(peak(), LIBRARIES + weights) + here
 
 
-def seconds(loaded: loading.LoadedModel, todo: Sequence[Pass], stored: int) -> float:
-    """Time of all passes, from timing a middling one (twice, the second counts), or of the writing if that is longer."""
-    if not todo:
+def seconds(loaded: LoadedModel, passes: Sequence[Pass], stored: int) -> float:
+    """Time of all passes, from timing a middling one (twice, the second counts), or of the writing if that is longer.
+
+    Args:
+        stored: bytes that are written meanwhile.
+    """
+    if not passes:
         return 0.0
-    rows, _, own = sorted(todo, key=lambda one: one[0] * one[2])[len(todo) // 2]
+    rows, _, own = sorted(passes, key=lambda batch: batch[0] * batch[2])[len(passes) // 2]
     ids = torch.ones((rows, own), dtype=torch.long, device=loaded.device)
     taken = 0.0
     with torch.inference_mode():
@@ -65,7 +59,7 @@ def seconds(loaded: loading.LoadedModel, todo: Sequence[Pass], stored: int) -> f
             output: Any = loaded.model.base_model(input_ids=ids, use_cache=False)
             float(output[0].sum())  # waits for the device
             taken = time.perf_counter() - start
-    work = sum(one[0] * one[2] for one in todo)
+    work = sum(rows * own for rows, _, own in passes)
     return max(taken * work / (rows * own), stored / WRITE_RATE)
 
 

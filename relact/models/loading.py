@@ -15,10 +15,10 @@ from typing import Any
 import torch
 import transformers
 
-from relact.models import fingerprint as fingerprints
 from relact import sites
-from relact.models.checkpoints import Checkpoint, locate, one_line, quiet
 from relact.errors import InputError, ModelError, RelactError
+from relact.models import fingerprint as fingerprints
+from relact.models.checkpoints import Checkpoint, locate, one_line, quiet
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64,
@@ -83,7 +83,7 @@ class ModelInfo:
 
 
 def load(
-    name: str,
+    name: str | LoadedModel,
     *,
     dtype: str = "auto",
     device: str = "auto",
@@ -91,7 +91,7 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load ``name`` from safetensors; the family must be one of ``sites.FAMILIES``.
+    """Load ``name`` from safetensors; the family must be one of ``sites.FAMILIES``. A loaded model is handed back.
 
     Args:
         dtype: "auto" is the checkpoint's own (float16 becomes float32 on a CPU), else a name in ``DTYPES``.
@@ -104,6 +104,8 @@ def load(
         ModelError: nothing there, no network, no safetensors, unknown family, mixture-of-experts, missing weights.
         InputError: an unknown dtype or device.
     """
+    if isinstance(name, LoadedModel):
+        return name
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype}", where="dtype", fix=f"choose from auto, {', '.join(DTYPES)}")
     target = None if device_map is not None else _device(device)

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from relact.store import commits
 from relact import durable, schema
-from relact.store.commits import CommitLog
 from relact.errors import NumericError, StoreError
+from relact.store import commits
+from relact.store.commits import CommitLog
+from relact.store.layout import Layout
 from relact.store.shards import encode_shard
-from relact.plan import Layout
 
 EXPONENT = {"float16": (np.uint16, 0x7C00), "float32": (np.uint32, 0x7F800000)}  # all ones: inf or NaN
 COMPRESSION = 5  # zstd level inside blosc: above it the activations shrink no further
@@ -112,13 +112,11 @@ def write_block(
         )  # all, before the first byte
         record = commits.encode([start, stop, *pool.map(write, range(len(places)))])
     promised = promise_path(root, block)
-    replacing = log.path(block).exists()
+    replacing = log.has(block)
     if replacing:
-        try:
+        with durable.explained(promised):
             promised.parent.mkdir(exist_ok=True)
             durable.replace(promised, [record])
-        except OSError as error:
-            raise durable.explain(error, promised) from error
     _publish(paths)
     log.put(block, record)
     if replacing:

@@ -63,12 +63,6 @@ class CommitLog:
             records[block] = self.record(block)
         return records
 
-    def committed(self) -> np.ndarray:
-        """bool [block]; existence of the commit object decides."""
-        found = np.zeros(self.n_blocks, bool)
-        found[self.present()] = True
-        return found
-
     def present(self) -> list[int]:
         """Blocks that have a commit object, in order."""
         if not self._folder.is_dir():
@@ -76,6 +70,10 @@ class CommitLog:
         parts = [name.split(".") for name in os.listdir(self._folder)]
         blocks = (int(part[1]) for part in parts if len(part) == 3 and part[0] == "c" and part[2] == "0")
         return sorted(block for block in blocks if block < self.n_blocks)
+
+    def has(self, block: int) -> bool:
+        """Whether ``block`` has a commit object."""
+        return self.path(block).exists()
 
     def record(self, block: int) -> np.ndarray:
         """uint64 [field] of one committed block; `StoreError` when it is damaged."""
@@ -97,11 +95,7 @@ class CommitLog:
 
     def put(self, block: int, raw: bytes) -> None:
         """Commit ``block`` with an encoded record."""
-        path = self.path(block)
-        try:
-            durable.replace(path, [raw])
-        except OSError as error:
-            raise (error if isinstance(error, StoreError) else durable.explain(error, path)) from error
+        durable.replace(self.path(block), [raw])
 
     def remove(self, block: int) -> None:
         """Take a commit back, durably, before its shards are written anew."""

@@ -198,11 +198,9 @@ def _join(path: Path, crew: Crew, finished: Callable[[], bool]) -> int | None:
 
 
 def _open(path: Path) -> int:
-    try:
+    with durable.explained(path):
         durable.make_folders(path.parent)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise durable.explain(error, path) from error
 
 
 def _release(store: Path, descriptor: int, mode: int) -> None:

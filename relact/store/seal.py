@@ -15,30 +15,29 @@ from typing import Any
 import google_crc32c
 
 from relact import durable
+from relact.schema import DOCUMENT
 
-NAME = "zarr.json"
 ATTRIBUTE = "checksums"
 FILES, SELF = "files", "this_file"
-_OWN = re.compile(rb'"this_file": "([0-9a-f]{8})"')
-_ZEROS = b'"this_file": "00000000"'
+BLANK = "0" * 8  # where the digits of a document's own checksum will stand
 EMPTY_GROUP = b'{\n  "attributes": {},\n  "zarr_format": 3,\n  "node_type": "group"\n}'  # every byte of a plain group
 
 
 def seal(folder: Path, skip: Iterable[str] = ()) -> None:
     """Record the checksums of all files below ``folder`` in its zarr.json; ``skip`` names subfolders that are not part of it."""
     skipped = tuple(f"{name}/" for name in skip)
-    names = [name for name in files_below(folder) if name != NAME and not name.startswith(skipped)]
-    document = json.loads((folder / NAME).read_bytes())
+    names = [name for name in files_below(folder) if name != DOCUMENT and not name.startswith(skipped)]
+    document = json.loads((folder / DOCUMENT).read_bytes())
     sums = {name: hexadecimal(durable.checksum_of(folder / name)) for name in names}
-    document["attributes"] = {**document.get("attributes", {}), ATTRIBUTE: {FILES: sums, SELF: "0" * 8}}
-    durable.write_partial(folder / NAME, [render(document)])
-    durable.publish(folder / NAME)
+    document["attributes"] = {**document.get("attributes", {}), ATTRIBUTE: {FILES: sums, SELF: BLANK}}
+    durable.write_partial(folder / DOCUMENT, [render(document)])
+    durable.publish(folder / DOCUMENT)
 
 
 def render(document: dict[str, Any]) -> bytes:
     """A sealed zarr.json as its bytes, its own checksum made anew."""
-    document["attributes"][ATTRIBUTE][SELF] = "0" * 8
-    return _signed(json.dumps(document, indent=2, ensure_ascii=False).encode())
+    document["attributes"][ATTRIBUTE][SELF] = BLANK
+    return signed(json.dumps(document, indent=2, ensure_ascii=False).encode(), SELF)
 
 
 def recorded(raw: bytes) -> dict[str, str] | None:
@@ -49,10 +48,16 @@ def recorded(raw: bytes) -> dict[str, str] | None:
         return None
 
 
-def intact(raw: bytes) -> bool:
-    """Whether a sealed zarr.json still has the bytes it was sealed with."""
-    own = _OWN.findall(raw)
-    return len(own) == 1 and _OWN.search(_signed(raw)).group(1) == own[0]  # type: ignore[union-attr]
+def intact(raw: bytes, key: str = SELF) -> bool:
+    """Whether a signed document still has the bytes it was signed with."""
+    own = _digits(key).findall(raw)
+    return len(own) == 1 and _digits(key).findall(signed(raw, key)) == own
+
+
+def signed(raw: bytes, key: str) -> bytes:
+    """A document with the CRC-32C of its own bytes as the eight digits of ``key``, counted with zeros in their place."""
+    blank = _digits(key).sub(_member(key, BLANK), raw)
+    return blank.replace(_member(key, BLANK), _member(key, hexadecimal(google_crc32c.value(blank))))
 
 
 def files_below(folder: Path) -> Iterator[str]:
@@ -70,6 +75,9 @@ def without_seal(attributes: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if name != ATTRIBUTE}
 
 
-def _signed(raw: bytes) -> bytes:
-    blank = _OWN.sub(_ZEROS, raw)
-    return blank.replace(_ZEROS, b'"this_file": "%08x"' % google_crc32c.value(blank))
+def _member(key: str, digits: str) -> bytes:
+    return f'"{key}": "{digits}"'.encode()
+
+
+def _digits(key: str) -> re.Pattern[bytes]:
+    return re.compile(_member(key, "([0-9a-f]{8})"))

@@ -20,10 +20,9 @@ import google_crc32c
 import numpy as np
 
 from relact.errors import StoreError
-from relact.plan import MAPPED_BYTES
+from relact.store.layout import CHECKSUM, INDEX_ENTRY
 
-INDEX_ENTRY = 16  # offset, length
-CHECKSUM = 4
+MAPPED_BYTES = 2**28  # of activations that stay mapped between two tasks
 VERIFY = "run `relact verify`"
 
 
@@ -47,6 +46,23 @@ def shard_index(lengths: Sequence[int]) -> bytes:
     offsets = np.cumsum(sizes, dtype="<u8") - sizes
     entries = np.stack([offsets, sizes], axis=1).tobytes()
     return entries + google_crc32c.value(entries).to_bytes(CHECKSUM, "little")
+
+
+def read_index(tail: bytes, n_chunks: int) -> list[tuple[int, int]]:
+    """(offset, length) of every chunk of a shard, from bytes that end with its index.
+
+    Raises:
+        ValueError: too few bytes, or not those that were written.
+    """
+    size = n_chunks * INDEX_ENTRY
+    if len(tail) < size + CHECKSUM:
+        raise ValueError(f"shard of {len(tail)} bytes is too short")
+    index = tail[len(tail) - size - CHECKSUM :]
+    checksum, recorded = google_crc32c.value(index[:size]), int.from_bytes(index[size:], "little")
+    if checksum != recorded:
+        raise ValueError(f"shard index checksum is {checksum:08x}, recorded {recorded:08x}")
+    entries = np.frombuffer(index, "<u8", count=2 * n_chunks).reshape(n_chunks, 2)
+    return [(offset, length) for offset, length in entries.tolist()]
 
 
 class Maps:
@@ -96,7 +112,10 @@ class Maps:
             whole = _map(path)
         except (OSError, ValueError) as error:  # ValueError: an empty file
             raise StoreError(f"cannot map this shard ({error})", where=path, fix=VERIFY) from error
-        shard = _Shard(version, whole, _index(whole, n_chunks, path))
+        try:
+            shard = _Shard(version, whole, read_index(whole, n_chunks))
+        except ValueError as error:
+            raise StoreError(str(error), where=path, fix=VERIFY) from error
         with self._guard:
             self._kept[path] = shard
             held = sum(len(other.whole) for other in self._kept.values())
@@ -124,16 +143,3 @@ def _map(path: str) -> Any:
             return file.read()
     finally:
         os.close(descriptor)
-
-
-def _index(whole: Any, n_chunks: int, path: str) -> list[tuple[int, int]]:
-    """Offset and length of every chunk, from the index at the end of the shard."""
-    size = n_chunks * INDEX_ENTRY
-    if len(whole) < size + CHECKSUM:
-        raise StoreError(f"shard of {len(whole)} bytes is too short", where=path, fix=VERIFY)
-    tail = whole[len(whole) - size - CHECKSUM :]
-    found, expected = google_crc32c.value(tail[:size]), int.from_bytes(tail[size:], "little")
-    if found != expected:
-        raise StoreError(f"shard index checksum is {found:08x}, recorded {expected:08x}", where=path, fix=VERIFY)
-    entries = np.frombuffer(tail, "<u8", count=2 * n_chunks).reshape(n_chunks, 2)
-    return [(offset, length) for offset, length in entries.tolist()]

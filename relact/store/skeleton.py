@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +18,59 @@ import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec
 
-from relact.store import blocks, commits
-from relact import durable, plan, schema
+from relact import durable, schema
 from relact.errors import StoreError
-from relact.store.seal import NAME, files_below, seal
+from relact.schema import DOCUMENT
+from relact.store import blocks, commits
+from relact.store.layout import Layout, layouts
+from relact.store.seal import files_below, seal
 
 GROWTH = "ready~grow"  # a skeleton that shall replace the store's, complete and durable
 VERIFY = "run `relact verify`"
+COMPRESSED = BloscCodec(cname="zstd", clevel=blocks.COMPRESSION, shuffle="bitshuffle")
 KEYS: Any = {"name": "default", "separator": "."}  # all shards of a site in one folder: one fsync makes a block durable
 
 
-def build(
-    path: Path,
-    manifest: schema.Manifest,
-    prompts: Mapping[str, pd.DataFrame],
-    n_layers: int,
-    widths: Mapping[str, int],
-    compress: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class Blueprint:
+    """What a new store is made of.
+
+    Attributes:
+        tables: ``identify`` and ``test`` prompts with the columns of `schema.PROMPT_TEXT` and ``n_tokens``; ``test`` also
+            has ``answers`` (lists of strings).
+        widths: neurons per layer of every captured site.
+        compress: bitshuffle and zstd on every inner chunk: smaller, slower, not mappable.
+    """
+
+    manifest: schema.Manifest
+    tables: Mapping[str, pd.DataFrame]
+    n_layers: int
+    widths: Mapping[str, int]
+    compress: bool = False
+
+    @property
+    def n_prompts(self) -> int:
+        """Identification prompts."""
+        return len(self.tables[schema.IDENTIFY])
+
+    @property
+    def layouts(self) -> dict[str, Layout]:
+        """Shape of every site's activations."""
+        capture = self.manifest.capture
+        return layouts(self.n_prompts, capture.block, self.n_layers, self.widths, capture.dtype)
+
+
+def build(path: Path, blueprint: Blueprint) -> None:
     """Write the skeleton of a store into the folder ``path``, sealed; nothing is flushed to the disk yet."""
+    manifest, n_prompts, n_layers = blueprint.manifest, blueprint.n_prompts, blueprint.n_layers
     shutil.rmtree(path, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     root = zarr.create_group(path, attributes={schema.ATTRIBUTE: manifest.to_attributes()})
     tables = root.create_group(schema.PROMPTS)
     for split in (schema.IDENTIFY, schema.TEST):
-        _write_prompts(tables.create_group(split), prompts[split])
+        _write_prompts(tables.create_group(split), blueprint.tables[split])
     activations = root.create_group(schema.ACTIVATIONS)
-    n_prompts = len(prompts[schema.IDENTIFY])
-    layouts = plan.layouts(n_prompts, manifest.capture.block, n_layers, widths, manifest.capture.dtype)
-    for site, lay in layouts.items():
+    for site, lay in blueprint.layouts.items():
         group = activations.create_group(site)
         group.create_array(
             schema.ACTIVATION,
@@ -54,7 +79,7 @@ def build(
             chunks=(lay.rows, 1, lay.span),
             dtype=manifest.capture.dtype,
             fill_value=float("nan"),
-            compressors=BloscCodec(cname="zstd", clevel=blocks.COMPRESSION, shuffle="bitshuffle") if compress else None,
+            compressors=COMPRESSED if blueprint.compress else None,
             filters=None,
             chunk_key_encoding=KEYS,
             dimension_names=("prompt", "layer", "neuron"),
@@ -77,7 +102,7 @@ def apply_growth(store: Path) -> None:
     ready = durable.aside_of(store) / GROWTH
     if not ready.is_dir():
         return
-    names = [name for name in files_below(ready) if name != NAME]
+    names = [name for name in files_below(ready) if name != DOCUMENT]
     for name in names:
         (store / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(ready / name, store / name)
@@ -85,8 +110,8 @@ def apply_growth(store: Path) -> None:
         {parent for name in names for parent in (store / name).parents if store in (parent, *parent.parents)}
     ):
         durable.sync(folder)
-    if (ready / NAME).exists():
-        os.replace(ready / NAME, store / NAME)
+    if (ready / DOCUMENT).exists():
+        os.replace(ready / DOCUMENT, store / DOCUMENT)
         durable.sync(store)
     shutil.rmtree(ready)
 
@@ -101,7 +126,7 @@ def _write_prompts(group: zarr.Group, table: pd.DataFrame) -> None:
     write_coordinates(group, prompt=range(len(table)))
     for name in schema.PROMPT_TEXT:
         write_whole(group, name, np.array(table[name].astype(str).tolist(), dtype="T"), ("prompt",))
-    write_whole(group, "n_tokens", table["n_tokens"].to_numpy("int32"), ("prompt",))
+    write_whole(group, schema.N_TOKENS, table[schema.N_TOKENS].to_numpy("int32"), ("prompt",))
     if schema.ANSWERS in table:
         width = max((len(answers) for answers in table[schema.ANSWERS]), default=1)
         padded = [[*answers, *[""] * (width - len(answers))] for answers in table[schema.ANSWERS]]
@@ -117,7 +142,7 @@ def write_whole(group: zarr.Group, name: str, data: np.ndarray, dimensions: tupl
     group.create_array(name, data=data, chunks=chunks, dimension_names=dimensions)
 
 
-def array_of(root: zarr.Group, site: str, where: Path) -> zarr.Array:
+def array_of(root: zarr.Group, site: str, where: object) -> zarr.Array:
     """The activations of one site; `StoreError` says what is wrong with its metadata."""
     name = f"{schema.ACTIVATIONS}/{site}/{schema.ACTIVATION}"
     try:
@@ -125,7 +150,7 @@ def array_of(root: zarr.Group, site: str, where: Path) -> zarr.Array:
     except KeyError as error:
         raise StoreError(f"{name} is missing", where=where, fix=VERIFY) from error
     except Exception as error:  # whatever zarr's parsers raise on a damaged file
-        raise StoreError(f"{name}/{NAME} cannot be read ({error})", where=where, fix=VERIFY) from error
+        raise StoreError(f"{name}/{DOCUMENT} cannot be read ({error})", where=where, fix=VERIFY) from error
     if not isinstance(array, zarr.Array) or array.ndim != 3:
         raise StoreError(f"{name} is not an array (prompt, layer, neuron)", where=where, fix=VERIFY)
     return array
@@ -141,7 +166,7 @@ def inner_codecs(array: zarr.Array) -> list[Any]:
     return list(configuration.get("codecs", [None]))
 
 
-def is_plain(array: zarr.Array, lay: plan.Layout) -> bool:
+def is_plain(array: zarr.Array, lay: Layout) -> bool:
     """Whether the array's shards are the bytes that `mmap` expects: uncompressed, in our layout, index at the end."""
     expected = {
         "name": "sharding_indexed",

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from relact.store import blocks
 from relact import durable, schema
-from relact.store import local
 from relact.errors import RelactError, StoreError
 from relact.progress import Progress, silent
-from relact.store.seal import EMPTY_GROUP, NAME, hexadecimal, intact, recorded
+from relact.schema import DOCUMENT
+from relact.store import blocks, local
+from relact.store.seal import EMPTY_GROUP, hexadecimal, intact, recorded
 
 CAPTURE = "relact capture MODEL PROMPTS {store} --repair"
 MAKERS = {schema.SCORES: "score", schema.MASKS: "select", schema.ABLATIONS: "ablate"}
@@ -101,14 +101,14 @@ def verify(path: str | Path, *, workers: int = READERS, progress: Progress = sil
         StoreError: there is no store.
     """
     root, verdict = Path(path), Verdict()
-    if not (root / NAME).is_file():
+    if not (root / DOCUMENT).is_file():
         local.open(root)  # tells whether it is missing or foreign
     capture = CAPTURE.format(store=root)
-    raw = (root / NAME).read_bytes()
+    raw = (root / DOCUMENT).read_bytes()
     listed = recorded(raw)
     if listed is None or not intact(raw):
         what = "damaged: its checksum does not match; the blocks are not checked until it is repaired"
-        verdict.problems.append(Problem(what, NAME, "", capture))
+        verdict.problems.append(Problem(what, DOCUMENT, "", capture))
         listed = {}
     verdict.files, verdict.bytes = 1, len(raw)
     _compare(
@@ -141,7 +141,7 @@ def _stages(root: Path, verdict: Verdict) -> Iterator[Expected]:
     while folders:
         folder = folders.pop(0)
         group = folder.relative_to(root).as_posix()
-        file = folder / NAME
+        file = folder / DOCUMENT
         command = f"relact verify {root} --drop, then relact {MAKERS.get(group.split('/')[0], 'run')} {root}"
         raw = file.read_bytes() if file.is_file() else b""
         listed = recorded(raw)
@@ -155,7 +155,7 @@ def _stages(root: Path, verdict: Verdict) -> Iterator[Expected]:
             continue  # made for a stage whose writer was killed before it had one
         elif group.split("/")[0] in MAKERS or b"checksums" in raw or b"this_file" in raw:
             what = "damaged: its checksum does not match" if raw else "missing"
-            verdict.problems.append(Problem(what, f"{group}/{NAME}", group, command))
+            verdict.problems.append(Problem(what, f"{group}/{DOCUMENT}", group, command))
 
 
 def _shards(root: Path, capture: str, verdict: Verdict) -> list[Expected]:
@@ -163,7 +163,7 @@ def _shards(root: Path, capture: str, verdict: Verdict) -> list[Expected]:
     try:
         store = local.open(root)
     except RelactError as error:
-        verdict.problems.append(Problem(f"cannot be opened ({error.what})", NAME, "", capture))
+        verdict.problems.append(Problem(f"cannot be opened ({error.what})", DOCUMENT, "", capture))
         return []
     verdict.blocks = store.n_blocks
     present = store.log.present()

@@ -12,13 +12,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import sample
 
-from relact import intake, masks, score
+from relact.capturing import prepare
+from relact.scoring import masks, score
 
 
 def make(folder: Path) -> None:
     """``plain.zarr``, grown once in the middle of a block, and ``compressed.zarr``; both scored, with a mask."""
     plain = sample.full(folder / "plain.zarr", 6)
-    sample.capture(intake.append(plain, sample.intake(9)))
+    sample.capture(prepare.append(plain, sample.intake(9)))
     sample.full(folder / "compressed.zarr", 9, dtype="float32", compress=True)
     for name in ("plain.zarr", "compressed.zarr"):
         score.score(folder / name, workers=1)

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 from numcodecs import zstd
 
-from relact import query, remote, share
+from relact.analysis import query
 from relact.errors import RelactError, StoreError
-from relact.remote import trust
-from relact.remote.package import CONSOLIDATED, render
+from relact.packed import trust, urls
+from relact.packed.package import CONSOLIDATED, open_package, render
+from relact.sharing.pack import pack
+from relact.sharing.unpack import unpack
 from relact.store.seal import files_below
 
 FUZZED = int(os.environ.get("RELACT_FUZZ", "1500"))
@@ -31,7 +33,7 @@ FUZZED = int(os.environ.get("RELACT_FUZZ", "1500"))
 def package(tiny_study, tmp_path_factory):
     """A sound package as a dictionary of files."""
     folder = tmp_path_factory.mktemp("sound") / "p.zarr"
-    share.pack(tiny_study.path, folder)
+    pack(tiny_study.path, folder)
     return {name: (folder / name).read_bytes() for name in files_below(folder)}
 
 
@@ -51,7 +53,7 @@ def refused(path, tmp_path):
     """The package is refused in one line and leaves no trace."""
     before = sorted(tmp_path.parent.rglob("*"))
     with pytest.raises(StoreError) as caught:
-        share.unpack(path, tmp_path / "out")
+        unpack(path, tmp_path / "out")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
     after = [one for one in sorted(tmp_path.parent.rglob("*")) if not one.name.endswith(".lock")]
     assert [one for one in before if not one.name.endswith(".lock")] == after
@@ -171,7 +173,7 @@ def test_a_chunk_that_declares_more_than_fits(package):
 
 
 def test_scripts_and_markup_in_names_are_only_text(tiny_study):
-    from relact.share import card
+    from relact.sharing import card
 
     forged = {
         **card.describe(tiny_study, ["scores"], None),
@@ -231,9 +233,9 @@ def test_fuzzed_metadata(package, tmp_path):
                 raw = json.dumps(document).encode()
         (folder / "zarr.json").write_bytes(raw)
         try:
-            from relact.remote.shared import SharedStore
+            from relact.packed.store import PackedStore
 
-            opened = SharedStore(remote.open_package(remote.place(folder)))
+            opened = PackedStore(open_package(urls.place(folder)))
             query.top(opened, relation="size", n=3)
             outcomes["opened"] += 1
         except RelactError as error:

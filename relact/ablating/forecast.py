@@ -1,0 +1,126 @@
+"""What an ablation would write and need. The model is loaded and timed; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from relact import plan
+from relact import sites as site_names
+from relact.ablating.decode import passes_of
+from relact.ablating.options import AblateOptions
+from relact.ablating.perplexity import ROWS, encoded
+from relact.ablating.prepare import ks_of, model_of, tests_of
+from relact.models import cost
+from relact.models.batches import Pass
+from relact.models.loading import LoadedModel, encode
+from relact.scoring import masks
+from relact.store import local
+from relact.store.reading import Store
+
+ANSWER = 128  # bytes of one stored answer of two tokens, its verdict included, at most
+
+
+def forecast(
+    options: AblateOptions,
+    store: str | Path | Store,
+    *,
+    mask: str | None = None,
+    k: int | Sequence[int] | None = None,
+    model: str | LoadedModel | None = None,
+    tests: pd.DataFrame | None = None,
+    device: str = "auto",
+) -> plan.Plan:
+    """What `ablate` with the same arguments would write and need, were nothing there yet; errors are those of `ablate`."""
+    opened = local.writable(store)
+    loaded = model_of(opened, model, device)
+    table, _ = tests_of(opened, tests)
+    sites = site_names.expand(options.sites) if options.sites else opened.layouts
+    names = opened.relations() if mask is None else masks.read(opened, mask)[0]
+    widths = {site: opened.layouts[site].width for site in sites}
+    matrix = Matrix(table, names, len(options.seeds), widths, len(ks_of(k)))
+    return forecast_of(options, loaded, matrix, special_tokens=opened.manifest.capture.special_tokens)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What an ablation asks.
+
+    Attributes:
+        tests: the test prompts.
+        relations: whose sets are overridden. n_random: controls.
+        widths: neurons per layer of the sites that masks are stored of.
+        new_masks: masks that are selected first, one per k; 0 where one is stored already.
+    """
+
+    tests: pd.DataFrame
+    relations: Sequence[str]
+    n_random: int
+    widths: Mapping[str, int]
+    new_masks: int = 1
+
+    @property
+    def per_k(self) -> int:
+        """Conditions of every k, but for the intact model."""
+        return len(self.relations) + self.n_random
+
+    @property
+    def n_ks(self) -> int:
+        return max(1, self.new_masks)
+
+    @property
+    def n_conditions(self) -> int:
+        """All that run: those of every k, and what each k adds to every relation's set."""
+        return self.n_ks * self.per_k + (self.n_ks - 1) * len(self.relations)
+
+
+def forecast_of(
+    options: AblateOptions, loaded: LoadedModel, matrix: Matrix, *, special_tokens: bool = True
+) -> plan.Plan:
+    """The plan of an ablation; files, bytes and memory are bounds."""
+    tokens = encode(loaded, matrix.tests["text"].tolist(), special_tokens=special_tokens)
+    passes, work, words = passes_of(tokens, matrix.n_conditions, options.batch_tokens)
+    if options.perplexity:
+        texts: list[Pass] = [(ROWS, 0, len(ids)) for ids in encoded(loaded, special_tokens=special_tokens)]
+        work += matrix.n_ks * (1 + matrix.per_k) * sum(own for _, _, own in texts)
+        passes, words = passes + texts, max(words, 2 * ROWS * max(own for _, _, own in texts))
+    vocabulary = int(site_names.text_config(loaded.model.config).vocab_size)
+    logits = 2 * 4 * words * vocabulary  # and the copy that they are chosen from
+    memory = cost.held_bytes(loaded, passes) + (logits if loaded.device.type == "cpu" else 0)
+    n_files, n_bytes = _size(loaded, matrix)
+    longest = max(passes, key=lambda batch: batch[0] * batch[2])
+    seconds = cost.seconds(loaded, [longest], n_bytes) * work / (longest[0] * longest[2])
+    return plan.Plan("ablate", n_files, n_bytes, False, memory, seconds)
+
+
+def _size(loaded: LoadedModel, matrix: Matrix) -> tuple[int, int]:
+    """(files, bytes) that an ablation writes at most, its masks included."""
+    n_relations = matrix.tests["relation"].nunique()
+    n_files, n_bytes = ablation_size(1 + matrix.per_k, len(matrix.tests), n_relations, matrix.n_ks)
+    mask_files, mask_bytes = mask_size(len(matrix.relations), loaded.n_layers, matrix.widths)
+    n_files, n_bytes = n_files + matrix.new_masks * mask_files, n_bytes + matrix.new_masks * mask_bytes
+    return n_files + 2, n_bytes + 2 * plan.NAME
+
+
+def mask_size(n_relations: int, n_layers: int, widths: Mapping[str, int]) -> tuple[int, int]:
+    """(files, bytes) of one stored mask, at most."""
+    files, size = 1, plan.METADATA
+    for width in widths.values():
+        files += 1 + 4 + 3 + n_relations  # the group, its arrays, coordinates, a chunk per relation
+        size += n_relations * plan.compressed(n_layers * width)
+        size += plan.compressed(8 * (n_layers + width) + 64 * n_relations)
+        size += 5 * plan.METADATA + n_relations * plan.NAME
+    return files, size
+
+
+def ablation_size(n_conditions: int, n_prompts: int, n_relations: int, n_ks: int = 1) -> tuple[int, int]:
+    """(files, bytes) of one stored ablation, at most; ``n_conditions`` per k."""
+    arrays = 12  # verdicts, texts, accuracy, digests, perplexity, steps of a sweep, coordinates
+    answers = n_ks * n_prompts * (n_conditions + 1) * ANSWER
+    accuracies = n_ks * n_conditions * (4 * n_relations + 64)
+    labels = 8 * n_prompts + 64 * (n_conditions + n_relations + n_prompts)
+    size = plan.compressed(answers + accuracies + labels) + arrays * (plan.METADATA + 2 * plan.NAME)
+    return 1 + 2 * arrays, size

@@ -1,0 +1,206 @@
+"""Compare: which neurons relations share within a store, and what is the same in two stores.
+
+overlap("study.zarr", "top-400")                      # under a stored mask
+overlap("study.zarr", k=[100, 400, 1600])             # over k, from the scores
+overlap("study.zarr", "top-400", by="layer")          # layer by layer
+agreement("english.zarr", "german.zarr", k=400)       # the same relations in two stores
+moved("base.zarr", "tuned.zarr", relation="country_capital")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from relact import schema
+from relact.analysis import query
+from relact.errors import InputError
+from relact.packed.store import open_store
+from relact.scoring import masks
+from relact.store.reading import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+DIMENSIONS = ("relation", "other")
+TOP = 400  # neurons of a relation that two stores are compared by, where nothing is said
+BY = ("site", "layer")
+
+
+def overlap(
+    store: str | Path | Store,
+    mask: str | None = None,
+    *,
+    k: int | Sequence[int] | None = None,
+    by: str | None = None,
+) -> xr.Dataset:
+    """Neurons that two relations have in common: under one mask, or among the top ``k`` of the stored scores.
+
+    Args:
+        mask: name of a stored mask; the store's only one by default.
+        k: instead of a mask. Several make a dimension ``k``.
+        by: "site" or "layer", to count in each of them apart.
+
+    Returns:
+        shared: int [relation, other], the diagonal is the size of each set.
+        jaccard: float [relation, other], shared over united.
+        expected: float [relation, other], shared neurons if sets of these sizes were drawn at random.
+        All with a third dimension ``k``, ``site`` or ``layer`` where asked for.
+
+    Raises:
+        InputError: no such mask, several to choose from, or ``mask`` and ``k`` together.
+    """
+    import xarray as xr
+
+    if mask is not None and k is not None:
+        raise InputError("both a mask and k", where="overlap", fix="give one of them")
+    if by is not None and by not in BY:
+        raise InputError(f"cannot count by {by!r}", where="overlap", fix=f"use {' or '.join(BY)}")
+    opened = open_store(store)
+    if isinstance(k, Sequence) and by is not None:
+        raise InputError(f"several k and by {by}", where="overlap", fix="give one k, or leave the other out")
+    if k is None:
+        return overlap_of(*masks.read(opened, mask or _only_mask(opened)), by)
+    relations, scores = all_scores(opened)
+    if not isinstance(k, Sequence):
+        return overlap_of(relations, masks.top_k(scores, k), by)
+    sets = [overlap_of(relations, masks.top_k(scores, number)) for number in k]
+    return xr.concat(sets, dim=pd.Index(list(k), name="k")).transpose(*DIMENSIONS, "k")
+
+
+def overlap_of(relations: Sequence[str], sets: Mapping[str, np.ndarray], by: str | None = None) -> xr.Dataset:
+    """`overlap` of neuron sets in memory: bool [relation, layer, neuron] per site."""
+    import xarray as xr
+
+    if by is None:
+        return _shared(relations, masks.flatten(sets))
+    keys, parts = zip(*_slices(sets, by), strict=True)
+    whole = [_shared(relations, part) for part in parts]
+    return xr.concat(whole, dim=pd.Index(list(keys), name=by)).transpose(*DIMENSIONS, by)
+
+
+def pairs(shared: xr.Dataset) -> pd.DataFrame:
+    """The result of `overlap` as a table: a row for every two relations (and k, site or layer), most shared first."""
+    table = shared.to_dataframe().reset_index()
+    order = {str(name): at for at, name in enumerate(shared["relation"].values)}
+    table = table[table["relation"].map(order) < table["other"].map(order)]
+    extra = [str(name) for name in shared.dims if name not in DIMENSIONS]
+    table = table[[*DIMENSIONS, *extra, "shared", "jaccard", "expected"]]
+    return table.sort_values("shared", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def agreement(store: str | Path | Store, other: str | Path | Store, *, k: int) -> pd.DataFrame:
+    """How far two stores agree on each relation that both score: two seeds, languages, prompt sets, or trainings of a model.
+
+    Returns:
+        A row per relation: ``correlation`` (Spearman's, of the average precision of all neurons), then ``shared``,
+        ``jaccard`` and ``expected`` of the two top-``k`` sets.
+
+    Raises:
+        InputError: no relation or site in common, or models of different shape.
+    """
+    from scipy.stats import rankdata
+
+    names, mine, theirs = _both(store, other)
+    n_neurons = sum(values[0].size for values in mine.values())
+    rows = []
+    for at, name in enumerate(names):
+        first, second = ({site: values[at][None] for site, values in scores.items()} for scores in (mine, theirs))
+        ranks = [rankdata(masks.flatten(scores)[0]) for scores in (first, second)]
+        a, b = (masks.flatten(masks.top_k(scores, k))[0] for scores in (first, second))
+        shared = int((a & b).sum())
+        rows.append((name, np.corrcoef(*ranks)[0, 1], k, shared, shared / (2 * k - shared), k * k / n_neurons))
+    return pd.DataFrame(rows, columns=["relation", "correlation", "k", "shared", "jaccard", "expected"])
+
+
+def moved(store: str | Path | Store, other: str | Path | Store, *, relation: str, n: int = 20) -> pd.DataFrame:
+    """The ``n`` neurons whose average precision for a relation differs most between two stores, largest change first.
+
+    Returns:
+        site, layer, neuron, ``before`` (first store), ``after`` (second), ``change``.
+    """
+    names, mine, theirs = _both(store, other)
+    at = query.position(names, relation, open_store(store))
+    parts = []
+    for site, values in mine.items():
+        before, after = values[at].ravel(), theirs[site][at].ravel()
+        chosen = np.argsort(-np.abs(after - before), kind="stable")[:n]
+        layer, neuron = np.unravel_index(chosen, values[at].shape)
+        columns = {"before": before[chosen], "after": after[chosen], "change": (after - before)[chosen]}
+        parts.append(pd.DataFrame({"site": site, "layer": layer, "neuron": neuron, **columns}))
+    return (
+        pd.concat(parts)
+        .sort_values("change", key=np.abs, ascending=False, kind="stable")
+        .head(n)
+        .reset_index(drop=True)
+    )
+
+
+def all_scores(store: Store, statistic: str = schema.AVERAGE_PRECISION) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Relation names, and per scored site float32 [relation, layer, neuron]."""
+    groups = {site: query.scores(store, site) for site in store.manifest.capture.sites}
+    names = query.relations(next(iter(groups.values())))
+    return names, {site: np.asarray(group[statistic][:]) for site, group in groups.items()}
+
+
+def _only_mask(store: Store) -> str:
+    found = store.children(schema.MASKS)
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} masks to choose from: {', '.join(found)}" if found else "no mask in this store"
+    raise InputError(what, where=store.path, fix="name one with --mask, or give --k")
+
+
+def _both(
+    store: str | Path | Store, other: str | Path | Store
+) -> tuple[list[str], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Relations that both stores score, and the average precision of those in each, on the sites that both have."""
+    first, second = open_store(store), open_store(other)
+    (mine, a), (theirs, b) = all_scores(first), all_scores(second)
+    names = [name for name in mine if name in theirs]
+    if not names:
+        raise InputError(f"no relation in common: {', '.join(mine)} and {', '.join(theirs)}", where=second.path)
+    sites = [site for site in a if site in b]
+    if not sites:
+        raise InputError(f"no site in common: {', '.join(a)} and {', '.join(b)}", where=second.path)
+    for site in sites:
+        if a[site].shape[1:] != b[site].shape[1:]:
+            shapes = (" x ".join(map(str, values.shape[1:])) for values in (a[site], b[site]))
+            raise InputError(
+                f"{site} is {' in one store and '.join(shapes)} in the other: their neurons are not the same",
+                where=second.path,
+                fix="compare stores of models of the same shape",
+            )
+    rows, columns = [mine.index(name) for name in names], [theirs.index(name) for name in names]
+    return names, {site: a[site][rows] for site in sites}, {site: b[site][columns] for site in sites}
+
+
+def _slices(sets: Mapping[str, np.ndarray], by: str) -> Iterator[tuple[str | int, np.ndarray]]:
+    """(site or layer, bool [relation, neurons in it])."""
+    if by == "site":
+        yield from ((site, mask.reshape(len(mask), -1)) for site, mask in sets.items())
+        return
+    for layer in range(next(iter(sets.values())).shape[1]):
+        yield layer, np.concatenate([mask[:, layer] for mask in sets.values()], axis=1)
+
+
+def _shared(relations: Sequence[str], flat: np.ndarray) -> xr.Dataset:
+    """Overlap of the rows of bool [relation, neurons]."""
+    import xarray as xr
+
+    exact = flat.astype(np.float32)  # counts below 2^24 are exact
+    shared = (exact @ exact.T).astype(np.int64)
+    sizes = np.diag(shared)
+    united = sizes[:, None] + sizes[None, :] - shared
+    return xr.Dataset(
+        {
+            "shared": (DIMENSIONS, shared),
+            "jaccard": (DIMENSIONS, shared / np.maximum(united, 1)),
+            "expected": (DIMENSIONS, np.outer(sizes, sizes) / flat.shape[1]),
+        },
+        coords={name: list(relations) for name in DIMENSIONS},
+    )

@@ -1,0 +1,208 @@
+"""Ask a store: a lazy tree for xarray, and the questions everybody asks first.
+
+    open("study.zarr")                                       # everything, lazily, by name
+    top("study.zarr", relation="country_capital", n=20)      # a relation's best neurons
+    neuron("study.zarr", "mlp.gate", 12, 345)                # one neuron in every relation
+    extremes("study.zarr", "mlp.gate", 12, 345, n=5)         # the prompts that drive it most and least
+
+Score tables are read with zarr alone, one chunk per relation and statistic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pandas as pd
+
+from relact import schema
+from relact import sites as site_names
+from relact.errors import InputError, StoreError
+from relact.packed.store import open_store
+from relact.store.reading import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+    import zarr
+
+
+READERS = 4
+QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
+
+
+def open(path: str | Path) -> xr.DataTree:
+    """The whole store as a lazy `xarray.DataTree`; activations end at the last committed block.
+
+    Groups and names are those of docs/format.md: ``tree["scores/mlp.gate"]["average_precision"]`` has dimensions
+    (relation, layer, neuron). Nothing is read before it is asked for.
+
+    Raises:
+        StoreError: no store there.
+    """
+    store = open_store(path)
+    tree = store.tree()
+    missing = store.missing_blocks()
+    if missing:
+        rows = store.rows_of(missing[0])[0]
+        for site in store.layouts:
+            node = tree[f"{schema.ACTIVATIONS}/{site}"]
+            node.dataset = node.to_dataset().isel(prompt=slice(rows))
+    return tree
+
+
+def top(
+    store: str | Path | Store,
+    *,
+    relation: str,
+    n: int = 20,
+    sites: str | Sequence[str] | None = None,
+    statistic: str = schema.AVERAGE_PRECISION,
+) -> pd.DataFrame:
+    """The ``n`` neurons with the highest score for a relation: site, layer, neuron and every stored statistic.
+
+    Ties keep the store's order (site, layer, neuron).
+
+    Raises:
+        InputError: no such relation, site or statistic. StoreError: the store has no scores.
+    """
+    if n < 1:
+        raise InputError(f"the {n} best neurons", where="n", fix="give at least 1")
+    opened = open_store(store)
+    wanted = site_names.expand(sites) if sites is not None else opened.manifest.capture.sites
+    if (listed := opened.short_list(relation, n, tuple(wanted), statistic)) is not None:
+        return listed
+    chosen = [site for site in opened.manifest.capture.sites if site in wanted]
+    if not chosen:
+        known = ", ".join(opened.manifest.capture.sites)
+        raise InputError(f"none of the sites {sites} is scored", where=opened.path, fix=f"choose from {known}")
+    groups = {site: scores(opened, site) for site in chosen}
+    names = statistics(groups[chosen[0]])
+    if statistic not in names:
+        raise InputError(f"no statistic {statistic!r}", where=opened.path, fix=f"choose from {', '.join(names)}")
+    row = position(relations(groups[chosen[0]]), relation, opened)
+    with ThreadPoolExecutor(READERS) as pool:  # one chunk each: waiting and decompressing overlap
+        read = {(site, name): pool.submit(_row, groups[site][name], row) for name in names for site in chosen}
+        rows = {key: future.result() for key, future in read.items()}
+    parts = []
+    for site in chosen:
+        values = rows[site, statistic]  # [layer, neuron]
+        places = best(values.ravel(), n)
+        layer, neuron = np.unravel_index(places, values.shape)
+        columns = {name: rows[site, name].ravel()[places] for name in names}
+        parts.append(pd.DataFrame({"site": site, "layer": layer, "neuron": neuron, **columns}))
+    return pd.concat(parts).sort_values(statistic, ascending=False, kind="stable").head(n).reset_index(drop=True)
+
+
+def best(values: np.ndarray, n: int) -> np.ndarray:
+    """Positions of the ``n`` highest values, best first, ties in order."""
+    edge = np.partition(values, -n)[-n] if n < values.size else -np.inf
+    candidates = np.flatnonzero(values >= edge)
+    return candidates[np.argsort(-values[candidates], kind="stable")[:n]]
+
+
+def neuron(store: str | Path | Store, site: str, layer: int, index: int) -> pd.DataFrame:
+    """One neuron in every relation, best average precision first: each stored statistic, and its distribution.
+
+    The distribution (``min p10 p50 p90 max`` of the activation over the relation's identification prompts) is left out
+    where the store holds no activations.
+
+    Raises:
+        InputError: the store has no such neuron. StoreError: it has no scores.
+    """
+    opened = open_store(store)
+    site = _check(opened, site, layer, index)
+    group = scores(opened, site)
+    table = pd.DataFrame({name: np.asarray(group[name][:, layer, index]) for name in statistics(group)})
+    table.insert(0, "relation", relations(group))
+    if has_activations(opened):
+        grouped = activations(opened, site, layer, index).groupby("relation", sort=False)["activation"]
+        spread = pd.DataFrame({name: grouped.quantile(at) for name, at in QUANTILES.items()})
+        table = table.join(spread, on="relation")
+    return table.sort_values(table.columns[1], ascending=False, kind="stable").reset_index(drop=True)
+
+
+def activations(store: str | Path | Store, site: str, layer: int, index: int) -> pd.DataFrame:
+    """One neuron's activation on every captured identification prompt: prompt, relation, subject, object, text, activation.
+
+    Rows are in the order of the prompts; ``activation`` is float32, pooled over the prompt's tokens.
+
+    Raises:
+        InputError: the store has no such neuron. StoreError: it holds no activations.
+    """
+    opened = open_store(store)
+    site = _check(opened, site, layer, index)
+    if not has_activations(opened):
+        raise StoreError("no activations in this store", where=opened.path, fix="run `relact capture` first")
+    table = opened.prompts(schema.IDENTIFY)[["relation", "subject", "object", "text"]]
+    table.insert(0, "prompt", range(len(table)))
+    return table.assign(activation=column(opened, site, layer, index))
+
+
+def column(store: Store, site: str, layer: int, index: int) -> np.ndarray:
+    """One neuron's activation on every identification prompt, float32 [prompt]."""
+    return np.concatenate(store.columns(site, layer, index, index + 1))[:, 0].astype(np.float32)
+
+
+def extremes(store: str | Path | Store, site: str, layer: int, index: int, n: int = 5) -> pd.DataFrame:
+    """The ``n`` prompts that drive one neuron most and least: the columns of `activations`, after ``drive`` (most or least).
+
+    Strongest first in both halves; a prompt is in one half only.
+    """
+    table = activations(store, site, layer, index).sort_values("activation", ascending=False, kind="stable")
+    most = table.head(n)
+    least = table.iloc[len(most) :].tail(n)
+    joined = pd.concat([most, least]).reset_index(drop=True)
+    joined.insert(0, "drive", ["most"] * len(most) + ["least"] * len(least))
+    return joined
+
+
+def has_activations(store: Store) -> bool:
+    """Whether every block of the store is captured."""
+    return not store.missing_blocks()
+
+
+def scores(store: Store, site: str) -> dict[str, zarr.Array]:
+    """The arrays of ``scores/<site>`` by name; `StoreError` says how to make them."""
+    group = f"{schema.SCORES}/{site}"
+    if not store.has(group):
+        raise StoreError("no scores in this store", where=store.path, fix="run `relact score` first")
+    return dict(cast("zarr.Group", store.root[group]).arrays())
+
+
+def relations(group: Mapping[str, zarr.Array]) -> list[str]:
+    """Names along the relation axis of a score group."""
+    return [str(name) for name in np.asarray(group["relation"][:])]
+
+
+def statistics(group: Mapping[str, zarr.Array]) -> list[str]:
+    """The statistics that a score group holds, the usual ones first and in their usual order."""
+    found = sorted(name for name, array in group.items() if array.ndim == 3)
+    usual = [name for name in schema.STATISTICS if name in found]
+    return usual + [name for name in found if name not in usual]
+
+
+def position(names: Sequence[str], relation: str, store: Store) -> int:
+    """Where ``relation`` is among ``names``; `InputError` lists them when it is not."""
+    if relation not in names:
+        raise InputError(f"no relation {relation!r}", where=store.path, fix=f"choose from {', '.join(names)}")
+    return list(names).index(relation)
+
+
+def _check(store: Store, site: str, layer: int, index: int) -> str:
+    """The canonical name of a site whose neuron exists."""
+    found = site_names.expand(site)
+    if len(found) != 1 or found[0] not in store.layouts:
+        raise InputError(f"no site {site!r} in this store", where=store.path, fix=f"use {', '.join(store.layouts)}")
+    lay = store.layouts[found[0]]
+    for name, value, size in (("layer", layer, lay.n_layers), ("neuron", index, lay.width)):
+        if not 0 <= value < size:
+            raise InputError(f"{name} {value} of {size}", where=found[0], fix="count from 0")
+    return found[0]
+
+
+def _row(array: zarr.Array, row: int) -> np.ndarray:
+    """One relation of a statistic: [layer, neuron]."""
+    return np.asarray(array[row])

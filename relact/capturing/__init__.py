@@ -1,0 +1,1 @@
+"""Model and prompts to a stream of committed blocks. Needs torch."""

@@ -1,0 +1,92 @@
+"""What a capture would write and need. The model is loaded and timed; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from relact import schema
+from relact.capturing import prepare
+from relact.capturing.capture import passes_of, shape_of, sized, tokens_of
+from relact.capturing.options import CaptureOptions
+from relact.models import cost
+from relact.models.loading import LoadedModel, load
+from relact.plan import Plan
+from relact.relations.table import read
+from relact.store import local
+from relact.store.layout import block_ranges, layouts, record_bytes
+from relact.store.skeleton import Blueprint
+
+
+def forecast(
+    options: CaptureOptions,
+    model: str | LoadedModel,
+    prompts: pd.DataFrame | str | Path,
+    store: str | Path | None = None,
+    *,
+    model_dtype: str = "auto",
+    device: str = "auto",
+    append: bool = False,
+) -> Plan:
+    """What `capture` with the same arguments would write, and need.
+
+    Files and bytes are exact for an uncompressed store: what is not a block is built in a temporary folder and measured.
+
+    Args:
+        store: where it may have begun already; None, or a place where nothing is, for a new one.
+    """
+    loaded = load(model, dtype=model_dtype, device=device)
+    path = Path(store) if store is not None and Path(store).exists() else None
+    intake = prepare.take_in(loaded, read(prompts), options.record(), compress=options.compress)
+    intake = sized(intake, loaded, options, path)
+    begun = _begun(intake, path, append)
+    settings, blueprint = intake.manifest.capture, intake.blueprint
+    tokens = tokens_of(loaded, begun.prompts, settings, intake)
+    rows, n_prompts = settings.block, len(tokens)
+    ranges = begun.left(block_ranges(n_prompts, rows))
+    passes = list(passes_of(tokens, ranges, options.batch_tokens))
+    shape = shape_of(loaded, intake, passes, n_prompts, begun.compress)
+    _, buffers = shape.fit(options.budget, rows)
+    sites = layouts(n_prompts, rows, blueprint.n_layers, blueprint.widths, options.dtype)
+    n_files, n_bytes = prepare.measure(begun.skeleton) if begun.skeleton else (0, 0)
+    n_files += len(ranges) * (1 + sum(lay.n_layers for lay in sites.values()))
+    n_bytes += len(ranges) * (record_bytes(sites) + sum(lay.n_layers * lay.shard_bytes for lay in sites.values()))
+    taken = cost.seconds(loaded, passes, n_bytes)
+    peak = shape.memory(rows, min(buffers, max(1, len(ranges))))
+    return Plan("capture", n_files, n_bytes, not begun.compress, peak, taken)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What there is of the store already.
+
+    Attributes:
+        prompts: its identification prompts once the capture is done.
+        stops: one past the last committed row of every block that there is.
+        skeleton: what is still to be built beside blocks; None where it stands.
+    """
+
+    prompts: pd.DataFrame
+    stops: Sequence[int]
+    skeleton: Blueprint | None
+    compress: bool
+
+    def left(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Row ranges of blocks that are not wholly captured."""
+        stops = [*self.stops, *[0] * (len(ranges) - len(self.stops))]
+        return [block for block, stop in zip(ranges, stops, strict=True) if stop < block[1]]
+
+
+def _begun(intake: prepare.Intake, path: Path | None, append: bool) -> _Begun:
+    if path is None:
+        return _Begun(intake.tables[schema.IDENTIFY], (), intake.blueprint, intake.blueprint.compress)
+    store = local.open(path)
+    stops = [store.committed_stop(block) for block in range(store.n_blocks)]
+    grown = prepare.grown(store, intake) if append else None
+    if not append:
+        prepare.resume(store, intake)
+    prompts = grown.tables[schema.IDENTIFY] if grown else store.prompts(schema.IDENTIFY)
+    return _Begun(prompts, stops, grown, store.compressed)

@@ -1,0 +1,127 @@
+"""The forward passes of a capture: a shared prefix once, its continuations batched by length, pooled values into a block.
+
+Which prompts run together is decided in `batches`, how they are pooled in `pooling`, when their values arrive in `transfer`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from relact import schema
+from relact.capturing.pooling import Pool, pools
+from relact.capturing.transfer import Arrivals, ahead
+from relact.errors import ModelError
+from relact.models import hooks
+from relact.models.batches import schedule
+from relact.models.forward import advance, pad, repeat_cache
+from relact.models.loading import LoadedModel
+from relact.store.blocks import BlockBuffer
+
+
+def capture_rows(
+    loaded: LoadedModel,
+    tokens: Sequence[Sequence[int]],
+    buffer: BlockBuffer,
+    settings: schema.CaptureRecord,
+    at: int = 0,
+) -> Iterator[int]:
+    """Run prompts that are batched together and fill ``buffer`` from row ``at`` on; yields rows as they are filled."""
+    lengths = [len(row) for row in tokens]
+    underway: deque[Arrivals] = deque()
+    prefix = _Prefix((), None, {})
+
+    def run(rows: Sequence[int]) -> None:
+        own_tokens = [tokens[row][len(prefix.tokens) :] for row in rows]
+        underway.append(_run_batch(loaded, own_tokens, [at + row for row in rows], prefix, settings))
+
+    with torch.inference_mode():
+        for batch in schedule(tokens, settings.batch):
+            if batch.prefix != prefix.tokens:
+                prefix = _Prefix.run(loaded, batch.prefix, settings)
+            _in_halves(run, batch.rows, loaded.device, lengths)
+            while len(underway) > ahead(loaded.device):
+                yield underway.popleft().put(buffer)
+    for arrivals in underway:
+        yield arrivals.put(buffer)
+
+
+@dataclass
+class _Prefix:
+    """A prefix after its forward pass: keys and values, and each site's unfinished pool."""
+
+    tokens: tuple[int, ...]
+    cache: Any
+    partial: dict[tuple[str, int], torch.Tensor]  # (site, layer) -> [1, width]
+
+    @classmethod
+    def run(cls, loaded: LoadedModel, tokens: tuple[int, ...], settings: schema.CaptureRecord) -> _Prefix:
+        if not tokens:
+            return cls((), None, {})
+        pool = pools(settings.pool)
+        partial: dict[tuple[str, int], torch.Tensor] = {}
+        ids = torch.tensor([tokens], device=loaded.device)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+
+        def keep(site: str, layer: int, values: torch.Tensor) -> None:
+            partial[site, layer] = pool.start(values, mask.to(values.device))
+
+        with hooks.visit(loaded.model, settings.sites, keep):
+            _, cache = advance(loaded.model.base_model, ids)
+        return cls(tokens, cache, partial)
+
+
+def _in_halves(
+    run: Callable[[Sequence[int]], None], rows: Sequence[int], device: torch.device, lengths: Sequence[int]
+) -> None:
+    """``run(rows)``, in halves when the device's memory does not hold the whole; ``lengths`` are tokens of every row."""
+    try:
+        return run(rows)
+    except torch.OutOfMemoryError as error:
+        if len(rows) == 1:
+            raise ModelError(
+                f"one prompt of {lengths[rows[0]]} tokens does not fit into its memory",
+                where=f"device {device}",
+                fix="capture with --device cpu, a smaller --model-dtype, or shorter prompts",
+            ) from error
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    half = len(rows) // 2
+    for part in (rows[:half], rows[half:]):
+        _in_halves(run, part, device, lengths)
+
+
+def _run_batch(
+    loaded: LoadedModel,
+    own: Sequence[Sequence[int]],
+    rows: Sequence[int],
+    prefix: _Prefix,
+    settings: schema.CaptureRecord,
+) -> Arrivals:
+    """One forward pass over right-padded prompts (without their prefix); ``rows`` are theirs in the block."""
+    ids, mask = pad(own, loaded.device)  # [batch, tokens]
+    pool: Pool = pools(settings.pool)
+    stored = torch.float16 if settings.dtype == "float16" else torch.float32
+    lengths = torch.tensor([[len(row) + len(prefix.tokens)] for row in own], device=loaded.device)  # [batch, 1]
+    arrivals = Arrivals(np.asarray(rows))
+
+    def keep(site: str, layer: int, values: torch.Tensor) -> None:
+        here = values.device  # of this layer, where a model is spread over several
+        partial = pool.start(values, mask.to(here))
+        if prefix.tokens:
+            partial = pool.join(prefix.partial[site, layer], partial)
+        arrivals.send(site, layer, pool.finish(partial, lengths.to(here)).to(stored))
+
+    with hooks.visit(loaded.model, settings.sites, keep):
+        if prefix.tokens:
+            seen = torch.ones(len(own), len(prefix.tokens), dtype=mask.dtype, device=mask.device)
+            full = torch.cat([seen, mask], dim=1)
+            advance(loaded.model.base_model, ids, cache=repeat_cache(prefix.cache, len(own)), mask=full)
+        else:
+            loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+    return arrivals

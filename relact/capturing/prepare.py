@@ -1,0 +1,258 @@
+"""Prepare: what a capture starts from, and the store it goes to: made, resumed, grown or repaired.
+
+A store's prompts keep the order in which they were given. An append adds the rows of a table that the store does not have yet
+after those it has, whether the table repeats the old ones or not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import zarr
+
+from relact import schema
+from relact.errors import InputError, StoreError
+from relact.models.loading import LoadedModel, encode
+from relact.schema import DOCUMENT
+from relact.store import local, skeleton
+from relact.store.local import LocalStore
+from relact.store.seal import files_below
+from relact.store.skeleton import Blueprint
+from relact.store.verify import Verdict, verify
+
+SHOWN_VERSIONS = ("relact", "torch", "transformers", "zarr", "numpy")
+Tables = Mapping[str, pd.DataFrame]  # split -> rows with n_tokens, the test split with answers
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a new store of the given prompts is made of, and ``tokens``: ids of its identification prompts."""
+
+    blueprint: Blueprint
+    tokens: Sequence[Sequence[int]]
+
+    @property
+    def manifest(self) -> schema.Manifest:
+        """The identity of the capture."""
+        return self.blueprint.manifest
+
+    @property
+    def tables(self) -> Tables:
+        """Both prompt sets."""
+        return self.blueprint.tables
+
+    def with_block(self, rows: int) -> Intake:
+        """The same with so many rows per block."""
+        manifest = replace(self.manifest, capture=replace(self.manifest.capture, block=rows))
+        return replace(self, blueprint=replace(self.blueprint, manifest=manifest))
+
+
+def take_in(
+    loaded: LoadedModel, table: pd.DataFrame, settings: schema.CaptureRecord, *, compress: bool = False
+) -> Intake:
+    """Tokenize a prompt table for a model; `InputError` names a prompt that is empty or too long for it."""
+    tables, tokens = _encode(loaded, table, settings.special_tokens)
+    manifest = schema.Manifest(
+        model=schema.ModelRecord(loaded.id, loaded.revision, loaded.fingerprint, loaded.dtype, loaded.family),
+        tokenizer=loaded.tokenizer_fingerprint,
+        capture=settings,
+        prompts=describe(tables),
+        versions={name: version(name) for name in SHOWN_VERSIONS},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    widths = {site: loaded.widths[site] for site in settings.sites}
+    return Intake(Blueprint(manifest, tables, loaded.n_layers, widths, compress), tokens)
+
+
+def measure(blueprint: Blueprint) -> tuple[int, int]:
+    """(files, bytes) of a new store before any block is captured."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "s"
+        skeleton.build(path, blueprint)
+        sizes = [(path / name).stat().st_size for name in files_below(path)]
+    return len(sizes), sum(sizes)
+
+
+def resume(store: LocalStore, intake: Intake) -> LocalStore:
+    """The same store, when it records the same identity; `IdentityError` otherwise."""
+    same = dict(intake.manifest.prompts)
+    if store.appended():
+        same[schema.IDENTIFY] = {**same[schema.IDENTIFY], schema.APPENDED: store.appended()}
+    local.require_identity(store, replace(intake.manifest, prompts=same))
+    return store
+
+
+def append(store: LocalStore, intake: Intake) -> LocalStore:
+    """The store grown by the rows of the intake that it does not have; nothing is captured yet. Errors as of `grown`."""
+    larger = grown(store, intake)
+    return local.grow(store, larger.tables, larger.manifest.prompts) if larger else store
+
+
+def grown(store: LocalStore, intake: Intake) -> Blueprint | None:
+    """The intake of the store with the rows that it does not have after its own; None when it has them all.
+
+    Raises:
+        IdentityError: another model, tokenizer or setting. StoreError: the store's own prompts are damaged.
+        InputError: a subject would be in both splits.
+    """
+    local.require_identity(store, replace(intake.manifest, prompts=store.manifest.prompts))
+    old, new = old_rows(store), new_rows(store, intake)
+    if not any(len(rows) for rows in new.values()):
+        return None
+    merged = {split: pd.concat([old[split], new[split]], ignore_index=True) for split in old}
+    _require_separate(old, new)
+    described = describe(merged)
+    cuts = store.appended() + ([store.n_prompts] if len(new[schema.IDENTIFY]) else [])
+    if cuts:
+        described[schema.IDENTIFY][schema.APPENDED] = cuts
+    return replace(intake.blueprint, tables=merged, manifest=replace(store.manifest, prompts=described))
+
+
+def old_rows(store: LocalStore) -> dict[str, pd.DataFrame]:
+    """The prompts the store has, checked against their digests."""
+    rows = {split: store.prompts(split) for split in (schema.IDENTIFY, schema.TEST)}
+    for split, digest in ((split, described["digest"]) for split, described in describe(rows).items()):
+        recorded = store.manifest.prompts[split]["digest"]
+        if digest != recorded:
+            raise StoreError(
+                f"prompts/{split} has digest {digest}, the store records {recorded}",
+                where=store.path,
+                fix=skeleton.VERIFY,
+            )
+    return rows
+
+
+def new_rows(store: LocalStore, intake: Intake) -> dict[str, pd.DataFrame]:
+    """Rows of the intake that the store does not have, each as often as it is missing, in the intake's order."""
+    found = {}
+    for split, table in intake.tables.items():
+        have = Counter(_keys(store.prompts(split)))
+        fresh = []
+        for key in _keys(table):
+            fresh.append(not have[key])
+            have[key] -= bool(have[key])
+        found[split] = table[fresh].reset_index(drop=True)
+    return found
+
+
+def repair(path: Path, intake: Intake) -> tuple[LocalStore, Verdict]:
+    """Rebuild damaged prompts and metadata and take the commits of damaged blocks back: they are missing from now on.
+
+    The intake must be what the store was captured from. Damaged results (scores, masks, ablations) are not touched.
+    """
+    before = after = verify(path)
+    if before.damaged_skeleton():
+        root_lost = any(problem.file == DOCUMENT for problem in before.problems)
+        _rebuild(path, intake, root_lost=root_lost)
+        after = verify(path)
+    store = local.open(path)
+    for block in after.damaged_blocks():
+        store.log.remove(block)
+    return store, before
+
+
+def _rebuild(path: Path, intake: Intake, *, root_lost: bool) -> None:
+    """Write the skeleton anew from the intake, over the damaged one."""
+    blueprint = intake.blueprint
+    if root_lost:
+        blueprint = intake.with_block(_block_on_disk(path, blueprint)).blueprint
+    else:
+        manifest = local.read_manifest(path)
+        recorded = {split: {name: about[name] for name in ("n", "digest")} for split, about in manifest.prompts.items()}
+        if recorded != dict(intake.manifest.prompts):
+            raise InputError(
+                "these are not the prompts that the store records",
+                where=path,
+                fix="give the prompts it was captured from",
+            )
+        blueprint = replace(blueprint, manifest=manifest)
+    local.rebuild(path, blueprint)
+
+
+def _block_on_disk(path: Path, blueprint: Blueprint) -> int:
+    """Rows per block of a store whose root is lost, from its arrays; they must have the blueprint's shape."""
+    dtype = blueprint.manifest.capture.dtype
+    for site, width in blueprint.widths.items():
+        try:
+            array = zarr.open_array(path / schema.ACTIVATIONS / site / schema.ACTIVATION, mode="r")
+        except Exception:  # damaged as well: ask the next one
+            continue
+        shape = (blueprint.n_prompts, blueprint.n_layers, width)
+        if array.shape != shape or array.dtype != dtype or array.shards is None:
+            raise StoreError(
+                f"{site} is {array.dtype} {array.shape}, this capture {dtype} {shape}",
+                where=path,
+                fix="give the model, prompts and settings it was captured with",
+            )
+        return int(array.shards[0])
+    raise StoreError("neither its zarr.json nor its arrays can be read", where=path, fix="remove it and capture again")
+
+
+def _encode(loaded: LoadedModel, table: pd.DataFrame, special: bool) -> tuple[dict[str, pd.DataFrame], list[list[int]]]:
+    """Both splits with ``n_tokens``, and the token ids of the identification prompts."""
+    tables = {}
+    for split in (schema.IDENTIFY, schema.TEST):
+        part = table[table["split"] == split].reset_index(drop=True)
+        ids = encode(loaded, [str(text) for text in part["text"]], special_tokens=special)
+        columns = [*schema.PROMPT_TEXT, *([schema.ANSWERS] if split == schema.TEST else [])]
+        tables[split] = part[columns].assign(n_tokens=[len(row) for row in ids])
+        if split == schema.IDENTIFY:
+            tokens = ids
+    if not tokens:
+        raise InputError("no identification prompts", fix="build prompts with `relact prompts`")
+    limit = loaded.max_tokens
+    for row, ids_of_row in enumerate(tokens):
+        if not ids_of_row or (limit and len(ids_of_row) > limit):
+            what = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}"
+            raise InputError(what, where=f"identification prompt {row}", fix="shorten or drop it")
+    return tables, tokens
+
+
+def describe(tables: Tables) -> dict[str, dict[str, Any]]:
+    """``prompts`` of the manifest: how many rows each split has, and their digest."""
+    return {
+        split: {"n": len(rows), "digest": schema.digest(_records(rows, split == schema.TEST))}
+        for split, rows in tables.items()
+    }
+
+
+def _records(rows: pd.DataFrame, answers: bool) -> list[dict[str, Any]]:
+    """Rows as plain JSON values, the same from a table and from a store."""
+    records = [
+        {**{name: str(row[name]) for name in schema.PROMPT_TEXT}, "n_tokens": int(row["n_tokens"])}
+        for row in rows.to_dict("records")
+    ]
+    if answers:
+        for record, own in zip(records, rows[schema.ANSWERS], strict=True):
+            record[schema.ANSWERS] = [str(text) for text in own if text]
+    return records
+
+
+def _keys(rows: pd.DataFrame) -> list[tuple[str, ...]]:
+    return list(rows[list(schema.PROMPT_TEXT)].astype(str).itertuples(index=False, name=None))
+
+
+def _require_separate(old: Tables, new: Tables) -> None:
+    """No subject of a relation may be both captured and tested, as far as the new rows are concerned."""
+
+    def subjects(rows: pd.DataFrame) -> set[tuple[str, str]]:
+        return set(zip(rows["relation"].astype(str), rows["subject"].astype(str), strict=True))
+
+    identify, test = schema.IDENTIFY, schema.TEST
+    both = (subjects(new[identify]) & (subjects(old[test]) | subjects(new[test]))) | (
+        subjects(old[identify]) & subjects(new[test])
+    )
+    if both:
+        relation, subject = sorted(both)[0]
+        raise InputError(
+            f"{subject!r} of {relation} would be in both splits (and {len(both) - 1} more)",
+            fix="split the new facts as the store's: build both tables with the same seed, or give new facts only",
+        )

@@ -1,0 +1,93 @@
+"""The commands, in the order in which the help lists them, and how their problems are told.
+
+Heavy libraries are imported inside the commands, so that ``relact --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from relact import __version__
+from relact.cli import terminal
+from relact.cli.ablate import ablate
+from relact.cli.capture import capture
+from relact.cli.compare import compare
+from relact.cli.exchange import export, import_scores
+from relact.cli.info import info
+from relact.cli.prompts import prompts
+from relact.cli.query import neuron, top
+from relact.cli.report import report
+from relact.cli.run import run_all
+from relact.cli.score import score
+from relact.cli.select import select
+from relact.cli.sharing import list_stores, pack, pull, push, unpack
+from relact.cli.verify import check_store
+from relact.errors import RelactError
+
+app = typer.Typer(
+    name="relact",
+    help="Which neurons of a language model belong to a relation, and what breaks without them.",
+    epilog="Every command takes --json for machines. Add --debug to see a traceback.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        typer.echo(f"relact {__version__}")
+        raise typer.Exit
+
+
+for name, command in (
+    ("prompts", prompts),
+    ("capture", capture),
+    ("score", score),
+    ("select", select),
+    ("ablate", ablate),
+    ("compare", compare),
+    ("top", top),
+    ("neuron", neuron),
+    ("info", info),
+    ("verify", check_store),
+    ("report", report),
+    ("run", run_all),
+    ("pack", pack),
+    ("unpack", unpack),
+    ("push", push),
+    ("pull", pull),
+    ("stores", list_stores),
+    ("export", export),
+    ("import", import_scores),
+):
+    app.command(name)(command)
+
+
+def main() -> None:
+    """Entry point: run a command, turn every problem into one line and exit code 1."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        app(arguments)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to resume", 130)
+    except RelactError as error:
+        if debug:
+            raise
+        _fail(str(error), 1)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(f"unexpected problem: {type(error).__name__}: {error}. Add --debug for the traceback", 1)
+
+
+def _fail(text: str, code: int) -> None:
+
+    terminal.problem(text)
+    sys.exit(code)

@@ -1,0 +1,41 @@
+"""`relact compare`: neurons that relations share, and what two stores agree on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from relact.cli.options import Json, Output, StorePlace
+from relact.cli.printing import numbers, show_frame
+
+
+def compare(
+    store: StorePlace,
+    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="another store, to compare with")] = None,
+    mask: Annotated[str | None, typer.Option(help="a stored mask; the only one by default")] = None,
+    k: Annotated[str | None, typer.Option("--k", help="instead of a mask, the top k: one or several, 100,400")] = None,
+    by: Annotated[str | None, typer.Option(help="count in every `site` or `layer` apart")] = None,
+    relation: Annotated[str | None, typer.Option(help="with OTHER: the neurons of this relation that moved")] = None,
+    n: Annotated[int, typer.Option("-n", help="with OTHER and --relation: how many")] = 20,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Neurons that relations share, against chance; or how far two stores agree."""
+    from relact.analysis import compare as comparing
+    from relact.cli import drawing
+
+    sizes = numbers(k) if k else None
+    if other is None:
+        shared = comparing.overlap(store, mask, k=sizes, by=by)
+        frame = comparing.pairs(shared)
+        if output is None and not as_json:
+            drawing.overlaps(shared)
+            return
+    elif relation:
+        frame = comparing.moved(store, other, relation=relation, n=n)
+    else:
+        if isinstance(sizes, list):
+            raise typer.BadParameter("two stores are compared at one k", param_hint="--k")
+        frame = comparing.agreement(store, other, k=sizes or comparing.TOP)
+    show_frame(frame, as_json, output, heat=("correlation", "jaccard", "change"))

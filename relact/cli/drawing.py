@@ -1,0 +1,133 @@
+"""Results as pictures of characters: matrices, histograms, a neuron at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from relact.cli.terminal import out, say, shade, table, wide
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+MATRIX_CELL = 6  # characters of one accuracy
+DEEPEST = 0.5  # loss of accuracy with the deepest colour
+PROMPT_WIDTH = 60  # characters of a prompt's last line
+QUANTILES = ("min", "p10", "p50", "p90", "max")
+BLOCKS = " ▁▂▃▄▅▆▇█"
+SPARK_BINS = 16
+
+
+def grid(frame: pd.DataFrame, title: str | None = None) -> None:
+    """A matrix of numbers with named rows; columns are numbered, cells shaded from the smallest to the largest."""
+    values = frame.to_numpy(float)
+    low, high = np.nanmin(values), np.nanmax(values)
+    shown = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 0))
+    label = max(len(str(name)) for name in frame.index)
+    shown.add_column("", width=label + 2, no_wrap=True)
+    for name in frame.columns:
+        shown.add_column(f" {name} ", justify="right", no_wrap=True)
+    for name, row in zip(frame.index, values, strict=True):
+        cells = [Text(f" {value:.0f} ", style=shade((value - low) / (high - low or 1))) for value in row]
+        shown.add_row(Text(str(name)), *cells)
+    wide(shown)
+
+
+def overlaps(shared: xr.Dataset) -> None:
+    """Shared neurons of relations: a matrix, or pairs against the third dimension where there is one."""
+    names = [str(name) for name in shared["relation"].values]
+    by = [str(name) for name in shared.dims if name not in ("relation", "other")]
+    counts, expected = shared["shared"], shared["expected"]
+    pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
+    if not by:
+        heads = [str(number) for number in range(1, len(names) + 1)]
+        labels = [f"{number:>2} {name}" for number, name in enumerate(names, 1)]
+        grid(_frame(counts.values, labels, heads), title="shared neurons; columns in the order of the rows")
+    elif pairs:
+        labels = [f"{names[i]} & {names[j]}" for i, j in pairs]
+        rows = np.array([counts.values[i, j] for i, j in pairs])
+        order = np.argsort(-rows.sum(axis=1), kind="stable")
+        heads = [str(value) for value in shared[by[0]].values]
+        grid(_frame(rows[order], [labels[at] for at in order], heads), title=f"shared neurons by {by[0]}")
+    if pairs:
+        chance = ", ".join(
+            f"{value:.1f}" for value in np.mean([expected.values[i, j] for i, j in pairs], axis=0).ravel()
+        )
+        say(f"\nexpected of two random sets of these sizes: {chance}")
+
+
+def neuron(frame: pd.DataFrame, prompts: pd.DataFrame | None, everywhere: pd.DataFrame | None) -> None:
+    """One neuron: its statistics with a histogram in every relation, then the prompts that drive it most and least."""
+    if everywhere is not None:
+        low, high = everywhere["activation"].min(), everywhere["activation"].max()
+        values = dict(iter(everywhere.groupby("relation")["activation"]))
+        bars = [sparkline(values[name].to_numpy(), low, high) for name in frame["relation"]]
+        frame = frame[["relation", "average_precision", *QUANTILES]].assign(distribution=bars)
+    table(frame, heat=("average_precision",))
+    if prompts is not None:
+        lines = [text.strip().splitlines()[-1][-PROMPT_WIDTH:] if text.strip() else "" for text in prompts["text"]]
+        shown = prompts[["drive", "activation", "relation", "object"]].assign(prompt=lines)
+        say("")
+        table(shown)
+
+
+def sparkline(values: np.ndarray, low: float, high: float) -> str:
+    """A histogram of ``values`` between two bounds as one word of block characters."""
+    counts = np.histogram(values, SPARK_BINS, (low, high if high > low else low + 1))[0]
+    levels = np.ceil(counts / max(counts.max(), 1) * (len(BLOCKS) - 1)).astype(int)  # what is there is seen
+    return "".join(BLOCKS[level] for level in levels)
+
+
+def ablation(result: xr.Dataset, k: int, drops: Mapping[str, Mapping[str, float]], influences: pd.DataFrame) -> None:
+    """The matrix of one k, mean drops with their intervals, and who hurts or helps whom beyond chance."""
+    say(f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {k})\n")
+    matrix(result)
+    parts = [f"{name} {one['drop']:.1f} [{one['low']:.1f}, {one['high']:.1f}]" for name, one in drops.items()]
+    say(f"\nmean drop in points, 95% intervals: {', '.join(parts)}\n")
+    clear = influences[influences["own_clear"] & (influences["own"] > 0)]
+    own = ", ".join(f"{row.switched_off} {row.own:.0f}" for row in clear.itertuples())
+    say(f"own neurons matter, beyond chance and beyond random neurons: {own or 'nowhere'}")
+    for row in influences.itertuples():
+        for verb, others in (("hurts", row.hurts), ("helps", row.helps)):
+            if others:
+                say(f"{row.switched_off!s} {verb} {others!s}")
+    if "perplexity" in result:
+        names = [str(name) for name in result["condition"].values]
+        values = zip(names, result["perplexity"].values.tolist(), strict=True)
+        say("perplexity of the bundled text: " + ", ".join(f"{name} {value:.1f}" for name, value in values))
+
+
+def matrix(ablation: xr.Dataset) -> None:
+    """Accuracy of every relation (rows) intact, under random neurons, and under each relation's neurons (columns)."""
+    accuracy = ablation["accuracy"].load()
+    relations = [str(name) for name in accuracy["relation"].values]
+    conditions = [str(name) for name in accuracy["condition"].values]
+    random = [name for name in conditions if name.startswith("random-")]
+    columns = [name for name in relations if name in conditions]
+    label = max(map(len, relations))
+    head = " " * (label + 3) + f"{'intact':>{MATRIX_CELL}} {'random':>{MATRIX_CELL}} |"
+    out.print(head + "".join(f"{number:>{MATRIX_CELL}}" for number in range(1, len(columns) + 1)), highlight=False)
+    for number, name in enumerate(relations, 1):
+        intact = float(accuracy.sel(condition="intact", relation=name))
+        control = float(accuracy.sel(condition=random, relation=name).mean()) if random else float("nan")
+        line = Text(f"{number:>2} {name:<{label}}{100 * intact:{MATRIX_CELL}.1f} {100 * control:{MATRIX_CELL}.1f} |")
+        for column in columns:
+            value = float(accuracy.sel(condition=column, relation=name))
+            line.append(f"{100 * value:{MATRIX_CELL}.1f}", style=_heat(intact - value, column == name))
+        out.print(line, highlight=False)
+
+
+def _frame(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(values, index=list(rows), columns=list(columns))
+
+
+def _heat(drop: float, own: bool) -> str:
+    """Style of a cell by its loss of accuracy, deepest at `DEEPEST`; a relation's own neurons in bold."""
+    return f"{'bold ' if own else ''}{shade(drop / DEEPEST)}".strip()

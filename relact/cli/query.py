@@ -1,0 +1,55 @@
+"""`relact top` and `relact neuron`: look into a store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from relact.cli import terminal
+from relact.cli.options import Json, Output, StorePlace
+from relact.cli.printing import show_frame
+
+
+def top(
+    store: StorePlace,
+    relation: Annotated[str, typer.Option(help="relation")],
+    n: Annotated[int, typer.Option("-n", help="how many")] = 20,
+    sites: Annotated[str | None, typer.Option(help="only these sites")] = None,
+    statistic: Annotated[str, typer.Option(help="what to sort by")] = "average_precision",
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """A relation's best neurons."""
+    from relact.analysis import query
+
+    frame = query.top(store, relation=relation, n=n, sites=sites, statistic=statistic)
+    show_frame(frame, as_json, output, heat=(statistic,))
+
+
+def neuron(
+    store: StorePlace,
+    site: Annotated[str, typer.Argument(metavar="SITE", help="site, such as mlp.gate")],
+    layer: Annotated[int, typer.Argument(metavar="LAYER", help="layer, from 0")],
+    index: Annotated[int, typer.Argument(metavar="INDEX", help="neuron in its layer, from 0")],
+    n: Annotated[int, typer.Option("-n", help="prompts that drive it most, and as many that drive it least")] = 5,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """One neuron in every relation, and the prompts that drive it most and least."""
+    from relact.analysis import query
+    from relact.packed.store import open_store
+
+    opened = open_store(store)
+    frame = query.neuron(opened, site, layer, index)
+    prompts = query.extremes(opened, site, layer, index, n) if query.has_activations(opened) else None
+    if as_json:
+        found = {"site": site, "layer": layer, "neuron": index, "relations": frame.to_dict("records")}
+        terminal.dump(found | ({} if prompts is None else {"prompts": prompts.to_dict("records")}))
+    elif output:
+        show_frame(frame, False, output)
+    else:
+        from relact.cli import drawing
+
+        everywhere = None if prompts is None else query.activations(opened, site, layer, index)
+        drawing.neuron(frame, prompts, everywhere)

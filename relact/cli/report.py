@@ -1,0 +1,31 @@
+"""`relact report`: a study as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relact.cli import terminal
+from relact.cli.options import Json, StorePlace
+
+
+def report(
+    store: StorePlace,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="page to write: .html")] = None,
+    figures: Annotated[Path | None, typer.Option(help="folder for every figure as PNG, SVG and PDF")] = None,
+    mask: Annotated[str | None, typer.Option(help="neuron sets to show; those of the last ablation by default")] = None,
+    as_json: Json = False,
+) -> None:
+    """One page with every result of a study, and its figures as files."""
+    from relact.reporting.report import report as write_report
+
+    if output is None and figures is None:
+        raise typer.BadParameter("say what to write: -o FILE, --figures FOLDER, or both")
+    written = write_report(store, output, figures=figures, mask=mask)
+    if as_json:
+        terminal.dump({"store": store, "written": written})
+        return
+    for path in written:
+        typer.echo(f"written: {path}")

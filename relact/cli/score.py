@@ -1,0 +1,54 @@
+"""`relact score`: statistics of every neuron and all relations."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from relact.cli.options import DryRun, Json, Memory, Negatives, Relations, Seed, StorePath, Workers
+from relact.cli.printing import listed, show, show_plans
+from relact.cli.progress import Stages
+from relact.scoring.options import ScoreOptions
+
+
+def score(
+    store: StorePath,
+    relations: Relations = None,
+    negatives: Negatives = None,
+    seed: Seed = ScoreOptions.seed,
+    statistics: Annotated[
+        str | None, typer.Option(help="names, comma-separated; auroc and on_mean beside the default")
+    ] = None,
+    workers: Workers = None,
+    memory: Memory = str(ScoreOptions.memory),
+    scheduler: Annotated[
+        str, typer.Option(help="threads, or the address of a Dask scheduler: tcp://host:8786")
+    ] = ScoreOptions.scheduler,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: the same within float32 rounding")] = ScoreOptions.device,
+    bootstrap: Annotated[
+        int, typer.Option(help="also draw the prompts again so often: how much of the top K stays")
+    ] = 0,
+    k: Annotated[int, typer.Option("--k", help="K of --bootstrap")] = 400,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Average precision and more for every neuron and all relations."""
+    names = listed(statistics) or ScoreOptions.statistics
+    options = ScoreOptions(listed(relations), negatives, seed, names, workers, memory, scheduler, device)
+    if dry_run:
+        from relact.scoring.forecast import forecast
+
+        return show_plans([forecast(options, store)], as_json)
+    from relact.scoring.score import score_with
+    from relact.scoring.stability import stability
+
+    with Stages() as progress:
+        opened = score_with(options, store, progress=progress)
+        shown = opened.describe()
+        if bootstrap:
+            survival = stability(
+                opened, k=k, resamples=bootstrap, seed=seed, negatives=negatives, workers=workers, progress=progress
+            )["survival"]
+            shown |= {f"top {k} that stay": dict(survival.mean("resample").round(3).to_series())}
+    show(shown, as_json)

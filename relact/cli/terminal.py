@@ -1,0 +1,87 @@
+"""What the commands print: results on stdout, problems in one line on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from relact import colours
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PIPE_WIDTH = 100_000
+FAINT = 0.05  # a fraction below this is left without colour
+WARM, COLD = ("#fde0c5", "#8f3b00"), ("#d1e5f0", "#053061")  # pale, deep
+BLACK, WHITE = "#000000", "#ffffff"
+out, err = Console(soft_wrap=True), Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """One line of result."""
+    out.print(text, highlight=False, markup=False)
+
+
+def problem(text: str) -> None:
+    """One line on stderr, whatever it holds."""
+    print(f"relact: {' '.join(text.split())}", file=sys.stderr)
+
+
+def dump(value: Any) -> None:
+    """JSON for machines: one document on stdout."""
+    print(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def pairs(values: Mapping[str, Any]) -> None:
+    """Names and values, one pair a line."""
+    width = max(map(len, values))
+    for name, value in values.items():
+        out.print(Text(f"{name:<{width}}  ", style="bold") + Text(str(value)), highlight=False)
+
+
+def table(frame: pd.DataFrame, title: str | None = None, heat: Sequence[str] = ()) -> None:
+    """A table of a frame; numbers right-aligned, floats to four digits; columns of ``heat`` shaded by their own range."""
+    shown = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for name in frame.columns:
+        shown.add_column(str(name), justify="left" if frame[name].dtype.kind in "OTU" else "right", no_wrap=True)
+    shades = {name: _shades(frame[name]) for name in heat if name in frame}
+    for at, row in enumerate(frame.itertuples(index=False)):
+        cells: list[Text] = [Text(f"{cell:.4f}" if isinstance(cell, float) else f"{cell}") for cell in row]
+        for name, styles in shades.items():
+            cells[list(frame.columns).index(name)].stylize(styles[at])
+        shown.add_row(*cells)
+    wide(shown)
+
+
+def _shades(column: pd.Series) -> list[str]:
+    low, high = column.min(), column.max()
+    return [shade((value - low) / (high - low or 1)) for value in column.astype(float)]
+
+
+def shade(fraction: float) -> str:
+    """A cell's style: no colour at 0, then pale to deep orange up to 1, pale to deep blue down to -1.
+
+    Blue and orange are told apart with every common form of colour blindness.
+    """
+    if not abs(fraction) >= FAINT:  # also NaN
+        return ""
+    pale, deep = WARM if fraction > 0 else COLD
+    ground = colours.mix(pale, deep, min(abs(fraction), 1.0))
+    return f"{colours.readable(ground, BLACK, WHITE)} on {ground}"
+
+
+def wide(shown: Table) -> None:
+    """Print a table; one that goes to a file or a pipe is never cut."""
+    (out if out.is_terminal else Console(width=PIPE_WIDTH)).print(shown)

@@ -1,0 +1,53 @@
+"""`relact verify`: every byte against its checksum."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from relact.cli import terminal
+from relact.cli.options import Json, StorePath
+from relact.cli.progress import Stages
+
+
+def check_store(
+    store: StorePath,
+    workers: Annotated[int, typer.Option(help="files read at once")] = 4,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="delete damaged results, so that they are computed again")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every committed byte; name what is damaged and how to repair it. Exit code 1 when something is."""
+    from relact.store.verify import drop_damaged, verify
+
+    with Stages() as progress:
+        verdict = verify(store, workers=workers, progress=progress)
+    dropped = drop_damaged(store, verdict) if drop else []
+    if as_json:
+        terminal.dump(
+            {"store": store, "ok": verdict.ok, "files": verdict.files, "bytes": verdict.bytes, "blocks": verdict.blocks,
+             "missing": verdict.missing, "problems": [asdict(problem) for problem in verdict.problems],
+             "repairs": verdict.repairs(), "dropped": dropped}
+        )  # fmt: skip
+    else:
+        _show_verdict(verdict, dropped)
+    if not verdict.ok:
+        raise typer.Exit(1)
+
+
+def _show_verdict(verdict: Any, dropped: list[str]) -> None:
+    from relact.plan import show_bytes
+
+    for problem in verdict.problems:
+        terminal.say(str(problem))
+    terminal.say(
+        f"{verdict.files:,} files with {show_bytes(verdict.bytes)} checked, {len(verdict.problems)} damaged; "
+        f"{verdict.blocks - len(verdict.missing)} of {verdict.blocks} blocks captured"
+    )
+    for group in dropped:
+        terminal.say(f"deleted: {group}")
+    for command in verdict.repairs():
+        terminal.say(f"to repair: {command}")

@@ -1,0 +1,54 @@
+"""Export by the name of a format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from relact import schema
+from relact.errors import InputError
+from relact.exchange import lists, selfcond
+from relact.packed.store import open_store
+from relact.store.reading import Store
+
+SCORES = (selfcond.SELFCOND, selfcond.LANG_NEURON)
+FORMATS = (*SCORES, *lists.NEURON_FORMATS, lists.ABLATION_FORMAT, lists.CONCEPTS)
+
+
+def export(
+    store: str | Path | Store,
+    out: str | Path,
+    form: str,
+    *,
+    mask: str | None = None,
+    ablation: str | None = None,
+    relations: Sequence[str] | None = None,
+    group: str = selfcond.GROUP,
+    limited: int | None = None,
+) -> list[Path]:
+    """Write ``store``'s scores, a mask, an ablation or its prompts in ``form`` (one of ``FORMATS``); returns what was written.
+
+    Args:
+        out: a file, or for ``selfcond``, ``lang_neuron`` and ``concepts`` a folder.
+        mask, ablation: which one; may be left out when there is one.
+        relations, group, limited: see `selfcond.export`.
+    """
+    opened = open_store(store)
+    if form in SCORES:
+        return selfcond.export(opened, out, flavour=form, relations=relations, group=group, limited=limited)
+    if form in lists.NEURON_FORMATS:
+        return [lists.neurons(opened, mask or _only(opened, schema.MASKS), out, form)]
+    if form == lists.ABLATION_FORMAT:
+        return [lists.ablation(opened, ablation or _only(opened, schema.ABLATIONS), out)]
+    if form == lists.CONCEPTS:
+        return lists.concepts(opened, out, group)
+    raise InputError(f"no format {form!r}", where="--format", fix=f"choose from {', '.join(FORMATS)}")
+
+
+def _only(store: Store, stage: str) -> str:
+    names = store.children(stage)
+    if len(names) != 1:
+        raise InputError(
+            f"{len(names)} {stage}: {', '.join(names) or 'none'}", where=store.path, fix="name one of them"
+        )
+    return names[0]

@@ -1,0 +1,118 @@
+"""Neuron lists, ablation results and concept data sets for other tools: JSON, CSV, safetensors, Parquet. Never pickles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from relact import schema
+from relact.errors import InputError
+from relact.packed import trust
+from relact.packed.store import open_store
+from relact.scoring import masks
+from relact.store.reading import Store
+
+NEURON_FORMATS = ("json", "csv", "safetensors")
+ABLATION_FORMAT = "parquet"
+CONCEPTS = "concepts"
+
+
+def neurons(store: str | Path | Store, mask: str, out: str | Path, kind: str) -> Path:
+    """A mask's neurons as a list (``json``, ``csv``) or as boolean tensors (``safetensors``).
+
+    - json: ``{"model", "fingerprint", "mask", "relations": {relation: {site: {layer: [neuron, ...]}}}}``
+    - csv: columns ``relation,site,layer,neuron``
+    - safetensors: one bool tensor [layer, neuron] named ``relation/site``; the model in its metadata
+    """
+    opened, path = open_store(store), Path(out)
+    relations, chosen = masks.read(opened, mask)
+    writers: dict[str, Callable[[], None]] = {
+        "json": lambda: _write_json(opened, mask, relations, chosen, path),
+        "csv": lambda: _rows(relations, chosen).to_csv(path, index=False),
+        "safetensors": lambda: _write_tensors(opened, mask, relations, chosen, path),
+    }
+    if kind not in writers:
+        raise InputError(f"no format {kind!r}", fix=f"choose from {', '.join(writers)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writers[kind]()
+    return path
+
+
+def ablation(store: str | Path | Store, name: str, out: str | Path) -> Path:
+    """An ablation as tidy Parquet: one row per condition and prompt (and per k of a sweep), with the prompt's facts."""
+    opened, path = open_store(store), Path(out)
+    known = opened.children(schema.ABLATIONS)
+    if name not in known:
+        raise InputError(f"no ablation {name!r}", where=opened.path, fix=f"choose from {', '.join(known) or 'none'}")
+    data = opened.dataset(f"{schema.ABLATIONS}/{name}")
+    measured = data[[variable for variable in data.data_vars if "prompt" in data[variable].dims]].load()
+    measured = measured.drop_vars([name for name in measured.coords if name not in measured.dims])
+    rows = measured.to_dataframe().reset_index()
+    prompts = opened.prompts(schema.TEST)[[*schema.PROMPT_TEXT]]
+    table = rows.merge(prompts, left_on="prompt", right_index=True, suffixes=("", "_of_prompt"))
+    for column in table.select_dtypes(include=["object", "string"]):
+        table[column] = table[column].map(str)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.sort_values([str(dim) for dim in measured.sizes], kind="stable").to_parquet(path, index=False)
+    return path
+
+
+def concepts(store: str | Path | Store, out: str | Path, group: str) -> list[Path]:
+    """The identification prompts as concept data sets of ml-selfcond: each relation's against the others'.
+
+    Writes ``OUT/<group>/<relation>.json`` and ``OUT/concept_list.csv``.
+    """
+    opened, root = open_store(store), Path(out)
+    table = opened.prompts(schema.IDENTIFY)
+    paths = []
+    for relation in dict.fromkeys(table["relation"]):
+        for part in (group, relation):
+            trust.check_key(part, "export")
+        own = table["relation"] == relation
+        sentences = {"positive": table["text"][own].tolist(), "negative": table["text"][~own].tolist()}
+        path = root / group / f"{relation}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        document = {"concept": relation, "group": group, "sentences": sentences}
+        path.write_text(json.dumps(document, ensure_ascii=False, indent=4), encoding="utf-8")
+        paths.append(path)
+    listed = pd.DataFrame({"group": group, "concept": [path.stem for path in paths]})
+    listed.to_csv(root / "concept_list.csv", index=False)
+    return paths
+
+
+def _rows(relations: list[str], chosen: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    parts = []
+    for site, mask in chosen.items():
+        relation, layer, neuron = np.nonzero(mask)
+        names = np.array(relations, object)[relation]
+        parts.append(pd.DataFrame({"at": relation, "relation": names, "site": site, "layer": layer, "neuron": neuron}))
+    return pd.concat(parts).sort_values("at", kind="stable").drop(columns="at").reset_index(drop=True)
+
+
+def _write_json(store: Store, mask: str, relations: list[str], chosen: Mapping[str, np.ndarray], path: Path) -> None:
+    listed = {
+        relation: {
+            site: {str(layer): np.flatnonzero(own[at, layer]).tolist() for layer in np.flatnonzero(own[at].any(axis=1))}
+            for site, own in chosen.items()
+        }
+        for at, relation in enumerate(relations)
+    }
+    model = store.manifest.model
+    document = {"model": model.id, "fingerprint": model.fingerprint, "mask": mask, "relations": listed}
+    path.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _write_tensors(store: Store, mask: str, relations: list[str], chosen: Mapping[str, np.ndarray], path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    tensors = {
+        f"{relation}/{site}": np.ascontiguousarray(own[at])
+        for site, own in chosen.items()
+        for at, relation in enumerate(relations)
+    }
+    model = store.manifest.model
+    save_file(tensors, path, metadata={"model": model.id, "fingerprint": model.fingerprint, "mask": mask})

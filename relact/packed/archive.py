@@ -1,0 +1,195 @@
+"""A zip archive read in parts: its index from one request for its end, each file with one more.
+
+Entries are stored, never compressed: a part of the archive is a part of the file, and nothing can unpack to more than
+it weighs. Whatever else an archive may hold (links, climbing paths, two files of one name, two names of one file) is refused
+before a byte of it is used.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relact.errors import StoreError
+from relact.packed import trust
+from relact.packed.urls import Place, RangesError
+from relact.schema import DOCUMENT
+
+TAIL = 1 << 15  # bytes of the first request: the index of a usual store lies in them
+LEAD = 1 << 13  # fetched along with the root's metadata: the coordinates, which lie before it
+WHOLE = 64 << 20  # largest archive fetched whole where the server sends no parts
+ENTRIES = 1_000_000
+LOCAL = 30  # bytes of a local header before name and extra field
+EXTRA = 64  # room for the extra field: read with the entry, in one request
+SIGNATURE = b"PK\x03\x04"
+ENCRYPTED = 1  # bit of the flags
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored file: where its local header starts, its size and CRC-32."""
+
+    at: int
+    size: int
+    crc: int
+
+
+class Archive:
+    """The files of a zip archive at a place.
+
+    Raises:
+        StoreError: not a zip archive, cut off, or with an entry that relact would not have written.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        try:
+            self._end, self.size = place.tail("", TAIL)
+        except RangesError:
+            self._end = place.get("", WHOLE)
+            self.size = len(self._end)
+        self.entries = self._index()
+        self._starts: dict[str, int] = {}  # where a file's own bytes begin
+
+    def get(self, key: str, limit: int) -> bytes:
+        """The whole file, checked against the archive's own CRC-32; `StoreError` when there is none of that name."""
+        entry = self._entry(key)
+        if entry.size > limit:
+            raise StoreError(f"has {entry.size} bytes, more than {limit}", where=self._name(key))
+        if key == DOCUMENT:
+            self._extend(max(0, entry.at - LEAD))
+        head = entry.at + LOCAL + len(key.encode())
+        raw = self._bytes(entry.at, min(self.size, head + EXTRA + entry.size))
+        skip = self._header(key, raw)
+        data = raw[skip : skip + entry.size]
+        if len(data) != entry.size:
+            raise StoreError(f"{len(data)} of {entry.size} bytes are there", where=self._name(key), fix=trust.AGAIN)
+        if zlib.crc32(data) != entry.crc:
+            raise StoreError("damaged: its CRC-32 does not match the archive's", where=self._name(key), fix=trust.AGAIN)
+        return data
+
+    def part(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop`` of one file."""
+        entry = self._entry(key)
+        if not 0 <= start <= stop <= entry.size:
+            raise StoreError(f"bytes {start} to {stop} of {entry.size} were asked for", where=self._name(key))
+        if key not in self._starts:
+            head = self._bytes(entry.at, min(self.size, entry.at + LOCAL + len(key.encode()) + EXTRA))
+            self._starts[key] = entry.at + self._header(key, head)
+        return self._bytes(self._starts[key] + start, self._starts[key] + stop)
+
+    def tail(self, key: str, count: int) -> tuple[bytes, int]:
+        """The last bytes of one file, and its size."""
+        entry = self._entry(key)
+        return self.part(key, max(0, entry.size - count), entry.size), entry.size
+
+    def _header(self, key: str, raw: bytes) -> int:
+        """Length of the local header that ``raw`` begins with; it must say what the index says."""
+        name = key.encode()
+        head = LOCAL + len(name)
+        try:
+            signature, flags, method, own, extra = struct.unpack_from("<4s2xHH16xHH", raw)
+        except struct.error as error:
+            raise StoreError("cut off", where=self._name(key), fix=trust.AGAIN) from error
+        same = (signature, method, own, raw[LOCAL:head]) == (SIGNATURE, zipfile.ZIP_STORED, len(name), name)
+        if not same or flags & ENCRYPTED or extra > EXTRA:
+            raise StoreError("its header differs from the archive's index", where=self._name(key), fix=trust.DISTRUST)
+        return head + extra
+
+    def _bytes(self, start: int, stop: int) -> bytes:
+        """Of the archive; from its end where that is here already."""
+        first = self.size - len(self._end)
+        if start >= first:
+            return self._end[start - first : stop - first]
+        return self._place.part("", start, stop)
+
+    def _extend(self, start: int) -> None:
+        """Let the end that is here begin at ``start``."""
+        first = self.size - len(self._end)
+        if start < first:
+            self._end = self._place.part("", start, first) + self._end
+
+    def _entry(self, key: str) -> Entry:
+        if key not in self.entries:
+            raise StoreError("not in this archive", where=self._name(key), fix=trust.AGAIN)
+        return self.entries[key]
+
+    def _name(self, key: str) -> str:
+        return f"{self._place.shown}: {key}"
+
+    def _index(self) -> dict[str, Entry]:
+        where = self._place.shown
+        try:
+            with zipfile.ZipFile(_Window(self.size, self._bytes)) as opened:
+                found = opened.infolist()
+        except StoreError:
+            raise
+        except Exception as error:  # BadZipFile, struct.error, UnicodeDecodeError, ...: zipfile promises no tree
+            raise StoreError(f"not a zip archive, or cut off ({error})", where=where, fix=trust.AGAIN) from error
+        if len(found) > ENTRIES:
+            raise StoreError(f"{len(found)} files", where=where, fix=trust.DISTRUST)
+        entries: dict[str, Entry] = {}
+        for one in found:
+            _refuse_odd(one, where)
+            trust.check_key(one.orig_filename, where)
+            if one.filename in entries:
+                raise StoreError(f"two files are named {one.filename!r}", where=where, fix=trust.DISTRUST)
+            entries[one.filename] = Entry(one.header_offset, one.file_size, one.CRC)
+        trust.check_names(entries, where)
+        reach = 0  # no byte belongs to two files
+        for name, entry in sorted(entries.items(), key=lambda item: item[1].at):
+            if entry.at < reach or entry.at + LOCAL + entry.size > self.size:
+                raise StoreError("overlaps another file or the archive's end", where=f"{where}: {name}",
+                                 fix=trust.DISTRUST)  # fmt: skip
+            reach = entry.at + LOCAL + entry.size
+        return entries
+
+
+def _refuse_odd(one: zipfile.ZipInfo, where: str) -> None:
+    """Only plain stored files, as relact writes them."""
+    kind = stat.S_IFMT(one.external_attr >> 16)
+    problem = None
+    if one.is_dir():
+        problem = "a folder entry"
+    elif kind not in (0, stat.S_IFREG):
+        problem = "a link" if kind == stat.S_IFLNK else "not a plain file"
+    elif one.compress_type != zipfile.ZIP_STORED or one.compress_size != one.file_size:
+        problem = "compressed, a packed store stores its files"
+    elif one.flag_bits & ENCRYPTED:
+        problem = "encrypted"
+    if problem:
+        raise StoreError(f"{one.filename!r} is {problem}", where=where, fix=trust.DISTRUST)
+
+
+class _Window(io.RawIOBase):
+    """The archive as a file to seek in, for zipfile."""
+
+    def __init__(self, size: int, read: Callable[[int, int], bytes]) -> None:
+        self._size, self._read, self._at = size, read, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError("before the beginning")
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        stop = self._size if size is None or size < 0 else min(self._size, self._at + size)
+        data = self._read(self._at, stop) if stop > self._at else b""
+        self._at += len(data)
+        return data

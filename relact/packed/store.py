@@ -1,0 +1,149 @@
+"""A packed store opened for reading, wherever it lies: the questions a `Store` answers, the same answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import zarr
+
+from relact import schema
+from relact.errors import RelactError, StoreError
+from relact.packed import trust, urls
+from relact.packed.objects import Objects, PackedLog
+from relact.packed.package import ZIP, Package, open_package
+from relact.schema import DOCUMENT
+from relact.store import local
+from relact.store.reading import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class PackedStore(Store):
+    """A packed store, read-only; use `open_store`.
+
+    Attributes:
+        package: its objects.
+        card: what its maker says of it.
+    """
+
+    def __init__(self, package: Package) -> None:
+        self.package, self.objects = package, Objects(package)
+        root = zarr.open_group(self.objects, mode="r", use_consolidated=False)
+        super().__init__(package.shown, root, package.manifest)
+        fields = schema.commit_fields(package.manifest.capture.sites, self.n_layers)
+        self.log = PackedLog(package, fields, self.n_blocks)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What `relact pack` wrote about it."""
+        return dict(self.package.about["card"])
+
+    def has(self, group: str) -> bool:
+        """Whether the group exists."""
+        return group in self.package.nodes
+
+    def children(self, group: str) -> list[str]:
+        """Names below ``group``, sorted."""
+        start = f"{group}/"
+        below = (path[len(start) :] for path in self.package.nodes if path.startswith(start))
+        return sorted(name for name in below if "/" not in name)
+
+    def attributes(self, group: str) -> dict[str, Any]:
+        """What was recorded about a stage."""
+        attributes = self.package.nodes[group].get("attributes", {}).get(schema.ATTRIBUTE, {})
+        if not isinstance(attributes, dict):
+            raise StoreError("attributes that are not an object", where=f"{self.path}: {group}", fix=trust.DISTRUST)
+        return dict(attributes)
+
+    def dataset(self, group: str) -> xr.Dataset:
+        """One group as a lazy Dataset."""
+        if not self.has(group):
+            raise StoreError(f"no {group} in this package", where=self.path, fix="choose another store")
+        import xarray as xr  # costs a fifth of a second that a query of scores does not need
+
+        with _told(self.path):
+            return xr.open_zarr(self.objects, group=group, consolidated=False, chunks=None)
+
+    def tree(self) -> xr.DataTree:
+        """The whole hierarchy, lazily."""
+        import xarray as xr
+
+        source: Any = self.objects  # xarray's annotation knows paths only
+        with _told(self.path):
+            return xr.open_datatree(source, engine="zarr", consolidated=False, chunks=None)
+
+    def short_list(self, relation: str, n: int, sites: tuple[str, ...], statistic: str) -> pd.DataFrame | None:
+        """The best neurons from the package's own short list; None when it cannot tell and the scores must be read."""
+        with _told(self.path):
+            return self._top(relation, n, sites, statistic)
+
+    def _top(self, relation: str, n: int, sites: tuple[str, ...], statistic: str) -> pd.DataFrame | None:
+        if not self.has(schema.TOP) or self.attributes(schema.TOP).get("statistic") != statistic:
+            return None
+        listed = self.dataset(schema.TOP)
+        names = [str(name) for name in listed["relation"].values]
+        if relation not in names:
+            return None
+        place = listed["place"][names.index(relation)].values  # [rank, (site, layer, neuron)]
+        value = listed["value"][names.index(relation)].values  # [rank, statistic]
+        known = self.attributes(schema.TOP)["sites"]
+        frame = pd.DataFrame(
+            {
+                "site": [known[at] for at in place[:, 0]],
+                "layer": place[:, 1].astype(int),
+                "neuron": place[:, 2].astype(int),
+            }
+        )
+        for at, name in enumerate(listed["statistic"].values):
+            frame[str(name)] = value[:, at]
+        chosen = frame[frame["site"].isin(sites)].reset_index(drop=True)
+        return chosen.head(n) if len(chosen) >= n else None
+
+
+def open_store(location: str | os.PathLike[str] | Store, *, timeout: float = urls.TIMEOUT) -> Store:
+    """A store to read: a folder, a ``.zarr.zip``, or the URL of either.
+
+    Args:
+        location: a path, or http(s)://, s3://, hf://datasets/...; an opened store is handed back.
+        timeout: seconds for one request.
+
+    Raises:
+        StoreError: missing, forbidden, cut off, too slow, damaged, or not a store.
+    """
+    if isinstance(location, Store):
+        return location
+    if not is_packed(location):
+        return local.open(location)
+    with _told(location):
+        return PackedStore(open_package(urls.place(location, timeout=timeout)))
+
+
+def is_packed(location: str | os.PathLike[str]) -> bool:
+    """Whether a location can only be a packed store: a URL, a zip archive, or a folder that was packed."""
+    if urls.is_url(location):
+        return True
+    path = Path(location)
+    if path.suffix == ZIP:
+        return path.is_file()
+    try:
+        raw = (path / DOCUMENT).read_bytes()
+    except OSError:
+        return False
+    return f'"{schema.PACKAGE}"'.encode() in raw and schema.PACKAGE in trust.document(raw, path).get("attributes", {})
+
+
+@contextmanager
+def _told(where: object) -> Iterator[None]:
+    """Whatever zarr and xarray raise on a package that passed all checks is still one line."""
+    try:
+        yield
+    except RelactError:
+        raise
+    except Exception as error:
+        raise StoreError(f"cannot be read ({type(error).__name__}: {error})", where=where, fix=trust.AGAIN) from error

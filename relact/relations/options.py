@@ -1,0 +1,46 @@
+"""How prompts are made of facts: every choice with its default, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relact.errors import InputError
+
+EXAMPLES = ("drawn", "shared")
+TEMPLATES = ("first", "all")
+FORMS = {"statement": "", "paper": "? Answer:"}  # what follows the filled template
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """Choices of `relact.prompts`, which says what each means.
+
+    Raises:
+        InputError: a choice that does not exist, or a number that is too small.
+    """
+
+    language: str = "en"
+    shots: int = 0
+    examples: str = "drawn"
+    templates: str = "first"
+    form: str = "statement"
+    per_relation: int | None = None
+    test_size: int = 50
+    seed: int = 0
+    paraphrase: bool = False
+    keep_leaks: bool = False
+
+    def __post_init__(self) -> None:
+        for where, kind, known in (
+            ("templates", "choice", TEMPLATES),
+            ("examples", "choice", EXAMPLES),
+            ("form", "form", tuple(FORMS)),
+        ):
+            value = getattr(self, where)
+            if value not in known:
+                raise InputError(f"unknown {kind} {value!r}", where=where, fix=f"use {' or '.join(known)}")
+        least = {"shots": 0, "test_size": 0, "per_relation": 2}
+        for where, smallest in least.items():
+            value = getattr(self, where)
+            if value is not None and value < smallest:
+                raise InputError(f"{value} is too small", where=where, fix=f"give {smallest} or more")

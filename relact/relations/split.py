@@ -1,0 +1,65 @@
+"""Which of a relation's facts are held out for testing, which are examples, which identify."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relact.relations.facts import Fact, Relation, leaks, order
+
+
+@dataclass(frozen=True)
+class Split:
+    """Keys by role, each in the seeded order; ``leaking`` counts facts left out per language."""
+
+    examples: tuple[str, ...]
+    test: tuple[str, ...]
+    identify: tuple[str, ...]
+    usable: dict[tuple[str, str], tuple[Fact, ...]]  # (language, key) -> facts
+    leaking: dict[str, int]
+
+
+def split(relation: Relation, *, shots: int = 0, test_size: int = 50, seed: int = 0, keep_leaks: bool = False) -> Split:
+    """Deal a relation's keys to test, examples and identify, once for all languages.
+
+    Keys that exist in more languages come first, then the hash decides. Test takes keys until every language has
+    ``test_size`` facts, or a third of what it has; examples take the next until every language has ``shots``.
+    """
+    usable: dict[tuple[str, str], list[Fact]] = {}
+    leaking: dict[str, int] = {}
+    for fact in relation.facts:
+        texts = relation.templates.get(fact.language, ())
+        if not texts:
+            continue
+        filled = " \n ".join(text.replace("{}", fact.subject) for text in texts)
+        if not keep_leaks and not relation.leaks and leaks(fact.answers, filled, fact.language):
+            leaking[fact.language] = leaking.get(fact.language, 0) + 1
+        else:
+            usable.setdefault((fact.language, fact.key), []).append(fact)
+    counts: dict[str, dict[str, int]] = {}  # key -> language -> number of facts
+    for (language, key), told in usable.items():
+        counts.setdefault(key, {})[language] = len(told)
+    keys = sorted(counts, key=lambda key: (-len(counts[key]), order(seed, relation.name, key), key))
+    totals: dict[str, int] = {}
+    for by_language in counts.values():
+        for language, number in by_language.items():
+            totals[language] = totals.get(language, 0) + number
+    answerable = any(fact.object for fact in relation.facts)
+    wanted = {name: min(test_size, max(n // 3, 1)) if n > 1 and answerable else 0 for name, n in totals.items()}
+    test = _deal(keys, counts, wanted)
+    rest = [key for key in keys if key not in test]
+    examples = _deal(rest, counts, dict.fromkeys(totals, shots))
+    identify = tuple(key for key in rest if key not in examples)
+    frozen = {where: tuple(told) for where, told in usable.items()}
+    return Split(tuple(examples), tuple(test), identify, frozen, leaking)
+
+
+def _deal(keys: Sequence[str], counts: dict[str, dict[str, int]], wanted: dict[str, int]) -> dict[str, None]:
+    """The first keys that fill what every language wants; a key whose facts would overshoot its need is passed over."""
+    need, dealt = dict(wanted), dict[str, None]()
+    for key in keys:
+        if any(0 < number <= need[language] for language, number in counts[key].items()):
+            dealt[key] = None
+            for language, number in counts[key].items():
+                need[language] -= number
+    return dealt

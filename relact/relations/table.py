@@ -1,0 +1,153 @@
+"""The prompt table: one prompt a row, its columns, its files, and what it holds in short."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas
+
+from relact.errors import InputError
+
+COLUMNS = ("text", "relation", "subject", "object", "answers", "template", "language", "split", "shots")
+SPLITS = ("identify", "test")
+
+
+def summary(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """One row per relation: identify and test prompts, templates, shots, and a note where something was left out."""
+    by_relation = frame.groupby("relation", sort=False)
+    columns = {role: (frame["split"] == role).groupby(frame["relation"], sort=False).sum() for role in SPLITS}
+    table = pandas.DataFrame(
+        {**columns, "templates": by_relation["template"].nunique(), "shots": by_relation["shots"].max()}
+    ).reset_index()
+    notes = frame.attrs.get("notes", {})
+    return table.assign(note=[notes.get(name, "") for name in table["relation"]])
+
+
+def preview(frame: pandas.DataFrame, *, per_relation: int = 1) -> str:
+    """The first prompts of every relation as plain text, the answer behind an arrow."""
+    parts = []
+    for name, rows in frame.groupby("relation", sort=False):
+        parts.append(f"[{name}]")
+        for text, answers in list(zip(rows["text"], rows["answers"], strict=True))[:per_relation]:
+            parts.append(f"{text}  ->  {' | '.join(answers) or '(no answer)'}")
+    return "\n".join(parts)
+
+
+def write(frame: pandas.DataFrame, path: str | Path) -> Path:
+    """Write a checked prompt table as .parquet, .csv or .jsonl; the file appears whole or not at all."""
+    path = Path(path)
+    frame = check(frame, where=path)
+    part = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _encode(frame, path, part)
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise InputError(f"cannot be written ({error.strerror})", where=path, fix="choose another place") from error
+    return path
+
+
+def _encode(frame: pandas.DataFrame, path: Path, part: Path) -> None:
+    if path.suffix == ".parquet":
+        frame.to_parquet(part, index=False)
+    elif path.suffix == ".csv":
+        plain = frame.assign(answers=[json.dumps(answers, ensure_ascii=False) for answers in frame["answers"]])
+        plain.to_csv(part, index=False)
+    elif path.suffix == ".jsonl":
+        with part.open("w", encoding="utf-8") as file:
+            for row in frame.to_dict("records"):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    else:
+        raise _unknown_kind(path)
+
+
+def read(prompts: pandas.DataFrame | str | Path) -> pandas.DataFrame:
+    """Read and check a prompt table; a table in memory is handed back as it is.
+
+    Only ``text`` and ``relation`` are required; the rest has defaults.
+
+    Raises:
+        InputError: one line with the file, the row and the column.
+    """
+    if isinstance(prompts, pandas.DataFrame):
+        return prompts
+    path = Path(prompts)
+    if not path.is_file():
+        raise InputError("no such prompt file", where=path, fix="make one with `relact prompts ... -o FILE`")
+    try:
+        if path.suffix == ".parquet":
+            frame = pandas.read_parquet(path)
+        elif path.suffix == ".csv":
+            frame = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        elif path.suffix == ".jsonl":
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+            frame = pandas.DataFrame([json.loads(line) for line in lines if line.strip()])
+        else:
+            raise _unknown_kind(path)
+    except (ValueError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"not readable ({error})", where=path, fix="make it again with `relact prompts`") from error
+    return check(frame, where=path)
+
+
+def _unknown_kind(path: Path) -> InputError:
+    return InputError(f"unknown kind of file {path.suffix!r}", where=path, fix="use .parquet, .csv or .jsonl")
+
+
+def check(frame: pandas.DataFrame, *, where: object = "prompts") -> pandas.DataFrame:
+    """A table with exactly the columns of ``COLUMNS`` and plain values, or an ``InputError`` with row and column."""
+    for column in ("text", "relation"):
+        if column not in frame:
+            fix = f"a prompt table has {' '.join(COLUMNS)}"
+            raise InputError(f"column {column!r} is missing", where=where, fix=fix)
+    if not len(frame):
+        raise InputError("has no prompts", where=where, fix="give at least two")
+    absent: dict[str, object] = {"language": "en", "split": "identify", "shots": 0}
+    out: dict[str, list[object]] = {}
+    for column in COLUMNS:
+        if column == "answers" and column not in frame:
+            values: list[object] = [[value] if value else [] for value in out["object"]]
+        else:
+            values = list(frame[column]) if column in frame else [absent.get(column, "")] * len(frame)
+        out[column] = []
+        for row, value in enumerate(values, 1):
+            cell, fix = _cell(column, value)
+            if fix:
+                raise InputError(f"row {row}, column {column!r}: {value!r}", where=where, fix=fix)
+            out[column].append(cell)
+    checked = pandas.DataFrame(out, columns=list(COLUMNS))
+    checked.attrs = dict(frame.attrs)
+    return checked
+
+
+def _cell(column: str, value: object) -> tuple[object, str]:
+    """A cell's plain value, and what to do where it is not usable."""
+    if column == "answers":
+        return _answers(value)
+    if column == "shots":
+        number = str(value).removesuffix(".0")
+        return (int(number), "") if number.isdecimal() else (0, "give a number, 0 or more")
+    if not isinstance(value, str):
+        return "", "give a text"
+    if column in ("text", "relation", "language") and not value.strip():
+        return "", "fill it in"
+    if column == "split" and value not in SPLITS:
+        return "", "use identify or test"
+    return value, ""
+
+
+def _answers(value: object) -> tuple[object, str]:
+    """A list of texts as it is, or as a CSV holds it, in JSON."""
+    try:
+        given = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        given = None
+    answers = list(given) if isinstance(given, Iterable) and not isinstance(given, str | dict) else [None]
+    return (answers, "") if all(isinstance(one, str) for one in answers) else ([], 'write a list of texts: ["Paris"]')

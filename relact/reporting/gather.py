@@ -1,0 +1,331 @@
+"""Gather: everything that the figures and the page show, read from a store once, as plain tables.
+
+The tables are long (one number a row), their columns named once here; `figures` draws them, `page` embeds them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from relact import kernels, schema
+from relact.analysis import compare, query
+from relact.analysis.effects import effects
+from relact.errors import StoreError
+from relact.packed.store import open_store
+from relact.schema import INTACT, RANDOM
+from relact.scoring import masks
+from relact.store.reading import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+ALL = "all"  # the choice of every site, or the mean over relations
+CONTROL = "random"  # column of the mean over the random controls
+OWN, OTHER = "own", "other"  # with CONTROL: whose neurons are switched off
+SIZES = (10, 50, 200, 500, 1000, 3000, 10_000, 20_000, 50_000)  # of the published method
+BINS = 50  # of average precision between 0 and 1
+DRAWS = 20_000  # random rankings behind a null
+FALSE = 0.01  # expected share of false discoveries
+DEFAULT_K = 400
+LISTED, LISTED_BY_SITE, SHOWN = 300, 60, 10  # best neurons of a relation: listed, of every site, with their prompts
+PROMPTS = 4  # that drive a neuron most, and as many least
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a report shows. Every table is long; columns are in this order.
+
+    Attributes:
+        accuracy: choice, condition, relation, accuracy, intact, drop (in points of 100); conditions without ``intact``.
+        sweep: choice, k, relation (with `ALL`), whose (own, other, random), drop; of ablations like the first choice.
+        overlap: site (with `ALL`), relation, other, shared, jaccard, expected.
+        growth: k, relation, other, share (shared of k), chance.
+        layers: site (with `ALL`), relation, layer, neurons, chance.
+        histogram: site (with `ALL`), relation, low, high, neurons, chance (expected of the null).
+        nulls: relation, positives, prompts, chance (mean of the null), found (neurons that survive a false-discovery rate
+            of `FALSE`).
+        neurons: site, layer, neuron, then one average precision per relation: the best of every relation and site.
+        details: of the best few neurons of every relation: the prompts that drive them and their distribution.
+        prompts: identification prompts that `details` point to by number: relation, subject, object, text.
+        choices: k and the mean drops of every ablation by its name, the widest gap between own and other first.
+    """
+
+    store: Path | str
+    relations: list[str]
+    sites: list[str]
+    n_neurons: int
+    k: int
+    mask: str
+    provenance: dict[str, Any]
+    choices: dict[str, dict[str, float]]
+    accuracy: pd.DataFrame
+    sweep: pd.DataFrame
+    overlap: pd.DataFrame
+    growth: pd.DataFrame
+    layers: pd.DataFrame
+    histogram: pd.DataFrame
+    nulls: pd.DataFrame
+    neurons: pd.DataFrame
+    details: list[dict[str, Any]] = field(default_factory=list)
+    prompts: dict[int, dict[Hashable, Any]] = field(default_factory=dict)
+
+
+def gather(store: str | Path | Store, *, mask: str | None = None) -> Study:
+    """Read a store into a `Study`.
+
+    Args:
+        mask: the neuron sets for overlaps and layers; by default those of the ablation shown first, or the top 400.
+
+    Raises:
+        StoreError: the store has no scores. InputError: no such mask.
+    """
+    opened = open_store(store)
+    relations, scores = compare.all_scores(opened)
+    choices, accuracy, sweep = _ablations(opened)
+    name, sets = _sets(opened, scores, mask, choices)
+    sizes = sum(own.sum(axis=(1, 2)) for own in sets.values())
+    neurons = _best(relations, scores)
+    histogram, nulls = _distributions(opened, relations, scores)
+    details, prompts = _details(opened, relations, neurons)
+    return Study(
+        store=opened.path,
+        relations=relations,
+        sites=list(scores),
+        n_neurons=sum(values[0].size for values in scores.values()),
+        k=int(np.median(sizes)),
+        mask=name,
+        provenance=_provenance(opened),
+        choices=choices,
+        accuracy=accuracy,
+        sweep=sweep,
+        overlap=_overlap(relations, sets),
+        growth=_growth(relations, scores),
+        layers=_layers(relations, sets),
+        histogram=histogram,
+        nulls=nulls,
+        neurons=neurons,
+        details=details,
+        prompts=prompts,
+    )
+
+
+# --- ablations --------------------------------------------------------------------------------------------------------
+
+
+def _ablations(store: Store) -> tuple[dict[str, dict[str, float]], pd.DataFrame, pd.DataFrame]:
+    """Every stored matrix by its name (and k where one group holds several), the clearest first."""
+    choices, kinds = {}, {}
+    matrices = [pd.DataFrame(columns=["choice", "condition", "relation", "accuracy", "intact", "drop"])]
+    sweeps = [pd.DataFrame(columns=["choice", "k", "relation", "whose", "drop"])]
+    for choice, k, dataset in _each(store):
+        summary = effects(dataset)
+        drops = summary.drops.transpose("condition", "relation")
+        choices[choice] = {"k": k, OWN: summary.own, OTHER: summary.other, CONTROL: summary.random}
+        kinds[choice] = [str(dataset.attrs.get(name)) for name in ("mode", "tokens", "match")]
+        matrices.append(_matrix(choice, dataset, drops))
+        sweeps.append(_sweep(choice, k, drops))
+    order = sorted(choices, key=lambda choice: np.nan_to_num(choices[choice][OTHER]) - choices[choice][OWN])
+    alike = {choice for choice in order if kinds[choice] == kinds[order[0]]}
+    sweep = pd.concat(sweeps)
+    sweep = sweep[sweep["choice"].isin(alike)].drop_duplicates(["k", "relation", "whose"])  # a k may be there twice
+    return {choice: choices[choice] for choice in order}, pd.concat(matrices), sweep
+
+
+def _each(store: Store) -> Iterator[tuple[str, int, xr.Dataset]]:
+    """(name, k, accuracy [condition, relation]) of every matrix in the store."""
+    for name in store.children(schema.ABLATIONS):
+        dataset = store.dataset(f"{schema.ABLATIONS}/{name}")
+        if "k" not in dataset["accuracy"].dims:
+            yield name, int(dataset.attrs.get("k", 0)), dataset[["accuracy"]]
+            continue
+        for k in dataset["k"].values.tolist():
+            yield f"{name}, k = {k}", int(k), dataset[["accuracy"]].sel(k=k)
+
+
+def _matrix(choice: str, dataset: xr.Dataset, drops: xr.DataArray) -> pd.DataFrame:
+    """Rows of `Study.accuracy`: every condition, and the mean of the random ones."""
+    intact = dataset["accuracy"].sel(condition=INTACT, drop=True).values * 100
+    names = [str(name) for name in drops["relation"].values]
+    rows = [
+        (choice, condition, relation, float(full - drop), float(full), float(drop))
+        for condition, values in _conditions(drops)
+        for relation, full, drop in zip(names, intact, values, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["choice", "condition", "relation", "accuracy", "intact", "drop"])
+
+
+def _conditions(drops: xr.DataArray) -> list[tuple[str, np.ndarray]]:
+    """(condition, drops of every relation), the mean of all random controls last."""
+    names = [str(name) for name in drops["condition"].values]
+    kept = [(name, values) for name, values in zip(names, drops.values, strict=True) if not name.startswith(RANDOM)]
+    random = [values for name, values in zip(names, drops.values, strict=True) if name.startswith(RANDOM)]
+    return [*kept, (CONTROL, np.mean(random, axis=0))] if random else kept
+
+
+def _sweep(choice: str, k: int, drops: xr.DataArray) -> pd.DataFrame:
+    """Rows of `Study.sweep` of one matrix."""
+    conditions = dict(_conditions(drops))
+    names = [str(name) for name in drops["relation"].values]
+    rows = []
+    for at, relation in enumerate(names):
+        others = [values[at] for name, values in conditions.items() if name not in (relation, CONTROL)]
+        own = conditions.get(relation)
+        rows.append((relation, OWN, own[at] if own is not None else np.nan))
+        rows.append((relation, OTHER, np.mean(others) if others else np.nan))
+        rows.append((relation, CONTROL, conditions[CONTROL][at] if CONTROL in conditions else np.nan))
+    table = pd.DataFrame(rows, columns=["relation", "whose", "drop"]).dropna()
+    mean = table.groupby("whose", sort=False)["drop"].mean().reset_index().assign(relation=ALL)
+    return pd.concat([mean, table]).assign(choice=choice, k=k)[["choice", "k", "relation", "whose", "drop"]]
+
+
+# --- neuron sets ------------------------------------------------------------------------------------------------------
+
+
+def _sets(
+    store: Store,
+    scores: Mapping[str, np.ndarray],
+    mask: str | None,
+    choices: Mapping[str, Mapping[str, float]],
+) -> tuple[str, Mapping[str, np.ndarray]]:
+    """Name and neuron sets, bool [relation, layer, neuron] per site: of the mask, of the first ablation's, or the top few."""
+    first = next(iter(choices), "")
+    k = min(int(choices[first]["k"]) if first else DEFAULT_K, sum(values[0].size for values in scores.values()))
+    stored = store.children(schema.MASKS)
+    if mask is None:
+        likely = [name for name in (first, f"top-{k}") if name in stored]
+        mask = likely[0] if likely else stored[0] if len(stored) == 1 else None
+    return (mask, masks.read(store, mask)[1]) if mask else (f"top {k}", masks.top_k(scores, k))
+
+
+def _with_all(sets: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The sites to choose from: `ALL`, then each alone (when there is more than one)."""
+    return {ALL: dict(sets), **({site: {site: own} for site, own in sets.items()} if len(sets) > 1 else {})}
+
+
+def _overlap(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    parts = [
+        compare.overlap_of(relations, own).to_dataframe().reset_index().assign(site=site)
+        for site, own in _with_all(sets).items()
+    ]
+    return pd.concat(parts)[["site", "relation", "other", "shared", "jaccard", "expected"]]
+
+
+def _growth(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Overlap of every two relations over k, as a share of k."""
+    n_neurons = sum(values[0].size for values in scores.values())
+    parts = []
+    for k in (size for size in SIZES if size <= n_neurons // 2):
+        table = compare.pairs(compare.overlap_of(relations, masks.top_k(scores, k)))
+        parts.append(table.assign(k=k, share=table["shared"] / k, chance=k / n_neurons))
+    columns = ["k", "relation", "other", "share", "chance"]
+    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _layers(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Neurons of every set in every layer, and how many there would be were they spread evenly."""
+    parts = []
+    for site, own in _with_all(sets).items():
+        counts = sum(mask.sum(axis=2) for mask in own.values())  # [relation, layer]
+        table = pd.DataFrame(counts, index=list(relations)).rename_axis(index="relation", columns="layer")
+        long = table.reset_index().melt("relation", value_name="neurons")
+        total = dict(zip(relations, counts.sum(axis=1), strict=True))
+        parts.append(long.assign(site=site, chance=long["relation"].map(total) / counts.shape[1]))
+    return pd.concat(parts)[["site", "relation", "layer", "neurons", "chance"]]
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def _distributions(
+    store: Store, relations: Sequence[str], scores: Mapping[str, np.ndarray]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Histograms of average precision beside those of random rankings, and what is beyond them."""
+    labels = store.prompts(schema.IDENTIFY)["relation"]
+    negatives = store.scores_record().negatives
+    edges = np.linspace(0, 1, BINS + 1)
+    nulls: dict[tuple[int, int], np.ndarray] = {}
+    parts, rows = [], []
+    for at, relation in enumerate(relations):
+        positives = int((labels == relation).sum())
+        prompts = min(positives * (1 + negatives), len(labels)) if negatives else len(labels)
+        if (positives, prompts) not in nulls:
+            nulls[positives, prompts] = kernels.average_precision_null(positives, prompts, DRAWS, seed=0)
+        null = nulls[positives, prompts]
+        expected = np.histogram(null, edges)[0] / len(null)
+        own = {site: values[at][None] for site, values in scores.items()}
+        for site, chosen in _with_all(own).items():
+            values = masks.flatten(chosen)[0]
+            counts = np.histogram(values, edges)[0]
+            bins = {"low": edges[:-1].round(4), "high": edges[1:].round(4), "neurons": counts}
+            chance = (expected * values.size).round(2)
+            parts.append(pd.DataFrame({"site": site, "relation": relation, **bins, "chance": chance}))
+        found = kernels.false_discovery(kernels.p_values(masks.flatten(own)[0], null), FALSE).sum()
+        rows.append((relation, positives, prompts, float(null.mean()), int(found)))
+    table = pd.DataFrame(rows, columns=["relation", "positives", "prompts", "chance", "found"])
+    return pd.concat(parts), table
+
+
+def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The neurons to list: the best of every relation, and of every relation in each site."""
+    flat = masks.flatten(scores)  # [relation, neurons]
+    starts = np.cumsum([0, *(values[0].size for values in scores.values())])
+    chosen: set[int] = set()
+    for values in flat:
+        chosen.update(query.best(values, LISTED).tolist())
+        for start, stop in itertools.pairwise(starts):
+            chosen.update((start + query.best(values[start:stop], LISTED_BY_SITE)).tolist())
+    places = np.array(sorted(chosen))
+    site_at = np.searchsorted(starts, places, side="right") - 1
+    widths = np.array([values.shape[2] for values in scores.values()])
+    layer, neuron = np.divmod(places - starts[site_at], widths[site_at])
+    table = pd.DataFrame({"site": np.array(list(scores))[site_at], "layer": layer, "neuron": neuron})
+    ap = pd.DataFrame(flat[:, places].T.astype(np.float64).round(4), columns=list(relations))
+    return pd.concat([table, ap], axis=1)
+
+
+def _details(
+    store: Store, relations: Sequence[str], neurons: pd.DataFrame
+) -> tuple[list[dict[str, Any]], dict[int, dict[Hashable, Any]]]:
+    """Prompts and distribution of the best few neurons of every relation; empty where the store holds no activations."""
+    if not query.has_activations(store):
+        return [], {}
+    table = store.prompts(schema.IDENTIFY)
+    rows = dict.fromkeys(row for name in relations for row in query.best(neurons[name].to_numpy(), SHOWN).tolist())
+    details, used = [], set()
+    for row in rows:
+        site, layer, index = neurons.loc[row, ["site", "layer", "neuron"]]
+        values = query.column(store, site, int(layer), int(index))
+        order = np.argsort(-values, kind="stable")
+        most = order[:PROMPTS].tolist()
+        least = order[max(len(most), len(order) - PROMPTS) :].tolist()
+        used.update(most + least)
+        spread = [
+            np.quantile(values[table["relation"] == name], list(query.QUANTILES.values())).round(4).tolist()
+            for name in relations
+        ]
+        drive = {int(at): round(float(values[at]), 4) for at in most + least}
+        details.append({"row": row, "most": most, "least": least, "activation": drive, "spread": spread})
+    kept = table.loc[sorted(used), ["relation", "subject", "object", "text"]]
+    return details, {int(at): row for at, row in zip(kept.index, kept.to_dict("records"), strict=True)}
+
+
+# --- provenance -------------------------------------------------------------------------------------------------------
+
+
+def _provenance(store: Store) -> dict[str, Any]:
+    """The identity of the store and what every stage records of itself."""
+    manifest = store.manifest.to_attributes()
+    stages = {schema.SCORES: store.attributes(schema.SCORES)} if store.has(schema.SCORES) else {}
+    for stage in (schema.MASKS, schema.ABLATIONS):
+        for name in store.children(stage):
+            stages[f"{stage}/{name}"] = store.attributes(f"{stage}/{name}")
+    if not stages:
+        raise StoreError("no scores in this store", where=store.path, fix="run `relact score` first")
+    return {"store": store.describe(), "capture": manifest, **stages}

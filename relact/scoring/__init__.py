@@ -1,0 +1,1 @@
+"""Activations to scores, scores to neuron sets."""

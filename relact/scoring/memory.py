@@ -1,0 +1,64 @@
+"""What scoring needs in memory: a short sum, and the neurons per task that fit a budget. Integers only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relact.errors import BudgetError
+from relact.kernels.columns import COPIED_TOGETHER
+from relact.plan import show_bytes
+from relact.store.layout import Layout
+from relact.store.shards import MAPPED_BYTES
+
+LIBRARIES = 400 * 2**20  # a scoring process: interpreter, numpy, numba (compiling), dask, zarr, xarray
+CHUNK_TARGET = 2**18  # bytes of one relation and statistic written together: all of a small model, layers of a large
+
+
+def layers_per_chunk(n_layers: int, width: int) -> int:
+    """Layers per chunk of a score: the fewest that make a chunk of 256 KiB of float32, evened out."""
+    n_chunks = max(1, n_layers * width * 4 // CHUNK_TARGET)
+    return -(-n_layers // n_chunks)
+
+
+@dataclass(frozen=True)
+class ScoreShape:
+    """What the memory of scoring one site depends on.
+
+    Attributes:
+        mapped: whether the activations are views on mapped files, and not decoded copies.
+    """
+
+    site: Layout
+    n_relations: int
+    n_statistics: int
+    workers: int
+    mapped: bool = True
+
+    def memory(self, span: int) -> int:
+        """Upper bound of a scoring process's peak with tasks of ``span`` neurons."""
+        rows, item, key = self.site.n_prompts + self.site.rows, self.site.item, 4 if self.site.item == 2 else 8
+        read = rows * span * item if self.mapped else 2 * rows * self.site.span * item
+        read += self.site.rows * span * item if span < self.site.span else 0  # a block's columns, made contiguous
+        kept = min(MAPPED_BYTES, self.site.bytes) if self.mapped else 0
+        kernel = rows * (COPIED_TOGETHER * item + 8 * key + 64)  # columns, keys, places, labels and tables
+        values = self.n_relations * self.n_statistics
+        results = 2 * 8 * values * (span + 4 * COPIED_TOGETHER)  # float64, and the temporaries of one tile
+        written = values * layers_per_chunk(self.site.n_layers, self.site.width) * self.site.width * 4
+        return LIBRARIES + kept + self.workers * (read + kernel + results) + 2 * written
+
+    def fit(self, budget: int) -> int:
+        """Neurons per task: a whole inner chunk, or the largest divisor of it that ``budget`` bytes allow.
+
+        Raises:
+            BudgetError: not even tasks of one neuron fit.
+        """
+        span = self.site.span
+        for divisor in range(1, span + 1):
+            if span % divisor == 0 and self.memory(span // divisor) <= budget:
+                return span // divisor
+        raise BudgetError(
+            f"scoring {self.site.n_prompts} prompts with {self.workers} workers needs {show_bytes(self.memory(1))}, "
+            f"the budget is {show_bytes(budget)}",
+            where="--memory",
+            fix="give more, or fewer --workers",
+        )

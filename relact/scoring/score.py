@@ -1,0 +1,308 @@
+"""Score: one sort per neuron for every relation, in tasks of one neuron span, within a memory budget.
+
+A task reads one span of one layer from every block (mapped, no copy), ranks it once and returns the statistics of all
+relations. Tasks are independent, so any scheduler (`schedulers`) gives the same bits. Relations that are stored already for the
+same prompts, labels and model are taken over, not computed again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import ZstdCodec
+
+from relact import kernels, schema
+from relact.errors import InputError, NumericError, StoreError
+from relact.plan import parse_bytes
+from relact.progress import Progress, silent
+from relact.scoring.memory import ScoreShape, layers_per_chunk
+from relact.scoring.options import ScoreOptions
+from relact.scoring.schedulers import on_scheduler
+from relact.store import local
+from relact.store.layout import Layout
+from relact.store.local import LocalStore
+from relact.store.reading import Store
+from relact.store.skeleton import write_coordinates
+
+
+class Task(NamedTuple):
+    """Neurons ``start`` to ``stop`` of one layer of one site."""
+
+    site: str
+    layer: int
+    start: int
+    stop: int
+
+
+class Job(NamedTuple):
+    """What all tasks of one scoring have in common; it travels to the workers once."""
+
+    path: str
+    created: str
+    labels: kernels.Labels
+    statistics: tuple[str, ...]
+    device: str
+
+
+def score(
+    store: str | Path | Store,
+    *,
+    relations: Sequence[str] | None = ScoreOptions.relations,
+    negatives: int | None = ScoreOptions.negatives,
+    seed: int = ScoreOptions.seed,
+    statistics: Sequence[str] = ScoreOptions.statistics,
+    workers: int | None = ScoreOptions.workers,
+    memory: str | int = ScoreOptions.memory,
+    scheduler: str = ScoreOptions.scheduler,
+    device: str = ScoreOptions.device,
+    progress: Progress = silent,
+) -> LocalStore:
+    """Write ``scores/<site>`` for every captured site: each statistic float32 [relation, layer, neuron].
+
+    Average precision is scikit-learn's ``average_precision_score`` of the raw activations, the relation's prompts
+    against the others'.
+
+    Args:
+        relations: score only these; the other prompts stay negatives.
+        negatives: sample this many negatives per positive (the published method takes 4) instead of all.
+        seed: of that sampling.
+        statistics: names in ``kernels.STATISTICS``; register your own with ``kernels.statistic``.
+        workers: threads; all cores by default. A cluster has its own.
+        memory: budget of a process that only scores, in bytes or as text ("4GiB"); the span per task shrinks to fit.
+        scheduler: ``threads``, or the address of a Dask scheduler (``tcp://host:port``) whose workers see the store's
+            path.
+        device: ``cpu``, or a CUDA device: the same numbers within float32 rounding.
+
+    Raises:
+        StoreError: the capture is not complete. InputError: a relation without prompts. BudgetError.
+        NumericError: an activation is not a number.
+    """
+    options = ScoreOptions(relations, negatives, seed, statistics, workers, memory, scheduler, device)
+    return score_with(options, store, progress=progress)
+
+
+def score_with(options: ScoreOptions, store: str | Path | Store, *, progress: Progress = silent) -> LocalStore:
+    """`score` with options that travel together."""
+    opened = local.writable(store)
+    local.recover(opened)
+    names = relation_of_prompts(opened)
+    chosen = _chosen(opened, names, options.relations)
+    record = schema.ScoresRecord(
+        relations=tuple(chosen),
+        negatives=options.negatives,
+        seed=options.seed if options.negatives else None,
+        prompts=opened.manifest.prompts[schema.IDENTIFY]["digest"],
+        model=opened.manifest.model.fingerprint,
+    )
+    kept = _kept(opened, record, options.statistics)
+    if kept == chosen and opened.scores_record() == record:
+        return opened
+    _Scoring.of(options, opened, names, chosen, kept).write(record, progress)
+    return opened
+
+
+@dataclass
+class _Scoring:
+    """One scoring: what is kept of the former scores, what is computed, and how much of that is done."""
+
+    options: ScoreOptions
+    store: LocalStore
+    relations: list[str]
+    kept: list[str]
+    labels: kernels.Labels | None  # of the relations that are not kept
+    spans: list[int]  # neurons per task of every site
+    done: int = 0
+
+    @classmethod
+    def of(
+        cls, options: ScoreOptions, store: LocalStore, names: Sequence[str], relations: list[str], kept: list[str]
+    ) -> _Scoring:
+        """With tasks that fit the memory."""
+        n_statistics, budget = len(options.statistics), parse_bytes(options.memory)
+        shapes = [shape_of(store, site, len(relations), n_statistics, workers_of(options)) for site in store.layouts]
+        spans = [shape.fit(budget) for shape in shapes]
+        todo = [name for name in relations if name not in kept]
+        labels = labels_of(names, todo, options.negatives, options.seed) if todo else None
+        return cls(options, store, relations, kept, labels, spans)
+
+    def write(self, record: schema.ScoresRecord, progress: Progress) -> None:
+        """Write the stage, a few layers of a site at a time."""
+        options, statistics = self.options, self.options.statistics
+        with (
+            self.store.stage(schema.SCORES, record.to_attributes()) as group,
+            on_scheduler(options.scheduler, workers_of(options)) as compute,
+        ):
+            for (site, lay), span in zip(self.store.layouts.items(), self.spans, strict=True):
+                arrays = create_arrays(group.create_group(site), lay, self.relations, statistics)
+                former = self.store.dataset(f"{schema.SCORES}/{site}") if self.kept else None
+                for layers in _runs(lay):
+                    part = _Part.of(statistics, self.relations, layers, lay.width)
+                    if former is not None:
+                        part.take_over(former, self.kept, statistics)
+                    if self.labels is not None:
+                        tasks = tasks_of(site, layers, lay.width, span)
+                        compute(run_task, self._job(self.labels), tasks, self._collect(part, progress))
+                    for array, values in zip(arrays, part.values, strict=True):
+                        array[:, layers.start : layers.stop] = values
+
+    def _job(self, labels: kernels.Labels) -> Job:
+        path, created = str(self.store.path.resolve()), self.store.manifest.created
+        return Job(path, created, labels, tuple(self.options.statistics), self.options.device)
+
+    def _collect(self, part: _Part, progress: Progress) -> Callable[[Task, np.ndarray], None]:
+        """What is done with a task's scores."""
+        total = sum(lay.n_layers * lay.width for lay in self.store.layouts.values())
+        todo = [name for name in self.relations if name not in self.kept]
+
+        def collect(task: Task, values: np.ndarray) -> None:
+            part.put(task, todo, values)
+            self.done += task.stop - task.start
+            progress("score", self.done, total, "neurons")
+
+        return collect
+
+
+def workers_of(options: ScoreOptions) -> int:
+    """Threads: as many as asked for, or all cores."""
+    return options.workers or os.cpu_count() or 1
+
+
+class _Part(NamedTuple):
+    """Scores of a few layers of a site, until they are written."""
+
+    values: np.ndarray  # float32 [statistic, relation, layer, neuron]
+    relations: list[str]
+    layers: range
+
+    @classmethod
+    def of(cls, statistics: Sequence[str], relations: list[str], layers: range, width: int) -> _Part:
+        """Not filled yet."""
+        return cls(np.empty((len(statistics), len(relations), len(layers), width), np.float32), relations, layers)
+
+    def put(self, task: Task, relations: Sequence[str], values: np.ndarray) -> None:
+        rows = [self.relations.index(name) for name in relations]
+        self.values[:, rows, task.layer - self.layers.start, task.start : task.stop] = values
+
+    def take_over(self, former: xr.Dataset, relations: Sequence[str], statistics: Sequence[str]) -> None:
+        rows = [self.relations.index(name) for name in relations]
+        same = former.sel(relation=list(relations)).isel(layer=slice(self.layers.start, self.layers.stop))
+        for values, name in zip(self.values, statistics, strict=True):
+            values[rows] = same[name].values
+
+
+def run_task(job: Job, task: Task) -> np.ndarray:
+    """One task, wherever it runs: float32 [statistic, relation, neuron]. `NumericError` names a NaN's place."""
+    columns = _opened(job.path, job.created).columns(*task)
+    rank = kernels.rank_statistics if job.device == "cpu" else kernels.on_device(job.device)
+    try:
+        values = rank(columns, job.labels, job.statistics)
+    except kernels.NotANumber as error:
+        raise NumericError(
+            f"the activation of neuron {task.start + error.neuron} on prompt {error.prompt} is NaN",
+            where=f"site {task.site}, layer {task.layer}",
+            fix="capture again; if it stays, the model itself produces it",
+        ) from error
+    return np.stack([values[name] for name in job.statistics]).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _opened(path: str, created: str) -> LocalStore:
+    """The store at ``path``, opened once per process; ``created`` tells a new store at an old path."""
+    return local.open(path)
+
+
+def labels_of(names: Sequence[str], relations: Sequence[str], negatives: int | None, seed: int) -> kernels.Labels:
+    """One relation's prompts against all others', or against ``negatives`` times as many drawn from them."""
+    labels = kernels.Labels.one_vs_rest(names, relations)
+    return labels.sampled(negatives, seed) if negatives else labels
+
+
+def shape_of(store: Store, site: str, n_relations: int, n_statistics: int, workers: int) -> ScoreShape:
+    """What the memory of scoring a site depends on."""
+    return ScoreShape(store.layouts[site], n_relations, n_statistics, workers, store.is_mapped(site))
+
+
+def relation_of_prompts(store: Store) -> list[str]:
+    """The relation of every identification prompt; `StoreError` when some are not captured yet."""
+    missing = store.missing_blocks()
+    if missing:
+        raise StoreError(
+            f"{len(missing)} of {store.n_blocks} blocks are not captured yet",
+            where=store.path,
+            fix="run the same `relact capture` again to resume it",
+        )
+    return [str(name) for name in store.prompts(schema.IDENTIFY)["relation"]]
+
+
+def _chosen(store: Store, names: Sequence[str], relations: Sequence[str] | None) -> list[str]:
+    """The relations to score, checked."""
+    known = list(dict.fromkeys(names))
+    unknown = sorted(set(relations or ()) - set(known))
+    if unknown:
+        raise InputError(
+            f"no prompts of relation {', '.join(unknown)}", where=store.path, fix=f"choose from {', '.join(known)}"
+        )
+    if len(known) < 2:
+        raise InputError(
+            f"all prompts belong to {known[0]!r}: nothing to tell it from",
+            where=store.path,
+            fix="capture prompts of at least two relations",
+        )
+    return list(dict.fromkeys(relations)) if relations else known
+
+
+def _kept(store: LocalStore, record: schema.ScoresRecord, statistics: Sequence[str]) -> list[str]:
+    """Relations whose stored scores were computed from the same prompts, labels and model, with these statistics."""
+    if not store.has(schema.SCORES):
+        return []
+    stored = store.scores_record()
+    if replace(stored, relations=()) != replace(record, relations=()):
+        return []
+    if not all(set(statistics) <= set(store.dataset(f"{schema.SCORES}/{site}")) for site in store.layouts):
+        return []
+    return [name for name in record.relations if name in stored.relations]
+
+
+def _runs(lay: Layout) -> Iterator[range]:
+    """Layers that are written together."""
+    step = layers_per_chunk(lay.n_layers, lay.width)
+    for first in range(0, lay.n_layers, step):
+        yield range(first, min(first + step, lay.n_layers))
+
+
+def tasks_of(site: str, layers: range, width: int, span: int) -> list[Task]:
+    """All tasks of some layers of a site."""
+    return [Task(site, layer, start, start + span) for layer in layers for start in range(0, width, span)]
+
+
+def create_arrays(
+    group: zarr.Group, lay: Layout, relations: Sequence[str], statistics: Sequence[str]
+) -> list[zarr.Array]:
+    """Empty arrays [relation, layer, neuron], one per statistic; a query for one relation reads only its own chunks."""
+    write_coordinates(group, relation=list(relations), layer=range(lay.n_layers), neuron=range(lay.width))
+    return [
+        group.create_array(
+            name,
+            shape=(len(relations), lay.n_layers, lay.width),
+            dtype="float32",
+            fill_value=float("nan"),
+            chunks=(1, layers_per_chunk(lay.n_layers, lay.width), lay.width),
+            compressors=ZstdCodec(level=1, checksum=True),
+            dimension_names=schema.BY_NEURON,
+        )
+        for name in statistics
+    ]
+
+
+def ranked(store: Store, statistic: str = schema.AVERAGE_PRECISION) -> Iterator[tuple[str, np.ndarray]]:
+    """(site, float32 [relation, layer, neuron]) for every scored site, in the store's order."""
+    for site in store.manifest.capture.sites:
+        yield site, store.dataset(f"{schema.SCORES}/{site}")[statistic].values

@@ -1,0 +1,1 @@
+"""Stores for others: packed, published, fetched, listed."""

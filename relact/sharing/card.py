@@ -1,0 +1,141 @@
+"""The card of a packed store: what it holds, what made it, how to make it again, what was found."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import relact
+from relact import plan, schema
+from relact.analysis.effects import effects
+from relact.store.reading import Store
+
+LICENCE = "not stated"
+ABOUT = "https://arxiv.org/abs/2502.17355"
+
+
+def describe(store: Store, stages: Sequence[str], licence: str | None) -> dict[str, Any]:
+    """The card as plain values, for the package's attributes.
+
+    Args:
+        stages: top-level groups that are packed.
+        licence: of the data; an SPDX identifier or expression such as ``CC-BY-4.0 AND Unicode-3.0``.
+    """
+    manifest = store.manifest
+    return {
+        "model": manifest.model.id,
+        "revision": manifest.model.revision,
+        "fingerprint": manifest.model.fingerprint,
+        "family": manifest.model.family,
+        "relations": store.relations(),
+        "prompts": {split: dict(own) for split, own in manifest.prompts.items()},
+        "sites": {site: [lay.n_layers, lay.width] for site, lay in store.layouts.items()},
+        "pool": manifest.capture.pool,
+        "dtype": manifest.capture.dtype,
+        "stages": list(stages),
+        "masks": {name: store.mask_record(name).k for name in store.children(schema.MASKS)}
+        if schema.MASKS in stages
+        else {},
+        "figures": _figures(store) if schema.ABLATIONS in stages else {},
+        "licence": licence or LICENCE,
+        "reproduce": "relact run --like THIS_STORE --store again.zarr",
+        "relact": relact.__version__,
+    }
+
+
+def render(card: Mapping[str, Any], size: int) -> str:
+    """README.md of a packed store; front matter as the hub reads it.
+
+    Args:
+        size: bytes of all packed files.
+    """
+    named = re.fullmatch(r"[A-Za-z0-9.+-]+", card["licence"])  # one identifier; the hub knows no expressions
+    front = [
+        "---",
+        f"license: {card['licence'].lower()}" if named else "license: other",
+        "tags: [relact, interpretability]",
+        "---",
+    ]
+    sites = ", ".join(f"{_code(site)} {n} x {width}" for site, (n, width) in card["sites"].items())
+    prompts = {split: own["n"] for split, own in card["prompts"].items()}
+    neurons = sum(n * width for n, width in card["sites"].values())
+    lines = [
+        *front,
+        "",
+        f"# Neurons of {_code(card['model'])}",
+        "",
+        "A store packed by relact: which neurons of a language model belong to a relation, and what breaks without them "
+        f"([the method]({ABOUT})).",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| model | {_code(card['model'])} ({_code(card['family'])}) |",
+        f"| revision | {_code(card['revision'] or 'none')} |",
+        f"| fingerprint | {_code(card['fingerprint'])} |",
+        f"| prompts | {prompts[schema.IDENTIFY]} to identify, {prompts[schema.TEST]} to test |",
+        *[f"| digest of {split} | {_code(own['digest'])} |" for split, own in card["prompts"].items()],
+        f"| relations | {', '.join(map(_code, card['relations']))} |",
+        f"| neurons | {neurons:,}: {sites} |",
+        f"| pooled over tokens by | {_code(card['pool'])}, stored as {_code(card['dtype'])} |",
+        f"| holds | {', '.join(map(_code, card['stages']))}, {plan.show_bytes(size)} |",
+        f"| licence | {_code(card['licence'])} |",
+        f"| made by | relact {_code(card['relact'])} |",
+        "",
+    ]
+    for name, own in card["figures"].items():
+        lines += [f"## Ablation {_code(name)}", "", *_effect_lines(own), ""]
+    lines += [
+        "## Use",
+        "",
+        "```console",
+        f"$ relact top THIS_STORE --relation {_bare(card['relations'][0])}",
+        "$ relact unpack THIS_STORE study.zarr",
+        f"$ {_bare(card['reproduce'])}",
+        "```",
+        "",
+        "`THIS_STORE` is where it lies: a path, or an http(s), s3 or hf address. Without relact:",
+        "",
+        "```python",
+        'xarray.open_datatree("THIS_STORE", engine="zarr")',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _figures(store: Store) -> dict[str, dict[str, float | int | None]]:
+    """Mean loss of accuracy, in points, per ablation."""
+    figures = {}
+    for name in store.children(schema.ABLATIONS):
+        group = f"{schema.ABLATIONS}/{name}"
+        found = effects(store.dataset(group))
+        points = {"own": found.own, "other": found.other, "random": found.random}
+        figures[name] = {
+            "k": store.ablation_record(name).to_attributes()["k"],
+            **{key: None if math.isnan(value) else round(value, 2) for key, value in points.items()},
+        }
+    return figures
+
+
+def _effect_lines(figure: Mapping[str, Any]) -> list[str]:
+    labels = {"own": "a relation's own neurons", "other": "another relation's neurons", "random": "random neurons"}
+    rows = [f"| {label} | {figure[key]} |" for key, label in labels.items() if figure[key] is not None]
+    return [
+        f"Mean loss of accuracy in points, k = {_bare(figure['k'])}:",
+        "",
+        "| switched off | loss |",
+        "|---|---|",
+        *rows,
+    ]
+
+
+def _bare(value: object) -> str:
+    """Text that neither HTML nor a table nor a fence can mistake for itself."""
+    return html.escape(" ".join(str(value).split())).replace("`", "'").replace("|", "&#124;")
+
+
+def _code(value: object) -> str:
+    return f"`{' '.join(str(value).split())}`".replace("|", "\\|") if "`" not in str(value) else _bare(value)

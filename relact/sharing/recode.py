@@ -1,0 +1,69 @@
+"""Activations for transport: the shards of an uncompressed store, compressed, and back to the same bytes.
+
+Uncompressed shards can be mapped, compressed ones travel. Both are the same array to zarr: only its metadata, the shards and
+the checksums in the commit records change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from relact import schema
+from relact.packed import trust
+from relact.schema import DOCUMENT
+from relact.store import blocks
+from relact.store.layout import Layout
+from relact.store.shards import encode_shard
+
+PLAIN = {"name": "bytes", "configuration": {"endian": "little"}}
+
+
+def compressed_node(node: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The zarr.json of an uncompressed activation array, when its chunks are compressed."""
+    codec = {
+        "name": "blosc",
+        "configuration": {
+            "typesize": np.dtype(dtype).itemsize,
+            "cname": "zstd",
+            "clevel": blocks.COMPRESSION,
+            "shuffle": "bitshuffle",
+            "blocksize": 0,
+        },
+    }
+    return _with_codecs(node, [PLAIN, codec])
+
+
+def plain_node(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `compressed_node`."""
+    return _with_codecs(node, [PLAIN])
+
+
+def describes_activations(name: str) -> bool:
+    """Whether a file of a store is the zarr.json of an activation array."""
+    parts = name.split("/")
+    return parts[0] == schema.ACTIVATIONS and parts[2:] == [schema.ACTIVATION, DOCUMENT]
+
+
+def compress(raw: bytes, lay: Layout, dtype: str) -> bytes:
+    """A compressed shard from an uncompressed one."""
+    count = lay.n_spans * lay.rows * lay.span
+    data = np.frombuffer(raw, dtype, count=count).reshape(lay.n_spans, lay.rows, lay.span)
+    return b"".join(encode_shard(data, blocks.compressor(dtype)))
+
+
+def expand(raw: bytes, lay: Layout, dtype: str, where: object) -> bytes:
+    """The uncompressed shard from a compressed one whose chunks were checked (`trust.check_object`)."""
+    codec = blocks.compressor(dtype)
+    places = trust.check_shard_index(raw, len(raw), lay.n_spans, where)
+    chunks = [np.frombuffer(codec.decode(raw[start : start + size]), dtype) for start, size in places]
+    data = np.concatenate(chunks).reshape(lay.n_spans, lay.rows, lay.span)
+    return b"".join(encode_shard(data))
+
+
+def _with_codecs(node: Mapping[str, Any], inner: list[dict[str, Any]]) -> dict[str, Any]:
+    (sharding,) = node["codecs"]
+    configuration = {**sharding["configuration"], "codecs": inner}
+    return {**node, "codecs": [{**sharding, "configuration": configuration}]}

@@ -1,0 +1,191 @@
+"""Stream: a capture whose blocks go to an object store as they are committed; this machine keeps a few at a time.
+
+What a package has beside its blocks is put last, the root at the very end, so that a reader who comes early finds no store. A
+small object, `UNFINISHED`, says until then what is being captured. An interrupted stream goes on, from another machine
+too: the commit records that are there tell which blocks need not be captured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from relact import schema
+from relact.caches import cache_folder
+from relact.capturing.capture import capture_with
+from relact.capturing.options import CaptureOptions
+from relact.errors import IdentityError, InputError
+from relact.models.loading import LoadedModel
+from relact.packed import trust, urls
+from relact.packed.package import ZIP, open_package
+from relact.packed.store import open_store
+from relact.packed.urls import BUCKETS, MissingError, Place
+from relact.progress import Progress, silent
+from relact.schema import DOCUMENT
+from relact.sharing.pack import add_metadata, without_path
+from relact.store import blocks, commits
+from relact.store.local import LocalStore
+from relact.store.locks import Crew
+from relact.store.reading import Store
+
+UNFINISHED = "unfinished.json"
+UPLOADS = 4  # shards on their way at a time
+
+
+def stream(
+    model: str | LoadedModel,
+    prompts: pd.DataFrame | str | Path,
+    url: str,
+    *,
+    sites: str | Sequence[str] = CaptureOptions.sites,
+    pool: str = CaptureOptions.pool,
+    dtype: str = CaptureOptions.dtype,
+    block: int | None = CaptureOptions.block,
+    batch_tokens: int = CaptureOptions.batch_tokens,
+    special_tokens: bool = CaptureOptions.special_tokens,
+    memory: str | int | None = CaptureOptions.memory,
+    compress: bool = CaptureOptions.compress,
+    model_dtype: str = "auto",
+    device: str = "auto",
+    licence: str | None = None,
+    timeout: float = urls.TIMEOUT,
+    progress: Progress = silent,
+) -> Store:
+    """Capture into an object store; run it again to resume. The result is a package with activations, as `push` makes.
+
+    Args:
+        url: ``s3://bucket/path/name.zarr`` and other object stores.
+        licence: of the data, for the card.
+        timeout: seconds of one request.
+        model, prompts and the others: as of `capture`.
+
+    Returns:
+        The finished store, opened where it lies.
+
+    Raises:
+        InputError: blocks cannot be put there. IdentityError: something else is being captured there.
+        StoreError: refused, or the connection broke; blocks that are there stay. And what `capture` raises.
+    """
+    options = CaptureOptions(sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress)
+    return stream_with(
+        options, model, prompts, url, model_dtype=model_dtype, device=device, licence=licence, timeout=timeout,
+        progress=progress,
+    )  # fmt: skip
+
+
+def stream_with(
+    options: CaptureOptions,
+    model: str | LoadedModel,
+    prompts: pd.DataFrame | str | Path,
+    url: str,
+    *,
+    model_dtype: str = "auto",
+    device: str = "auto",
+    licence: str | None = None,
+    timeout: float = urls.TIMEOUT,
+    progress: Progress = silent,
+) -> Store:
+    """`stream` with options that travel together."""
+    url = url.rstrip("/")
+    if url.partition("://")[0] not in BUCKETS or url.endswith(ZIP):
+        fix = f"capture to a folder of {', '.join(f'{name}://' for name in BUCKETS)}, or to disk and `relact push` it"
+        raise InputError("blocks cannot be added there one by one", where=url, fix=fix)
+    if Crew.of_environment().size > 1:
+        raise InputError("several ranks cannot stream", where=url, fix="capture to disk, then `relact push`")
+    there = _There(urls.place(url, timeout=timeout))
+    folder = cache_folder() / "streams" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    store = folder / "store.zarr"
+    opened = capture_with(
+        options, model, prompts, store, model_dtype=model_dtype, device=device, sink=there, progress=progress
+    )
+    there.finish(opened, licence)
+    shutil.rmtree(folder)
+    return open_store(url, timeout=timeout)
+
+
+class _There:
+    """The store that grows at ``place``; a `capture.Sink`."""
+
+    def __init__(self, place: Place) -> None:
+        self.place, self.finished = place, False
+
+    def begin(self, store: LocalStore) -> None:
+        """Make sure that it is the same capture, learn which blocks are there, and send those that only this machine has."""
+        known = self._known()
+        if known is None:
+            marker = {schema.ATTRIBUTE: _published(store.manifest).to_attributes(), "compressed": store.compressed}
+            self.place.put(UNFINISHED, json.dumps(marker, indent=2).encode())
+        else:
+            self._require_same(store, *known)
+            for block in store.missing_blocks():
+                self._learn(store, block)
+        for block in store.log.present():
+            if all(path.exists() for path in blocks.shard_paths(store.path, store.layouts, block)):
+                self.committed(store, block)
+
+    def committed(self, store: LocalStore, block: int) -> None:
+        """Send a block, its record last, and forget its shards here."""
+        shards = blocks.shard_paths(store.path, store.layouts, block)
+        with ThreadPoolExecutor(UPLOADS) as pool:
+            list(pool.map(lambda path: self.place.put(path.relative_to(store.path).as_posix(), path), shards))
+        record = store.log.path(block)
+        self.place.put(record.relative_to(store.path).as_posix(), record)
+        for path in shards:
+            path.unlink()
+
+    def finish(self, store: LocalStore, licence: str | None) -> None:
+        """Put everything else, the root last."""
+        if not self.finished:
+            add_metadata(self.place.put, store, licence)
+            self.place.delete(UNFINISHED)
+
+    def _known(self) -> tuple[schema.Manifest, bool | None] | None:
+        """What is captured there and whether compressed (None when it is finished); None when nothing is there."""
+        raw = self._get(DOCUMENT)
+        if raw is not None:
+            self.finished = True
+            return open_package(self.place).manifest, None
+        raw = self._get(UNFINISHED)
+        if raw is None:
+            return None
+        marker: Mapping[str, Any] = trust.document(raw, f"{self.place.shown}: {UNFINISHED}")
+        return schema.Manifest.from_attributes(marker.get(schema.ATTRIBUTE), self.place.shown), marker.get("compressed")
+
+    def _require_same(self, store: LocalStore, manifest: schema.Manifest, compressed: bool | None) -> None:
+        differences = _published(store.manifest).differences(manifest)
+        if compressed is not None and compressed != store.compressed:
+            differences = [*differences, ("compression", store.compressed, compressed)]
+        if differences:
+            name, mine, theirs = differences[0]
+            what = f"another capture is there: {name} = {theirs!s:.60}, this run has {mine!s:.60}"
+            raise IdentityError(what, where=self.place.shown, fix="use its setting, or capture to another place")
+
+    def _learn(self, store: LocalStore, block: int) -> None:
+        """Take over the record of a block that is there."""
+        raw = self._get(store.log.path(block).relative_to(store.path).as_posix())
+        if raw is not None:
+            try:
+                commits.decode(raw, len(store.log.fields))
+            except ValueError:
+                return  # captured again
+            store.log.put(block, raw)
+
+    def _get(self, key: str) -> bytes | None:
+        try:
+            return self.place.get(key, trust.DOCUMENT)
+        except MissingError:
+            return None
+
+
+def _published(manifest: schema.Manifest) -> schema.Manifest:
+    """The identity without folders of this machine."""
+    return replace(manifest, model=replace(manifest.model, id=without_path(manifest.model.id)))

@@ -1,0 +1,98 @@
+"""Shape of activations on disk: blocks, shards, inner chunks. Integers only: no arrays, no files.
+
+::
+
+    prompts  ┌──────────────┐          one shard = one block x one layer x all neurons
+             │ block 0      │ layer    ┌────┬────┬────┬────┐
+             ├──────────────┤ 0..L-1   │    │    │    │    │ one inner chunk = block x 1 x span
+             │ block 1      │          └────┴────┴────┴────┘
+             └──────────────┘            span divides the site's width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+BLOCK = 512  # prompts captured, written and committed together
+SPAN_TARGET = 704  # neurons per inner chunk: 512 x 704 x 2 bytes is 0.7 MB, about what a core's cache holds
+SPAN_FLOOR = 64  # below this the per-chunk overhead wins: keep the whole width instead
+ITEM_BYTES = {"float16": 2, "float32": 4}
+INDEX_ENTRY = 16  # bytes of a shard's index for every inner chunk: offset, length
+CHECKSUM = 4  # bytes of a CRC-32C
+
+
+@cache
+def span_of(width: int) -> int:
+    """Neurons per inner chunk: the largest divisor of ``width`` up to 704, or all of it when that is tiny."""
+    best = max(divisor for divisor in range(1, min(width, SPAN_TARGET) + 1) if width % divisor == 0)
+    return best if best >= SPAN_FLOOR else width
+
+
+def block_of(n_prompts: int, target: int = BLOCK) -> int:
+    """Rows per block: ``target`` at most, evened out so that the last block is not mostly padding."""
+    n_blocks = -(-n_prompts // target)
+    return -(-n_prompts // n_blocks)
+
+
+def block_ranges(n_prompts: int, rows: int) -> list[tuple[int, int]]:
+    """First row and one past the last row of every block."""
+    return [(first, min(first + rows, n_prompts)) for first in range(0, n_prompts, rows)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape of one site's activations on disk.
+
+    Attributes:
+        rows: prompts per block (and per shard).
+        n_layers, width: the site's own shape.
+        item: bytes per value.
+    """
+
+    n_prompts: int
+    rows: int
+    n_layers: int
+    width: int
+    item: int
+
+    @property
+    def span(self) -> int:
+        return span_of(self.width)
+
+    @property
+    def n_spans(self) -> int:
+        return self.width // self.span
+
+    @property
+    def n_blocks(self) -> int:
+        return -(-self.n_prompts // self.rows)
+
+    @property
+    def shard_bytes(self) -> int:
+        """Uncompressed shard file: the chunks, then offset and length of each, then a checksum."""
+        return self.rows * self.width * self.item + INDEX_ENTRY * self.n_spans + CHECKSUM
+
+    @property
+    def files(self) -> int:
+        return self.n_blocks * self.n_layers
+
+    @property
+    def bytes(self) -> int:
+        return self.files * self.shard_bytes
+
+
+def layouts(n_prompts: int, rows: int, n_layers: int, widths: Mapping[str, int], dtype: str) -> dict[str, Layout]:
+    """One `Layout` per site."""
+    return {site: Layout(n_prompts, rows, n_layers, width, ITEM_BYTES[dtype]) for site, width in widths.items()}
+
+
+def block_bytes(sites: Mapping[str, Layout]) -> int:
+    """Bytes of one block of every site in memory."""
+    return sum(site.rows * site.n_layers * site.width * site.item for site in sites.values())
+
+
+def record_bytes(sites: Mapping[str, Layout]) -> int:
+    """One block's commit record: start, stop and a checksum per shard, 8 bytes each, then a checksum."""
+    return 8 * (2 + sum(site.n_layers for site in sites.values())) + CHECKSUM

@@ -1,0 +1,213 @@
+"""What any store answers: its identity, prompts, columns of activations, results as lazy datasets, and what they record.
+
+`local.LocalStore` answers from a folder that may be written, `relact.packed.store.PackedStore` from a package that may lie
+anywhere. Everything that plain zarr can do is left to zarr and xarray.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import zarr
+
+from relact import schema
+from relact.errors import StoreError
+from relact.plan import show_bytes
+from relact.store import skeleton
+from relact.store.commits import CommitLog
+from relact.store.layout import Layout
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+MAKERS = {schema.SCORES: "score", schema.MASKS: "select", schema.ABLATIONS: "ablate"}  # stage -> its command
+READ_ONLY = "unpack it first: `relact unpack STORE FOLDER`"
+
+
+class Store(ABC):
+    """An opened store.
+
+    Attributes:
+        path: where it lies: a folder, or the location of a package as it was given.
+        manifest: its identity.
+        layouts: per site, the shape of its activations.
+        log: which blocks are committed.
+    """
+
+    log: CommitLog
+
+    def __init__(self, path: Path | str, root: zarr.Group, manifest: schema.Manifest) -> None:
+        self.path, self.root, self.manifest = path, root, manifest
+        self._arrays = {site: skeleton.array_of(root, site, path) for site in manifest.capture.sites}
+        rows = manifest.capture.block
+        self.layouts = {
+            site: Layout(self.n_prompts, rows, array.shape[1], array.shape[2], array.dtype.itemsize)
+            for site, array in self._arrays.items()
+        }
+
+    # --- the capture --------------------------------------------------------------------------------------------------
+
+    @property
+    def n_prompts(self) -> int:
+        """Identification prompts, committed or not."""
+        return int(self.manifest.prompts[schema.IDENTIFY]["n"])
+
+    @property
+    def n_layers(self) -> int:
+        return next(iter(self.layouts.values())).n_layers
+
+    @property
+    def n_blocks(self) -> int:
+        return next(iter(self.layouts.values())).n_blocks
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.manifest.capture.dtype)
+
+    @property
+    def compressed(self) -> bool:
+        """Whether inner chunks are compressed."""
+        return any(skeleton.inner_codecs(array)[1:] for array in self._arrays.values())
+
+    def is_mapped(self, site: str) -> bool:
+        """Whether `columns` of the site are views on mapped files."""
+        return False
+
+    def rows_of(self, block: int) -> tuple[int, int]:
+        """First row and one past the last row of ``block``."""
+        rows = self.manifest.capture.block
+        return block * rows, min((block + 1) * rows, self.n_prompts)
+
+    def committed_stop(self, block: int) -> int:
+        """One past the last committed row of ``block``; its first row when nothing is."""
+        return int(self.log.record(block)[1]) if self.log.has(block) else self.rows_of(block)[0]
+
+    def missing_blocks(self) -> list[int]:
+        """Blocks that are not committed, or not with all the rows that an append gave them; in order."""
+        missing = set(range(self.n_blocks)) - set(self.log.present())
+        grown = {row // self.manifest.capture.block for row in self.appended()} - missing
+        return sorted(missing | {block for block in grown if self.committed_stop(block) < self.rows_of(block)[1]})
+
+    def appended(self) -> list[int]:
+        """First row of every later append."""
+        return [int(row) for row in self.manifest.prompts[schema.IDENTIFY].get(schema.APPENDED, ())]
+
+    def segments(self, block: int) -> list[tuple[int, int]]:
+        """Row ranges of ``block`` that were given together: batches never cross an append, whenever it is captured."""
+        first, last = self.rows_of(block)
+        cuts = [first, *(row for row in self.appended() if first < row < last), last]
+        return list(pairwise(cuts))
+
+    def columns(self, site: str, layer: int, start: int, stop: int) -> list[np.ndarray]:
+        """Activations of neurons ``start`` to ``stop``: one read-only array [rows, neurons] per block, in order.
+
+        The store must be complete, and the slice lie inside one inner chunk (`Layout.span`). Zero-copy where the shard
+        can be mapped; through zarr, with the same numbers, where it cannot (compressed, packed, or written by another
+        tool).
+        """
+        return [self.chunk(site, layer, block, start, stop) for block in range(self.n_blocks)]
+
+    def chunk(self, site: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
+        """The part of `columns` that lies in one block: [rows of the block, neurons ``start`` to ``stop``]."""
+        first, last = self.rows_of(block)
+        values = np.asarray(self._arrays[site][first:last, layer, start:stop])
+        values.flags.writeable = False
+        return values
+
+    # --- groups -------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def has(self, group: str) -> bool:
+        """Whether the group exists."""
+
+    @abstractmethod
+    def children(self, group: str) -> list[str]:
+        """Names below ``group``, sorted; empty when it does not exist."""
+
+    @abstractmethod
+    def attributes(self, group: str) -> dict[str, Any]:
+        """What was recorded about a stage: its ``relact`` attributes."""
+
+    @abstractmethod
+    def dataset(self, group: str) -> xr.Dataset:
+        """One group as a lazy Dataset; `StoreError` names the command that makes it when it is not there."""
+
+    @abstractmethod
+    def tree(self) -> xr.DataTree:
+        """The whole hierarchy, lazily."""
+
+    def short_list(self, relation: str, n: int, sites: tuple[str, ...], statistic: str) -> pd.DataFrame | None:
+        """A relation's best neurons, if they are listed already; None where the scores must be read."""
+        return None
+
+    def scores_record(self) -> schema.ScoresRecord:
+        """What the scores were computed from."""
+        self._require(schema.SCORES)
+        return schema.ScoresRecord.from_attributes(self.attributes(schema.SCORES), self.path)
+
+    def mask_record(self, name: str) -> schema.MaskRecord:
+        """How the mask ``name`` was chosen."""
+        group = f"{schema.MASKS}/{name}"
+        self._require(group)
+        return schema.MaskRecord.from_attributes(self.attributes(group), self.path)
+
+    def ablation_record(self, name: str) -> schema.AblationRecord:
+        """What the ablation ``name`` did."""
+        group = f"{schema.ABLATIONS}/{name}"
+        self._require(group)
+        return schema.AblationRecord.from_attributes(self.attributes(group), self.path)
+
+    def _require(self, group: str) -> None:
+        if not self.has(group):
+            command = MAKERS.get(group.split("/")[0], "capture")
+            raise StoreError(f"no {group} in this store", where=self.path, fix=f"run `relact {command}` first")
+
+    def prompts(self, split: str) -> pd.DataFrame:
+        """The prompts of ``identify`` or ``test`` as a table; test prompts carry ``answers`` as lists."""
+        dataset = self.dataset(f"{schema.PROMPTS}/{split}")
+        frame = pd.DataFrame({name: dataset[name].values for name in (*schema.PROMPT_TEXT, schema.N_TOKENS)})
+        for name in schema.PROMPT_TEXT:
+            frame[name] = frame[name].astype(object).map(str)
+        if schema.ANSWERS in dataset:
+            frame[schema.ANSWERS] = [[str(text) for text in row if text] for row in dataset[schema.ANSWERS].values]
+        return frame
+
+    def relations(self) -> list[str]:
+        """Relation names in the order in which they first occur among the identification prompts."""
+        return list(dict.fromkeys(self.prompts(schema.IDENTIFY)["relation"]))
+
+    # --- for people ---------------------------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """What the store holds, in words: names and values as `relact info` prints them."""
+        manifest = self.manifest
+        missing = len(self.missing_blocks())
+        return {
+            "store": str(self.path),
+            "model": f"{manifest.model.id} ({manifest.model.family}, {manifest.model.dtype})",
+            "fingerprint": manifest.model.fingerprint,
+            "relations": ", ".join(self.relations()),
+            "prompts": f"{self.n_prompts} to identify, {manifest.prompts[schema.TEST]['n']} to test",
+            "sites": ", ".join(f"{site} {lay.n_layers} x {lay.width}" for site, lay in self.layouts.items()),
+            "neurons": sum(lay.n_layers * lay.width for lay in self.layouts.values()),
+            "pool": manifest.capture.pool,
+            "dtype": manifest.capture.dtype,
+            "size": show_bytes(sum(lay.bytes for lay in self.layouts.values())),
+            "blocks": f"{self.n_blocks - missing} of {self.n_blocks} committed",
+            "scores": "yes" if self.has(schema.SCORES) else "no",
+            "masks": ", ".join(self.children(schema.MASKS)) or "none",
+            "ablations": ", ".join(self.children(schema.ABLATIONS)) or "none",
+        }
+
+    def _repr_html_(self) -> str:
+        """`describe` as a table, for notebooks."""
+        rows = (
+            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in self.describe().items()
+        )
+        return f"<table class='relact-store'>{''.join(rows)}</table>"

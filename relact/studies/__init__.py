@@ -1,0 +1,1 @@
+"""Whole studies: all steps in one, again, and as published."""

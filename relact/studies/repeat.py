@@ -1,0 +1,93 @@
+"""Again: repeat the study that a store records, from the prompts, settings and model that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from relact import schema
+from relact.ablating.options import AblateOptions
+from relact.capturing.options import CaptureOptions
+from relact.errors import IdentityError, InputError
+from relact.models.loading import load
+from relact.packed.store import open_store
+from relact.progress import Progress, silent
+from relact.scoring.options import ScoreOptions
+from relact.store.reading import Store
+from relact.studies.presets import Recipe
+from relact.studies.run import Study, follow
+
+
+def repeat(
+    like: str | Path | Store,
+    store: str | Path,
+    *,
+    model: str | None = None,
+    device: str = "auto",
+    ablation: str | None = None,
+    progress: Progress = silent,
+) -> Study:
+    """Run what made ``like`` again, into a new store: the same prompts, model, settings, k and seeds.
+
+    Args:
+        like: a store, packed or not; path or URL.
+        model: where the model is, when it is not where the store says; its fingerprint must be the recorded one.
+        ablation: the one to repeat; the first by default.
+
+    Raises:
+        IdentityError: another model. InputError: the store has no ablation, or one that `run` cannot repeat.
+    """
+    source = open_store(like)
+    recorded = source.manifest.model
+    recipe = recipe_of(source, ablation)
+    commit = None if (recorded.revision or "").startswith("sha256:") or model else recorded.revision
+    loaded = load(model or recorded.id, dtype=recorded.dtype, revision=commit, device=device)
+    if loaded.fingerprint != recorded.fingerprint:
+        raise IdentityError(
+            f"the store records model fingerprint {recorded.fingerprint} ({recorded.id}), this one has "
+            f"{loaded.fingerprint} ({loaded.id})",
+            where=source.path,
+            fix="give the model that was captured with --model",
+        )
+    return follow(recipe, loaded, prompts_of(source), store, progress=progress)
+
+
+def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
+    """What the store records, as a recipe that repeats it."""
+    capture = store.manifest.capture
+    names = store.children(schema.ABLATIONS)
+    if not names or (ablation and ablation not in names):
+        known = ", ".join(names) or "none"
+        raise InputError(f"no ablation {ablation or ''} to repeat", where=store.path, fix=f"there are: {known}")
+    record = store.ablation_record(ablation or names[0])
+    mask = record.masks[0]
+    plain = mask.statistic == schema.AVERAGE_PRECISION and mask.sites == tuple(capture.sites)
+    if not plain or record.mode != "zero" or not isinstance(record.k, int):
+        raise InputError(
+            "its mask or ablation is not one that `relact run` makes",
+            where=store.path,
+            fix="repeat the steps one by one: select, ablate",
+        )
+    return Recipe(
+        k=record.k,
+        capture=CaptureOptions(
+            sites=capture.sites,
+            pool=capture.pool,
+            dtype=capture.dtype,
+            block=capture.block,
+            batch_tokens=capture.batch,
+            special_tokens=capture.special_tokens,
+        ),
+        scores=ScoreOptions(
+            relations=mask.scores.relations, negatives=mask.scores.negatives, seed=mask.scores.seed or 0
+        ),
+        ablate=AblateOptions(seeds=record.seeds, match=record.match),
+    )
+
+
+def prompts_of(store: Store) -> pd.DataFrame:
+    """Both prompt sets as one table, as `capture` takes it."""
+    parts = [store.prompts(split).assign(split=split) for split in (schema.IDENTIFY, schema.TEST)]
+    parts[0][schema.ANSWERS] = [[text] for text in parts[0]["object"]]
+    return pd.concat(parts, ignore_index=True).drop(columns=schema.N_TOKENS)

@@ -1,0 +1,154 @@
+"""Run: the whole study, step by step; every step reuses what is already there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import xarray as xr
+
+from relact import schema
+from relact import sites as site_names
+from relact.ablating import forecast as ablating
+from relact.ablating.ablate import ablate_with
+from relact.ablating.options import AblateOptions
+from relact.analysis.effects import Effects, effects
+from relact.analysis.evidence import evidence
+from relact.capturing import forecast as capturing
+from relact.capturing.capture import capture_with
+from relact.capturing.options import CaptureOptions
+from relact.models.loading import LoadedModel, load
+from relact.plan import Plan
+from relact.progress import Progress, silent
+from relact.relations.options import PromptOptions
+from relact.relations.prompts import build, published
+from relact.relations.sources import load_all
+from relact.scoring import forecast as scoring
+from relact.scoring.options import ScoreOptions
+from relact.scoring.score import score_with
+from relact.store.layout import block_of, layouts
+from relact.store.local import LocalStore
+from relact.studies import presets
+from relact.studies.known_prompts import known
+from relact.studies.presets import Recipe
+
+if TYPE_CHECKING:
+    from relact.relations.facts import Relation
+
+EMBEDDED = "smollm2"  # the model of a study that names none
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `run` made.
+
+    Attributes:
+        store: all of it.
+        ablation: the ``ablations/top-<k>`` dataset: what breaks without each relation's neurons.
+    """
+
+    store: LocalStore
+    ablation: xr.Dataset
+
+    def effects(self) -> Effects:
+        """Mean drops in points: a relation's own neurons off, another's, random ones."""
+        return effects(self.ablation)
+
+    def evidence(self) -> xr.Dataset:
+        """Intervals and tests for every cell of the ablation."""
+        return evidence(self.ablation)
+
+    def tree(self) -> xr.DataTree:
+        """The store as a lazy `xarray.DataTree`."""
+        return self.store.tree()
+
+
+def run(
+    sources: Iterable[str | Path | Relation] | pd.DataFrame,
+    *,
+    model: str | LoadedModel = EMBEDDED,
+    store: str | Path,
+    k: int | None = None,
+    preset: str | None = None,
+    prompts: PromptOptions | None = None,
+    capture: CaptureOptions | None = None,
+    scores: ScoreOptions | None = None,
+    ablate: AblateOptions | None = None,
+    progress: Progress = silent,
+) -> Study:
+    """Prompts, capture, score, select, ablate: from facts to an ablation matrix.
+
+    Args:
+        sources: as of `relact.prompts`, or a prompt table.
+        model, store: as in `capture`.
+        k: neurons per relation to switch off; the preset's, or 400.
+        preset: a published study's settings (`presets`); options of a step that are given here take the place of its own.
+        prompts, capture, scores, ablate: options of those steps.
+    """
+    recipe = recipe_of(preset, k=k, prompts=prompts, capture=capture, scores=scores, ablate=ablate)
+    return follow(recipe, load(model), table_of(sources, recipe), store, progress=progress)
+
+
+def recipe_of(
+    preset: str | None = None,
+    *,
+    k: int | None = None,
+    prompts: PromptOptions | None = None,
+    capture: CaptureOptions | None = None,
+    scores: ScoreOptions | None = None,
+    ablate: AblateOptions | None = None,
+) -> Recipe:
+    """The preset's recipe, or the defaults, with what is given in its place."""
+    recipe = presets.get(preset) if preset else Recipe()
+    return replace(
+        recipe,
+        k=recipe.k if k is None else k,
+        prompts=prompts or recipe.prompts,
+        capture=capture or recipe.capture,
+        scores=scores or recipe.scores,
+        ablate=ablate or recipe.ablate,
+    )
+
+
+def follow(
+    recipe: Recipe, model: LoadedModel, table: pd.DataFrame, store: str | Path, *, progress: Progress = silent
+) -> Study:
+    """The steps after the prompts."""
+    if recipe.known:
+        table = known(table, model, match=recipe.ablate.match, progress=progress)
+    opened = capture_with(recipe.capture, model, table, store, progress=progress)
+    score_with(recipe.scores, opened, progress=progress)
+    return Study(opened, ablate_with(recipe.ablate, opened, k=recipe.k, model=model, progress=progress))
+
+
+def forecast(
+    recipe: Recipe, model: str | LoadedModel, table: pd.DataFrame, store: str | Path | None = None
+) -> list[Plan]:
+    """What `follow` with the same arguments would write and need, step by step; the model is loaded and timed.
+
+    Nothing is written. What a ``store`` holds already is left out of the capture's plan. Where a recipe keeps only the
+    prompts that the model answers, the plans are those of all prompts.
+    """
+    loaded, capture = load(model), recipe.capture
+    tests = table[table["split"] == schema.TEST]
+    relation_of = table.loc[table["split"] == schema.IDENTIFY, "relation"].tolist()
+    widths = {site: loaded.widths[site] for site in site_names.resolve(loaded.model.config, capture.sites)}
+    rows = capture.block or block_of(len(relation_of))
+    shapes = layouts(len(relation_of), rows, loaded.n_layers, widths, capture.dtype)
+    relations: Sequence[str] = list(dict.fromkeys(relation_of))
+    matrix = ablating.Matrix(tests, relations, len(recipe.ablate.seeds), widths)
+    return [
+        capturing.forecast(capture, loaded, table, store),
+        scoring.forecast_of(recipe.scores, shapes, relation_of),
+        ablating.forecast_of(recipe.ablate, loaded, matrix, special_tokens=capture.special_tokens),
+    ]
+
+
+def table_of(sources: Iterable[str | Path | Relation] | pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
+    """The prompts of a study."""
+    if isinstance(sources, pd.DataFrame):
+        return sources
+    return published(list(sources), recipe.prompts) if recipe.published else build(load_all(sources), recipe.prompts)
