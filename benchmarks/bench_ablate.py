@@ -1,11 +1,13 @@
-"""Ablation matrices per second: relact, plain ``generate`` under forward hooks, nnsight and TransformerLens, equal verdicts.
+"""Ablation matrices per second: relact, plain ``generate`` under forward hooks, nnsight and TransformerLens,
+equal verdicts.
 
-Run ``python benchmarks/bench_ablate.py`` (tens of minutes) or ``--quick`` (a minute). The matrix is that of ``make demo``: every
-starter relation's neurons, the intact model and ten random controls, each with every test prompt, few-shot and zero-shot. The
-straightforward way runs one condition and one prompt at a time, two tokens by ``model.generate``, hooks that zero
-the neurons: as the published scripts do. Its cost is the same for every condition, so it and the other tools run a few of them
-and are scaled to the whole matrix; relact runs it whole. Neurons are random, as many per layer as a top-400 mask has on
-average: speed does not depend on which ones. Libraries that are not installed are left out.
+Run ``python benchmarks/bench_ablate.py`` (tens of minutes) or ``--quick`` (a minute). The matrix is that of
+``make demo``: every starter relation's neurons, the intact model and ten random controls, each with every
+test prompt, few-shot and zero-shot. The straightforward way runs one condition and one prompt at a time, two
+tokens by ``model.generate``, hooks that zero the neurons: as the published scripts do. Its cost is the same
+for every condition, so it and the other tools run a few of them and are scaled to the whole matrix; relact
+runs it whole. Neurons are random, as many per layer as a top-400 mask has on average: speed does not depend
+on which ones. Libraries that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ Texts = list[list[str]]  # [condition][prompt]
 
 
 def matrix(loaded: loading.LoadedModel, relations: Sequence[str], controls: int, k: int) -> list[Condition]:
-    """``intact``, one condition per relation, and the controls: ``k`` random neurons of all MLP sites each."""
+    """``intact``, one condition per relation, and the controls:
+    ``k`` random neurons of all MLP sites each.
+    """
     shapes = {site: (loaded.n_layers, loaded.widths[site]) for site in MODULES}
     total = sum(layers * width for layers, width in shapes.values())
     found = [Condition("intact", {})]
@@ -43,7 +47,9 @@ def matrix(loaded: loading.LoadedModel, relations: Sequence[str], controls: int,
         flat[np.random.default_rng(seed).choice(total, k, replace=False)] = True
         parts = np.split(flat, np.cumsum([layers * width for layers, width in shapes.values()])[:-1])
         found.append(
-            Condition(name, {site: part.reshape(shapes[site]) for site, part in zip(shapes, parts, strict=True)})
+            Condition(
+                name, {site: part.reshape(shapes[site]) for site, part in zip(shapes, parts, strict=True)}
+            )
         )
     return found
 
@@ -80,7 +86,11 @@ def straightforward(
 def _greedy(loaded: loading.LoadedModel, row: Sequence[int]) -> str:
     ids = torch.tensor([row])
     out = loaded.model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False, pad_token_id=loaded.pad_id
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=2,
+        do_sample=False,
+        pad_token_id=loaded.pad_id,
     )
     return loaded.tokenizer.decode(out[0, len(row) :], skip_special_tokens=True)
 
@@ -122,7 +132,9 @@ def with_nnsight(
 def with_transformer_lens(
     loaded: loading.LoadedModel, rows: Sequence[Sequence[int]], conditions: Sequence[Condition]
 ) -> Texts | None:
-    """The same by TransformerLens' run_with_hooks, without its weight processing: a prompt and a condition at a time."""
+    """The same by TransformerLens' run_with_hooks, without its weight processing:
+    a prompt and a condition at a time.
+    """
     try:
         from transformer_lens.model_bridge import TransformerBridge
     except ImportError:
@@ -166,8 +178,9 @@ def hook_cost(
 ) -> list[tuple[float, float]]:
     """Seconds of every forward pass of an evaluation with its overrides, and of the same pass without them.
 
-    Both run in direct succession, in turn first, so that they meet the same state of the machine. In the second kind conditions
-    join their batch as they would, but no site is visited: all of them are the intact model.
+    Both run in direct succession, in turn first, so that they meet the same state of the machine. In the
+    second kind conditions join their batch as they would, but no site is visited: all of them are the intact
+    model.
     """
     from relact.ablating import decode, overrides
     from relact.models import hooks
@@ -202,7 +215,10 @@ def hook_cost(
         passes.append((seconds[0], seconds[1]))
         return found[0]
 
-    with mock.patch.object(overrides.Chunk, "overridden", remembered), mock.patch.object(decode, "advance", both):
+    with (
+        mock.patch.object(overrides.Chunk, "overridden", remembered),
+        mock.patch.object(decode, "advance", both),
+    ):
         generate(loaded, rows, answers, conditions)
     return passes
 
@@ -222,9 +238,12 @@ def measure(
     ours, texts = timed(lambda: generate(loaded, rows, answers, conditions))
     verdicts = judge(texts, answers, "prefix")
     result: dict[str, object] = {
-        "prompts": len(rows), "tokens_per_prompt": float(np.mean([len(row) for row in rows])),
-        "conditions": len(conditions), "accuracy_intact": float(verdicts[0].mean()), "relact_s": ours,
-    }  # fmt: skip
+        "prompts": len(rows),
+        "tokens_per_prompt": float(np.mean([len(row) for row in rows])),
+        "conditions": len(conditions),
+        "accuracy_intact": float(verdicts[0].mean()),
+        "relact_s": ours,
+    }
     at = np.unique(np.linspace(0, len(conditions) - 1, few).astype(int))
     contenders: list[tuple[str, Callable, np.ndarray, np.ndarray]] = [
         ("generate", straightforward, at, np.arange(len(rows))),
@@ -237,9 +256,11 @@ def measure(
         ),
     ]
     for name, run, which, asked in contenders:
-        seconds, found = timed(lambda run=run, which=which, asked=asked: run(
-            loaded, [rows[row] for row in asked], [conditions[one] for one in which]
-        ))  # fmt: skip
+        seconds, found = timed(
+            lambda run=run, which=which, asked=asked: run(
+                loaded, [rows[row] for row in asked], [conditions[one] for one in which]
+            )
+        )
         if found is None:
             result[f"{name}_s"] = None
             continue
@@ -252,10 +273,14 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="3 relations, 8 prompts of each, 2 controls")
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--baseline", type=int, default=3, help="conditions that the straightforward way runs")
+    parser.add_argument(
+        "--baseline", type=int, default=3, help="conditions that the straightforward way runs"
+    )
     parser.add_argument("--hooks", action="store_true", help="only what overriding costs")
     options = parser.parse_args()
     loaded = loading.load("smollm2")

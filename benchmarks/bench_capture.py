@@ -1,16 +1,18 @@
 """Prompts per second of capture: relact, the plain loop, TransformerLens, nnsight, and the ml-selfcond way.
 
-Run ``python benchmarks/bench_capture.py`` (half an hour) or ``--quick`` (two minutes). All contenders run in one go on the
-embedded model, the same prompts of mixed lengths and the same sites (all MLP neurons), and end with pooled numbers in host
-memory or on disk:
+Run ``python benchmarks/bench_capture.py`` (half an hour) or ``--quick`` (two minutes). All contenders run in
+one go on the embedded model, the same prompts of mixed lengths and the same sites (all MLP neurons), and end
+with pooled numbers in host memory or on disk:
 
-- plain: ``model(**batch)`` in the given order, padded batches, forward hooks, mean over real tokens, written with numpy;
+- plain: ``model(**batch)`` in the given order, padded batches, forward hooks, mean over real tokens, written
+  with numpy;
 - selfcond: the same loop, max over all positions, one pickle per batch, as ml-selfcond does it;
-- TransformerLens, nnsight: their own ways to read the same tensors, in the same batches, mean over real tokens;
+- TransformerLens, nnsight: their own ways to read the same tensors, in the same batches, mean over real
+  tokens;
 - relact: ``capture`` into a store, fsync and checksums included;
-- bare: the forward passes of relact's own batches, nothing read, nothing written: what hooks, pooling and writing add to. Every
-  batch runs in both ways in turn, several times, and the best of each counts: the machine's noise in one pass of seconds is
-  larger than what is measured;
+- bare: the forward passes of relact's own batches, nothing read, nothing written: what hooks, pooling and
+  writing add to. Every batch runs in both ways in turn, several times, and the best of each counts: the
+  machine's noise in one pass of seconds is larger than what is measured;
 - shared, unshared: few-shot prompts whose examples are computed once per relation, or again for every prompt.
 
 The other contenders take turns, round by round; the figures are the best round of each.
@@ -51,7 +53,9 @@ SITES = ("mlp.gate", "mlp.up", "mlp.down")
 
 
 def mixed_prompts(count: int) -> pd.DataFrame:
-    """Prompts of the starter relations with 0 to 5 examples drawn anew for each: 6 to about 100 tokens, in random order."""
+    """Prompts of the starter relations with 0 to 5 examples drawn anew for each: 6 to about 100 tokens,
+    in random order.
+    """
     relations = sources.load("starter")
     tables = [prompts.prompts(relations, shots=shots, test_size=3, seed=shots) for shots in range(6)]
     frame = pd.concat(tables).query("split == 'identify'").drop_duplicates("text")
@@ -114,7 +118,9 @@ def transformer_lens(loaded: loading.LoadedModel) -> Callable[[Sequence[str], Pa
     except ImportError:
         return None
     twin = copy.deepcopy(loaded.model)
-    bridge = TransformerBridge.boot_transformers("smollm2", hf_model=twin, tokenizer=loaded.tokenizer, device="cpu")
+    bridge = TransformerBridge.boot_transformers(
+        "smollm2", hf_model=twin, tokenizer=loaded.tokenizer, device="cpu"
+    )
     ends = ("mlp.hook_pre", "mlp.hook_pre_linear", "hook_mlp_out")
 
     def run(texts: Sequence[str], folder: Path) -> None:
@@ -124,7 +130,9 @@ def transformer_lens(loaded: loading.LoadedModel) -> Callable[[Sequence[str], Pa
                 _, cache = bridge.run_with_cache(
                     batch["input_ids"], attention_mask=mask, names_filter=lambda name: name.endswith(ends)
                 )
-                np.savez(folder / f"{number}.npz", **{name: mean(values, mask) for name, values in cache.items()})
+                np.savez(
+                    folder / f"{number}.npz", **{name: mean(values, mask) for name, values in cache.items()}
+                )
 
     return run
 
@@ -153,7 +161,9 @@ def nnsight(loaded: loading.LoadedModel) -> Callable[[Sequence[str], Path], None
 
 
 class AtOnce:
-    """Stands in for the writer's thread: blocks are written between batches, where their whole cost is seen."""
+    """Stands in for the writer's thread: blocks are written between batches,
+    where their whole cost is seen.
+    """
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -217,7 +227,8 @@ def overhead(loaded: loading.LoadedModel, frame: pd.DataFrame, folder: Path, tim
     with (
         mock.patch.object(passes, "_run_batch", both),
         mock.patch.object(capture_module, "ThreadPoolExecutor", AtOnce),
-        mock.patch("relact.batches.SAVED_FLOOR", 10**9),  # no shared prefixes: a bare pass of any batch stands alone
+        # no shared prefixes: a bare pass of any batch stands alone
+        mock.patch("relact.batches.SAVED_FLOOR", 10**9),
     ):
         start = time.perf_counter()
         capture(loaded, frame, folder / "s.zarr", sites=SITES)
@@ -244,7 +255,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few prompts, one round")
     parser.add_argument("--prompts", type=int, default=2000)
-    parser.add_argument("--overhead", action="store_true", help="only what relact adds to its bare forward passes")
+    parser.add_argument(
+        "--overhead", action="store_true", help="only what relact adds to its bare forward passes"
+    )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args()
@@ -275,7 +288,9 @@ def main() -> None:
         f"{count} prompts of {lengths[0]} to {lengths[-1]} tokens (median {lengths[count // 2]}), "
         f"{torch.get_num_threads()} threads\n"
     )
-    print("| contender | seconds | prompts per second | relact is so many times faster |\n|---|---:|---:|---:|")
+    print(
+        "| contender | seconds | prompts per second | relact is so many times faster |\n|---|---:|---:|---:|"
+    )
     for name in ("relact", "plain", "selfcond", "TransformerLens", "nnsight"):
         if name in seconds:
             print(

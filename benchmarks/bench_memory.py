@@ -1,8 +1,10 @@
-"""Memory of a capture whose store is four times its budget: what the plan promises, and the real peak of the process.
+"""Memory of a capture whose store is four times its budget: what the plan promises,
+and the real peak of the process.
 
-Run ``python benchmarks/bench_memory.py`` (a few minutes, 7 GB of disk) or ``--quick`` (a store of a third of the budget). The
-model is random and very wide, so that a prompt's activations are large (0.7 MB) and its forward pass is short. The capture
-runs in a process of its own, with the memory that blocks of 32 prompts need; its peak is read from the kernel.
+Run ``python benchmarks/bench_memory.py`` (a few minutes, 7 GB of disk) or ``--quick`` (a store of a third of
+the budget). The model is random and very wide, so that a prompt's activations are large (0.7 MB) and its
+forward pass is short. The capture runs in a process of its own, with the memory that blocks of 32 prompts
+need; its peak is read from the kernel.
 """
 
 from __future__ import annotations
@@ -33,9 +35,14 @@ def save_model(folder: Path) -> None:
     """A random Llama, four layers and very wide, with the embedded model's tokenizer."""
     tokenizer = loading.load("smollm2").tokenizer
     config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=INNER, num_hidden_layers=LAYERS,
-        num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=INNER,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+    )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -43,11 +50,19 @@ def save_model(folder: Path) -> None:
 def table(count: int) -> pd.DataFrame:
     """Short prompts of two relations to identify, and one to test."""
     rows = [
-        {"text": f"The number {number} is", "relation": f"r{number % 2}", "subject": str(number), "object": str(number),
-         "answers": [str(number)], "template": "The number {} is", "language": "en",
-         "split": "identify" if number < count else "test", "shots": 0}
+        {
+            "text": f"The number {number} is",
+            "relation": f"r{number % 2}",
+            "subject": str(number),
+            "object": str(number),
+            "answers": [str(number)],
+            "template": "The number {} is",
+            "language": "en",
+            "split": "identify" if number < count else "test",
+            "shots": 0,
+        }
         for number in range(count + 1)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -73,9 +88,19 @@ def main() -> None:
         times = 1 / 3 if args.quick else 4.1
         file = prompt_table.write(table(round(times * budget / PER_PROMPT)), place / "prompts.parquet")
         done = subprocess.run(
-            [sys.executable, __file__, "--captured", str(place / "model"), str(file), str(place / "s.zarr"), str(budget)],
-            check=True, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "2"},
-        )  # fmt: skip
+            [
+                sys.executable,
+                __file__,
+                "--captured",
+                str(place / "model"),
+                str(file),
+                str(place / "s.zarr"),
+                str(budget),
+            ],
+            check=True,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "2"},
+        )
         found = {"budget": budget, **json.loads(done.stdout)}
         found["stored"] = sum(lay.bytes for lay in open_store(place / "s.zarr").layouts.values())
     print(f"store {found['stored'] / 1e9:.2f} GB, {found['stored'] / found['budget']:.2f} times the budget")

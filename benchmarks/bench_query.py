@@ -1,8 +1,10 @@
-"""Seconds to ask a store of 12 relations and 835,584 neurons (the MLP neurons of Llama-2-7B), and the size of its report.
+"""Seconds to ask a store of 12 relations and 835,584 neurons (the MLP neurons of Llama-2-7B),
+and the size of its report.
 
-Run ``python benchmarks/bench_query.py`` or ``--quick`` (a tenth of the neurons, fewer rounds). The store is synthetic but
-written by relact's own writers. Two commands that do no work stand beside the figures: ``python -c "import zarr"`` and
-``python -c pass``, so that a slow machine shows. Each figure is the best of several rounds; ratios are within one run.
+Run ``python benchmarks/bench_query.py`` or ``--quick`` (a tenth of the neurons, fewer rounds). The store is
+synthetic but written by relact's own writers. Two commands that do no work stand beside the figures: ``python
+-c "import zarr"`` and ``python -c pass``, so that a slow machine shows. Each figure is the best of several
+rounds; ratios are within one run.
 """
 
 from __future__ import annotations
@@ -27,13 +29,16 @@ from relact.store import local, skeleton
 from relact.store.reading import Store
 
 RELATIONS, LAYERS, WIDTHS = 12, 32, {"mlp.gate": 11008, "mlp.up": 11008, "mlp.down": 4096}
-PROMPTS = 5  # identification prompts per relation: the number does not matter for scores, the page shows few of them
+# identification prompts per relation: the number does not matter for scores, the page shows few of them
+PROMPTS = 5
 RELACT = str(Path(sys.executable).with_name("relact"))
 SHOTS = "The relation of something else is that which it is\n" * 5
 
 
 def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> Store:
-    """A finished study with made-up numbers: activations, scores, masks of the top 3000 and a sweep of ablations."""
+    """A finished study with made-up numbers: activations, scores,
+    masks of the top 3000 and a sweep of ablations.
+    """
     names = [f"relation_{number}" for number in range(relations)]
     rows = [(name, number) for name in names for number in range(PROMPTS)]
     table = pd.DataFrame(
@@ -52,7 +57,9 @@ def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> 
     buffer = made.buffer()
     for site, width in widths.items():
         for layer in range(n_layers):
-            buffer.put(site, layer, np.arange(len(rows)), random.standard_normal((len(rows), width), np.float32))
+            buffer.put(
+                site, layer, np.arange(len(rows)), random.standard_normal((len(rows), width), np.float32)
+            )
     made.write_block(0, buffer)
     with made.stage(schema.SCORES, {"relations": names, "negatives": None}) as group:
         for site, lay in made.layouts.items():
@@ -101,7 +108,9 @@ def measure(path: Path, n_layers: int, rounds: int) -> dict[str, float]:
         "python -c 'import zarr'": best_of(rounds, shell(python, "-c", "import zarr")),
         "relact --help": best_of(rounds, shell(RELACT, "--help")),
         "relact top -n 100": best_of(rounds, shell(RELACT, *ask)),
-        "top 100 of one relation, in Python": best_of(rounds, lambda: top(opened, relation="relation_3", n=100)),
+        "top 100 of one relation, in Python": best_of(
+            rounds, lambda: top(opened, relation="relation_3", n=100)
+        ),
         "one neuron in every relation, in Python": best_of(
             rounds, lambda: neuron(opened, "mlp.gate", n_layers // 2, 345)
         ),
@@ -130,7 +139,9 @@ def main() -> None:
     print(f"the report: {size:.2f} MB")
     if args.json:
         args.json.write_text(
-            json.dumps({"relations": RELATIONS, "neurons": neurons, "seconds": figures, "report_mb": size}, indent=2)
+            json.dumps(
+                {"relations": RELATIONS, "neurons": neurons, "seconds": figures, "report_mb": size}, indent=2
+            )
             + "\n"
         )
 

@@ -1,7 +1,8 @@
-"""What the embedded model knows of every bundled relation: accuracy on held-out facts, as docs/relations.md lists it.
+"""What the embedded model knows of every bundled relation: accuracy on held-out facts,
+as docs/relations.md lists it.
 
-Run ``python benchmarks/bench_relations.py`` (minutes) or ``--quick`` (two relations). Five examples in the prompt, first template,
-two greedy tokens, the rule ``prefix``, seed 0, up to 50 facts held out per relation.
+Run ``python benchmarks/bench_relations.py`` (minutes) or ``--quick`` (two relations). Five examples in the
+prompt, first template, two greedy tokens, the rule ``prefix``, seed 0, up to 50 facts held out per relation.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def main() -> None:
         frame = prompts.prompts([relation], shots=args.shots, language=args.language)
         tests = frame[frame["split"] == "test"]
         answers = tests["answers"].tolist()
-        said = generate(loaded, loading.encode(loaded, tests["text"].tolist()), answers, [Condition(INTACT, {})])
+        said = generate(
+            loaded, loading.encode(loaded, tests["text"].tolist()), answers, [Condition(INTACT, {})]
+        )
         accuracy[relation.name] = float(judge(said, answers, "prefix").mean())
         print(f"{relation.name:<24} {accuracy[relation.name]:.2f} of {len(tests)}", flush=True)
     reached = sum(value >= ENOUGH for value in accuracy.values())

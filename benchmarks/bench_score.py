@@ -1,9 +1,11 @@
-"""Scores per second: relact, one scikit-learn call per neuron and relation, torchmetrics, and a bare sort as the floor.
+"""Scores per second: relact, one scikit-learn call per neuron and relation, torchmetrics,
+and a bare sort as the floor.
 
-Run ``python benchmarks/bench_score.py`` (a few minutes) or ``--quick`` (seconds). All contenders run in one go on the same
-values with the same number of workers: threads for relact and the sort, a process pool for scikit-learn, which is how
-ml-selfcond scores, and torch's own threads for torchmetrics. They run in turn, several rounds; times are the best of each,
-per neuron with all its relations. Values are normal, so in float16 roughly a third of them are tied.
+Run ``python benchmarks/bench_score.py`` (a few minutes) or ``--quick`` (seconds). All contenders run in one
+go on the same values with the same number of workers: threads for relact and the sort, a process pool for
+scikit-learn, which is how ml-selfcond scores, and torch's own threads for torchmetrics. They run in turn,
+several rounds; times are the best of each, per neuron with all its relations. Values are normal, so in
+float16 roughly a third of them are tied.
 """
 
 from __future__ import annotations
@@ -34,14 +36,16 @@ from relact.scoring.score import score
 from relact.store import layout
 
 BLOCK = 512  # rows of a block, as stores are captured
-SPAN = layout.span_of(bench_store.WIDTH)  # neurons of a task: a block of a span is one piece of a store's memory
+# neurons of a task: a block of a span is one piece of a store's memory
+SPAN = layout.span_of(bench_store.WIDTH)
 SLOW_NEURONS = 8  # the slow contenders get this many per worker
 AP = ("average_precision",)
 STORED = ("average_precision", "on_p50", "on_p90", "off_mean", "off_p50")
 
 
 def best_in_turn(rounds: int, runs: Mapping[str, Callable[[], float]]) -> dict[str, float]:
-    """Least of the seconds that each run says it took, all in turn in every round; the first round is not counted.
+    """Least of the seconds that each run says it took, all in turn in every round;
+    the first round is not counted.
 
     In turn, because a machine shared with others is slow for seconds at a time: that then meets all of them.
     """
@@ -80,7 +84,9 @@ def packed(values: np.ndarray, labels: Labels) -> np.ndarray:
 
 
 def sort_seconds(unsorted: np.ndarray, pool: ThreadPoolExecutor) -> float:
-    """Seconds to sort packed keys, in place, 16 columns at a time on every worker; copying and packing not counted."""
+    """Seconds to sort packed keys, in place, 16 columns at a time on every worker;
+    copying and packing not counted.
+    """
 
     def sort(start: int) -> float:
         keys = unsorted[start : start + 16].copy()
@@ -106,22 +112,35 @@ def torchmetrics_run(values: np.ndarray, truths: np.ndarray, workers: int) -> Ca
     except ImportError:
         return None
     torch.set_num_threads(workers)
-    columns, targets = torch.from_numpy(np.ascontiguousarray(values.T)), torch.from_numpy(truths.astype(np.int64))
-    # it would squash values outside 0..1 through a sigmoid and tie more of them, so they are brought inside before
+    columns, targets = (
+        torch.from_numpy(np.ascontiguousarray(values.T)),
+        torch.from_numpy(truths.astype(np.int64)),
+    )
+    # it would squash values outside 0..1 through a sigmoid and tie more of them, so they are brought inside
+    # before
     columns = torch.sigmoid(columns.double())
     return lambda: [binary_average_precision(column, target) for column in columns for target in targets]
 
 
-def measure(prompts: int, relations: int, dtype: str, workers: int, neurons: int, rounds: int) -> dict[str, object]:
+def measure(
+    prompts: int, relations: int, dtype: str, workers: int, neurons: int, rounds: int
+) -> dict[str, object]:
     """One cell of the grid: microseconds per neuron of every contender, and the ratios between them."""
     random = np.random.default_rng(0)
     values = random.standard_normal((prompts, neurons), np.float32).astype(dtype)
     labels = Labels.one_vs_rest([f"r{i % relations}" for i in random.permutation(prompts)])
     truths, spans = np.ascontiguousarray(labels.roles[labels.classes].T == 1), as_stored(values)
     few = np.ascontiguousarray(values[:, : SLOW_NEURONS * workers]).astype(np.float32)
-    columns = {"relact": neurons, "stored": neurons, "sort": neurons, "sklearn": few.shape[1], "torchmetrics": 2}
+    columns = {
+        "relact": neurons,
+        "stored": neurons,
+        "sort": neurons,
+        "sklearn": few.shape[1],
+        "torchmetrics": 2,
+    }
     with ProcessPoolExecutor(workers) as processes, ThreadPoolExecutor(workers) as threads:
-        runs = {  # the first follows torchmetrics, whose threads may still spin; no ratio with scikit-learn uses it
+        # the first follows torchmetrics, whose threads may still spin; no ratio with scikit-learn uses it
+        runs = {
             "stored": timed(lambda: relact(spans, labels, STORED, threads)),
             "relact": timed(lambda: relact(spans, labels, AP, threads)),
             "sort": partial(sort_seconds, packed(values, labels), threads),
@@ -149,7 +168,8 @@ def measure(prompts: int, relations: int, dtype: str, workers: int, neurons: int
 
 
 def end_to_end(prompts: int, layers: int, relations: int, workers: int, rounds: int) -> dict[str, float]:
-    """Store to written scores, against the kernel alone on the same mapped columns; the store is warm, the budget small.
+    """Store to written scores, against the kernel alone on the same mapped columns; the store is warm,
+    the budget small.
 
     A process of its own then scores with a budget of what whole spans need; its peak is measured.
     """
@@ -159,7 +179,8 @@ def end_to_end(prompts: int, layers: int, relations: int, workers: int, rounds: 
         store = bench_store.create(path, prompts, layers, relations=names)
         random = np.random.default_rng(0)
         bench_store.write(
-            store, random.standard_normal((store.manifest.capture.block, layers, bench_store.WIDTH), np.float32)
+            store,
+            random.standard_normal((store.manifest.capture.block, layers, bench_store.WIDTH), np.float32),
         )
         lay = store.layouts[bench_store.SITE]
         labels = Labels.one_vs_rest(names)
@@ -184,7 +205,9 @@ def end_to_end(prompts: int, layers: int, relations: int, workers: int, rounds: 
             r"print(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code, str(path), str(workers), str(budget)], check=True, capture_output=True
+            [sys.executable, "-c", code, str(path), str(workers), str(budget)],
+            check=True,
+            capture_output=True,
         )
         return {
             "store_bytes": lay.bytes,
@@ -243,7 +266,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[600, 6000])
     parser.add_argument("--relations", type=int, nargs="+", default=[2, 12, 100])
     parser.add_argument("--dtypes", nargs="+", default=["float16", "float32"], choices=["float16", "float32"])
-    parser.add_argument("--layers", type=int, default=60, help="of the store that is scored end to end; 60 are 8.1 GB")
+    parser.add_argument(
+        "--layers", type=int, default=60, help="of the store that is scored end to end; 60 are 8.1 GB"
+    )
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--markdown", type=Path, help="write the table here")
     args = parser.parse_args()
@@ -258,7 +283,11 @@ def main() -> None:
         *flatness(rows),
     ]
     whole = end_to_end(
-        1000 if args.quick else 6000, 2 if args.quick else args.layers, 12, args.workers, 1 if args.quick else 3
+        1000 if args.quick else 6000,
+        2 if args.quick else args.layers,
+        12,
+        args.workers,
+        1 if args.quick else 3,
     )
     notes += [
         f"store of {whole['store_bytes'] / 1e9:.2f} GB to written scores: {whole['store_s']:.1f} s, "
@@ -270,7 +299,8 @@ def main() -> None:
     print(text, end="")
     if args.json:
         args.json.write_text(
-            json.dumps({"workers": args.workers, "rows": rows, "end_to_end": whole, "notes": notes}, indent=2) + "\n"
+            json.dumps({"workers": args.workers, "rows": rows, "end_to_end": whole, "notes": notes}, indent=2)
+            + "\n"
         )
     if args.markdown:
         args.markdown.write_text(text)

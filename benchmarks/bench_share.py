@@ -1,4 +1,5 @@
-"""Packing a study, opening it over http from loopback, the top-20 query: bytes and requests, and time against a local store.
+"""Packing a study, opening it over http from loopback, the top-20 query: bytes and requests,
+and time against a local store.
 
     python benchmarks/bench_share.py [--quick] [--json FILE] [--store STORE]
 
@@ -31,16 +32,31 @@ LAYERS, WIDTHS = 30, {"mlp.gate": 1536, "mlp.up": 1536, "mlp.down": 576}  # as t
 
 
 def made(path: Path, relations: int) -> Path:
-    """A store of the embedded model's shape whose scores are random and whose activations are not captured."""
+    """A store of the embedded model's shape whose scores are random
+    and whose activations are not captured.
+    """
     names = [f"relation-{number}" for number in range(relations)]
-    rows = pd.DataFrame({"relation": names, "text": names, "subject": names, "object": names, "template": "{}",
-                         "language": "en", "n_tokens": 3})  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "relation": names,
+            "text": names,
+            "subject": names,
+            "object": names,
+            "template": "{}",
+            "language": "en",
+            "n_tokens": 3,
+        }
+    )
     tables = {schema.IDENTIFY: rows, schema.TEST: rows.assign(answers=[[name] for name in names])}
     described = {split: {"n": len(rows), "digest": "0" * 32} for split in tables}
     capture = schema.CaptureRecord(tuple(WIDTHS), "mean", "float16", relations, 2048, True)
     model = schema.ModelRecord("random", None, "0" * 32, "float32", "llama")
     store = stores.create(
-        path, schema.Manifest(model, "0" * 32, capture, described, created="2026-01-01"), tables, LAYERS, WIDTHS
+        path,
+        schema.Manifest(model, "0" * 32, capture, described, created="2026-01-01"),
+        tables,
+        LAYERS,
+        WIDTHS,
     )
     generator = np.random.default_rng(0)
     with store.stage(schema.SCORES, {"relations": names}) as built:
@@ -76,10 +92,21 @@ def main() -> None:
                 started = time.perf_counter()
                 query.top(f"{server.url}/{name}", relation=relation, n=20)
                 taken = time.perf_counter() - started
-            results.append({"form": name, "bytes": size, "requests": len(server.paths), "moved": server.bytes,
-                            "share": server.bytes / size, "pack_seconds": packing, "query_over_local": taken / local})  # fmt: skip
-            print(f"{name}: {size:,} bytes packed in {packing:.2f} s; top 20 over http: {len(server.paths)} requests, "
-                  f"{server.bytes:,} bytes ({server.bytes / size:.2%}), {taken / local:.2f} x the local query")  # fmt: skip
+            results.append(
+                {
+                    "form": name,
+                    "bytes": size,
+                    "requests": len(server.paths),
+                    "moved": server.bytes,
+                    "share": server.bytes / size,
+                    "pack_seconds": packing,
+                    "query_over_local": taken / local,
+                }
+            )
+            print(
+                f"{name}: {size:,} bytes packed in {packing:.2f} s; top 20 over http: {len(server.paths)} requests, "
+                f"{server.bytes:,} bytes ({server.bytes / size:.2%}), {taken / local:.2f} x the local query"
+            )
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
 

@@ -1,15 +1,17 @@
 """The store against the plainest thing that does the same: reads, writes, verify, and what compression costs.
 
-Run ``python benchmarks/bench_store.py`` (a minute) or ``--quick`` (seconds); ``--folder`` names the disk. Contenders take turns on
-the same values, and every figure is a median of rounds; what counts are the ratios within one run.
+Run ``python benchmarks/bench_store.py`` (a minute) or ``--quick`` (seconds); ``--folder`` names the disk.
+Contenders take turns on the same values, and every figure is a median of rounds; what counts are the ratios
+within one run.
 
-- *read*: what scoring does, one span of neurons of one layer over all prompts at a time, into one array [prompt, neuron]; files
-  are in the page cache. Against ``zarr-python`` on the same store, and ``numpy.memmap`` of one file with the same bytes in that
-  order.
-- *write*: blocks streamed into a store, checked, checksummed, flushed and committed. Against the same bytes written to one file
-  in order, flushed once at the end.
+- *read*: what scoring does, one span of neurons of one layer over all prompts at a time, into one array
+  [prompt, neuron]; files are in the page cache. Against ``zarr-python`` on the same store, and
+  ``numpy.memmap`` of one file with the same bytes in that order.
+- *write*: blocks streamed into a store, checked, checksummed, flushed and committed. Against the same bytes
+  written to one file in order, flushed once at the end.
 - *verify*: every byte against its checksum. Against reading the same files, with as many threads.
-- *compress*: ``--compress`` against a plain store. The values are normal with a scale per neuron, as pooled activations are.
+- *compress*: ``--compress`` against a plain store. The values are normal with a scale per neuron, as pooled
+  activations are.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ WIDTH = 11008  # of Llama-2-7B: 16 spans of 688
 
 
 def medians(rounds: int, contenders: Mapping[str, Callable[[], None]]) -> dict[str, float]:
-    """Seconds of every contender: the median of its rounds; they take turns, and the first round is not counted."""
+    """Seconds of every contender: the median of its rounds; they take turns,
+    and the first round is not counted.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, run in contenders.items():
@@ -210,9 +214,13 @@ def run(folder: Path, n_blocks: int, n_layers: int, rounds: int) -> dict[str, ob
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a small store")
-    parser.add_argument("--folder", type=Path, help="where to write; the system's temporary folder by default")
+    parser.add_argument(
+        "--folder", type=Path, help="where to write; the system's temporary folder by default"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -1,7 +1,7 @@
 """Local files that survive a crash: written aside, flushed to the disk, then renamed.
 
-The order is always the same: bytes durable under a temporary name, rename, directory durable. A name ending in
-``.partial`` is never data; `sweep` removes what an interrupted writer left.
+The order is always the same: bytes durable under a temporary name, rename, directory durable. A name ending
+in ``.partial`` is never data; `sweep` removes what an interrupted writer left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ READ_BYTES = 1 << 18  # per read when checking: stays in a core's cache
 
 
 def write_partial(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
-    """Write and flush ``path`` + ``.partial``; returns the CRC-32C of the content. `publish` makes it visible.
+    """Write and flush ``path`` + ``.partial``; returns the CRC-32C of the content.
+    `publish` makes it visible.
 
     Raises:
         StoreError: disk full, no permission, and the like; the partial file is removed.
@@ -61,7 +62,9 @@ def sync(path: Path) -> None:
 
 
 def replace(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
-    """Put a small file in place, durably; a crash leaves the former content or the new. Returns its CRC-32C."""
+    """Put a small file in place, durably; a crash leaves the former content or the new.
+    Returns its CRC-32C.
+    """
     checksum = write_partial(path, pieces)
     with explained(path):
         publish(path)
@@ -99,13 +102,16 @@ def aside_of(store: Path) -> Path:
 
 
 def place_aside(store: Path, kind: str, group: str) -> Path:
-    """Where a group of ``store`` lies aside: ``new~``, ``old~`` or ``gone~``, then its percent-encoded name."""
+    """Where a group of ``store`` lies aside: ``new~``, ``old~`` or ``gone~``,
+    then its percent-encoded name.
+    """
     return aside_of(store) / f"{kind}~{quote(group, safe='')}"
 
 
 @contextmanager
 def building(target: Path, aside: Path, put: Callable[[Path], None]) -> Iterator[None]:
-    """Build at ``aside`` inside the block, then ``put(aside)``; a crash or an exception leaves what was at ``target``.
+    """Build at ``aside`` inside the block, then ``put(aside)``;
+    a crash or an exception leaves what was at ``target``.
 
     Raises:
         StoreError: what the disk refuses, explained in the name of ``target``.
@@ -147,7 +153,9 @@ def swap_in(new: Path, target: Path, parked: Path) -> None:
 
 
 def restore(parked: Path, target: Path) -> None:
-    """Undo or finish an interrupted `swap_in`: the former folder comes back unless the new one is in place."""
+    """Undo or finish an interrupted `swap_in`: the former folder comes back unless the new one is in
+    place.
+    """
     if not parked.exists():
         return
     if target.exists():
@@ -188,5 +196,7 @@ def explain(error: OSError, path: Path) -> StoreError:
         errno.ENOTDIR: "choose a path whose parents are folders",
     }
     return StoreError(
-        f"cannot write: {error.strerror or error}", where=path, fix=fixes.get(error.errno or 0, "check the disk")
+        f"cannot write: {error.strerror or error}",
+        where=path,
+        fix=fixes.get(error.errno or 0, "check the disk"),
     )

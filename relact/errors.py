@@ -1,7 +1,8 @@
 """One error tree. Every message is one line: where, what (with the value), what to do next.
 
-Grouped by what the catcher would do: fix the input, look at the store, choose another model, give more memory.
-The command line prints ``str(error)`` and exits 1; each class also inherits the builtin that callers expect.
+Grouped by what the catcher would do: fix the input, look at the store, choose another model, give more
+memory. The command line prints ``str(error)`` and exits 1; each class also inherits the builtin that callers
+expect.
 """
 
 from __future__ import annotations

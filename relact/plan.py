@@ -9,7 +9,17 @@ from relact.errors import InputError
 
 METADATA = 4096  # bytes of one array's zarr.json and of its files' checksums in the seal, at most
 NAME = 200  # bytes of one checksum in the seal, with its file's name
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How long stages tell how far they are: one callable, so that the library needs no terminal.
 
-A stage calls ``progress(name, done, total)`` after each piece of work; ``unit`` says what is counted. The command line
-draws a bar or prints lines from it; by default nothing happens.
+A stage calls ``progress(name, done, total)`` after each piece of work; ``unit`` says what is counted. The
+command line draws a bar or prints lines from it; by default nothing happens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The written format, version 1: every stored name, dimension and attribute, in one place.
 
-Readers and writers take names from here and never spell them again. The same facts, for authors of other tools,
-are in docs/format.md.
+Readers and writers take names from here and never spell them again. The same facts, for authors of other
+tools, are in docs/format.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ PROMPTS, ACTIVATIONS, SCORES, MASKS, ABLATIONS, COMMITS = (
 PACKAGE = "package"  # root attribute of a store packed for sharing: what is in it, and its card
 TOP = "top"  # group of a packed store: every relation's best neurons, ready to be shown
 IDENTIFY, TEST = "identify", "test"
-PROMPT_TEXT = ("text", "relation", "subject", "object", "template", "language")  # string columns of both prompt sets
+# string columns of both prompt sets
+PROMPT_TEXT = ("text", "relation", "subject", "object", "template", "language")
 ANSWERS = "answers"  # test prompts: (prompt, answer) strings, padded with ""
 ACTIVATION, RECORD, FIELD = "activation", "record", "field"
 APPENDED = "appended"  # prompts.identify of the manifest: first row of every later append
@@ -40,7 +41,13 @@ AVERAGE_PRECISION = STATISTICS[0]
 MASK = "mask"  # the array of masks/<name>/<site>
 BY_NEURON = ("relation", "layer", "neuron")  # dimensions of every score and mask
 INTACT, RANDOM = "intact", "random-"  # conditions of an ablation: the model as it is; a seed follows
-CORRECT, GENERATED, ACCURACY, DIGEST, RELATION_OF = "correct", "generated", "accuracy", "digest", "relation_of"
+CORRECT, GENERATED, ACCURACY, DIGEST, RELATION_OF = (
+    "correct",
+    "generated",
+    "accuracy",
+    "digest",
+    "relation_of",
+)
 STEP_CORRECT, STEP_GENERATED, PERPLEXITY = "step_correct", "step_generated", "perplexity"  # of some ablations
 N_TOKENS = "n_tokens"  # integer column of both prompt sets
 DOCUMENT = "zarr.json"  # metadata of a group or an array
@@ -99,7 +106,9 @@ class Manifest:
             raise StoreError("not a relact store: its zarr.json has no 'relact' attributes", where=where)
         if raw["format"] != FORMAT:
             raise StoreError(
-                f"store format {raw['format']!r}, this version reads {FORMAT}", where=where, fix="upgrade relact"
+                f"store format {raw['format']!r}, this version reads {FORMAT}",
+                where=where,
+                fix="upgrade relact",
             )
         try:
             capture = dict(raw["capture"])
@@ -250,7 +259,10 @@ def _known(cls: type, raw: Mapping[str, Any], where: object, lists: Sequence[str
     missing = [part.name for part in fields(cls) if part.default is MISSING and part.name not in raw]
     if missing:
         raise StoreError(f"its attributes have no {missing[0]!r}", where=where, fix="run `relact verify`")
-    return {name: tuple(raw[name]) if name in lists and isinstance(raw[name], list) else raw[name] for name in names}
+    return {
+        name: tuple(raw[name]) if name in lists and isinstance(raw[name], list) else raw[name]
+        for name in names
+    }
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

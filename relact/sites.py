@@ -3,9 +3,10 @@
     family(config).taps["mlp.up"]          -> Tap(module="mlp.up_proj", side="output", fused=())
     widths(config)["mlp.up"], n_layers(config), part(config, "attn.q")
 
-Pure data and integers: nothing here imports torch or transformers; a ``config`` is any object with the attributes of
-a transformers configuration. Module paths and fused layouts were read off transformers 5.24's modelling code, and
-tests/test_sites.py recomputes every one of them from a tiny model's weights. To add a family see docs/models.md.
+Pure data and integers: nothing here imports torch or transformers; a ``config`` is any object with the
+attributes of a transformers configuration. Module paths and fused layouts were read off transformers 5.24's
+modelling code, and tests/test_sites.py recomputes every one of them from a tiny model's weights. To add a
+family see docs/models.md.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ ALIASES: Mapping[str, tuple[str, ...]] = {"mlp": _MLP, "attn": _ATTN, "all": _ML
 class Tap:
     """One place to read or replace a site: a module inside a decoder layer, and the side of it.
 
-    ``fused`` lists the sites that share the module's output, in their order in memory; () when it is this site alone.
-    ``per_group`` tells the two layouts of a fused projection apart: False is [all of q | all of k | all of v];
-    True repeats [q k v] once per key-value head, as GPT-NeoX, BLOOM and Falcon do.
+    ``fused`` lists the sites that share the module's output, in their order in memory; () when it is this
+    site alone. ``per_group`` tells the two layouts of a fused projection apart: False is [all of q | all of k
+    | all of v]; True repeats [q k v] once per key-value head, as GPT-NeoX, BLOOM and Falcon do.
     """
 
     module: str
@@ -39,7 +40,9 @@ class Tap:
 
 @dataclass(frozen=True)
 class Part:
-    """A site's columns in a module's output: see the width as [groups, -1] and keep start:stop of every group."""
+    """A site's columns in a module's output: see the width as [groups,
+    -1] and keep start:stop of every group.
+    """
 
     groups: int
     start: int
@@ -64,8 +67,8 @@ def _bigcode_kv_heads(config: Any) -> int:
 class Family:
     """A row of the table: the exact ``model_type`` names, the path of the decoder layers, a tap per site.
 
-    ``layers`` is relative to the causal language model. ``inner`` names the configuration's MLP width; absent or None
-    there means 4 x hidden. Multimodal configurations are read through their ``text_config``.
+    ``layers`` is relative to the causal language model. ``inner`` names the configuration's MLP width; absent
+    or None there means 4 x hidden. Multimodal configurations are read through their ``text_config``.
     """
 
     names: tuple[str, ...]
@@ -86,8 +89,13 @@ class Family:
 
 def _gated(gate: str = "mlp.gate_proj", act: str = "mlp.act_fn", up: str = "mlp.up_proj") -> dict[str, Tap]:
     down = "mlp.down_proj"
-    return {"mlp.gate": Tap(gate), "mlp.act": Tap(act), "mlp.up": Tap(up),
-            "mlp.hidden": Tap(down, "input"), "mlp.down": Tap(down)}  # fmt: skip
+    return {
+        "mlp.gate": Tap(gate),
+        "mlp.act": Tap(act),
+        "mlp.up": Tap(up),
+        "mlp.hidden": Tap(down, "input"),
+        "mlp.down": Tap(down),
+    }
 
 
 def _plain(up: str, act: str, down: str) -> dict[str, Tap]:
@@ -109,13 +117,34 @@ _GATE_UP = {
     **{site: Tap("mlp.gate_up_proj", "output", ("mlp.gate", "mlp.up")) for site in ("mlp.gate", "mlp.up")},
 }
 
-# Rows are matched by exact model_type. Names share a row only when every path, width rule and layout is the same.
-# fmt: off
+# Rows are matched by exact model_type. Names share a row only when every path, width rule and layout is the
+# same.
 FAMILIES: tuple[Family, ...] = (
     Family(
-        ("llama", "mistral", "ministral", "ministral3", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "olmo",
-         "olmo2", "olmo3", "stablelm", "cohere", "cohere2", "smollm3", "granite", "seed_oss", "helium", "exaone4",
-         "ernie4_5", "hunyuan_v1_dense"),
+        (
+            "llama",
+            "mistral",
+            "ministral",
+            "ministral3",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "qwen2",
+            "qwen3",
+            "olmo",
+            "olmo2",
+            "olmo3",
+            "stablelm",
+            "cohere",
+            "cohere2",
+            "smollm3",
+            "granite",
+            "seed_oss",
+            "helium",
+            "exaone4",
+            "ernie4_5",
+            "hunyuan_v1_dense",
+        ),
         "model.layers",
         {**_gated(), **_split()},
     ),
@@ -127,7 +156,9 @@ FAMILIES: tuple[Family, ...] = (
         "model.layers",
         {**_plain("mlp.up_proj", "mlp.act_fn", "mlp.down_proj"), **_split()},
     ),
-    Family(("phi",), "model.layers", {**_plain("mlp.fc1", "mlp.activation_fn", "mlp.fc2"), **_split(out="dense")}),
+    Family(
+        ("phi",), "model.layers", {**_plain("mlp.fc1", "mlp.activation_fn", "mlp.fc2"), **_split(out="dense")}
+    ),
     Family(("starcoder2",), "model.layers", {**_plain("mlp.c_fc", "mlp.act", "mlp.c_proj"), **_split()}),
     Family(
         ("gpt2",),
@@ -138,7 +169,10 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         ("gpt_bigcode",),
         "transformer.h",
-        {**_plain("mlp.c_fc", "mlp.act", "mlp.c_proj"), **_fused("attn.c_attn", "attn.c_proj", per_group=True)},
+        {
+            **_plain("mlp.c_fc", "mlp.act", "mlp.c_proj"),
+            **_fused("attn.c_attn", "attn.c_proj", per_group=True),
+        },
         inner="n_inner",
         kv_heads=_bigcode_kv_heads,
     ),
@@ -156,21 +190,27 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         ("gpt_neox",),
         "gpt_neox.layers",
-        {**_plain("mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h"),
-         **_fused("attention.query_key_value", "attention.dense", per_group=True)},
+        {
+            **_plain("mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h"),
+            **_fused("attention.query_key_value", "attention.dense", per_group=True),
+        },
     ),
     Family(
         ("bloom",),
         "transformer.h",
-        {**_plain("mlp.dense_h_to_4h", "mlp.gelu_impl", "mlp.dense_4h_to_h"),
-         **_fused("self_attention.query_key_value", "self_attention.dense", per_group=True)},
+        {
+            **_plain("mlp.dense_h_to_4h", "mlp.gelu_impl", "mlp.dense_4h_to_h"),
+            **_fused("self_attention.query_key_value", "self_attention.dense", per_group=True),
+        },
         inner="",
     ),
     Family(
         ("falcon",),
         "transformer.h",
-        {**_plain("mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h"),
-         **_fused("self_attention.query_key_value", "self_attention.dense", per_group=True)},
+        {
+            **_plain("mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h"),
+            **_fused("self_attention.query_key_value", "self_attention.dense", per_group=True),
+        },
         inner="ffn_hidden_size",
         kv_heads=_falcon_kv_heads,
     ),
@@ -187,14 +227,17 @@ FAMILIES: tuple[Family, ...] = (
         inner="",
     ),
 )
-# fmt: on
 _BY_NAME: Mapping[str, Family] = {name: row for row in FAMILIES for name in row.names}
 KNOWN: tuple[str, ...] = tuple(sorted(_BY_NAME))
 
 
 def expand(names: str | Sequence[str]) -> tuple[str, ...]:
-    """``expand("mlp,attn.q")`` or a list: aliases resolved, canonical order, no repeats. InputError on other names."""
-    asked = [word.strip() for entry in ([names] if isinstance(names, str) else names) for word in entry.split(",")]
+    """``expand("mlp,attn.q")`` or a list: aliases resolved, canonical order, no repeats.
+    InputError on other names.
+    """
+    asked = [
+        word.strip() for entry in ([names] if isinstance(names, str) else names) for word in entry.split(",")
+    ]
     asked = [word for word in asked if word]
     unknown = [word for word in asked if word not in SITES and word not in ALIASES]
     if unknown or not asked:
@@ -205,35 +248,52 @@ def expand(names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def resolve(config: Any, names: str | Sequence[str]) -> tuple[str, ...]:
-    """``expand`` for one model: aliases leave out what the family lacks (a gate); a site named outright must exist."""
+    """``expand`` for one model: aliases leave out what the family lacks (a gate);
+    a site named outright must exist.
+    """
     row = family(config)
-    words = [word.strip() for entry in ([names] if isinstance(names, str) else names) for word in entry.split(",")]
+    words = [
+        word.strip() for entry in ([names] if isinstance(names, str) else names) for word in entry.split(",")
+    ]
     missing = [word for word in words if word in SITES and word not in row.taps]
     if missing:
-        raise ModelError(f"has no {', '.join(missing)}", where=f"model family {config.model_type}",
-                         fix=f"choose from {', '.join(row.sites)}")  # fmt: skip
+        raise ModelError(
+            f"has no {', '.join(missing)}",
+            where=f"model family {config.model_type}",
+            fix=f"choose from {', '.join(row.sites)}",
+        )
     return tuple(site for site in expand(names) if site in row.taps)
 
 
 def family(config: Any) -> Family:
-    """The row of ``config.model_type``, matched exactly. ModelError for mixture-of-experts and unknown families."""
+    """The row of ``config.model_type``, matched exactly. ModelError for mixture-of-experts
+    and unknown families.
+    """
     name = getattr(config, "model_type", None) or "without model_type"
     experts = [key for key in _EXPERT_KEYS if (getattr(text_config(config), key, None) or 0) > 1]
     if experts:
         raise ModelError(
             f"mixture-of-experts ({experts[0]}={getattr(text_config(config), experts[0])}) has no fixed set of MLP neurons",
-            where=f"model family {name}", fix="choose a dense model",
-        )  # fmt: skip
+            where=f"model family {name}",
+            fix="choose a dense model",
+        )
     row = _BY_NAME.get(name)
     if row is None:
         raise ModelError(
-            f"not in the table of families ({', '.join(KNOWN)})", where=f"model family {name}",
+            f"not in the table of families ({', '.join(KNOWN)})",
+            where=f"model family {name}",
             fix="add a row to FAMILIES in relact/sites.py, see docs/models.md",
-        )  # fmt: skip
+        )
     return row
 
 
-_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok")
+_EXPERT_KEYS = (
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "num_experts_per_tok",
+)
 
 
 def text_config(config: Any) -> Any:
@@ -254,13 +314,24 @@ def widths(config: Any) -> dict[str, int]:
     head_dim = int(getattr(text, "head_dim", None) or hidden // heads)
     inner = int((getattr(text, row.inner, None) if row.inner else None) or 4 * hidden)
     kv = row.kv_heads(text) * head_dim
-    width = {"mlp.gate": inner, "mlp.act": inner, "mlp.up": inner, "mlp.hidden": inner, "mlp.down": hidden,
-             "attn.q": heads * head_dim, "attn.k": kv, "attn.v": kv, "attn.o": hidden}  # fmt: skip
+    width = {
+        "mlp.gate": inner,
+        "mlp.act": inner,
+        "mlp.up": inner,
+        "mlp.hidden": inner,
+        "mlp.down": hidden,
+        "attn.q": heads * head_dim,
+        "attn.k": kv,
+        "attn.v": kv,
+        "attn.o": hidden,
+    }
     return {site: width[site] for site in row.sites}
 
 
 def part(config: Any, site: str) -> Part | None:
-    """The columns of a fused projection that belong to ``site``; None where the module's output is the site alone."""
+    """The columns of a fused projection that belong to ``site``;
+    None where the module's output is the site alone.
+    """
     row = family(config)
     tap = row.taps[site]
     if not tap.fused:

@@ -2,8 +2,8 @@
 
     python tests/browser.py demo/report.html
 
-opens a report as a person would (light, dark, on a phone), uses its controls, keeps screenshots in build/screenshots, and exits 1
-with a line for every error said, request made or chart not drawn.
+opens a report as a person would (light, dark, on a phone), uses its controls, keeps screenshots in
+build/screenshots, and exits 1 with a line for every error said, request made or chart not drawn.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class Visit:
         """Figures without a single mark."""
         names = self.page.locator(".figure").evaluate_all("all => all.map((one) => one.id)")
         marks = "path, line, text"
-        return [name for name in names if not self.page.locator(f"#{name} svg .role-mark").locator(marks).count()]
+        return [
+            name for name in names if not self.page.locator(f"#{name} svg .role-mark").locator(marks).count()
+        ]
 
     def keep(self, name: str) -> None:
         """Save a screenshot of the whole page."""
@@ -100,7 +102,9 @@ def check(browser: Browser, path: Path) -> list[str]:
         ):
             wrong.append(f"{size}, {scheme}: choosing a relation changes nothing")
         page.click("#theme")
-        page.wait_for_selector(f"html[data-drawn={'dark' if scheme == 'light' else 'light'}]", timeout=DRAW_MS)
+        page.wait_for_selector(
+            f"html[data-drawn={'dark' if scheme == 'light' else 'light'}]", timeout=DRAW_MS
+        )
         if page.evaluate("document.documentElement.scrollWidth") > SIZES[size][0]:
             wrong.append(f"{size}, {scheme}: wider than the window")
         wrong += [f"{size}, {scheme}: {problem}" for problem in opened.problems()]
@@ -111,5 +115,8 @@ def check(browser: Browser, path: Path) -> list[str]:
 if __name__ == "__main__":
     with chromium() as started:
         problems = [problem for name in sys.argv[1:] for problem in check(started, Path(name))]
-    print("\n".join(problems) or f"{len(sys.argv) - 1} report(s) drawn, nothing said, nothing asked; see {SCREENSHOTS}")
+    print(
+        "\n".join(problems)
+        or f"{len(sys.argv) - 1} report(s) drawn, nothing said, nothing asked; see {SCREENSHOTS}"
+    )
     sys.exit(bool(problems))

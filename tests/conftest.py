@@ -38,8 +38,12 @@ def prompts() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def study(smollm2: loading.LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A finished study: captured in three blocks as float32, scored, selected, ablated. Tests must not change it."""
+def study(
+    smollm2: loading.LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> Store:
+    """A finished study: captured in three blocks as float32, scored, selected, ablated.
+    Tests must not change it.
+    """
     path = tmp_path_factory.mktemp("study") / "study.zarr"
     capture, ablate = relact.CaptureOptions(dtype="float32", block=16), relact.AblateOptions(seeds=(0, 1))
     return relact.run(prompts, model=smollm2, store=path, k=200, capture=capture, ablate=ablate).store
@@ -98,17 +102,23 @@ def command(
 
 
 @pytest.fixture(name="relact")
-def the_command(command: Callable[..., tuple[int | str, str, str]]) -> Callable[..., tuple[int | str, str, str]]:
+def the_command(
+    command: Callable[..., tuple[int | str, str, str]],
+) -> Callable[..., tuple[int | str, str, str]]:
     """The same, by its name."""
     return command
 
 
 @pytest.fixture(scope="session")
-def tiny_study(tiny_folder: Path, tiny_prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def tiny_study(
+    tiny_folder: Path, tiny_prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> Store:
     """A finished study of the tiny model, all sites in four blocks of float16. Tests must not change it."""
     path = tmp_path_factory.mktemp("tiny-study") / "study.zarr"
     capture, ablate = relact.CaptureOptions(sites="all", block=5), relact.AblateOptions(seeds=(0, 1))
-    return relact.run(tiny_prompts, model=str(tiny_folder), store=path, k=12, capture=capture, ablate=ablate).store
+    return relact.run(
+        tiny_prompts, model=str(tiny_folder), store=path, k=12, capture=capture, ablate=ablate
+    ).store
 
 
 @pytest.fixture(scope="session")
@@ -128,8 +138,12 @@ def bucket(bucket_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
     """An empty bucket of an S3-compatible server, with credentials in the environment."""
     import boto3
 
-    for name, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "REGION": "us-east-1",
-                        "ENDPOINT_URL": bucket_server}.items():  # fmt: skip
+    for name, value in {
+        "ACCESS_KEY_ID": "key",
+        "SECRET_ACCESS_KEY": "secret",
+        "REGION": "us-east-1",
+        "ENDPOINT_URL": bucket_server,
+    }.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     client = boto3.client("s3", region_name="us-east-1")
     client.create_bucket(Bucket="neurons")

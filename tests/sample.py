@@ -1,4 +1,5 @@
-"""Small stores made without a model: a value is a function of prompt, site, layer and neuron, so a test knows what must be there.
+"""Small stores made without a model: a value is a function of prompt, site, layer and neuron,
+so a test knows what must be there.
 
 Two sites of different widths, one of them with two inner chunks per shard; blocks of four prompts.
 """
@@ -45,7 +46,9 @@ def intake(n: int, *, dtype: str = "float16", n_test: int = 3) -> Intake:
     """What a capture of ``n`` prompts would start from; its tokens are never run."""
     tables = {schema.IDENTIFY: table(n), schema.TEST: table(n_test, split=schema.TEST)}
     settings = schema.CaptureRecord(tuple(WIDTHS), "mean", dtype, BLOCK, 64, True)
-    manifest = schema.Manifest(MODEL, "t0", settings, describe(tables), {"relact": "0"}, "2026-01-01T00:00:00+00:00")
+    manifest = schema.Manifest(
+        MODEL, "t0", settings, describe(tables), {"relact": "0"}, "2026-01-01T00:00:00+00:00"
+    )
     return Intake(tables, [[1]] * n, manifest, LAYERS, WIDTHS)
 
 
@@ -86,7 +89,9 @@ def read(store: Store, site: str) -> np.ndarray:
     lay = store.layouts[site]
     spans = range(0, lay.width, lay.span)
     layers = [
-        np.concatenate([np.concatenate(store.columns(site, layer, at, at + lay.span)) for at in spans], axis=1)
+        np.concatenate(
+            [np.concatenate(store.columns(site, layer, at, at + lay.span)) for at in spans], axis=1
+        )
         for layer in range(lay.n_layers)
     ]
     return np.stack(layers, axis=1)
@@ -94,7 +99,9 @@ def read(store: Store, site: str) -> np.ndarray:
 
 def files(path: Path) -> dict[str, bytes]:
     """Every file of a store by its relative name."""
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    return {
+        file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()
+    }
 
 
 def without_time(contents: Mapping[str, bytes]) -> dict[str, bytes]:

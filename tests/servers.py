@@ -65,7 +65,9 @@ class Ranged(Plain):
 
 
 class Broken(Plain):
-    """Answers by the first part of the path: /403/, /500/, /cut/ (half a body), /slow/ (none at all for a while)."""
+    """Answers by the first part of the path: /403/, /500/, /cut/ (half a body),
+    /slow/ (none at all for a while).
+    """
 
     def do_GET(self):
         kind = self.path.split("/")[1]
@@ -122,7 +124,9 @@ class Hub(BaseHTTPRequestHandler):
         self.seen.paths.append(f"POST {self.path} {self.headers.get('Authorization', '')}".strip())
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path.endswith("/repos/create"):
-            return self._json({"url": f"{self.seen.url}/datasets/me/neurons", "id": "me/neurons", "name": "me/neurons"})
+            return self._json(
+                {"url": f"{self.seen.url}/datasets/me/neurons", "id": "me/neurons", "name": "me/neurons"}
+            )
         if self.path.endswith("/validate-yaml"):
             return self._json({"errors": [], "warnings": []})
         if "/preupload/" in self.path:
@@ -135,7 +139,9 @@ class Hub(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.files[line["value"]["path"]] = b64decode(line["value"]["content"])
-            return self._json({"commitOid": "c" * 40, "commitUrl": f"{self.seen.url}/datasets/me/neurons/commit/c"})
+            return self._json(
+                {"commitOid": "c" * 40, "commitUrl": f"{self.seen.url}/datasets/me/neurons/commit/c"}
+            )
         return self._send(b"{}", 404)
 
     def _json(self, value) -> None:

@@ -1,4 +1,6 @@
-"""Ablation gives the verdicts of the straightforward way: one condition at a time, plain hooks, ``generate``."""
+"""Ablation gives the verdicts of the straightforward way: one condition at a time, plain hooks,
+``generate``.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,9 @@ def test_a_killed_ablation_goes_on_where_it_was(copied, smollm2, monkeypatch):
         file.write('{"cut": {"0"')  # as a crash in the middle of a line leaves it
     assert not copied.has("ablations/killed")
     again: list[int] = []
-    result = ablate.ablate(copied, **options, progress=lambda stage, done, total, unit: again.append(done)).load()
+    result = ablate.ablate(
+        copied, **options, progress=lambda stage, done, total, unit: again.append(done)
+    ).load()
     assert again[0] > steps[1]
     xr.testing.assert_identical(result, expected)
     assert not journal.exists()
@@ -148,14 +152,18 @@ def test_a_sweep_has_a_dimension_k_and_equals_its_parts(copied, smollm2):
 
 
 def twin(loaded, text, condition, last):
-    """Text of two greedy tokens by plain hooks, without a cache; overrides at all tokens or from the prompt's end on."""
+    """Text of two greedy tokens by plain hooks, without a cache;
+    overrides at all tokens or from the prompt's end on.
+    """
     ids = loaded.tokenizer(text)["input_ids"]
     start = len(ids)
     for _ in range(2):
         handles = []
         for site, off in condition.off.items():
             for layer, block in enumerate(loaded.model.model.layers):
-                new = torch.from_numpy(np.asarray(condition.values.get(site, np.zeros(off.shape))[layer])).float()
+                new = torch.from_numpy(
+                    np.asarray(condition.values.get(site, np.zeros(off.shape))[layer])
+                ).float()
                 columns = torch.from_numpy(off[layer])
 
                 def hook(module, inputs, output, columns=columns, new=new):
@@ -201,7 +209,9 @@ def test_replacements_are_what_they_are_called(study):
         for site, values in activations.items():
             np.testing.assert_allclose(found[site], twin_of(values), rtol=1e-4, atol=1e-6)
     found = conditions.replacements(study, "resample", list(study.layouts), relation)
-    donors = [np.flatnonzero((values == found[site]).all(axis=(1, 2))) for site, values in activations.items()]
+    donors = [
+        np.flatnonzero((values == found[site]).all(axis=(1, 2))) for site, values in activations.items()
+    ]
     assert len({int(donor[0]) for donor in donors}) == 1 and not own[donors[0][0]]
     assert conditions.replacements(study, "zero", ["mlp.up"], relation) == {}
     with pytest.raises(InputError, match=r"unknown mode 'ap'.*on_p50"):
@@ -209,8 +219,12 @@ def test_replacements_are_what_they_are_called(study):
 
 
 def test_other_test_prompts(copied, smollm2):
-    other = tables.prompts([sources.load("country_capital")[0]], shots=3, per_relation=12, test_size=6, paraphrase=True)
-    result = ablate.ablate(copied, mask="top-200", model=smollm2, seeds=[0], tests=other, name="paraphrase").load()
+    other = tables.prompts(
+        [sources.load("country_capital")[0]], shots=3, per_relation=12, test_size=6, paraphrase=True
+    )
+    result = ablate.ablate(
+        copied, mask="top-200", model=smollm2, seeds=[0], tests=other, name="paraphrase"
+    ).load()
     assert set(result["relation_of"].values) == {"country_capital"} and result.sizes["relation"] == 1
     asked = other[other["split"] == "test"].reset_index(drop=True)
     assert result.sizes["prompt"] == len(asked)
@@ -242,9 +256,13 @@ def test_steps_of_a_sweep_override_only_what_a_k_adds(copied, smollm2):
         own = tests.relation[row]
         text = twin(smollm2, tests.text[row], added[own], last=False)
         assert text.startswith(str(result["step_generated"].sel(k=200, prompt=row).values))
-        assert bool(result["step_correct"].sel(k=200, prompt=row)) == verdict.is_correct(text, tests.answers[row])
+        assert bool(result["step_correct"].sel(k=200, prompt=row)) == verdict.is_correct(
+            text, tests.answers[row]
+        )
     relation_of = xr.DataArray(tests.relation.to_numpy(), dims="prompt")
-    first = result["correct"].sel(k=50, drop=True).sel(condition=relation_of, prompt=result["prompt"], drop=True)
+    first = (
+        result["correct"].sel(k=50, drop=True).sel(condition=relation_of, prompt=result["prompt"], drop=True)
+    )
     assert np.array_equal(result["step_correct"].sel(k=50).values, first.values)
 
 
@@ -253,7 +271,9 @@ def test_perplexity_is_that_of_plain_transformers(copied, smollm2):
     for name, off in {"intact": {}, **dict(list(zip(*read_off(copied), strict=True))[:1])}.items():
         losses, n = 0.0, 0
         handles = [
-            block.mlp.get_submodule(MODULES[site]).register_forward_hook(zeroing(torch.from_numpy(mask[layer])))
+            block.mlp.get_submodule(MODULES[site]).register_forward_hook(
+                zeroing(torch.from_numpy(mask[layer]))
+            )
             for site, mask in off.items()
             for layer, block in enumerate(smollm2.model.model.layers)
         ]

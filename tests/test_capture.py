@@ -68,7 +68,9 @@ def captured(loaded, tokens, pool, chosen, batch=60):
     buffer = BlockBuffer(layouts(len(tokens), len(tokens), loaded.n_layers, widths, "float32"), "float32")
     assert sum(capture_rows(loaded, tokens, buffer, settings(pool, chosen, batch))) == len(tokens)
     return {
-        site: np.stack([np.concatenate(list(buffer.shard(site, layer)), axis=1) for layer in range(loaded.n_layers)])
+        site: np.stack(
+            [np.concatenate(list(buffer.shard(site, layer)), axis=1) for layer in range(loaded.n_layers)]
+        )
         for site in chosen
     }
 
@@ -78,7 +80,9 @@ def mixed_prompts():
     generator = np.random.default_rng(3)
     first, second = generator.integers(3, 250, 30).tolist(), generator.integers(3, 250, 22).tolist()
     shared = [
-        [*start, *generator.integers(3, 250, n).tolist()] for start in (first, second) for n in (1, 5, 3, 3, 9, 2, 7)
+        [*start, *generator.integers(3, 250, n).tolist()]
+        for start in (first, second)
+        for n in (1, 5, 3, 3, 9, 2, 7)
     ]
     plain = [generator.integers(3, 250, n).tolist() for n in (1, 2, 9, 17, 30, 4)]
     return [*shared, *plain]
@@ -96,7 +100,9 @@ def test_batch_mates_padding_and_shared_prefixes_change_nothing(name):
     for row, ids in enumerate(tokens):
         alone = {}
         with visit(
-            model, chosen, lambda site, layer, values, at=alone: at.__setitem__((site, layer), values[0].mean(0))
+            model,
+            chosen,
+            lambda site, layer, values, at=alone: at.__setitem__((site, layer), values[0].mean(0)),
         ):
             model(torch.tensor([ids]))
         for (site, layer), expected in alone.items():
@@ -114,7 +120,9 @@ def test_every_pool_over_real_tokens_only(tiny_folder, pool):
 
 
 def test_values_that_arrive_while_the_next_batch_runs_are_the_same(tiny_folder, monkeypatch):
-    """What a CUDA device's copies do to the order: a batch is put in place after the one behind it was computed."""
+    """What a CUDA device's copies do to the order: a batch is put in place after the one behind it was
+    computed.
+    """
     loaded, tokens = loading.load(str(tiny_folder)), mixed_prompts()
     at_once = captured(loaded, tokens, "mean", MODULES)
     order, put = [], Arrivals.put
@@ -124,7 +132,8 @@ def test_values_that_arrive_while_the_next_batch_runs_are_the_same(tiny_folder, 
     )
     monkeypatch.setattr(Arrivals, "put", lambda self, buffer: (order.append(None), put(self, buffer))[1])
     later = captured(loaded, tokens, "mean", MODULES)
-    assert len({*order[: order.index(None)]}) == 2  # two batches were computed before the first was put in place
+    # two batches were computed before the first was put in place
+    assert len({*order[: order.index(None)]}) == 2
     for site in MODULES:
         np.testing.assert_array_equal(later[site], at_once[site])
 
@@ -177,7 +186,9 @@ def test_values_too_large_for_float16_stop_the_capture_with_their_place(tmp_path
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[7] = 1e6
     loaded = loading.LoadedModel(model, tiny.tokenizer(), "loud", None, "f", "t", "float32", "llama")
-    with pytest.raises(NumericError, match=r"site mlp.up, layer 1: the activation of neuron 7 on prompt 0 .*float32"):
+    with pytest.raises(
+        NumericError, match=r"site mlp.up, layer 1: the activation of neuron 7 on prompt 0 .*float32"
+    ):
         capture(loaded, tiny_prompts, tmp_path / "s.zarr")
     assert len(capture(loaded, tiny_prompts, tmp_path / "t.zarr", dtype="float32").missing_blocks()) == 0
 
@@ -194,7 +205,9 @@ def test_a_foreign_folder_or_file_in_the_way_is_left_alone(tiny_folder, tiny_pro
 
 
 def test_a_batch_that_does_not_fit_is_halved(tiny_folder, monkeypatch):
-    """A device that holds three rows at a time gives what a large one gives; one that holds none says what to do."""
+    """A device that holds three rows at a time gives what a large one gives;
+    one that holds none says what to do.
+    """
     loaded, tokens = loading.load(str(tiny_folder)), mixed_prompts()
     expected = captured(loaded, tokens, "mean", MODULES, batch=400)
     most, forward = 3, loaded.model.model.forward

@@ -45,9 +45,24 @@ def test_every_step_alone(relact, tiny_folder, prompt_file, tmp_path):
 def test_run_is_the_steps_and_reuses_what_is_there(relact, tiny_folder, tmp_path):
     facts = tmp_path / "facts.csv"
     rows = [(name, f"thing{n}", f"{name}{n}") for name in ("colour", "shape") for n in range(9)]
-    pd.DataFrame(rows, columns=["relation", "subject", "object"]).assign(template="{} is").to_csv(facts, index=False)
+    pd.DataFrame(rows, columns=["relation", "subject", "object"]).assign(template="{} is").to_csv(
+        facts, index=False
+    )
     store = tmp_path / "s.zarr"
-    command = ("run", facts, "--model", tiny_folder, "--store", store, "--k", 10, "--seeds", 1, "--test-size", 3)
+    command = (
+        "run",
+        facts,
+        "--model",
+        tiny_folder,
+        "--store",
+        store,
+        "--k",
+        10,
+        "--seeds",
+        1,
+        "--test-size",
+        3,
+    )
     code, first, err = relact(*command)
     assert code == 0 and "capture:" in err
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}

@@ -131,7 +131,9 @@ def written(path, before):
     return len(sizes), sum(sizes)
 
 
-@pytest.mark.parametrize("options", [("--k", "4"), ("--k", "2,4,6"), ("--k", "4", "--perplexity", "--seeds", "2")])
+@pytest.mark.parametrize(
+    "options", [("--k", "4"), ("--k", "2,4,6"), ("--k", "4", "--perplexity", "--seeds", "2")]
+)
 def test_the_plan_of_an_ablation_bounds_what_it_then_writes(relact, captured, options):
     path, _ = captured
     assert relact("score", path)[0] == 0
@@ -148,11 +150,28 @@ def test_the_plan_of_an_ablation_bounds_what_it_then_writes(relact, captured, op
 
 def test_the_plan_of_a_whole_study_has_its_steps(relact, tiny_folder, tmp_path):
     path = tmp_path / "s.zarr"
-    command = ("run", "country_capital", "element_symbol", "--model", tiny_folder, "--store", path, "--k", 5,
-               "--per-relation", 20, "--test-size", 8)  # fmt: skip
+    command = (
+        "run",
+        "country_capital",
+        "element_symbol",
+        "--model",
+        tiny_folder,
+        "--store",
+        path,
+        "--k",
+        5,
+        "--per-relation",
+        20,
+        "--test-size",
+        8,
+    )
     code, out, _ = relact(*command, "--dry-run", "--json")
     planned = json.loads(out)
-    assert code == 0 and not path.exists() and [step["what"] for step in planned] == ["capture", "score", "ablate"]
+    assert (
+        code == 0
+        and not path.exists()
+        and [step["what"] for step in planned] == ["capture", "score", "ablate"]
+    )
     assert relact(*command)[0] == 0
     files, size = written(path, ())
     bound = [sum(step[key] for step in planned) for key in ("files", "bytes")]

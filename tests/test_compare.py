@@ -22,7 +22,7 @@ def sets_of(study, mask):
     return {
         name: {(site, *place) for site, own in chosen.items() for place in np.argwhere(own[at]).tolist()}
         for at, name in enumerate(relations)
-    }  # fmt: skip
+    }
 
 
 def test_overlap_is_that_of_sets(study):
@@ -59,7 +59,8 @@ def test_chance_is_what_random_sets_share():
             row[random.choice(500, 60, replace=False)] = True
         found = compare._shared(["a", "b"], flat)
         shared.append(int(found["shared"][0, 1]))
-    assert np.mean(shared) == pytest.approx(float(found["expected"][0, 1]), abs=0.5)  # 7.2, standard error 0.12
+    # 7.2, standard error 0.12
+    assert np.mean(shared) == pytest.approx(float(found["expected"][0, 1]), abs=0.5)
 
 
 def test_overlap_over_k_grows_and_matches_a_mask(study):
@@ -105,8 +106,13 @@ def test_agreement_of_two_stores(study, other):
 def test_what_moved(study, other):
     relation = study.relations()[0]
     table = compare.moved(study, other, relation=relation, n=2)
-    assert set(zip(table.site, table.layer, table.neuron, strict=True)) == {("mlp.up", 7, 11), ("mlp.up", 8, 12)}
-    assert np.allclose(table.after - table.before, table.change) and table.change.abs().is_monotonic_decreasing
+    assert set(zip(table.site, table.layer, table.neuron, strict=True)) == {
+        ("mlp.up", 7, 11),
+        ("mlp.up", 8, 12),
+    }
+    assert (
+        np.allclose(table.after - table.before, table.change) and table.change.abs().is_monotonic_decreasing
+    )
     before = query.neuron(study, "mlp.up", 8, 12).set_index("relation").loc[relation, "average_precision"]
     assert (
         table.set_index("neuron").loc[12, "before"] == pytest.approx(before)
@@ -143,6 +149,8 @@ def test_the_command(command, study, other, tmp_path):
     assert len(pd.read_parquet(tmp_path / "t.parquet")) == 3 * 30
     code, out, _ = command("compare", study.path, other, "--k", "300", "--json")
     assert [row["shared"] for row in json.loads(out)][1:] == [300, 300]
-    code, out, _ = command("compare", study.path, other, "--relation", study.relations()[0], "-n", 1, "--json")
+    code, out, _ = command(
+        "compare", study.path, other, "--relation", study.relations()[0], "-n", 1, "--json"
+    )
     assert code == 0 and len(json.loads(out)) == 1
     assert command("compare", study.path, "--k", "4,x")[0] == 2

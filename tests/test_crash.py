@@ -1,7 +1,8 @@
-"""Processes killed at random moments, and at every single change they make to the disk: no store is lost or differs afterwards.
+"""Processes killed at random moments, and at every single change they make to the disk:
+no store is lost or differs afterwards.
 
-A kill cannot lose what the system already has, so these tests run in memory where there is such a place; that everything is
-flushed before a commit is tested by order.
+A kill cannot lose what the system already has, so these tests run in memory where there is such a place; that
+everything is flushed before a commit is tested by order.
 """
 
 from __future__ import annotations

@@ -14,7 +14,18 @@ from relact.models.hooks import visit
 
 SITE = "mlp.up"
 # families whose attention takes packs of prompts, and those that get a row per prompt
-PACKED = ("llama", "gpt2", "gpt_neox", "opt", "falcon/multi-query", "gemma2", "gemma3_text", "phi3", "gptj", "cohere2")
+PACKED = (
+    "llama",
+    "gpt2",
+    "gpt_neox",
+    "opt",
+    "falcon/multi-query",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "gptj",
+    "cohere2",
+)
 APART = ("bloom", "mpt", "falcon/multi-head")
 
 
@@ -109,7 +120,9 @@ def test_batches_of_any_size_say_the_same(name, batch_tokens):
     assert np.array_equal(all_texts(loaded, tokens, conditions, batch_tokens=batch_tokens), expected)
 
 
-@pytest.mark.parametrize(("name", "packs"), [*((name, True) for name in PACKED), *((name, False) for name in APART)])
+@pytest.mark.parametrize(
+    ("name", "packs"), [*((name, True) for name in PACKED), *((name, False) for name in APART)]
+)
 def test_a_trial_finds_out_whether_prompts_can_be_packed(name, packs, monkeypatch):
     loaded = loaded_tiny(name)
     used = []

@@ -1,4 +1,6 @@
-"""The documentation is true: its examples run, its reference is up to date, and nothing public is missing from it."""
+"""The documentation is true: its examples run, its reference is up to date,
+and nothing public is missing from it.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,12 @@ def here(study, tmp_path, monkeypatch):
 def test_the_queries(here, study, command):
     names, printed = run_page("queries.md", command)
     assert all(out.strip() for out in printed)
-    assert {path.name for path in here.iterdir()} >= {"shared.csv", "capital.parquet", "capital.tex", "best.md"}
+    assert {path.name for path in here.iterdir()} >= {
+        "shared.csv",
+        "capital.parquet",
+        "capital.tex",
+        "best.md",
+    }
     best = query.top(study, relation="country_capital", n=10, sites="mlp.gate")
     np.testing.assert_array_equal(names["ten"].to_numpy(), best.average_precision)
     place = names["ten_shared"].index[0]
@@ -70,11 +77,12 @@ def test_the_queries(here, study, command):
 def test_the_report_page(here, command):
     run_page("report.md", command)
     assert (here / "report.html").stat().st_size > 900_000
-    documented = re.search(r"writes every figure as PNG, SVG and PDF: (.*)\.", (DOCS / "report.md").read_text()).group(
-        1
-    )
+    documented = re.search(
+        r"writes every figure as PNG, SVG and PDF: (.*)\.", (DOCS / "report.md").read_text()
+    ).group(1)
     figures = {name.strip("`") for name in documented.split(", ")}
-    assert {path.stem for path in (here / "figures").iterdir()} == figures - {"sweep"}  # one k only in this study
+    # one k only in this study
+    assert {path.stem for path in (here / "figures").iterdir()} == figures - {"sweep"}
 
 
 def test_the_tutorial(tmp_path, monkeypatch, command):

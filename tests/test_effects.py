@@ -75,9 +75,15 @@ def test_evidence_by_hand_and_by_scipy(noisy):
             cell = found.sel(condition=name, relation=relation)
             loss = correct[0, own].astype(float) - correct[row, own]
             assert cell["lost"] - cell["gained"] == loss.sum()
-            assert cell["p_intact"] == pytest.approx(evidence.mcnemar(correct[0, own], correct[row : row + 1, own])[0])
-            assert cell["p_random"] == pytest.approx(evidence.mcnemar(majority[own], correct[row : row + 1, own])[0])
-            other = bootstrap((loss,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(1))
+            assert cell["p_intact"] == pytest.approx(
+                evidence.mcnemar(correct[0, own], correct[row : row + 1, own])[0]
+            )
+            assert cell["p_random"] == pytest.approx(
+                evidence.mcnemar(majority[own], correct[row : row + 1, own])[0]
+            )
+            other = bootstrap(
+                (loss,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(1)
+            )
             low, high = other.confidence_interval
             assert cell["low"] == pytest.approx(100 * low, abs=2.6)  # one prompt is 2.5 points
             assert cell["high"] == pytest.approx(100 * high, abs=2.6)
@@ -92,7 +98,9 @@ def test_group_means_have_joint_intervals(noisy):
     summary = effects.effects(noisy)
     assert found["group"].values.tolist() == ["own", "other", "random"]
     np.testing.assert_allclose(found["mean_drop"].values, [summary.own, summary.other, summary.random])
-    assert (found["mean_low"] <= found["mean_drop"]).all() and (found["mean_drop"] <= found["mean_high"]).all()
+    assert (found["mean_low"] <= found["mean_drop"]).all() and (
+        found["mean_drop"] <= found["mean_high"]
+    ).all()
     # random: the mean over the controls, then prompts drawn per relation, is the same statistic
     correct, relation_of = noisy["correct"].values.astype(float), noisy["relation_of"].values
     per_prompt = 100 * (correct[0] - correct[3:].mean(axis=0))

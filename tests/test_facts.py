@@ -42,7 +42,9 @@ def test_an_unknown_name_points_to_the_nearest():
 
 
 def test_a_second_answer_of_a_subject_becomes_an_alias():
-    (relation,) = sources.assemble(rows(("Ann", "guitar"), ("Ben", "drums"), ("Ann", "piano"), ("Ann", "guitar")))
+    (relation,) = sources.assemble(
+        rows(("Ann", "guitar"), ("Ben", "drums"), ("Ann", "piano"), ("Ann", "guitar"))
+    )
     assert [fact.answers for fact in relation.facts] == [("guitar", "piano"), ("drums",)]
 
 
@@ -95,8 +97,12 @@ def test_two_sources_of_one_name_are_refused_unless_they_agree(tmp_path):
 
 def test_the_paper_relations_come_under_their_names_and_miss_none(tmp_path):
     for stem in sources.PAPER:
-        samples = [{"subject": f"s{at}", "object": "x"} for at in range(3)] + [{"subject": "s0", "object": "y"}]
-        (tmp_path / f"{stem}.json").write_text(json.dumps({"prompt_templates": ["{} is"], "samples": samples}))
+        samples = [{"subject": f"s{at}", "object": "x"} for at in range(3)] + [
+            {"subject": "s0", "object": "y"}
+        ]
+        (tmp_path / f"{stem}.json").write_text(
+            json.dumps({"prompt_templates": ["{} is"], "samples": samples})
+        )
     loaded = sources.load_paper(tmp_path)
     assert [relation.name for relation in loaded] == list(sources.PAPER.values())
     assert all(len(relation.facts) == 4 for relation in loaded)
@@ -107,7 +113,9 @@ def test_the_paper_relations_come_under_their_names_and_miss_none(tmp_path):
 
 def test_a_broken_relation_file_is_named(tmp_path):
     path = tmp_path / "r.json"
-    path.write_text('{"name": "r", "templates": {"en": ["{} is"]}, "facts": [{"key": "a", "subject": {"en": "A"}}]}')
+    path.write_text(
+        '{"name": "r", "templates": {"en": ["{} is"]}, "facts": [{"key": "a", "subject": {"en": "A"}}]}'
+    )
     with pytest.raises(InputError, match=r"r\.json: fact 1"):
         sources.read_relation(path)
     path.write_text('{"name": "r", "templates": {"en": ["{} is"]}, "facts": []}')

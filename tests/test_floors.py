@@ -28,9 +28,21 @@ FLOORS = [
 ]
 PLACE = {name: (floor, at) for floor, names in enumerate(FLOORS) for at, name in enumerate(names)}
 TORCH = {
-    "known", "fingerprint", "checkpoints", "models", "hooks", "forward", "pool", "arrivals", "passes", "forecast", "capture",
-    "decode", "perplexity", "ablate",
-}  # fmt: skip
+    "known",
+    "fingerprint",
+    "checkpoints",
+    "models",
+    "hooks",
+    "forward",
+    "pool",
+    "arrivals",
+    "passes",
+    "forecast",
+    "capture",
+    "decode",
+    "perplexity",
+    "ablate",
+}
 
 
 def modules() -> list[Path]:

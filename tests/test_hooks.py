@@ -1,4 +1,6 @@
-"""visit(): what a callback may do, what leaving the block undoes, and the ways a model can escape its hooks."""
+"""visit(): what a callback may do, what leaving the block undoes,
+and the ways a model can escape its hooks.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,10 @@ def test_a_forward_that_was_cut_short_does_not_spoil_the_next(llama: Any) -> Non
 
 def test_nothing_stays_when_entering_fails(llama: Any) -> None:
     del llama.model.layers[2].mlp.up_proj
-    with pytest.raises(ModelError, match=r"model\.layers\.2: no module mlp\.up_proj"), visit(llama, "all", _nothing):
+    with (
+        pytest.raises(ModelError, match=r"model\.layers\.2: no module mlp\.up_proj"),
+        visit(llama, "all", _nothing),
+    ):
         pass
     assert _hooks(llama) == 0
 
@@ -140,7 +145,9 @@ def test_replacements_are_cast_to_the_values_dtype() -> None:
 
 
 def test_a_replacement_of_another_shape_is_refused(llama: Any) -> None:
-    with pytest.raises(ModelError, match=r"attn\.k in layer 0: replacement of shape \[2, 6, 1\] for \[2, 6, 16\]"):  # noqa: SIM117
+    with pytest.raises(
+        ModelError, match=r"attn\.k in layer 0: replacement of shape \[2, 6, 1\] for \[2, 6, 16\]"
+    ):  # noqa: SIM117
         with visit(llama, "attn.k", lambda s, n, value: value[..., :1]):
             llama(IDS)
 
@@ -150,12 +157,18 @@ def test_nested_visits_run_in_order(llama: Any) -> None:
     seen: dict[str, Tensor] = {}
     with (
         visit(llama, "mlp.act", _zero),
-        visit(llama, ["mlp.act", "mlp.hidden", "mlp.down"], lambda site, n, value: seen.update({site: value.clone()})),
+        visit(
+            llama,
+            ["mlp.act", "mlp.hidden", "mlp.down"],
+            lambda site, n, value: seen.update({site: value.clone()}),
+        ),
     ):
         llama(IDS)
     assert {site: float(value.abs().max()) for site, value in seen.items()} == {
-        "mlp.act": 0, "mlp.hidden": 0, "mlp.down": 0,
-    }  # fmt: skip
+        "mlp.act": 0,
+        "mlp.hidden": 0,
+        "mlp.down": 0,
+    }
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "falcon/grouped", "phi3"])
@@ -168,7 +181,12 @@ def test_parts_of_a_fused_projection_are_replaced_together_and_apart(name: str) 
         seen: dict[str, Tensor] = {}
         chosen = {key.replace("_", "."): value for key, value in replaced.items()}
         with (
-            visit(model, parts, lambda s, n, v: torch.full_like(v, chosen[s]) if s in chosen else None, layers=[0]),
+            visit(
+                model,
+                parts,
+                lambda s, n, v: torch.full_like(v, chosen[s]) if s in chosen else None,
+                layers=[0],
+            ),
             visit(model, parts, lambda s, n, v: seen.update({s: v.clone()}), layers=[0]),
         ):
             model(IDS)
@@ -196,13 +214,19 @@ def test_a_module_that_is_bypassed_is_noticed(llama: Any) -> None:
     layer.forward = lambda x: layer.down_proj(F.silu(layer.gate_proj(x)) * F.linear(x, layer.up_proj.weight))
     with visit(llama, "mlp.gate,mlp.down", _nothing):
         llama(IDS)  # these are still called
-    with pytest.raises(ModelError, match=r"mlp\.up in layer 1: hook fired 0 times"), visit(llama, "mlp.up", _nothing):
+    with (
+        pytest.raises(ModelError, match=r"mlp\.up in layer 1: hook fired 0 times"),
+        visit(llama, "mlp.up", _nothing),
+    ):
         llama(IDS)
 
 
 def test_a_module_shared_between_layers_is_noticed(llama: Any) -> None:
     llama.model.layers[2].mlp.act_fn = llama.model.layers[0].mlp.act_fn
-    with pytest.raises(ModelError, match=r"mlp\.act in layer 0: hook fired 2 times"), visit(llama, "mlp.act", _nothing):
+    with (
+        pytest.raises(ModelError, match=r"mlp\.act in layer 0: hook fired 2 times"),
+        visit(llama, "mlp.act", _nothing),
+    ):
         llama(IDS)
 
 
@@ -221,7 +245,10 @@ def test_unknown_names_and_models_are_refused_before_anything_is_hooked(llama: A
     with pytest.raises(ModelError, match=r"no mlp\.gate"), visit(tiny.model("gpt2"), "mlp.gate", _nothing):
         pass
     llama.model.layers = torch.nn.Identity()
-    with pytest.raises(ModelError, match=r"no list of decoder layers at model\.layers"), visit(llama, "mlp", _nothing):
+    with (
+        pytest.raises(ModelError, match=r"no list of decoder layers at model\.layers"),
+        visit(llama, "mlp", _nothing),
+    ):
         pass
 
 

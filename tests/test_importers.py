@@ -36,7 +36,8 @@ def refused(path, **options):
     return str(caught.value)
 
 
-# --- LRE --------------------------------------------------------------------------------------------------------------
+# --- LRE
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_an_lre_file_and_a_folder_of_them(tmp_path):
@@ -53,7 +54,9 @@ def test_an_lre_file_and_a_folder_of_them(tmp_path):
 
 def test_letters_that_lre_escaped_twice_are_letters(tmp_path):
     path = tmp_path / "r.json"
-    path.write_text('{"prompt_templates": ["{} is"], "samples": [{"subject": "Brazil", "object": "Bras\\\\u00edlia"}]}')
+    path.write_text(
+        '{"prompt_templates": ["{} is"], "samples": [{"subject": "Brazil", "object": "Bras\\\\u00edlia"}]}'
+    )
     assert sources.load(path)[0].facts[0].object == "Brasília"
 
 
@@ -85,7 +88,8 @@ def test_a_folder_without_json_says_what_to_give(tmp_path):
     assert "holds no .json" in refused(tmp_path)
 
 
-# --- concept data sets ------------------------------------------------------------------------------------------------
+# --- concept data sets
+# ------------------------------------------------------------------------------------------------
 
 
 def concept(path, name, positive, negative, group="g"):
@@ -127,12 +131,15 @@ def test_a_sentence_that_is_no_text_is_named(tmp_path):
     assert "positive sentence 2: 7 is not a text" in refused(path)
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables
+# -----------------------------------------------------------------------------------------------------------
 
 
 def write_table(path, records):
     if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records), encoding="utf-8"
+        )
     elif path.suffix == ".parquet":
         pandas.DataFrame(records).to_parquet(path)
     elif path.suffix == ".json":
@@ -151,7 +158,13 @@ KINDS = [".jsonl", ".csv", ".tsv", ".parquet", ".json"]
 @pytest.mark.parametrize("suffix", KINDS)
 def test_facts_in_a_table(tmp_path, suffix):
     records = [
-        {"relation": "capital", "subject": "Japan", "object": "東京", "aliases": "Tokyo|Tōkyō", "template": "{} —"},
+        {
+            "relation": "capital",
+            "subject": "Japan",
+            "object": "東京",
+            "aliases": "Tokyo|Tōkyō",
+            "template": "{} —",
+        },
         {"relation": "capital", "subject": "France", "object": "Paris", "aliases": "", "template": "{} —"},
         {
             "relation": "river",
@@ -189,7 +202,14 @@ def test_a_prompt_table_can_be_a_source_again(tmp_path):
 
 
 def test_answers_as_lists_and_extra_columns(tmp_path):
-    record = {"id": 7, "relation": "r", "subject": "a", "object": ["x", "y"], "template": "{} is", "note": {"deep": 1}}
+    record = {
+        "id": 7,
+        "relation": "r",
+        "subject": "a",
+        "object": ["x", "y"],
+        "template": "{} is",
+        "note": {"deep": 1},
+    }
     assert sources.load(write_table(tmp_path / "t.jsonl", [record]))[0].facts[0].answers == ("x", "y")
 
 
@@ -197,7 +217,10 @@ def test_a_byte_order_mark_crlf_and_other_delimiters(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes("\ufeffsubject;object\r\nFrance;Paris\r\n\r\nÉgypte;Le Caire\r\n".encode())
     (relation,) = sources.load(path, template="{} :", language="fr")
-    assert [(fact.subject, fact.object) for fact in relation.facts] == [("France", "Paris"), ("Égypte", "Le Caire")]
+    assert [(fact.subject, fact.object) for fact in relation.facts] == [
+        ("France", "Paris"),
+        ("Égypte", "Le Caire"),
+    ]
     lines = tmp_path / "t.jsonl"
     lines.write_bytes('\ufeff{"text": "one"}\r\n\r\n{"text": "two"}\r\n'.encode())
     assert [fact.subject for fact in sources.load(lines)[0].facts] == ["one", "two"]
@@ -206,7 +229,9 @@ def test_a_byte_order_mark_crlf_and_other_delimiters(tmp_path):
 def test_duplicate_subjects_become_aliases(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("subject,object\nAnn,guitar\nAnn,piano\nAnn,guitar\n")
-    assert [fact.answers for fact in sources.load(path, template="{} plays")[0].facts] == [("guitar", "piano")]
+    assert [fact.answers for fact in sources.load(path, template="{} plays")[0].facts] == [
+        ("guitar", "piano")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -216,13 +241,28 @@ def test_duplicate_subjects_become_aliases(tmp_path):
         ("t.csv", "subject,object\na,b\nc,d,e\nf,g\n", ":3: ", "more cells than the header"),
         ("t.csv", "subject,object\na,b\n ,d\ne,f\n", ":3: ", "column 'subject' has no text"),
         ("t.csv", b"subject,object\na,b\ncaf\xe9,d\ne,f\n", ":3: ", "is not UTF-8"),
-        ("t.jsonl", '{"subject": "a", "object": "b"}\n{"subject": \n{"subject": "c", "object": "d"}\n', ":2: ", "not a record"),
-        ("t.jsonl", '{"subject": "a", "object": "b"}\n[1]\n{"subject": "c", "object": "d"}\n', ":2: ", "not a record"),
-        ("t.jsonl", '{"subject": "a", "object": "b"}\n{"subject": 3, "object": "d"}\n', ":2: ", "column 'subject'"),
+        (
+            "t.jsonl",
+            '{"subject": "a", "object": "b"}\n{"subject": \n{"subject": "c", "object": "d"}\n',
+            ":2: ",
+            "not a record",
+        ),
+        (
+            "t.jsonl",
+            '{"subject": "a", "object": "b"}\n[1]\n{"subject": "c", "object": "d"}\n',
+            ":2: ",
+            "not a record",
+        ),
+        (
+            "t.jsonl",
+            '{"subject": "a", "object": "b"}\n{"subject": 3, "object": "d"}\n',
+            ":2: ",
+            "column 'subject'",
+        ),
         ("t.jsonl", '{"subject": "a", "object": "b"}\n{"object": "d"}\n', ":2: ", "column 'subject'"),
         ("t.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": null}\n', ":2: ", "column 'label'"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_row_is_named_with_file_and_line_or_skipped(tmp_path, name, content, where, problem):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -235,7 +275,10 @@ def test_a_broken_row_is_named_with_file_and_line_or_skipped(tmp_path, name, con
 
 
 def test_a_template_in_a_table_needs_its_slot(tmp_path):
-    records = [{"subject": "a", "object": "b", "template": "x {}"}, {"subject": "c", "object": "d", "template": "x"}]
+    records = [
+        {"subject": "a", "object": "b", "template": "x {}"},
+        {"subject": "c", "object": "d", "template": "x"},
+    ]
     assert ": row 2: template 'x'" in refused(write_table(tmp_path / "t.parquet", records))
 
 
@@ -265,11 +308,17 @@ def test_a_file_with_nothing_in_it_is_one_line(tmp_path, name, content, problem)
 
 def test_a_million_rows_of_parquet_stream_in_bounded_memory(tmp_path):
     path, rows, chunk = tmp_path / "big.parquet", 1_000_000, 50_000
-    schema = pyarrow.schema([("text", pyarrow.string()), ("toxic", pyarrow.bool_()), ("junk", pyarrow.string())])
+    schema = pyarrow.schema(
+        [("text", pyarrow.string()), ("toxic", pyarrow.bool_()), ("junk", pyarrow.string())]
+    )
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for start in range(0, rows, chunk):
             span = range(start, start + chunk)
-            columns = [[f"sentence {at} of a corpus" for at in span], [at % 4 == 0 for at in span], ["x" * 200] * chunk]
+            columns = [
+                [f"sentence {at} of a corpus" for at in span],
+                [at % 4 == 0 for at in span],
+                ["x" * 200] * chunk,
+            ]
             writer.write_table(pyarrow.table(columns, schema=schema))
     code = f"""
 import resource, pyarrow.parquet
@@ -281,7 +330,9 @@ found = load(1000)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print((peak - before) // 1024, *(f"{{one.name}}:{{len(one.facts)}}" for one in found))
 """
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     print(
         f"grown by {shown[0]} MiB; the columns read are {rows * 28 >> 20} MiB, the whole table {rows * 230 >> 20} MiB"
     )

@@ -28,12 +28,16 @@ def test_expertise_is_what_ml_selfcond_computes(tiny_study, tmp_path, relation):
     folder = tmp_path / "llama" / "sense" / relation / "expertise"
     table = pd.read_csv(folder / "expertise.csv")
     assert list(table) == COLUMNS
-    assert [str(table[name].dtype) for name in COLUMNS[:4]] == ["float64"] * 4 and table["uuid"].tolist() == list(
-        range(648)
-    )
+    assert [str(table[name].dtype) for name in COLUMNS[:4]] == ["float64"] * 4 and table[
+        "uuid"
+    ].tolist() == list(range(648))
     responses = {}
-    modules = {"mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj",
-               **{f"attn.{x}": f"self_attn.{x}_proj" for x in "qkvo"}}  # fmt: skip
+    modules = {
+        "mlp.gate": "mlp.gate_proj",
+        "mlp.up": "mlp.up_proj",
+        "mlp.down": "mlp.down_proj",
+        **{f"attn.{x}": f"self_attn.{x}_proj" for x in "qkvo"},
+    }
     for site, module in modules.items():
         values = tiny_study.dataset(f"activations/{site}")["activation"].values.astype(np.float32)
         for layer in range(3):
@@ -106,10 +110,14 @@ def test_neuron_lists_agree_with_the_mask(tiny_study, tmp_path):
     for at, relation in enumerate(relations):
         for site, mask in chosen.items():
             assert np.array_equal(tensors[f"{relation}/{site}"], mask[at])
-            pairs = [(int(layer), n) for layer, own in listed["relations"][relation][site].items() for n in own]
+            pairs = [
+                (int(layer), n) for layer, own in listed["relations"][relation][site].items() for n in own
+            ]
             of_csv = rows[(rows["relation"] == relation) & (rows["site"] == site)][["layer", "neuron"]]
             assert (
-                pairs == list(zip(*map(list, np.nonzero(mask[at])), strict=True)) == list(map(tuple, of_csv.to_numpy()))
+                pairs
+                == list(zip(*map(list, np.nonzero(mask[at])), strict=True))
+                == list(map(tuple, of_csv.to_numpy()))
             )
 
 
@@ -131,7 +139,10 @@ def test_concepts_are_read_back(tiny_study, tmp_path):
     document = json.loads((tmp_path / "sense" / "size.json").read_text())
     own = tiny_study.prompts(schema.IDENTIFY)
     assert document["sentences"]["positive"] == own["text"][own["relation"] == "size"].tolist()
-    assert {relation.name for relation in sources.load(str(tmp_path / "concept_list.csv"))} >= {"size", "colour"}
+    assert {relation.name for relation in sources.load(str(tmp_path / "concept_list.csv"))} >= {
+        "size",
+        "colour",
+    }
 
 
 def test_unknown_formats_are_one_line(tiny_study, tmp_path):

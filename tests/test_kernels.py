@@ -1,4 +1,6 @@
-"""Kernels against scikit-learn, NumPy and a slow twin; any cutting of rows and neurons gives the same bits."""
+"""Kernels against scikit-learn, NumPy and a slow twin; any cutting of rows
+and neurons gives the same bits.
+"""
 
 from __future__ import annotations
 
@@ -60,12 +62,16 @@ def from_bfloat16(bits: np.ndarray) -> np.ndarray:
 
 
 def columns_of_every_kind(random: np.random.Generator, prompts: int, neurons: int) -> np.ndarray:
-    """float32 [prompts, neurons] with many ties, constants, both zeros, infinities, tiny and huge values, mixed by column."""
+    """float32 [prompts, neurons] with many ties, constants, both zeros, infinities, tiny and huge values,
+    mixed by column.
+    """
     values = random.normal(size=(prompts, neurons)) * 10.0 ** random.integers(-6, 4, neurons)
     coarse = random.integers(0, 4, neurons)
     values = np.where(coarse == 0, np.sign(values).round(), values)
     values = np.where(
-        coarse == 1, random.integers(-2, 3, values.shape) * -0.0 + random.integers(-1, 2, values.shape), values
+        coarse == 1,
+        random.integers(-2, 3, values.shape) * -0.0 + random.integers(-1, 2, values.shape),
+        values,
     )
     special = random.choice([np.inf, -np.inf, 0.0, -0.0, 65504.0, 6e-8], values.shape)
     values = np.where((random.random(values.shape) < 0.2) & (coarse == 2), special, values)
@@ -164,7 +170,9 @@ def test_percentiles_and_means_equal_numpy() -> None:
                 if not len(sample):
                     assert math.isnan(found[name])
                 elif np.isfinite(sample).all():
-                    np.testing.assert_allclose(found[name], np.percentile(sample, percent), rtol=CLOSE, atol=0)
+                    np.testing.assert_allclose(
+                        found[name], np.percentile(sample, percent), rtol=CLOSE, atol=0
+                    )
             for name, sample in (("on_mean", on), ("off_mean", off)):
                 with np.errstate(invalid="ignore"):
                     mean = np.mean(sample) if len(sample) else np.nan
@@ -197,7 +205,9 @@ def test_six_prompts_by_hand() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     values=arrays(
-        np.float16, st.tuples(st.integers(1, 40), st.integers(1, 6)), elements=st.floats(width=16, allow_nan=False)
+        np.float16,
+        st.tuples(st.integers(1, 40), st.integers(1, 6)),
+        elements=st.floats(width=16, allow_nan=False),
     ),
     seed=st.integers(0, 1000),
 )
@@ -220,7 +230,9 @@ def test_the_cut_does_not_matter_to_the_last_bit(dtype: type, kind: int) -> None
     for rows, columns in ((512, 299), (100, 1), (1, 64), (7, 37)):
         blocks = [values[i : i + rows] for i in range(0, 517, rows)]
         starts = range(0, 299, columns)
-        parts = [rank_statistics([b[:, s : s + columns] for b in blocks], labels, list(STATISTICS)) for s in starts]
+        parts = [
+            rank_statistics([b[:, s : s + columns] for b in blocks], labels, list(STATISTICS)) for s in starts
+        ]
         for name, expected in whole.items():
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts], axis=1), expected)
 
@@ -304,7 +316,9 @@ def test_a_change_of_any_kernel_file_is_compiled_anew(tmp_path: Path) -> None:
     )
 
     def score() -> float:
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
         return float(done.stdout)
 
     assert score() == pytest.approx(1 / 3)
@@ -415,7 +429,10 @@ def test_null_equals_every_permutation_of_small_cases(positives: int, prompts: i
     )
     for score in np.unique(exact.round(12)):
         share = np.mean(exact >= score - 1e-9)
-        assert abs(p_values(np.array([score]), null)[0] - share) < 5 * np.sqrt(share * (1 - share) / 20_000) + 1e-4
+        assert (
+            abs(p_values(np.array([score]), null)[0] - share)
+            < 5 * np.sqrt(share * (1 - share) / 20_000) + 1e-4
+        )
 
 
 def test_p_values_of_neurons_equal_permuting_their_labels() -> None:

@@ -32,5 +32,7 @@ def test_kept_prompts_are_those_that_generate_answers(smollm2):
 
 def test_a_relation_that_the_model_does_not_know_is_named(smollm2):
     frame = tables.prompts(sources.load("painting_painter"), per_relation=4, test_size=3)
-    with pytest.raises(InputError, match=r"relation painting_painter: smollm2 answers [01] of its 4 identification"):
+    with pytest.raises(
+        InputError, match=r"relation painting_painter: smollm2 answers [01] of its 4 identification"
+    ):
         known(frame, smollm2, match="exact")

@@ -1,4 +1,6 @@
-"""Loading: the embedded model, GGUF files, folders and cached hub models; fingerprints; every refusal in one line."""
+"""Loading: the embedded model, GGUF files, folders and cached hub models; fingerprints;
+every refusal in one line.
+"""
 
 from __future__ import annotations
 
@@ -48,14 +50,20 @@ def _refused(match: str, name: str | Path, **options: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
-# --- folders ---------------------------------------------------------------------------------------------------------
+# --- folders
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_load_a_folder(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     loaded = loading.load(str(folder))
     assert capfd.readouterr() == ("", "")  # no bars, no warnings
     assert loaded.id == str(folder) and loaded.revision is None
-    assert (loaded.family, loaded.dtype, loaded.n_layers, loaded.max_tokens) == ("llama", "float32", tiny.LAYERS, 128)
+    assert (loaded.family, loaded.dtype, loaded.n_layers, loaded.max_tokens) == (
+        "llama",
+        "float32",
+        tiny.LAYERS,
+        128,
+    )
     assert loaded.widths["mlp.up"] == 44
     assert loaded.device == loaded.model.device
     assert not loaded.model.training
@@ -73,13 +81,18 @@ def test_transformers_settings_are_put_back(folder: Path) -> None:
     noise.set_verbosity_warning()
 
 
-@pytest.mark.parametrize(("stored", "asked", "got", "noted"), [
-    (torch.bfloat16, "auto", "bfloat16", False),
-    (torch.float16, "auto", "float32", True),  # on a CPU
-    (torch.float16, "float16", "float16", False),
-    (torch.float32, "bfloat16", "bfloat16", False),
-])  # fmt: skip
-def test_dtype_is_chosen_and_recorded(tmp_path: Path, stored: torch.dtype, asked: str, got: str, noted: bool) -> None:
+@pytest.mark.parametrize(
+    ("stored", "asked", "got", "noted"),
+    [
+        (torch.bfloat16, "auto", "bfloat16", False),
+        (torch.float16, "auto", "float32", True),  # on a CPU
+        (torch.float16, "float16", "float16", False),
+        (torch.float32, "bfloat16", "bfloat16", False),
+    ],
+)
+def test_dtype_is_chosen_and_recorded(
+    tmp_path: Path, stored: torch.dtype, asked: str, got: str, noted: bool
+) -> None:
     loaded = loading.load(str(tiny.save(tmp_path / "m", dtype=stored)), dtype=asked, device="cpu")
     assert loaded.dtype == got
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {getattr(torch, got)}
@@ -94,8 +107,15 @@ def test_unknown_dtypes_and_devices_are_input_errors(folder: Path) -> None:
 
 
 def test_a_model_spread_over_memory_and_disk_is_the_same_model(folder: Path, tmp_path: Path) -> None:
-    spread = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "disk",
-              "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}  # fmt: skip
+    spread = {
+        "model.embed_tokens": "cpu",
+        "model.layers.0": "cpu",
+        "model.layers.1": "disk",
+        "model.layers.2": "disk",
+        "model.norm": "cpu",
+        "model.rotary_emb": "cpu",
+        "lm_head": "cpu",
+    }
     whole, parts = loading.load(str(folder), device="cpu"), loading.load(str(folder), device_map=spread)
     assert any(parameter.is_meta for parameter in parts.model.parameters())
     assert parts.fingerprint == whole.fingerprint
@@ -159,27 +179,36 @@ def test_a_repositorys_own_code_does_not_run_unless_asked(tmp_path: Path) -> Non
     _refused("trust_remote_code", place)
 
 
-# --- describe --------------------------------------------------------------------------------------------------------
+# --- describe
+# --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("hidden", "inner", "layers", "heads", "mlp", "everything"), [
-    (4096, 11008, 32, 32, 835_584, 1_359_872),  # Llama-2-7B
-    (5120, 13824, 40, 40, 1_310_720, 2_129_920),  # Llama-2-13B
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("hidden", "inner", "layers", "heads", "mlp", "everything"),
+    [
+        (4096, 11008, 32, 32, 835_584, 1_359_872),  # Llama-2-7B
+        (5120, 13824, 40, 40, 1_310_720, 2_129_920),  # Llama-2-13B
+    ],
+)
 def test_describe_needs_only_a_configuration(
     tmp_path: Path, hidden: int, inner: int, layers: int, heads: int, mlp: int, everything: int
 ) -> None:
     transformers.LlamaConfig(
-        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
-        max_position_embeddings=4096, dtype="float16",
-    ).save_pretrained(tmp_path)  # fmt: skip
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=4096,
+        dtype="float16",
+    ).save_pretrained(tmp_path)
     info = loading.describe(str(tmp_path))
     assert (info.neurons["mlp"], info.neurons["all"]) == (mlp, everything)
     assert (info.family, info.n_layers, info.dtype, info.max_tokens) == ("llama", layers, "float16", 4096)
     assert info.sites["mlp.gate"] == info.sites["mlp.hidden"] == inner and info.sites["attn.o"] == hidden
 
 
-# --- fingerprints ----------------------------------------------------------------------------------------------------
+# --- fingerprints
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_the_fingerprint_of_a_model_changes_with_any_bit_and_not_with_its_place(tmp_path: Path) -> None:
@@ -214,7 +243,8 @@ def test_the_fingerprint_of_a_tokenizer() -> None:
     plain = tiny.tokenizer()
     first = fingerprint.of_tokenizer(plain)
     plain.pad_token = "</s>"
-    plain(["a", "bcd"], padding=True, truncation=True, max_length=3)  # leaves padding and truncation switched on
+    # leaves padding and truncation switched on
+    plain(["a", "bcd"], padding=True, truncation=True, max_length=3)
     plain.pad_token = None
     assert fingerprint.of_tokenizer(plain) == first == fingerprint.of_tokenizer(tiny.tokenizer())
     assert fingerprint.of_tokenizer(tiny.tokenizer(bos=False)) != first
@@ -222,7 +252,8 @@ def test_the_fingerprint_of_a_tokenizer() -> None:
     assert fingerprint.of_tokenizer(plain) != first
 
 
-# --- encode ----------------------------------------------------------------------------------------------------------
+# --- encode
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_encode_without_a_pad_token(folder: Path) -> None:
@@ -233,10 +264,12 @@ def test_encode_without_a_pad_token(folder: Path) -> None:
     assert [len(row) for row in bare] == [1, 3, 0]
     assert loading.encode(loaded, texts) == [[1, *row] for row in bare]
     assert loading.encode(loaded, []) == []
-    assert [len(row) for row in loading.encode(loaded, ["x" * 1000])] == [1001]  # too long is the caller's to refuse
+    # too long is the caller's to refuse
+    assert [len(row) for row in loading.encode(loaded, ["x" * 1000])] == [1001]
 
 
-# --- the hub, without a network --------------------------------------------------------------------------------------
+# --- the hub, without a network
+# --------------------------------------------------------------------------------------
 
 
 def test_a_cached_hub_model_loads_offline_with_its_commit(offline: Path) -> None:
@@ -256,16 +289,23 @@ def test_a_cached_hub_model_loads_offline_with_its_commit(offline: Path) -> None
 @pytest.mark.usefixtures("offline")
 def test_a_hub_model_that_is_nowhere() -> None:
     _refused(
-        "someone/absent: not a local folder, not in the hub's cache, and the hub cannot be reached", "someone/absent"
+        "someone/absent: not a local folder, not in the hub's cache, and the hub cannot be reached",
+        "someone/absent",
     )
     _refused("no model of this name", "not a name")
 
 
-# --- GGUF and the embedded model -------------------------------------------------------------------------------------
+# --- GGUF and the embedded model
+# -------------------------------------------------------------------------------------
 
 
 def test_the_embedded_model_knows_a_fact(smollm2: loading.LoadedModel) -> None:
-    assert (smollm2.id, smollm2.family, smollm2.dtype, smollm2.n_layers) == ("smollm2", "llama", "float32", 30)
+    assert (smollm2.id, smollm2.family, smollm2.dtype, smollm2.n_layers) == (
+        "smollm2",
+        "llama",
+        "float32",
+        30,
+    )
     assert smollm2.revision == f"sha256:{checkpoints.EMBEDDED_SHA256}"
     assert loading.describe("smollm2").neurons == {"mlp": 109_440, "attn": 46_080, "all": 155_520}
     prompt = "The capital of Italy is Rome. The capital of Spain is Madrid. The capital of France is"
@@ -273,7 +313,10 @@ def test_the_embedded_model_knows_a_fact(smollm2: loading.LoadedModel) -> None:
     answer = smollm2.model.generate(ids, max_new_tokens=1, do_sample=False)[0, ids.shape[1] :]
     assert smollm2.tokenizer.decode(answer).strip() == "Paris"
     again = loading.load("smollm2", revision=smollm2.revision)
-    assert (again.fingerprint, again.tokenizer_fingerprint) == (smollm2.fingerprint, smollm2.tokenizer_fingerprint)
+    assert (again.fingerprint, again.tokenizer_fingerprint) == (
+        smollm2.fingerprint,
+        smollm2.tokenizer_fingerprint,
+    )
     _refused("is revision sha256:b179", "smollm2", revision="sha256:0000")
 
 
@@ -284,7 +327,8 @@ def test_two_processes_decode_into_one_whole_folder(tmp_path: Path, smollm2: loa
     code = "import sys; from relact import checkpoints; print(checkpoints.locate('smollm2').folder)"
     environment = {"RELACT_CACHE": str(tmp_path), "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
     runs = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, text=True, stdout=-1, stderr=-1) for _ in "12"
+        subprocess.Popen([sys.executable, "-c", code], env=environment, text=True, stdout=-1, stderr=-1)
+        for _ in "12"
     ]
     outputs = [run.communicate() for run in runs]
     assert [run.returncode for run in runs] == [0, 0], outputs
@@ -298,10 +342,12 @@ def test_decoded_weights_equal_the_gguf_packages_own() -> None:
     found = checkpoints.locate("smollm2")
     ours = load_file(found.folder / "model.safetensors")
     theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(checkpoints.embedded_file()).tensors}
-    pairs = {"token_embd.weight": "model.embed_tokens.weight",
-             "blk.7.ffn_gate.weight": "model.layers.7.mlp.gate_proj.weight",
-             "blk.29.ffn_down.weight": "model.layers.29.mlp.down_proj.weight",
-             "blk.0.attn_v.weight": "model.layers.0.self_attn.v_proj.weight"}  # fmt: skip
+    pairs = {
+        "token_embd.weight": "model.embed_tokens.weight",
+        "blk.7.ffn_gate.weight": "model.layers.7.mlp.gate_proj.weight",
+        "blk.29.ffn_down.weight": "model.layers.29.mlp.down_proj.weight",
+        "blk.0.attn_v.weight": "model.layers.0.self_attn.v_proj.weight",
+    }
     for name, here in pairs.items():
         expected = gguf.dequantize(theirs[name].data, theirs[name].tensor_type)
         np.testing.assert_array_equal(ours[here].numpy(), expected)
@@ -322,7 +368,9 @@ def test_a_file_that_is_not_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not [entry for entry in (tmp_path / "cache" / "models").iterdir() if entry.is_dir()]
 
 
-def test_the_embedded_model_missing_changed_or_without_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_model_missing_changed_or_without_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RELACT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "changed.gguf").write_bytes(b"other bytes")
     with monkeypatch.context() as patch:

@@ -14,12 +14,18 @@ from relact.relations import prompts, sources, split, table, verdict
 from relact.relations.facts import Fact, Relation
 
 LANGUAGES = ("en", "de", "zh")
-TEMPLATES = {"en": ("The word for {} is", "{} means"), "de": ("Das Wort für {} ist", "{} heißt"), "zh": ("{}的意思是",)}
+TEMPLATES = {
+    "en": ("The word for {} is", "{} means"),
+    "de": ("Das Wort für {} ist", "{} heißt"),
+    "zh": ("{}的意思是",),
+}
 
 
 def relation(count=60, name="r", languages=("en",), **changes):
     told = tuple(
-        Fact(str(at), f"subject{at}", f"object{at}", (), language) for at in range(count) for language in languages
+        Fact(str(at), f"subject{at}", f"object{at}", (), language)
+        for at in range(count)
+        for language in languages
     )
     return Relation(name, {one: TEMPLATES[one] for one in languages}, told, **changes)
 
@@ -34,7 +40,8 @@ def relations(draw):
     return Relation("r", TEMPLATES, tuple(told))
 
 
-# --- the split --------------------------------------------------------------------------------------------------------
+# --- the split
+# --------------------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None)
@@ -100,7 +107,8 @@ def test_facts_that_give_their_answer_away_are_left_out_and_counted():
     assert "Singapore" in set(prompts.prompts([inherent])["subject"])
 
 
-# --- the texts --------------------------------------------------------------------------------------------------------
+# --- the texts
+# --------------------------------------------------------------------------------------------------------
 
 
 def shown_before(text):
@@ -151,7 +159,9 @@ def test_a_paraphrase_asks_the_same_subjects_differently():
     assert plain[plain["split"] == "identify"].equals(other[other["split"] == "identify"])
     tests = [frame[frame["split"] == "test"] for frame in (plain, other)]
     assert list(tests[0]["subject"]) == list(tests[1]["subject"])
-    assert set(tests[0]["template"]) == {TEMPLATES["en"][0]} and set(tests[1]["template"]) == {TEMPLATES["en"][1]}
+    assert set(tests[0]["template"]) == {TEMPLATES["en"][0]} and set(tests[1]["template"]) == {
+        TEMPLATES["en"][1]
+    }
     with pytest.raises(InputError, match="only one template"):
         prompts.prompts([relation(languages=("zh",))], language="zh", paraphrase=True)
 
@@ -162,7 +172,9 @@ def test_all_templates_and_the_cap_on_identification_prompts():
 
 
 def test_braces_in_a_subject_are_left_alone():
-    made = Relation("code", {"en": ("{}",)}, tuple(Fact(str(at), f"f() {{}} {{{at}}}", "") for at in range(4)))
+    made = Relation(
+        "code", {"en": ("{}",)}, tuple(Fact(str(at), f"f() {{}} {{{at}}}", "") for at in range(4))
+    )
     assert sorted(prompts.prompts([made])["text"]) == [f"f() {{}} {{{at}}}" for at in range(4)]
 
 
@@ -182,7 +194,11 @@ def test_the_paper_holds_out_fifty_facts_of_each_relation_and_keeps_the_rest(tmp
         samples += [{"subject": f"s{n}", "object": f"p{n}"} for n in range(0, 60, 7)]  # second answers
         samples.append({"subject": "Intel 8086", "object": "Intel"})  # gives itself away, and stays
         counts[sources.PAPER[stem]] = len(samples)
-        data = {"prompt_templates": ["{} is"], "prompt_templates_zs": ["What is {}? It is"], "samples": samples}
+        data = {
+            "prompt_templates": ["{} is"],
+            "prompt_templates_zs": ["What is {}? It is"],
+            "samples": samples,
+        }
         (tmp_path / f"{stem}.json").write_text(json.dumps(data))
     frame = prompts.paper(tmp_path)
     shown = table.summary(frame).set_index("relation")
@@ -191,7 +207,9 @@ def test_the_paper_holds_out_fifty_facts_of_each_relation_and_keeps_the_rest(tmp
     assert (shown["identify"] + 50).to_dict() == counts
     assert frame["text"].str.endswith(" is? Answer:").all()
     for _, rows in frame.groupby("relation"):
-        assert not set(rows[rows["split"] == "test"]["subject"]) & set(rows[rows["split"] == "identify"]["subject"])
+        assert not set(rows[rows["split"] == "test"]["subject"]) & set(
+            rows[rows["split"] == "identify"]["subject"]
+        )
     again = prompts.paper(tmp_path, paraphrase=True)
     assert again[again["split"] == "test"]["text"].str.endswith("It is? Answer:").all()
 
@@ -221,7 +239,8 @@ def test_an_empty_relation_and_one_with_a_single_prompt_are_refused(count):
         prompts.prompts([])
 
 
-# --- correct or not ---------------------------------------------------------------------------------------------------
+# --- correct or not
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -271,7 +290,8 @@ def test_an_unknown_rule_is_refused():
         verdict.is_correct("a", ["a"], "naive")
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])

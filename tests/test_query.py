@@ -30,7 +30,9 @@ def best_by_pandas(plain, relation, n, statistic="average_precision"):
     for site in ("mlp.gate", "mlp.up", "mlp.down"):
         series = plain[f"scores/{site}"].to_dataset().sel(relation=relation).to_dataframe().reset_index()
         parts.append(series.assign(site=site))
-    return pd.concat(parts).sort_values(statistic, ascending=False, kind="stable").head(n).reset_index(drop=True)
+    return (
+        pd.concat(parts).sort_values(statistic, ascending=False, kind="stable").head(n).reset_index(drop=True)
+    )
 
 
 @pytest.mark.parametrize("n", [1, 7, 300])
@@ -43,7 +45,10 @@ def test_top_is_a_full_sort(study, plain, n, statistic):
 
 def test_top_of_some_sites_and_of_more_than_there_are(study, plain):
     found = query.top(study, relation="adj_comparative", n=10**9, sites="mlp.down")
-    assert len(found) == plain["activations/mlp.down"].sizes["layer"] * plain["activations/mlp.down"].sizes["neuron"]
+    assert (
+        len(found)
+        == plain["activations/mlp.down"].sizes["layer"] * plain["activations/mlp.down"].sizes["neuron"]
+    )
     assert set(found.site) == {"mlp.down"} and found.average_precision.is_monotonic_decreasing
 
 
@@ -77,7 +82,10 @@ def test_the_prompts_that_drive_a_neuron(study, plain):
     ("ask", "message"),
     [
         (lambda s: query.top(s, relation="country"), "no relation 'country'. Choose from country_capital"),
-        (lambda s: query.top(s, relation="country_capital", sites="attn"), "none of the sites attn is scored"),
+        (
+            lambda s: query.top(s, relation="country_capital", sites="attn"),
+            "none of the sites attn is scored",
+        ),
         (
             lambda s: query.top(s, relation="country_capital", statistic="ap"),
             "no statistic 'ap'. Choose from average_p",
@@ -100,19 +108,26 @@ def test_a_store_without_scores_names_the_command(study, tmp_path):
     copy = tmp_path / "s.zarr"
     shutil.copytree(study.path, copy)
     shutil.rmtree(copy / "scores")
-    for ask in (lambda: query.top(copy, relation="country_capital"), lambda: query.neuron(copy, "mlp.up", 0, 0)):
+    for ask in (
+        lambda: query.top(copy, relation="country_capital"),
+        lambda: query.neuron(copy, "mlp.up", 0, 0),
+    ):
         with pytest.raises(StoreError, match="relact score"):
             ask()
 
 
-FRAME = pd.DataFrame({"name": ["a|b", "c_d & e", "é\nf"], "count": [1, 2, 3], "value": [0.123456789, 1.0, -2.5]})
+FRAME = pd.DataFrame(
+    {"name": ["a|b", "c_d & e", "é\nf"], "count": [1, 2, 3], "value": [0.123456789, 1.0, -2.5]}
+)
 
 
 @pytest.mark.parametrize(
     ("suffix", "read"), [(".parquet", pd.read_parquet), (".csv", pd.read_csv), (".json", pd.read_json)]
 )
 def test_tables_come_back_as_they_were(tmp_path, suffix, read):
-    pd.testing.assert_frame_equal(read(tables.write_table(FRAME, tmp_path / f"t{suffix}")), FRAME, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        read(tables.write_table(FRAME, tmp_path / f"t{suffix}")), FRAME, check_dtype=False
+    )
 
 
 def test_tables_for_reading(tmp_path):
@@ -133,10 +148,20 @@ def test_a_table_that_cannot_be_written(tmp_path):
 def test_what_the_commands_print_and_write(command, study, tmp_path):
     code, out, _ = command("top", study.path, "--relation", "country_capital", "-n", 3)
     assert code == 0 and len(out.splitlines()) == 4 and "\x1b" not in out
-    code, out, _ = command("top", study.path, "--relation", "country_capital", "-n", 3, "-o", tmp_path / "t.csv")
-    assert code == 0 and out == f"written: {tmp_path / 't.csv'}\n" and len(pd.read_csv(tmp_path / "t.csv")) == 3
+    code, out, _ = command(
+        "top", study.path, "--relation", "country_capital", "-n", 3, "-o", tmp_path / "t.csv"
+    )
+    assert (
+        code == 0 and out == f"written: {tmp_path / 't.csv'}\n" and len(pd.read_csv(tmp_path / "t.csv")) == 3
+    )
     code, out, _ = command("neuron", study.path, "mlp.gate", 3, 5, "-n", 2)
-    assert code == 0 and "distribution" in out and "█" in out and out.count("most") == 2 and out.count("least") == 2
+    assert (
+        code == 0
+        and "distribution" in out
+        and "█" in out
+        and out.count("most") == 2
+        and out.count("least") == 2
+    )
     code, out, _ = command("neuron", study.path, "mlp.gate", 3, 5, "-n", 2, "--json")
     found = json.loads(out)
     assert len(found["relations"]) == 3 and len(found["prompts"]) == 4
@@ -154,7 +179,8 @@ def test_a_wide_table_is_whole_in_a_pipe_and_coloured_on_a_terminal(capsys, monk
         patch.setattr(terminal, "out", Console(force_terminal=True, color_system="truecolor", width=2000))
         terminal.table(frame, heat=["column_3"])
     coloured = capsys.readouterr().out.splitlines()
-    assert "48;2;143;59;0" in coloured[3] and "48;2" not in coloured[1]  # the highest deep orange, the lowest plain
+    # the highest deep orange, the lowest plain
+    assert "48;2;143;59;0" in coloured[3] and "48;2" not in coloured[1]
 
 
 def test_shades_keep_text_readable():
@@ -167,7 +193,8 @@ def test_shades_keep_text_readable():
 
 def test_contrast_is_that_of_the_standard():
     assert colours.contrast("#000000", "#ffffff") == pytest.approx(21)
-    assert colours.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)  # the best known near miss
+    # the best known near miss
+    assert colours.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
     assert colours.mix("#000000", "#ff8000", 0.5) == "#804000"
 
 
@@ -177,14 +204,18 @@ def test_a_sparkline_counts():
     assert terminal.sparkline(np.array([2.0, 2.0]), 2, 2)[0] == "█"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["top", "{store}", "--relation", "country_capital", "-n", "100"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["top", "{store}", "--relation", "country_capital", "-n", "100"]]
+)
 def test_asking_imports_neither_torch_nor_what_it_does_not_need(study, arguments):
     code = (
         "import sys; from relact.cli import app; app(sys.argv[1:], standalone_mode=False); "
         "print([n for n in ('torch', 'transformers', 'numba', 'dask', 'xarray', 'altair') if n in sys.modules])"
     )
     filled = [part.format(store=study.path) for part in arguments]
-    shown = subprocess.run([sys.executable, "-c", code, *filled], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", code, *filled], capture_output=True, text=True, check=True
+    ).stdout
     assert shown.splitlines()[-1] == "[]"
 
 

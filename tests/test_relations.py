@@ -20,7 +20,10 @@ LOADED = {relation.name: relation for relation in sources.load("all")}
 def test_there_are_enough_relations_languages_and_facts():
     print()
     for name, relation in LOADED.items():
-        print(f"{name:24}", *(f"{language} {len(relation.told_in(language))}" for language in relation.languages))
+        print(
+            f"{name:24}",
+            *(f"{language} {len(relation.told_in(language))}" for language in relation.languages),
+        )
     assert len(LOADED) >= 24
     assert sum(set(relation.languages) == SIX for relation in LOADED.values()) >= 6
     assert sum(len(relation.told_in("en")) >= 100 for relation in LOADED.values()) >= 24
@@ -129,7 +132,9 @@ def test_some_facts_are_as_everyone_knows_them(relation, language, subject, answ
 
 def test_the_docs_list_every_relation_with_its_count():
     text = (ROOT / "docs" / "relations.md").read_text(encoding="utf-8")
-    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `") and line.count("|") == 7]
+    rows = [
+        line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `") and line.count("|") == 7
+    ]
     told = {cells[0].strip(" `*"): cells for cells in rows}
     assert set(told) == set(LOADED)
     for name, cells in told.items():

@@ -63,7 +63,10 @@ def test_several_k_in_one_group_are_a_sweep(gathered):
             return accuracy.to_dataset(name="accuracy")
 
     choices, table, sweep = gathering._ablations(Fake())
-    assert {name: found["k"] for name, found in choices.items()} == {"sweep, k = 10": 10, "sweep, k = 100": 100}
+    assert {name: found["k"] for name, found in choices.items()} == {
+        "sweep, k = 10": 10,
+        "sweep, k = 100": 100,
+    }
     gap = [found["own"] - found["other"] for found in choices.values()]
     assert gap == sorted(gap, reverse=True)
     drop = 100 * (accuracy.sel(condition="intact") - accuracy)
@@ -80,9 +83,13 @@ def test_layers_and_overlaps_count_the_mask(gathered, plain, study):
     for site in ("all", *masks):
         chosen = list(masks.values()) if site == "all" else [masks[site]]
         counts = sum(mask.sum(axis=2) for mask in chosen)
-        table = gathered.layers[gathered.layers.site == site].pivot(index="relation", columns="layer", values="neurons")
+        table = gathered.layers[gathered.layers.site == site].pivot(
+            index="relation", columns="layer", values="neurons"
+        )
         np.testing.assert_array_equal(table.loc[gathered.relations], counts)
-    whole = gathered.overlap[gathered.overlap.site == "all"].pivot(index="relation", columns="other", values="shared")
+    whole = gathered.overlap[gathered.overlap.site == "all"].pivot(
+        index="relation", columns="other", values="shared"
+    )
     shared = compare.overlap(study, "top-200")["shared"]
     np.testing.assert_array_equal(whole.loc[gathered.relations, gathered.relations], shared)
 
@@ -93,7 +100,9 @@ def test_histograms_hold_every_neuron_and_the_null_is_that_of_the_counts(gathere
     )
     null = kernels.average_precision_null(12, 36, gathering.DRAWS, seed=0)
     for at, relation in enumerate(gathered.relations):
-        table = gathered.histogram[(gathered.histogram.relation == relation) & (gathered.histogram.site == "all")]
+        table = gathered.histogram[
+            (gathered.histogram.relation == relation) & (gathered.histogram.site == "all")
+        ]
         counts = np.histogram(values[at], np.linspace(0, 1, gathering.BINS + 1))[0]
         np.testing.assert_array_equal(table.neurons, counts)
         assert table.neurons.sum() == 109_440 and table.chance.sum() == pytest.approx(109_440, abs=1)
@@ -182,7 +191,9 @@ def test_the_page_is_one_file(gathered):
     data = json.loads(page.scripts[0])
     assert data["relations"] == gathered.relations and set(data["uses"]) == set(data["columns"]) - {"sweep"}
     assert "one false discovery in 100 is allowed" in " ".join(page.text)
-    assert re.search(r"Switching off a relation's own best 200 neurons costs it \d+\.\d points", " ".join(page.text))
+    assert re.search(
+        r"Switching off a relation's own best 200 neurons costs it \d+\.\d points", " ".join(page.text)
+    )
 
 
 def test_the_command(command, study, tmp_path):

@@ -1,4 +1,6 @@
-"""The report in a real browser: drawn without an error or a request, its controls work, hostile text stays text."""
+"""The report in a real browser: drawn without an error or a request, its controls work,
+hostile text stays text.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def test_choosing_a_relation_and_a_site(open_report, report, study):
     page.select_option("#site", "mlp.down")
     assert page.locator("#h-neurons").inner_text() == "The best neurons of word_first_letter"
     assert visit.signal("distribution", "relation") == "word_first_letter"
-    assert [visit.signal(figure, "site") for figure in ("distribution", "overlap", "layers")] == ["mlp.down"] * 3
+    assert [visit.signal(figure, "site") for figure in ("distribution", "overlap", "layers")] == [
+        "mlp.down"
+    ] * 3
     assert page.locator("#f-distribution svg .mark-rect").first.inner_html() != before
     best = query.top(study, relation="word_first_letter", n=20, sites="mlp.down")
     shown = page.locator("#neurons tbody tr td:nth-child(5)").all_inner_texts()
@@ -89,7 +93,9 @@ def test_sorting_searching_and_opening_a_neuron_by_keyboard(open_report, report,
     assert page.locator("#neurons tbody tr").count() == 120
     best = query.top(study, relation="country_capital", n=1).iloc[0]
     page.fill("#search", f"{best.site} {best.layer} {best.neuron}")
-    assert page.locator("#neurons tbody tr").count() == 1 and page.locator("#found").inner_text() == "1 listed"
+    assert (
+        page.locator("#neurons tbody tr").count() == 1 and page.locator("#found").inner_text() == "1 listed"
+    )
     page.locator("#neurons button.open").focus()
     page.keyboard.press("Enter")
     assert page.locator("#neurons button.open").get_attribute("aria-expanded") == "true"
@@ -136,9 +142,7 @@ def test_a_phone_needs_no_sideways_scrolling(open_report, report):
     page = visit.page
     visit.keep("phone")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    sizes = (
-        "[...document.querySelectorAll('main p, td, th, select')].map((e) => parseFloat(getComputedStyle(e).fontSize))"
-    )
+    sizes = "[...document.querySelectorAll('main p, td, th, select')].map((e) => parseFloat(getComputedStyle(e).fontSize))"
     assert min(page.evaluate(sizes)) >= 13
 
 
@@ -147,14 +151,19 @@ def hostile(tiny_folder, tmp_path_factory):
     """A sweep of a tiny model on relations, subjects and texts that are markup."""
     rows = [
         {
-            "text": f"{relation}</script><script>window.owned = 1</script> {number}", "relation": relation,
-            "subject": f"<b onclick='window.owned = 1'>{number}</b>", "object": "</pre><iframe src='https://example.org'>",
-            "answers": [str(number)], "template": "{}", "language": "en", "split": "identify" if number < 8 else "test",
+            "text": f"{relation}</script><script>window.owned = 1</script> {number}",
+            "relation": relation,
+            "subject": f"<b onclick='window.owned = 1'>{number}</b>",
+            "object": "</pre><iframe src='https://example.org'>",
+            "answers": [str(number)],
+            "template": "{}",
+            "language": "en",
+            "split": "identify" if number < 8 else "test",
             "shots": 0,
         }
         for relation in EVIL
         for number in range(11)
-    ]  # fmt: skip
+    ]
     folder = tmp_path_factory.mktemp("hostile")
     store = relact.score(relact.capture(str(tiny_folder), pd.DataFrame(rows), folder / "s.zarr"))
     for k in (4, 16, 64):
@@ -178,7 +187,9 @@ def test_hostile_text_stays_text(open_report, hostile):
     assert EVIL[0] in page.locator("#vg-tooltip-element").inner_text()
     assert "<b onclick" not in page.locator("#neurons .detail").inner_html()
     assert page.evaluate("window.owned") is None
-    assert page.evaluate("document.images.length + document.querySelectorAll('iframe, [onclick]').length") == 0
+    assert (
+        page.evaluate("document.images.length + document.querySelectorAll('iframe, [onclick]').length") == 0
+    )
 
 
 def test_an_ablation_can_be_chosen_from_a_sweep(open_report, hostile):
@@ -202,4 +213,6 @@ def test_the_check_that_the_demo_gets(browser, report, tmp_path):
             "<footer>", "<footer><img src='https://example.org/x.png'>"
         )
     )
-    assert any("asked for https://example.org/x.png" in problem for problem in browsers.check(browser, broken))
+    assert any(
+        "asked for https://example.org/x.png" in problem for problem in browsers.check(browser, broken)
+    )

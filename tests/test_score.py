@@ -1,4 +1,6 @@
-"""Scores of a real study equal scikit-learn's, neuron by neuron, and depend on nothing but the activations."""
+"""Scores of a real study equal scikit-learn's, neuron by neuron,
+and depend on nothing but the activations.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ def test_every_statistic_follows_its_definition(study):
             "off_p50": np.percentile(off, 50, axis=0),
             "off_mean": off.mean(axis=0),
         }.items():
-            np.testing.assert_allclose(scores[name].sel(relation=relation).values, expected, rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(
+                scores[name].sel(relation=relation).values, expected, rtol=1e-5, atol=1e-7
+            )
 
 
 def test_workers_and_memory_do_not_change_a_bit(study, tmp_path):
@@ -122,7 +126,8 @@ def test_sampled_negatives_are_four_to_one_and_seeded(captured):
 def test_only_what_changed_is_computed_again(captured, monkeypatch):
     computed = []
     monkeypatch.setattr(
-        "relact.score.run_task", lambda job, task: computed.append(job.labels.relations) or run_task(job, task)
+        "relact.score.run_task",
+        lambda job, task: computed.append(job.labels.relations) or run_task(job, task),
     )
     score(captured, relations=["size"])
     assert set(computed) == {("size",)}
@@ -160,7 +165,11 @@ def test_a_cluster_gives_the_same_bits_though_a_worker_dies(captured, tmp_path):
             "--no-nanny",
             "--no-dashboard",
         ]
-        with running(worker, tmp_path), running(worker, tmp_path) as victim, distributed.Client(address) as client:
+        with (
+            running(worker, tmp_path),
+            running(worker, tmp_path) as victim,
+            distributed.Client(address) as client,
+        ):
             client.wait_for_workers(2, timeout=60)
             killed = []
 
@@ -181,7 +190,9 @@ def test_a_cluster_gives_the_same_bits_though_a_worker_dies(captured, tmp_path):
 
 
 def test_a_cluster_that_seems_silent_is_asked_again(captured, monkeypatch):
-    """A client that missed the scheduler's word of finished tasks, as it can when a worker dies, does not wait for ever."""
+    """A client that missed the scheduler's word of finished tasks, as it can when a worker dies,
+    does not wait for ever.
+    """
     score(captured)
     expected = {site: captured.dataset(f"scores/{site}").load() for site in captured.layouts}
     shutil.rmtree(captured.path / "scores")
@@ -195,7 +206,9 @@ def test_a_cluster_that_seems_silent_is_asked_again(captured, monkeypatch):
 
     monkeypatch.setattr(distributed.Client, "_handle_key_in_memory", miss_three)
     monkeypatch.setattr(schedulers, "PATIENCE_SECONDS", 0.5)
-    with distributed.LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=None) as cluster:
+    with distributed.LocalCluster(
+        n_workers=1, processes=False, protocol="tcp", dashboard_address=None
+    ) as cluster:
         score(captured, scheduler=cluster.scheduler_address)
     assert len(missed) == 3
     for site, dataset in expected.items():
@@ -255,6 +268,8 @@ def test_not_a_number_is_named(captured, monkeypatch):
     values = np.zeros((captured.n_prompts, captured.layouts["mlp.up"].width), np.float32)
     values[9, 3] = np.nan
     rewrite(captured, "mlp.up", 2, values)
-    with pytest.raises(NumericError, match=r"site mlp.up, layer 2: the activation of neuron 3 on prompt 9 is NaN"):
+    with pytest.raises(
+        NumericError, match=r"site mlp.up, layer 2: the activation of neuron 3 on prompt 9 is NaN"
+    ):
         score(captured)
     assert not local.open(captured.path).has(schema.SCORES)

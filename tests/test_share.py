@@ -1,4 +1,6 @@
-"""Packing and unpacking: the same bytes come back, others open the package without relact, nothing local leaks."""
+"""Packing and unpacking: the same bytes come back, others open the package without relact,
+nothing local leaks.
+"""
 
 from __future__ import annotations
 
@@ -118,8 +120,18 @@ def test_the_card_tells_what_it_is_and_cannot_be_tricked(study, tmp_path):
     packed = pack(study.path, tmp_path / "p.zarr", licence="cc-by-4.0")
     text = (packed.path / "README.md").read_text()
     manifest = study.manifest
-    for fact in ("smollm2", manifest.model.revision, manifest.model.fingerprint, manifest.prompts["test"]["digest"],
-                 "country_capital", "109,440", "mlp.gate", "cc-by-4.0", "relact run --like", "random neurons"):  # fmt: skip
+    for fact in (
+        "smollm2",
+        manifest.model.revision,
+        manifest.model.fingerprint,
+        manifest.prompts["test"]["digest"],
+        "country_capital",
+        "109,440",
+        "mlp.gate",
+        "cc-by-4.0",
+        "relact run --like",
+        "random neurons",
+    ):
         assert fact in text
     from relact.sharing import card
 
@@ -150,14 +162,20 @@ def test_a_package_is_read_only(tiny_study, tmp_path):
     pack(tiny_study.path, tmp_path / "p.zarr")
     before = contents(tmp_path / "p.zarr")
     shared = open_store(tmp_path / "p.zarr")
-    for refused in (lambda: relact.score(shared), lambda: relact.score(tmp_path / "p.zarr"),
-                    lambda: relact.select(shared, k=3), lambda: relact.select(tmp_path / "p.zarr", k=3)):  # fmt: skip
+    for refused in (
+        lambda: relact.score(shared),
+        lambda: relact.score(tmp_path / "p.zarr"),
+        lambda: relact.select(shared, k=3),
+        lambda: relact.select(tmp_path / "p.zarr", k=3),
+    ):
         with pytest.raises(StoreError, match=r"only be read|read-only"):
             refused()
     assert contents(tmp_path / "p.zarr") == before
 
 
-def test_unpacked_without_activations_a_capture_makes_them_again(tiny_study, tiny_folder, tiny_prompts, tmp_path):
+def test_unpacked_without_activations_a_capture_makes_them_again(
+    tiny_study, tiny_folder, tiny_prompts, tmp_path
+):
     pack(tiny_study.path, tmp_path / "p.zarr.zip")
     repeat = unpack(tmp_path / "p.zarr.zip", tmp_path / "again.zarr")
     with pytest.raises(IdentityError, match=r"model\.id"):  # the name lost its folders
@@ -219,7 +237,9 @@ def test_every_query_agrees_on_a_package(tiny_study, tmp_path):
     xr.testing.assert_identical(
         tree["scores/mlp.up"].to_dataset().drop_attrs(), tiny_study.dataset("scores/mlp.up").drop_attrs()
     )
-    xr.testing.assert_identical(*(compare.overlap(store, "top-12") for store in (tmp_path / "p.zarr.zip", tiny_study)))
+    xr.testing.assert_identical(
+        *(compare.overlap(store, "top-12") for store in (tmp_path / "p.zarr.zip", tiny_study))
+    )
     assert compare.agreement(shared, tiny_study, k=12)["jaccard"].tolist() == [1.0, 1.0]
     assert report.report(str(tmp_path / "p.zarr.zip"), tmp_path / "p.html")[0].stat().st_size > 10_000
     assert shared.prompts(schema.TEST).equals(tiny_study.prompts(schema.TEST))

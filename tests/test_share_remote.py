@@ -1,4 +1,6 @@
-"""Stores opened where they lie: static servers, an S3-compatible server, a hub; few requests, clear errors."""
+"""Stores opened where they lie: static servers, an S3-compatible server, a hub; few requests,
+clear errors.
+"""
 
 from __future__ import annotations
 
@@ -60,14 +62,20 @@ def test_a_static_server_is_enough(web, study, handler, name):
     ("handler", "name", "requests"),
     [(Plain, "study.zarr", 6), (Ranged, "study.zarr", 6), (Ranged, "study.zarr.zip", 4)],
 )
-def test_top_20_takes_a_handful_of_requests_and_less_than_2_percent_of_the_bytes(web, study, handler, name, requests):
+def test_top_20_takes_a_handful_of_requests_and_less_than_2_percent_of_the_bytes(
+    web, study, handler, name, requests
+):
     path = web / name
     size = (
-        path.stat().st_size if path.is_file() else sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+        path.stat().st_size
+        if path.is_file()
+        else sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
     )
     with serving(handler, web) as server:
         query.top(f"{server.url}/{name}", relation="country_capital", n=20)
-    moved = f"{name}: {len(server.paths)} requests, {server.bytes:,} of {size:,} bytes, {server.bytes / size:.2%}"
+    moved = (
+        f"{name}: {len(server.paths)} requests, {server.bytes:,} of {size:,} bytes, {server.bytes / size:.2%}"
+    )
     print(moved)
     assert len(server.paths) <= requests, server.paths
     assert server.bytes < 0.02 * size, moved
@@ -204,7 +212,8 @@ def test_an_unpacked_store_on_a_server_is_explained(tiny_study):
         open_store(f"{server.url}/study.zarr")
 
 
-# --- object stores ----------------------------------------------------------------------------------------------------
+# --- object stores
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["tiny.zarr.zip", "tiny.zarr"])
@@ -217,7 +226,9 @@ def test_pushed_to_an_object_store_queried_there_and_pulled(bucket, tiny_study, 
     pull(url, tmp_path / "again.zarr")
     for path in tiny_study.path.rglob("*"):
         if path.is_file() and path.name != "zarr.json":
-            assert (tmp_path / "again.zarr" / path.relative_to(tiny_study.path)).read_bytes() == path.read_bytes()
+            assert (
+                tmp_path / "again.zarr" / path.relative_to(tiny_study.path)
+            ).read_bytes() == path.read_bytes()
 
 
 def test_the_root_of_a_folder_is_published_last(bucket, tiny_study, monkeypatch):
@@ -243,7 +254,9 @@ def test_top_20_from_an_object_store_moves_less_than_2_percent(bucket, web, monk
 
         monkeypatch.setattr(urls.Place, kind, counted)
     tail = urls.Place.tail
-    monkeypatch.setattr(urls.Place, "tail", lambda self, *a: (moved.append(len((r := tail(self, *a))[0])), r)[1])
+    monkeypatch.setattr(
+        urls.Place, "tail", lambda self, *a: (moved.append(len((r := tail(self, *a))[0])), r)[1]
+    )
     push(web / "study.zarr.zip", "s3://neurons/study.zarr.zip")
     query.top("s3://neurons/study.zarr.zip", relation="country_capital", n=20)
     size = (web / "study.zarr.zip").stat().st_size
@@ -272,7 +285,8 @@ def test_only_places_that_take_files_are_pushed_to(tiny_study):
         push(tiny_study.path, "https://host/s.zarr")
 
 
-# --- the hub ----------------------------------------------------------------------------------------------------------
+# --- the hub
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -298,7 +312,8 @@ def test_a_data_set_on_the_hub(hub, tiny_study, tmp_path, name):
     same_answers(url, tiny_study)
     pull(url, tmp_path / "again.zarr")
     assert any(
-        path.endswith("/datasets/me/neurons/resolve/main/README.md") or "README.md" in path for path in hub.paths
+        path.endswith("/datasets/me/neurons/resolve/main/README.md") or "README.md" in path
+        for path in hub.paths
     )
     reads = [path for path in hub.paths if f"/resolve/main/{name}" in path]
     assert reads and all(path.endswith("Bearer hf_secret") for path in reads)
@@ -306,7 +321,8 @@ def test_a_data_set_on_the_hub(hub, tiny_study, tmp_path, name):
         open_store("hf://datasets/me/neurons/none.zarr")
 
 
-# --- commands ---------------------------------------------------------------------------------------------------------
+# --- commands
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_commands_take_addresses(web, tmp_path, capsys, monkeypatch):

@@ -28,11 +28,15 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory):
-    return capture(victims.loaded(), victims.prompts(), tmp_path_factory.mktemp("disk") / "tiny.zarr", **OPTIONS)
+    return capture(
+        victims.loaded(), victims.prompts(), tmp_path_factory.mktemp("disk") / "tiny.zarr", **OPTIONS
+    )
 
 
 def streamed(prompts=None, **options):
-    return stream(victims.loaded(), victims.prompts() if prompts is None else prompts, URL, **OPTIONS, **options)
+    return stream(
+        victims.loaded(), victims.prompts() if prompts is None else prompts, URL, **OPTIONS, **options
+    )
 
 
 def keys(bucket):
@@ -46,7 +50,9 @@ def same(store, expected):
     assert store.missing_blocks() == []
     for site, lay in expected.layouts.items():
         for layer in range(lay.n_layers):
-            for ours, theirs in zip(*(one.columns(site, layer, 0, lay.span) for one in (store, expected)), strict=True):
+            for ours, theirs in zip(
+                *(one.columns(site, layer, 0, lay.span) for one in (store, expected)), strict=True
+            ):
                 np.testing.assert_array_equal(ours, theirs)
 
 
@@ -76,7 +82,9 @@ def test_a_streamed_capture_is_the_capture(bucket, cache, on_disk, tmp_path, com
     if not compress:
         for path in on_disk.path.rglob("*"):
             if path.is_file() and path.name != "zarr.json":
-                assert (tmp_path / "pulled.zarr" / path.relative_to(on_disk.path)).read_bytes() == path.read_bytes()
+                assert (
+                    tmp_path / "pulled.zarr" / path.relative_to(on_disk.path)
+                ).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["goes on", "goes on from another machine"])

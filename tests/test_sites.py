@@ -1,7 +1,9 @@
-"""The table of families against the models themselves: every site recomputed by hand from a tiny model's weights.
+"""The table of families against the models themselves:
+every site recomputed by hand from a tiny model's weights.
 
-``HAND`` below is a second, independent account of where things are, written out with plain numbers for the tiny sizes
-(hidden 32, 4 heads of 8, 2 key-value heads, 44 MLP neurons): it shares nothing with relact/sites.py.
+``HAND`` below is a second, independent account of where things are, written out with plain numbers for the
+tiny sizes (hidden 32, 4 heads of 8, 2 key-value heads, 44 MLP neurons): it shares nothing with
+relact/sites.py.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from relact import sites
 from relact.errors import InputError, ModelError
 from relact.models.hooks import visit
 
-Rows = Tensor | None  # rows of a projection's weight that are the site's neurons, in their order; None: all of them
+# rows of a projection's weight that are the site's neurons, in their order; None: all of them
+Rows = Tensor | None
 tanh_gelu = partial(F.gelu, approximate="tanh")
 
 
@@ -62,12 +65,28 @@ def _per_head() -> dict[str, Rows]:
 
 def _falcon(layout: dict[str, Rows]) -> Hand:
     fused = "self_attention.query_key_value"
-    return Hand("transformer.h", F.gelu, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", None, fused, fused, fused,
-                "self_attention.dense", layout)  # fmt: skip
+    return Hand(
+        "transformer.h",
+        F.gelu,
+        "mlp.dense_h_to_4h",
+        "mlp.dense_4h_to_h",
+        None,
+        fused,
+        fused,
+        fused,
+        "self_attention.dense",
+        layout,
+    )
 
 
 def _separate(under: str, out: str, **rest: Any) -> dict[str, Any]:
-    return {"q": f"{under}.q_proj", "k": f"{under}.k_proj", "v": f"{under}.v_proj", "out": f"{under}.{out}", **rest}
+    return {
+        "q": f"{under}.q_proj",
+        "k": f"{under}.k_proj",
+        "v": f"{under}.v_proj",
+        "out": f"{under}.{out}",
+        **rest,
+    }
 
 
 def _fused(path: str, out: str, rows: dict[str, Rows], **rest: Any) -> dict[str, Any]:
@@ -77,43 +96,101 @@ def _fused(path: str, out: str, rows: dict[str, Rows], **rest: Any) -> dict[str,
 _GATE_UP: dict[str, Rows] = {"mlp.gate": torch.arange(44), "mlp.up": torch.arange(44, 88)}
 _GPT_MLP = {"up": "mlp.c_fc", "down": "mlp.c_proj", "gate": None}
 _GROUPED = torch.arange(64).view(2, 4, 8)  # key-value head, [q q k v], unit
-_GROUPED_ROWS = {"attn.q": _GROUPED[:, :2].flatten(), "attn.k": _GROUPED[:, 2].flatten(),
-                 "attn.v": _GROUPED[:, 3].flatten()}  # fmt: skip
+_GROUPED_ROWS = {
+    "attn.q": _GROUPED[:, :2].flatten(),
+    "attn.k": _GROUPED[:, 2].flatten(),
+    "attn.v": _GROUPED[:, 3].flatten(),
+}
 
 HAND: dict[str, Hand] = {
-    **{name: Hand("model.layers", F.silu) for name in
-       ("llama", "llama/biased", "mistral", "ministral", "ministral3", "qwen2", "qwen3", "stablelm", "cohere",
-        "cohere2", "olmo", "olmo/clipped", "olmo2", "olmo3", "smollm3", "granite", "seed_oss", "helium", "exaone4",
-        "ernie4_5", "hunyuan_v1_dense")},
+    **{
+        name: Hand("model.layers", F.silu)
+        for name in (
+            "llama",
+            "llama/biased",
+            "mistral",
+            "ministral",
+            "ministral3",
+            "qwen2",
+            "qwen3",
+            "stablelm",
+            "cohere",
+            "cohere2",
+            "olmo",
+            "olmo/clipped",
+            "olmo2",
+            "olmo3",
+            "smollm3",
+            "granite",
+            "seed_oss",
+            "helium",
+            "exaone4",
+            "ernie4_5",
+            "hunyuan_v1_dense",
+        )
+    },
     **{name: Hand("model.layers", tanh_gelu) for name in ("gemma", "gemma2", "gemma3_text")},
     "gemma3": Hand("model.language_model.layers", tanh_gelu),
     **{name: Hand("model.layers", square_relu, gate=None) for name in ("nemotron", "arcee")},
     "apertus": Hand("model.layers", None, gate=None),
     "phi": Hand("model.layers", tanh_gelu, "mlp.fc1", "mlp.fc2", None, out="self_attn.dense"),
-    "phi3": Hand("model.layers", F.silu, "mlp.gate_up_proj", gate="mlp.gate_up_proj",
-                 **_fused("self_attn.qkv_proj", "self_attn.o_proj", {**_GATE_UP, **_spans(32, 16, 16)})),
-    **{name: Hand("model.layers", F.silu, "mlp.gate_up_proj", gate="mlp.gate_up_proj", rows=_GATE_UP)
-       for name in ("glm", "glm4")},
+    "phi3": Hand(
+        "model.layers",
+        F.silu,
+        "mlp.gate_up_proj",
+        gate="mlp.gate_up_proj",
+        **_fused("self_attn.qkv_proj", "self_attn.o_proj", {**_GATE_UP, **_spans(32, 16, 16)}),
+    ),
+    **{
+        name: Hand("model.layers", F.silu, "mlp.gate_up_proj", gate="mlp.gate_up_proj", rows=_GATE_UP)
+        for name in ("glm", "glm4")
+    },
     "starcoder2": Hand("model.layers", tanh_gelu, "mlp.c_fc", "mlp.c_proj", None),
-    **{name: Hand("transformer.h", tanh_gelu, **_GPT_MLP, **_fused("attn.c_attn", "attn.c_proj", _spans(32, 32, 32)))
-       for name in ("gpt2", "gpt2/default-inner")},
-    "gpt_bigcode/multi-query": Hand("transformer.h", tanh_gelu, **_GPT_MLP,
-                                    **_fused("attn.c_attn", "attn.c_proj", _spans(32, 8, 8))),
-    "gpt_bigcode/multi-head": Hand("transformer.h", tanh_gelu, **_GPT_MLP,
-                                   **_fused("attn.c_attn", "attn.c_proj", _per_head())),
+    **{
+        name: Hand(
+            "transformer.h", tanh_gelu, **_GPT_MLP, **_fused("attn.c_attn", "attn.c_proj", _spans(32, 32, 32))
+        )
+        for name in ("gpt2", "gpt2/default-inner")
+    },
+    "gpt_bigcode/multi-query": Hand(
+        "transformer.h", tanh_gelu, **_GPT_MLP, **_fused("attn.c_attn", "attn.c_proj", _spans(32, 8, 8))
+    ),
+    "gpt_bigcode/multi-head": Hand(
+        "transformer.h", tanh_gelu, **_GPT_MLP, **_fused("attn.c_attn", "attn.c_proj", _per_head())
+    ),
     "gpt_neo": Hand("transformer.h", tanh_gelu, **_GPT_MLP, **_separate("attn.attention", "out_proj")),
-    "gptj": Hand("transformer.h", tanh_gelu, "mlp.fc_in", "mlp.fc_out", None, **_separate("attn", "out_proj")),
-    "gpt_neox": Hand("gpt_neox.layers", F.gelu, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", None,
-                     **_fused("attention.query_key_value", "attention.dense", _per_head())),
-    "bloom": Hand("transformer.h", tanh_gelu, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", None,
-                  **_fused("self_attention.query_key_value", "self_attention.dense", _per_head())),
+    "gptj": Hand(
+        "transformer.h", tanh_gelu, "mlp.fc_in", "mlp.fc_out", None, **_separate("attn", "out_proj")
+    ),
+    "gpt_neox": Hand(
+        "gpt_neox.layers",
+        F.gelu,
+        "mlp.dense_h_to_4h",
+        "mlp.dense_4h_to_h",
+        None,
+        **_fused("attention.query_key_value", "attention.dense", _per_head()),
+    ),
+    "bloom": Hand(
+        "transformer.h",
+        tanh_gelu,
+        "mlp.dense_h_to_4h",
+        "mlp.dense_4h_to_h",
+        None,
+        **_fused("self_attention.query_key_value", "self_attention.dense", _per_head()),
+    ),
     "falcon/multi-head": _falcon(_per_head()),
     "falcon/multi-query": _falcon(_spans(32, 8, 8)),
     "falcon/grouped": _falcon(_GROUPED_ROWS),
     "opt": Hand("model.decoder.layers", F.relu, "fc1", "fc2", None, **_separate("self_attn", "out_proj")),
-    "mpt": Hand("transformer.blocks", F.gelu, "ffn.up_proj", "ffn.down_proj", None,
-                **_fused("attn.Wqkv", "attn.out_proj", _spans(32, 32, 32))),
-}  # fmt: skip
+    "mpt": Hand(
+        "transformer.blocks",
+        F.gelu,
+        "ffn.up_proj",
+        "ffn.down_proj",
+        None,
+        **_fused("attn.Wqkv", "attn.out_proj", _spans(32, 32, 32)),
+    ),
+}
 
 IDS = torch.randint(3, 250, (2, 6), generator=torch.Generator().manual_seed(1))  # 2 prompts of 6 tokens
 LAYER = 1
@@ -193,15 +270,24 @@ def test_every_site_equals_the_weights_times_the_input(name: str) -> None:
     for layer, block in enumerate(blocks):
         for site, expected in _by_hand(model, name, block).items():
             assert seen[site, layer].shape == (*IDS.shape, sites.widths(model.config)[site])
-            torch.testing.assert_close(seen[site, layer], expected, rtol=1e-4, atol=2e-4, msg=f"{name} {site} {layer}")
+            torch.testing.assert_close(
+                seen[site, layer], expected, rtol=1e-4, atol=2e-4, msg=f"{name} {site} {layer}"
+            )
 
 
 def _without(model: Any, name: str, site: str, neuron: int) -> Any:
     """A copy of the model in which one neuron is 0 because its weights are, not because of a hook."""
     hand, copy = HAND[name], deepcopy(model)
     block = copy.get_submodule(hand.layers)[LAYER]
-    paths = {"mlp.gate": hand.gate, "mlp.up": hand.up, "mlp.down": hand.down, "attn.q": hand.q, "attn.k": hand.k,
-             "attn.v": hand.v, "attn.o": hand.out}  # fmt: skip
+    paths = {
+        "mlp.gate": hand.gate,
+        "mlp.up": hand.up,
+        "mlp.down": hand.down,
+        "attn.q": hand.q,
+        "attn.k": hand.k,
+        "attn.v": hand.v,
+        "attn.o": hand.out,
+    }
     with torch.no_grad():
         if site in ("mlp.act", "mlp.hidden"):  # what it feeds: a column of the down projection
             _weight(block.get_submodule(hand.down))[0][:, neuron] = 0
@@ -262,10 +348,13 @@ def test_every_row_of_the_table_is_tested() -> None:
     assert set(HAND) == set(tiny.NAMES)
 
 
-@pytest.mark.parametrize(("hidden", "inner", "layers", "heads", "mlp", "everything"), [
-    (4096, 11008, 32, 32, 835_584, 1_359_872),  # Llama-2-7B
-    (5120, 13824, 40, 40, 1_310_720, 2_129_920),  # Llama-2-13B
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("hidden", "inner", "layers", "heads", "mlp", "everything"),
+    [
+        (4096, 11008, 32, 32, 835_584, 1_359_872),  # Llama-2-7B
+        (5120, 13824, 40, 40, 1_310_720, 2_129_920),  # Llama-2-13B
+    ],
+)
 def test_neuron_counts_of_the_published_models(
     hidden: int, inner: int, layers: int, heads: int, mlp: int, everything: int
 ) -> None:
@@ -275,14 +364,17 @@ def test_neuron_counts_of_the_published_models(
     assert (sites.count(config, "mlp"), sites.count(config, "all")) == (mlp, everything)
 
 
-@pytest.mark.parametrize(("given", "expected"), [
-    ("mlp", ("mlp.gate", "mlp.up", "mlp.down")),
-    ("attn", ("attn.q", "attn.k", "attn.v", "attn.o")),
-    ("all", ("mlp.gate", "mlp.up", "mlp.down", "attn.q", "attn.k", "attn.v", "attn.o")),
-    (" attn.q , mlp.act,attn.q", ("mlp.act", "attn.q")),
-    (["mlp.down", "mlp"], ("mlp.gate", "mlp.up", "mlp.down")),
-    (sites.SITES[::-1], sites.SITES),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("mlp", ("mlp.gate", "mlp.up", "mlp.down")),
+        ("attn", ("attn.q", "attn.k", "attn.v", "attn.o")),
+        ("all", ("mlp.gate", "mlp.up", "mlp.down", "attn.q", "attn.k", "attn.v", "attn.o")),
+        (" attn.q , mlp.act,attn.q", ("mlp.act", "attn.q")),
+        (["mlp.down", "mlp"], ("mlp.gate", "mlp.up", "mlp.down")),
+        (sites.SITES[::-1], sites.SITES),
+    ],
+)
 def test_expand(given: Any, expected: tuple[str, ...]) -> None:
     assert sites.expand(given) == expected
 
@@ -306,8 +398,20 @@ def test_families_are_matched_exactly_and_unknown_ones_refused(kind: str | None)
         sites.family(SimpleNamespace(model_type=kind))
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "deepseek_v3", "phimoe", "gpt_oss",
-                                  "granitemoe", "glm4_moe"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "mixtral",
+        "qwen3_moe",
+        "qwen2_moe",
+        "olmoe",
+        "deepseek_v3",
+        "phimoe",
+        "gpt_oss",
+        "granitemoe",
+        "glm4_moe",
+    ],
+)
 def test_mixtures_of_experts_are_refused(kind: str) -> None:
     with pytest.raises(ModelError, match="mixture-of-experts"):
         sites.family(transformers.AutoConfig.for_model(kind))
@@ -319,6 +423,8 @@ def test_a_known_family_with_experts_is_refused() -> None:
 
 
 def test_the_table_is_data_only() -> None:
-    code = "import sys, relact.sites; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    code = (
+        "import sys, relact.sites; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

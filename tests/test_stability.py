@@ -13,7 +13,9 @@ from relact.scoring.stability import _draw, stability
 
 @pytest.fixture(scope="module")
 def captured(tiny_folder, tiny_prompts, tmp_path_factory):
-    return capture(str(tiny_folder), tiny_prompts, tmp_path_factory.mktemp("s") / "s.zarr", dtype="float32", block=5)
+    return capture(
+        str(tiny_folder), tiny_prompts, tmp_path_factory.mktemp("s") / "s.zarr", dtype="float32", block=5
+    )
 
 
 def test_survival_equals_scikit_learn_on_the_drawn_prompts(captured):

@@ -1,4 +1,6 @@
-"""A store on disk: created whole, resumed bit for bit, grown, read without copying, and written by one process at a time."""
+"""A store on disk: created whole, resumed bit for bit, grown, read without copying,
+and written by one process at a time.
+"""
 
 from __future__ import annotations
 
@@ -79,9 +81,15 @@ def test_a_store_of_another_layout_is_read_through_zarr(tmp_path):
     store = sample.full(path, 6)
     group = zarr.open_group(path / "activations" / "attn.k", mode="r+")
     packed = group.create_array(
-        "activation", shape=(6, 2, 24), chunks=(2, 1, 8), shards=(4, 2, 24), dtype="float16", compressors=None,
-        overwrite=True, dimension_names=("prompt", "layer", "neuron"),
-    )  # fmt: skip
+        "activation",
+        shape=(6, 2, 24),
+        chunks=(2, 1, 8),
+        shards=(4, 2, 24),
+        dtype="float16",
+        compressors=None,
+        overwrite=True,
+        dimension_names=("prompt", "layer", "neuron"),
+    )
     packed[:] = sample.values("attn.k", range(6))
     store = local.open(path)
     assert store._plain == {"mlp.gate": True, "attn.k": False}
@@ -113,7 +121,9 @@ def test_a_value_that_is_not_finite_is_never_written(tmp_path):
     store = sample.make(tmp_path / "s.zarr", 6)
     before = sample.files(store.path)
     buffer = store.buffer()
-    with pytest.raises(NumericError, match=r"site mlp\.gate, layer 0: the activation of neuron 0 on prompt 4 is nan"):
+    with pytest.raises(
+        NumericError, match=r"site mlp\.gate, layer 0: the activation of neuron 0 on prompt 4 is nan"
+    ):
         store.write_block(1, buffer)
     assert sample.files(store.path) == before
 
@@ -213,7 +223,9 @@ def test_append_keeps_what_is_there_and_asks_for_the_rest(tmp_path):
     assert store.missing_blocks() == [] and store.appended() == [6, 11]
     for site in SITES:
         np.testing.assert_array_equal(sample.read(store, site), sample.values(site, range(12)))
-    assert store.prompts("identify").drop(columns="n_tokens").equals(sample.table(12).drop(columns="n_tokens"))
+    assert (
+        store.prompts("identify").drop(columns="n_tokens").equals(sample.table(12).drop(columns="n_tokens"))
+    )
     assert leftovers(path) == []
 
 
@@ -281,7 +293,9 @@ def test_parents_are_made_and_a_file_among_them_is_named(tmp_path):
     sample.make(tmp_path / "new" / "deeper" / "s.zarr", 4)
     assert [file.name for file in (tmp_path / "new" / "deeper").iterdir()] == ["s.zarr"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"cannot write: Not a directory.*Choose a path whose parents are folders"):
+    with pytest.raises(
+        StoreError, match=r"cannot write: Not a directory.*Choose a path whose parents are folders"
+    ):
         sample.make(tmp_path / "file" / "s.zarr", 4)
 
 

@@ -1,4 +1,6 @@
-"""Captures into a store: resumed, grown, repaired, shared by ranks, short of disk or memory; and their plans held to reality."""
+"""Captures into a store: resumed, grown, repaired, shared by ranks, short of disk or memory;
+and their plans held to reality.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,8 @@ def test_append_captures_only_what_is_new_and_a_new_relation(loaded, tmp_path, m
     monkeypatch.setattr(capturing, "capture_rows", counted)
     shapes = victims.prompts(6)[lambda table: table.relation == "size"].assign(relation="shape")
     new = shapes.assign(text=shapes.text.str.replace("size", "shape"))
-    store = capture(loaded, new, path, block=4, append=True)  # the new rows alone, or with the old ones: the same
+    # the new rows alone, or with the old ones: the same
+    store = capture(loaded, new, path, block=4, append=True)
     assert len(ran) == 3 and store.relations() == ["size", "colour", "shape"]
     np.testing.assert_array_equal(activations(store)[:10], before)
     alone = capture(loaded, new, tmp_path / "alone.zarr", block=4)
@@ -113,7 +116,9 @@ def test_an_append_that_is_interrupted_resumes_to_the_same_bytes(loaded, tmp_pat
     assert contents(path) == contents(whole)
 
 
-@pytest.mark.parametrize("name", ["activations/mlp.up/activation/c.1.2.0", "prompts/identify/text/c/0", "zarr.json"])
+@pytest.mark.parametrize(
+    "name", ["activations/mlp.up/activation/c.1.2.0", "prompts/identify/text/c/0", "zarr.json"]
+)
 def test_repair_captures_damaged_blocks_again(loaded, tmp_path, name):
     path = tmp_path / "s.zarr"
     capture(loaded, victims.prompts(), path, block=4)
@@ -183,7 +188,10 @@ def test_a_file_size_limit_is_one_line_and_lifting_it_completes_the_store(loaded
         if made:
             assert message == ""
             break
-        assert "cannot write: File too large. Raise the file size limit and run the same command again" in message
+        assert (
+            "cannot write: File too large. Raise the file size limit and run the same command again"
+            in message
+        )
         assert "\n" not in message and not path.exists()
     assert contents(path) == contents(whole)
 
@@ -204,7 +212,9 @@ def test_a_full_disk_is_one_line_and_making_room_completes_the_store(loaded, tmp
     path = small_disk / "s.zarr"
     whole = capture(loaded, victims.prompts(64), tmp_path / "whole.zarr", block=8)
     (small_disk / "junk").write_bytes(bytes(250_000))
-    with pytest.raises(StoreError, match=r"cannot write: No space left on device\. Make room and run the same") as told:
+    with pytest.raises(
+        StoreError, match=r"cannot write: No space left on device\. Make room and run the same"
+    ) as told:
         capture(loaded, victims.prompts(64), path, block=8)
     assert "\n" not in str(told.value)
     missing = local.open(path).missing_blocks()
@@ -217,7 +227,9 @@ def test_a_full_disk_is_one_line_and_making_room_completes_the_store(loaded, tmp
 
 
 def test_an_error_of_the_writer_ends_the_capture_at_the_next_batch(loaded, tmp_path, monkeypatch):
-    """The writer works on one block while the model fills another; its error must not wait until that is full."""
+    """The writer works on one block while the model fills another;
+    its error must not wait until that is full.
+    """
     failed = []
 
     def fail(self, block, buffer):
@@ -285,7 +297,9 @@ def test_a_compressed_store_has_the_same_numbers_and_stays_within_its_plan(loade
 
 
 def test_a_capture_of_four_times_its_memory_stays_below_the_planned_peak(tmp_path):
-    """The store is larger than four times what the plan leaves for buffers and the forward pass; so is not the process."""
+    """The store is larger than four times what the plan leaves for buffers and the forward pass;
+    so is not the process.
+    """
     context = victims.context()
     path, told = tmp_path / "s.zarr", context.Queue()
     child = context.Process(target=victims.measured, args=(path, told))
@@ -314,7 +328,9 @@ def test_memory_decides_the_size_of_a_block_and_too_little_is_refused(loaded):
 
 def test_numbers_of_a_store_do_not_depend_on_its_blocks(loaded, tmp_path):
     stored = [
-        activations(capture(loaded, victims.prompts(), tmp_path / f"{block}.zarr", block=block, dtype="float32"))
+        activations(
+            capture(loaded, victims.prompts(), tmp_path / f"{block}.zarr", block=block, dtype="float32")
+        )
         for block in (3, 14)
     ]
     np.testing.assert_allclose(*stored, atol=1e-5, rtol=1e-5)

@@ -1,4 +1,6 @@
-"""Stores that earlier versions wrote, opened by this one. They are never made again (tests/golden/make.py says how they were)."""
+"""Stores that earlier versions wrote, opened by this one. They are never made again
+(tests/golden/make.py says how they were).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from relact.store import local
 from relact.store.verify import verify
 
 GOLDEN = Path(__file__).parent / "golden"
-EVERY = [pytest.param(path, id=f"{path.parent.name}-{path.stem}") for path in sorted(GOLDEN.glob("format*/*.zarr"))]
+EVERY = [
+    pytest.param(path, id=f"{path.parent.name}-{path.stem}") for path in sorted(GOLDEN.glob("format*/*.zarr"))
+]
 
 
 def test_there_are_golden_stores_of_this_format():
@@ -41,7 +45,10 @@ def test_a_golden_store_has_the_values_that_were_written(golden):
     assert store.dtype == ("float32" if store.compressed else "float16")
     assert store.manifest.model == schema.ModelRecord("sample", None, "f0", "float32", "llama")
     assert store.appended() == ([] if store.compressed else [6])
-    for read in (lambda site: sample.read(store, site), lambda site: tree[f"activations/{site}"]["activation"].values):
+    for read in (
+        lambda site: sample.read(store, site),
+        lambda site: tree[f"activations/{site}"]["activation"].values,
+    ):
         gate, key = (read(site).astype("float64") for site in ("mlp.gate", "attn.k"))
         assert gate.shape == (9, 2, 706) and key.shape == (9, 2, 24)
         assert (gate.sum(), key.sum()) == (22814.125, 58.375)
@@ -59,7 +66,9 @@ def test_a_golden_store_has_the_results_that_were_computed(golden):
     precision = tree["scores/mlp.gate"]["average_precision"]
     np.testing.assert_allclose(precision.values[:, 1, 700], [0.5, 0.5694444, 0.3595238], rtol=1e-6)
     np.testing.assert_allclose(precision.values.astype("float64").sum(), 2039.5150829553604, rtol=1e-9)
-    np.testing.assert_allclose(tree["scores/attn.k"]["on_p90"].values[0, 0, :3], [19.225, 20.1, 20.975], rtol=1e-6)
+    np.testing.assert_allclose(
+        tree["scores/attn.k"]["on_p90"].values[0, 0, :3], [19.225, 20.1, 20.975], rtol=1e-6
+    )
     relations, chosen = masks.read(local.open(golden), "top-5")
     assert relations == ["size", "colour", "Größe"] and not chosen["attn.k"][0].any()
     assert np.argwhere(chosen["mlp.gate"][0]).tolist() == [[0, 43], [0, 44], [0, 116], [0, 117], [0, 188]]

@@ -1,4 +1,6 @@
-"""A store under any sequence of create, capture, append, stage, drop, kill, flip, repair: held to a model of it in memory."""
+"""A store under any sequence of create, capture, append, stage, drop, kill, flip, repair:
+held to a model of it in memory.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ CHANGES = st.integers(1, 60)  # the change to the disk before which a process is
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """``n`` prompts, the blocks that are whole, and the number in every stage. A kill leaves one of two states of each."""
+    """``n`` prompts, the blocks that are whole, and the number in every stage.
+    A kill leaves one of two states of each.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +83,9 @@ class StoreMachine(RuleBasedStateMachine):
         self._kill(change, victims.put, self.path, group, number)
         found = self._stage(local.open(self.path), group)
         assert found in (before, number)
-        self.stages = {name: value for name, value in {**self.stages, group: found}.items() if value is not None}
+        self.stages = {
+            name: value for name, value in {**self.stages, group: found}.items() if value is not None
+        }
 
     @rule(data=st.data())
     def flip_and_repair(self, data: st.DataObject) -> None:
@@ -124,9 +130,11 @@ class StoreMachine(RuleBasedStateMachine):
         assert child.exitcode in (0, -9)
 
     def _is_data(self, name: str) -> bool:
-        return "/c." in name and not name.startswith(("commits", "prompts")) and (
-            name.split("/")[2] == "activation" if name.startswith("activations") else True
-        )  # fmt: skip
+        return (
+            "/c." in name
+            and not name.startswith(("commits", "prompts"))
+            and (name.split("/")[2] == "activation" if name.startswith("activations") else True)
+        )
 
     @staticmethod
     def _stage(store: Store, group: str) -> int | None:

@@ -156,7 +156,12 @@ def test_damaged_results_are_dropped_and_the_others_stay(path):
         ["prompts/identify/text/c/0"],
         ["activations/attn.k/activation/zarr.json"],
         ["zarr.json"],
-        ["zarr.json", "activations/mlp.gate/activation/zarr.json", "commits/record/c.4.0", "prompts/test/zarr.json"],
+        [
+            "zarr.json",
+            "activations/mlp.gate/activation/zarr.json",
+            "commits/record/c.4.0",
+            "prompts/test/zarr.json",
+        ],
     ],
 )
 def test_repair_brings_every_byte_back(path, damage):
@@ -175,7 +180,9 @@ def test_repair_with_other_prompts_is_refused_and_nothing_is_touched(path):
     with pytest.raises(InputError, match="not the prompts that the store records"):
         prepare.repair(path, sample.intake(PROMPTS + 1))
     (path / "zarr.json").write_bytes(b"")
-    with pytest.raises(StoreError, match=rf"\({PROMPTS}, 2, 706\), this capture float16 \({PROMPTS + 1}, 2, 706\)"):
+    with pytest.raises(
+        StoreError, match=rf"\({PROMPTS}, 2, 706\), this capture float16 \({PROMPTS + 1}, 2, 706\)"
+    ):
         prepare.repair(path, sample.intake(PROMPTS + 1))
     assert sample.files(path) == {**before, "zarr.json": b""}
 

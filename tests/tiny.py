@@ -1,10 +1,11 @@
-"""Tiny random models of every supported family, and a tiny tokenizer: built in milliseconds, no files, no network.
+"""Tiny random models of every supported family, and a tiny tokenizer: built in milliseconds, no files,
+no network.
 
     tiny.model("gpt_neox"); tiny.tokenizer(); tiny.save(folder, "llama")
 
 Names are model types; a suffix after "/" picks a layout that the same family also has ("falcon/multi-query").
-Sizes are chosen so that confusions show: no two widths agree that need not, heads and key-value heads differ where
-the family allows it.
+Sizes are chosen so that confusions show: no two widths agree that need not, heads and key-value heads differ
+where the family allows it.
 """
 
 from __future__ import annotations
@@ -21,20 +22,65 @@ VOCABULARY = 300
 LAYERS = 3
 
 _COMMON: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None, "tie_word_embeddings": False,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+    "tie_word_embeddings": False,
+}
 # hidden 32, 4 heads of 8, 2 key-value heads, 44 MLP neurons
-_LLAMA = {"hidden_size": 32, "intermediate_size": 44, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
-          "num_key_value_heads": 2, "max_position_embeddings": 128}  # fmt: skip
+_LLAMA = {
+    "hidden_size": 32,
+    "intermediate_size": 44,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
 _WIDE = {**_LLAMA, "head_dim": 12}  # heads x head_dim is not the hidden size
 _GPT = {"n_embd": 32, "n_inner": 44, "n_layer": LAYERS, "n_head": 4, "n_positions": 128}
 _FALCON = {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "ffn_hidden_size": 44}
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("llama", "qwen2", "stablelm", "cohere", "cohere2", "olmo", "olmo2", "olmo3", "phi", "phi3",
-                     "starcoder2", "smollm3", "granite", "nemotron", "arcee", "exaone4", "apertus"), _LLAMA),
-    **dict.fromkeys(("mistral", "ministral", "ministral3", "gemma", "gemma2", "gemma3_text", "qwen3", "seed_oss",
-                     "ernie4_5", "hunyuan_v1_dense", "glm", "glm4"), _WIDE),
+    **dict.fromkeys(
+        (
+            "llama",
+            "qwen2",
+            "stablelm",
+            "cohere",
+            "cohere2",
+            "olmo",
+            "olmo2",
+            "olmo3",
+            "phi",
+            "phi3",
+            "starcoder2",
+            "smollm3",
+            "granite",
+            "nemotron",
+            "arcee",
+            "exaone4",
+            "apertus",
+        ),
+        _LLAMA,
+    ),
+    **dict.fromkeys(
+        (
+            "mistral",
+            "ministral",
+            "ministral3",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "qwen3",
+            "seed_oss",
+            "ernie4_5",
+            "hunyuan_v1_dense",
+            "glm",
+            "glm4",
+        ),
+        _WIDE,
+    ),
     "llama/biased": {**_LLAMA, "attention_bias": True, "mlp_bias": True},
     "helium": {**_LLAMA, "head_dim": 8},
     "olmo/clipped": {**_LLAMA, "clip_qkv": 0.5},
@@ -43,18 +89,36 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gptj": {**_GPT, "rotary_dim": 4},
     "gpt_bigcode/multi-query": {**_GPT, "multi_query": True},
     "gpt_bigcode/multi-head": {**_GPT, "multi_query": False},
-    "gpt_neo": {"hidden_size": 32, "intermediate_size": 44, "num_layers": LAYERS, "num_heads": 4, "window_size": 4,
-                "attention_types": [[["global", "local", "global"], 1]], "max_position_embeddings": 128},
+    "gpt_neo": {
+        "hidden_size": 32,
+        "intermediate_size": 44,
+        "num_layers": LAYERS,
+        "num_heads": 4,
+        "window_size": 4,
+        "attention_types": [[["global", "local", "global"], 1]],
+        "max_position_embeddings": 128,
+    },
     "gpt_neox": {key: value for key, value in _LLAMA.items() if key != "num_key_value_heads"},
     "bloom": {"hidden_size": 32, "n_layer": LAYERS, "n_head": 4},
-    "falcon/multi-head": {**_FALCON, "multi_query": False, "alibi": True, "new_decoder_architecture": False,
-                          "bias": True},
+    "falcon/multi-head": {
+        **_FALCON,
+        "multi_query": False,
+        "alibi": True,
+        "new_decoder_architecture": False,
+        "bias": True,
+    },
     "falcon/multi-query": {**_FALCON, "multi_query": True, "new_decoder_architecture": False},
     "falcon/grouped": {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2},
-    "opt": {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 44, "num_hidden_layers": LAYERS,
-            "num_attention_heads": 4, "max_position_embeddings": 128},
+    "opt": {
+        "hidden_size": 32,
+        "word_embed_proj_dim": 32,
+        "ffn_dim": 44,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+    },
     "mpt": {"d_model": 32, "n_layers": LAYERS, "n_heads": 4, "max_seq_len": 128},
-}  # fmt: skip
+}
 MULTIMODAL = "gemma3"
 NAMES = (*CONFIGS, MULTIMODAL)
 
@@ -63,18 +127,31 @@ def config(name: str, **changes: Any) -> Any:
     """A transformers configuration of the family, ``changes`` on top."""
     kind = name.partition("/")[0]
     if kind == MULTIMODAL:
-        vision = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2,
-                  "image_size": 28, "patch_size": 14}  # fmt: skip
+        vision = {
+            "hidden_size": 16,
+            "intermediate_size": 20,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        }
         text = {**_COMMON, **_WIDE, "query_pre_attn_scalar": 12, **changes}
         return transformers.Gemma3Config(
-            text_config=text, vision_config=vision, mm_tokens_per_image=4, boi_token_index=290, eoi_token_index=291,
-            image_token_index=292, tie_word_embeddings=False,
-        )  # fmt: skip
+            text_config=text,
+            vision_config=vision,
+            mm_tokens_per_image=4,
+            boi_token_index=290,
+            eoi_token_index=291,
+            image_token_index=292,
+            tie_word_embeddings=False,
+        )
     return transformers.AutoConfig.for_model(kind, **{**_COMMON, **CONFIGS[name], **changes})
 
 
 def model(name: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
-    """A causal language model in eval mode; weights are large enough that every neuron visibly changes the logits."""
+    """A causal language model in eval mode; weights are large enough that every neuron visibly changes the
+    logits.
+    """
     built = transformers.AutoModelForCausalLM.from_config(config(name, **changes), dtype=dtype).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""What runs in processes that the tests kill, start together or starve. They are forked from a server that has everything
+"""What runs in processes that the tests kill, start together or starve.
+They are forked from a server that has everything
 imported and the kernels compiled, and no other threads: a new one is there within milliseconds.
 """
 
@@ -56,14 +57,24 @@ def loaded() -> loading.LoadedModel:
 
 def prompts(n: int = 14) -> pd.DataFrame:
     """``n`` prompts of two relations to identify and two of each to test."""
-    numbers = [(split, number) for split, count in (("identify", n // 2), ("test", 2)) for number in range(count)]
+    numbers = [
+        (split, number) for split, count in (("identify", n // 2), ("test", 2)) for number in range(count)
+    ]
     rows = [
-        {"text": f"{relation} of {split} {number} is" + "!" * (number % 4), "relation": relation,
-         "subject": f"{split} {number}", "object": str(number), "answers": [str(number)], "template": f"{relation} of {{}} is",
-         "language": "en", "split": split, "shots": 0}
+        {
+            "text": f"{relation} of {split} {number} is" + "!" * (number % 4),
+            "relation": relation,
+            "subject": f"{split} {number}",
+            "object": str(number),
+            "answers": [str(number)],
+            "template": f"{relation} of {{}} is",
+            "language": "en",
+            "split": split,
+            "shots": 0,
+        }
         for relation in ("size", "colour")
         for split, number in numbers
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -99,7 +110,8 @@ def hold(path: Path, held: Any, done: Any) -> None:
 
 
 def killed_at(change: int, action: Callable[..., None], *arguments: Any) -> None:
-    """Run ``action`` and be killed just before the ``change``-th change it makes to the disk, counted from 1; 0 for never.
+    """Run ``action`` and be killed just before the ``change``-th change it makes to the disk, counted from 1;
+    0 for never.
 
     What happens inside groups that are being built aside does not count.
     """
@@ -153,7 +165,11 @@ def one_rank(path: Path, rank: int, size: int, block: int = 4) -> None:
     """Capture as one of the processes that ``accelerate launch`` or ``torchrun`` start."""
     torch.set_num_threads(1)
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="localhost", MASTER_PORT="29500"
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="localhost",
+        MASTER_PORT="29500",
     )
     capture.capture(loaded(), prompts(), path, block=block)
 
@@ -172,7 +188,8 @@ def limited(path: Path, file_size: int, told: Any) -> None:
 
 
 def measured(path: Path, told: Any) -> None:
-    """Capture within the memory that small blocks need; puts bytes into ``told``: planned, of that buffers and forward pass,
+    """Capture within the memory that small blocks need; puts bytes into ``told``: planned,
+    of that buffers and forward pass,
     the real peak and what it was before.
     """
     torch.set_num_threads(1)
@@ -187,7 +204,9 @@ def measured(path: Path, told: Any) -> None:
 
 
 def ablated(path: Path, told: Any) -> None:
-    """Ablate a store of the embedded model, perplexity and all; puts the planned peak and the real one into ``told``."""
+    """Ablate a store of the embedded model, perplexity and all;
+    puts the planned peak and the real one into ``told``.
+    """
     options = AblateOptions(seeds=range(4), perplexity=True)
     planned = ablating.forecast(options, path, k=100).memory
     ablate.ablate_with(options, path, k=100)

@@ -1,9 +1,10 @@
-"""Fill the README's answer from a finished study: the matrix as a picture, the best neurons of capitals, and who shares them.
+"""Fill the README's answer from a finished study: the matrix as a picture, the best neurons of capitals,
+and who shares them.
 
     python tools/build_readme.py demo/study.zarr
 
-What stands between ``<!-- answer -->`` and ``<!-- /answer -->`` is replaced by what the commands print; the picture goes to
-docs/figures/ablation.svg.
+What stands between ``<!-- answer -->`` and ``<!-- /answer -->`` is replaced by what the commands print; the
+picture goes to docs/figures/ablation.svg.
 """
 
 from __future__ import annotations

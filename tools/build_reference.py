@@ -46,7 +46,12 @@ def command(name: str, found: Any) -> str:
     arguments = [option for option in found.params if not option.opts[0].startswith("-")]
     options = [option for option in found.params if option.opts[0].startswith("-") and option.name != "help"]
     usage = " ".join(
-        ["relact", name, *(_placeholder(argument) for argument in arguments), *(["[OPTIONS]"] if options else [])]
+        [
+            "relact",
+            name,
+            *(_placeholder(argument) for argument in arguments),
+            *(["[OPTIONS]"] if options else []),
+        ]
     )
     rows = [f"| `{_placeholder(argument)}` | {_cell(argument.help)} | |" for argument in arguments]
     rows += [f"| {_flags(option)} | {_cell(option.help)} | {_default(option)} |" for option in options]
@@ -64,11 +69,15 @@ def function(name: str) -> str:
 
 
 def _signature(target: Any) -> str:
-    """As in the source: annotations without quotes, functions by name, one parameter a line when they do not fit in one."""
+    """As in the source: annotations without quotes, functions by name,
+    one parameter a line when they do not fit in one.
+    """
     plain = inspect.signature(target)
     texts = [re.sub(r"<function (\w+) at 0x\w+>", r"\1", str(one)) for one in plain.parameters.values()]
     texts = [re.sub(r"^([*\w]+): '([^']*)'", r"\1: \2", text) for text in texts]
-    star = next((at for at, one in enumerate(plain.parameters.values()) if one.kind is one.KEYWORD_ONLY), None)
+    star = next(
+        (at for at, one in enumerate(plain.parameters.values()) if one.kind is one.KEYWORD_ONLY), None
+    )
     if star is not None:
         texts.insert(star, "*")
     result = "" if plain.return_annotation is plain.empty else f" -> {plain.return_annotation}"
@@ -90,7 +99,9 @@ def _default(option: Any) -> str:
     if option.required:
         return "required"
     value = option.default
-    return "" if value is None or value is False or callable(value) else f"`{'on' if value is True else value}`"
+    return (
+        "" if value is None or value is False or callable(value) else f"`{'on' if value is True else value}`"
+    )
 
 
 def _cell(text: str | None) -> str:

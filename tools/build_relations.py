@@ -1,8 +1,8 @@
 """Build the bundled relations: ``python tools/build_relations.py`` writes ``relact/relations/*.json``.
 
-``--check`` builds them again in memory and exits 1 with the names of files that differ: the files in the repository are
-what this script makes, nothing else. Two kinds of sources: tables written by hand in ``tools/relations`` (one fact a
-line) and relations assembled from open packages in ``tools/world.py``.
+``--check`` builds them again in memory and exits 1 with the names of files that differ: the files in the
+repository are what this script makes, nothing else. Two kinds of sources: tables written by hand in
+``tools/relations`` (one fact a line) and relations assembled from open packages in ``tools/world.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ TARGET = ROOT / "relact" / "relations"
 
 
 def table(path: Path) -> dict[str, Any]:
-    """A relation from a hand-written table: a head of ``name: value`` lines, ``--``, then ``subject = answer | alias``."""
+    """A relation from a hand-written table: a head of ``name: value`` lines, ``--``,
+    then ``subject = answer | alias``.
+    """
     head, _, body = path.read_text(encoding="utf-8").partition("\n--\n")
     relation: dict[str, Any] = {"name": path.stem, "licence": "Apache-2.0", "templates": {}}
     for line in head.splitlines():
@@ -45,8 +47,14 @@ def table(path: Path) -> dict[str, Any]:
 
 
 def encode(relation: dict[str, Any]) -> str:
-    """The file's text: the head, then one fact a line, so that a change of one fact is a change of one line."""
-    head = {name: relation[name] for name in ("name", "description", "source", "licence", "leaks") if name in relation}
+    """The file's text: the head, then one fact a line, so that a change of one fact is a change
+    of one line.
+    """
+    head = {
+        name: relation[name]
+        for name in ("name", "description", "source", "licence", "leaks")
+        if name in relation
+    }
     lines = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items()]
     lines.append(f'"templates": {json.dumps(relation["templates"], ensure_ascii=False)}')
     facts = ",\n".join(json.dumps(fact, ensure_ascii=False) for fact in relation["facts"])
@@ -60,14 +68,20 @@ def build() -> dict[str, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare with the files in the repository, write nothing")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="compare with the files in the repository, write nothing"
+    )
     check = parser.parse_args().check
     made = build()
     there = {path.name: path.read_text(encoding="utf-8") for path in TARGET.glob("*.json")}
     if check:
         different = sorted(name for name in made.keys() | there.keys() if made.get(name) != there.get(name))
-        print(f"{len(made)} relations, {len(different)} differ from relact/relations: {', '.join(different) or 'none'}")
+        print(
+            f"{len(made)} relations, {len(different)} differ from relact/relations: {', '.join(different) or 'none'}"
+        )
         return 1 if different else 0
     for name in there.keys() - made.keys():
         (TARGET / name).unlink()

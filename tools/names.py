@@ -1,7 +1,9 @@
-"""Names of countries, capitals, currencies and cities in six languages, from CLDR, with what CLDR lacks written by hand.
+"""Names of countries, capitals, currencies and cities in six languages, from CLDR,
+with what CLDR lacks written by hand.
 
-A country's name comes in the form that fits the templates of its language: after "of" in English ("the Netherlands"),
-in the dative in German ("den Niederlanden"), with its article in French ("les Pays-Bas"), after "de" in Spanish.
+A country's name comes in the form that fits the templates of its language: after "of" in English ("the
+Netherlands"), in the dative in German ("den Niederlanden"), with its article in French ("les Pays-Bas"),
+after "de" in Spanish.
 """
 
 from __future__ import annotations
@@ -31,42 +33,108 @@ STATES = [code for code in sorted(COUNTRIES) if code not in LEFT_OUT]
 
 INSIDE = {  # language -> country -> the form inside a sentence, where it is not CLDR's plain name
     "en": {
-        "AE": "the United Arab Emirates", "AG": "Antigua and Barbuda", "BA": "Bosnia and Herzegovina",
-        "BS": "the Bahamas", "CD": "the Democratic Republic of the Congo", "CF": "the Central African Republic",
-        "CG": "the Republic of the Congo", "CI": "Ivory Coast", "CZ": "the Czech Republic",
-        "DO": "the Dominican Republic", "GB": "the United Kingdom", "GM": "the Gambia", "KM": "the Comoros",
-        "KN": "Saint Kitts and Nevis", "LC": "Saint Lucia", "MH": "the Marshall Islands", "MM": "Myanmar",
-        "MV": "the Maldives", "NL": "the Netherlands", "PH": "the Philippines", "SB": "the Solomon Islands",
-        "SC": "the Seychelles", "ST": "São Tomé and Príncipe", "TR": "Turkey", "TT": "Trinidad and Tobago",
-        "US": "the United States", "VC": "Saint Vincent and the Grenadines",
+        "AE": "the United Arab Emirates",
+        "AG": "Antigua and Barbuda",
+        "BA": "Bosnia and Herzegovina",
+        "BS": "the Bahamas",
+        "CD": "the Democratic Republic of the Congo",
+        "CF": "the Central African Republic",
+        "CG": "the Republic of the Congo",
+        "CI": "Ivory Coast",
+        "CZ": "the Czech Republic",
+        "DO": "the Dominican Republic",
+        "GB": "the United Kingdom",
+        "GM": "the Gambia",
+        "KM": "the Comoros",
+        "KN": "Saint Kitts and Nevis",
+        "LC": "Saint Lucia",
+        "MH": "the Marshall Islands",
+        "MM": "Myanmar",
+        "MV": "the Maldives",
+        "NL": "the Netherlands",
+        "PH": "the Philippines",
+        "SB": "the Solomon Islands",
+        "SC": "the Seychelles",
+        "ST": "São Tomé and Príncipe",
+        "TR": "Turkey",
+        "TT": "Trinidad and Tobago",
+        "US": "the United States",
+        "VC": "Saint Vincent and the Grenadines",
     },
     "de": {
-        "AE": "den Vereinigten Arabischen Emiraten", "BN": "Brunei", "BS": "den Bahamas",
-        "CD": "der Demokratischen Republik Kongo", "CF": "der Zentralafrikanischen Republik",
-        "CG": "der Republik Kongo", "CH": "der Schweiz", "CI": "der Elfenbeinküste", "CV": "Kap Verde",
-        "DO": "der Dominikanischen Republik", "GB": "dem Vereinigten Königreich", "KM": "den Komoren",
-        "MD": "der Republik Moldau", "MH": "den Marshallinseln", "MN": "der Mongolei", "MV": "den Malediven",
-        "NL": "den Niederlanden", "PH": "den Philippinen", "SB": "den Salomonen", "SC": "den Seychellen",
-        "SK": "der Slowakei", "TL": "Osttimor", "TR": "der Türkei", "UA": "der Ukraine",
-        "US": "den Vereinigten Staaten", "VA": "der Vatikanstadt", "VC": "St. Vincent und den Grenadinen",
+        "AE": "den Vereinigten Arabischen Emiraten",
+        "BN": "Brunei",
+        "BS": "den Bahamas",
+        "CD": "der Demokratischen Republik Kongo",
+        "CF": "der Zentralafrikanischen Republik",
+        "CG": "der Republik Kongo",
+        "CH": "der Schweiz",
+        "CI": "der Elfenbeinküste",
+        "CV": "Kap Verde",
+        "DO": "der Dominikanischen Republik",
+        "GB": "dem Vereinigten Königreich",
+        "KM": "den Komoren",
+        "MD": "der Republik Moldau",
+        "MH": "den Marshallinseln",
+        "MN": "der Mongolei",
+        "MV": "den Malediven",
+        "NL": "den Niederlanden",
+        "PH": "den Philippinen",
+        "SB": "den Salomonen",
+        "SC": "den Seychellen",
+        "SK": "der Slowakei",
+        "TL": "Osttimor",
+        "TR": "der Türkei",
+        "UA": "der Ukraine",
+        "US": "den Vereinigten Staaten",
+        "VA": "der Vatikanstadt",
+        "VC": "St. Vincent und den Grenadinen",
     },
     "fr": {
-        "CD": "la République démocratique du Congo", "CG": "la République du Congo", "MM": "la Birmanie",
-        "VA": "le Vatican", "VN": "le Vietnam", "WS": "les Samoa", "BN": "le Brunei", "ST": "Sao Tomé-et-Principe",
-        "VC": "Saint-Vincent-et-les-Grenadines", "MX": "le Mexique", "KH": "le Cambodge", "MZ": "le Mozambique",
-        "ZW": "le Zimbabwe", "BZ": "le Belize", "SR": "le Suriname", "KR": "la Corée du Sud", "KP": "la Corée du Nord",
-        "ZA": "l’Afrique du Sud", "MK": "la Macédoine du Nord", "TL": "le Timor oriental", "GW": "la Guinée-Bissau",
-        "CV": "le Cap-Vert", "GB": "le Royaume-Uni", "TT": "Trinité-et-Tobago", "CM": "le Cameroun",
+        "CD": "la République démocratique du Congo",
+        "CG": "la République du Congo",
+        "MM": "la Birmanie",
+        "VA": "le Vatican",
+        "VN": "le Vietnam",
+        "WS": "les Samoa",
+        "BN": "le Brunei",
+        "ST": "Sao Tomé-et-Principe",
+        "VC": "Saint-Vincent-et-les-Grenadines",
+        "MX": "le Mexique",
+        "KH": "le Cambodge",
+        "MZ": "le Mozambique",
+        "ZW": "le Zimbabwe",
+        "BZ": "le Belize",
+        "SR": "le Suriname",
+        "KR": "la Corée du Sud",
+        "KP": "la Corée du Nord",
+        "ZA": "l’Afrique du Sud",
+        "MK": "la Macédoine du Nord",
+        "TL": "le Timor oriental",
+        "GW": "la Guinée-Bissau",
+        "CV": "le Cap-Vert",
+        "GB": "le Royaume-Uni",
+        "TT": "Trinité-et-Tobago",
+        "CM": "le Cameroun",
     },
     "es": {
-        "AE": "los Emiratos Árabes Unidos", "BS": "las Bahamas", "CD": "la República Democrática del Congo",
-        "CF": "la República Centroafricana", "CG": "la República del Congo", "CI": "Costa de Marfil",
-        "DO": "la República Dominicana", "MH": "las Islas Marshall", "MM": "Birmania", "NL": "los Países Bajos",
-        "SB": "las Islas Salomón", "TL": "Timor Oriental", "VA": "la Ciudad del Vaticano",
+        "AE": "los Emiratos Árabes Unidos",
+        "BS": "las Bahamas",
+        "CD": "la República Democrática del Congo",
+        "CF": "la República Centroafricana",
+        "CG": "la República del Congo",
+        "CI": "Costa de Marfil",
+        "DO": "la República Dominicana",
+        "MH": "las Islas Marshall",
+        "MM": "Birmania",
+        "NL": "los Países Bajos",
+        "SB": "las Islas Salomón",
+        "TL": "Timor Oriental",
+        "VA": "la Ciudad del Vaticano",
     },
     "zh": {"BY": "白俄罗斯"},
     "ja": {"CD": "コンゴ民主共和国", "CG": "コンゴ共和国", "MM": "ミャンマー", "US": "アメリカ"},
-}  # fmt: skip
+}
 FR_BARE = codes("AG BH CU CY DJ HT IL KI KN LC MC MG MT MU NR OM SG SM TO TV TW")  # no article in French
 FR_PLURAL = codes("AE BS FJ KM MH MV NL PH PW SB SC US")
 ARTICLES = {
@@ -104,15 +172,32 @@ def country_answers(code: str, language: str) -> list[str]:
 
 # English capitals: GeoNames' name unless it is outdated, misspelt, ambiguous or one of several.
 CAPITALS_EN = {
-    "AG": ["Saint John's", "St. John's"], "BO": ["Sucre", "La Paz"], "BR": ["Brasília", "Brasilia"],
-    "CM": ["Yaoundé", "Yaounde"], "CO": ["Bogotá", "Bogota"], "CR": ["San José", "San Jose"],
-    "GD": ["Saint George's", "St. George's"], "IN": ["New Delhi"], "KI": ["South Tarawa", "Tarawa"], "KZ": ["Astana"],
-    "MD": ["Chișinău", "Chisinau"], "MM": ["Naypyidaw", "Nay Pyi Taw"], "MV": ["Malé", "Male"], "PW": ["Ngerulmud"],
-    "PY": ["Asunción", "Asuncion"], "ST": ["São Tomé", "Sao Tome"], "TG": ["Lomé", "Lome"],
-    "TO": ["Nukuʻalofa", "Nuku'alofa"], "UA": ["Kyiv", "Kiev"], "US": ["Washington, D.C.", "Washington"],
-    "YE": ["Sanaa", "Sana'a"], "ZA": ["Pretoria", "Cape Town", "Bloemfontein"],
-    "BJ": ["Porto-Novo"], "TD": ["N'Djamena"], "MN": ["Ulaanbaatar", "Ulan Bator"],
-}  # fmt: skip
+    "AG": ["Saint John's", "St. John's"],
+    "BO": ["Sucre", "La Paz"],
+    "BR": ["Brasília", "Brasilia"],
+    "CM": ["Yaoundé", "Yaounde"],
+    "CO": ["Bogotá", "Bogota"],
+    "CR": ["San José", "San Jose"],
+    "GD": ["Saint George's", "St. George's"],
+    "IN": ["New Delhi"],
+    "KI": ["South Tarawa", "Tarawa"],
+    "KZ": ["Astana"],
+    "MD": ["Chișinău", "Chisinau"],
+    "MM": ["Naypyidaw", "Nay Pyi Taw"],
+    "MV": ["Malé", "Male"],
+    "PW": ["Ngerulmud"],
+    "PY": ["Asunción", "Asuncion"],
+    "ST": ["São Tomé", "Sao Tome"],
+    "TG": ["Lomé", "Lome"],
+    "TO": ["Nukuʻalofa", "Nuku'alofa"],
+    "UA": ["Kyiv", "Kiev"],
+    "US": ["Washington, D.C.", "Washington"],
+    "YE": ["Sanaa", "Sana'a"],
+    "ZA": ["Pretoria", "Cape Town", "Bloemfontein"],
+    "BJ": ["Porto-Novo"],
+    "TD": ["N'Djamena"],
+    "MN": ["Ulaanbaatar", "Ulan Bator"],
+}
 NO_CAPITAL = {"IL", "LK", "GQ", "NR"}  # disputed, two seats with another name, moved lately, or none
 
 # Capitals without a CLDR time zone city: de, fr, es, zh, ja; an empty place means the English name.
@@ -176,13 +261,20 @@ CAPITALS = {
     "VN": ("", "Hanoï", "Hanói", "河内", "ハノイ"),
     "VU": ("", "Port-Vila", "", "维拉港", "ポートビラ"),
     "YE": ("", "Sanaa", "Saná", "萨那", "サナア"),
-    "ZA": ("Pretoria|Kapstadt|Bloemfontein", "Pretoria|Le Cap|Bloemfontein", "Pretoria|Ciudad del Cabo|Bloemfontein",
-           "比勒陀利亚|开普敦|布隆方丹", "プレトリア|ケープタウン|ブルームフォンテーン"),
-}  # fmt: skip
+    "ZA": (
+        "Pretoria|Kapstadt|Bloemfontein",
+        "Pretoria|Le Cap|Bloemfontein",
+        "Pretoria|Ciudad del Cabo|Bloemfontein",
+        "比勒陀利亚|开普敦|布隆方丹",
+        "プレトリア|ケープタウン|ブルームフォンテーン",
+    ),
+}
 
 
 def zone_city(zone: str, language: str) -> str | None:
-    """CLDR's name of a time zone's city; where it gives none, languages in Latin letters use the zone's own name."""
+    """CLDR's name of a time zone's city; where it gives none,
+    languages in Latin letters use the zone's own name.
+    """
     found = LOCALES[language].time_zones.get(zone, {}).get("city")
     if found:
         return re.sub(r"\s*\(.*\)", "", found.replace("\u00ad", ""))
@@ -190,7 +282,9 @@ def zone_city(zone: str, language: str) -> str | None:
 
 
 def currency(code: str, language: str) -> list[str]:
-    """A currency's accepted names: the plain noun ("yen") first, then CLDR's full name; the full name in Chinese."""
+    """A currency's accepted names: the plain noun ("yen") first, then CLDR's full name;
+    the full name in Chinese.
+    """
     full = re.sub(r"\s*[(（].*?[)）]", "", LOCALES[language].currencies[code])
     if language == "zh":
         return ["人民币", "元"] if code == "CNY" else [full]
@@ -205,7 +299,12 @@ def currency(code: str, language: str) -> list[str]:
         noun = {"en": "CFA franc", "de": "CFA-Franc", "fr": "franc CFA", "es": "franco CFA"}[language]
         return list(dict.fromkeys([noun, full.replace("Franc", "franc") if language == "en" else full]))
     if code == "BAM":
-        noun = {"en": "convertible mark", "de": "Konvertible Mark", "fr": "mark convertible", "es": "marco convertible"}
+        noun = {
+            "en": "convertible mark",
+            "de": "Konvertible Mark",
+            "fr": "mark convertible",
+            "es": "marco convertible",
+        }
         return [noun[language]]
     words = re.split(r"[ -]", full)
     if language in ("en", "de"):

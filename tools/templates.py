@@ -1,7 +1,8 @@
 """What the assembled relations say: descriptions and native templates, written by hand.
 
-The object follows the template after a space, directly in Chinese and Japanese. The first template of a language is the
-default. Country names come in the form ``names.country`` gives, so German templates put them in the dative.
+The object follows the template after a space, directly in Chinese and Japanese. The first template of a
+language is the default. Country names come in the form ``names.country`` gives, so German templates put them
+in the dative.
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ TEMPLATES = {
         "ja": ["{}の2文字の国コードは", "{}の国際標準コードは"],
     },
     "country_calling_code": {
-        "en": ["The international calling code of {} is +", "To telephone someone in {} from abroad, first dial +"],
+        "en": [
+            "The international calling code of {} is +",
+            "To telephone someone in {} from abroad, first dial +",
+        ],
         "de": ["Die Telefonvorwahl von {} ist +", "Wer aus dem Ausland in {} anruft, wählt +"],
         "fr": ["Pour {}, l’indicatif téléphonique est +", "Indicatif international pour {} : +"],
         "es": ["El prefijo telefónico de {} es +", "Para llamar a {} desde el extranjero se marca +"],
@@ -120,32 +124,125 @@ TEMPLATES = {
 }
 
 UNIT_KINDS = {  # CLDR's kind of unit -> the quantity, answer|alias per language
-    "acceleration": {"en": "acceleration", "de": "Beschleunigung", "fr": "accélération", "es": "aceleración",
-                     "zh": "加速度", "ja": "加速度"},
-    "angle": {"en": "angle|angles", "de": "Winkel", "fr": "angle", "es": "ángulo", "zh": "角度", "ja": "角度"},
-    "area": {"en": "area|areas|surface area", "de": "Fläche|Flächeninhalt", "fr": "superficie|surface|aire",
-             "es": "superficie|área", "zh": "面积", "ja": "面積"},
-    "digital": {"en": "data|information|digital information|storage|computer memory", "de": "Datenmenge|Daten|Speicher",
-                "fr": "quantité de données|données|information", "es": "cantidad de datos|datos|información",
-                "zh": "数据量|数据|信息量", "ja": "データ量|情報量|データ"},
-    "duration": {"en": "time|duration", "de": "Zeit|Dauer", "fr": "temps|durée", "es": "tiempo|duración",
-                 "zh": "时间", "ja": "時間"},
-    "energy": {"en": "energy", "de": "Energie", "fr": "énergie", "es": "energía", "zh": "能量", "ja": "エネルギー"},
+    "acceleration": {
+        "en": "acceleration",
+        "de": "Beschleunigung",
+        "fr": "accélération",
+        "es": "aceleración",
+        "zh": "加速度",
+        "ja": "加速度",
+    },
+    "angle": {
+        "en": "angle|angles",
+        "de": "Winkel",
+        "fr": "angle",
+        "es": "ángulo",
+        "zh": "角度",
+        "ja": "角度",
+    },
+    "area": {
+        "en": "area|areas|surface area",
+        "de": "Fläche|Flächeninhalt",
+        "fr": "superficie|surface|aire",
+        "es": "superficie|área",
+        "zh": "面积",
+        "ja": "面積",
+    },
+    "digital": {
+        "en": "data|information|digital information|storage|computer memory",
+        "de": "Datenmenge|Daten|Speicher",
+        "fr": "quantité de données|données|information",
+        "es": "cantidad de datos|datos|información",
+        "zh": "数据量|数据|信息量",
+        "ja": "データ量|情報量|データ",
+    },
+    "duration": {
+        "en": "time|duration",
+        "de": "Zeit|Dauer",
+        "fr": "temps|durée",
+        "es": "tiempo|duración",
+        "zh": "时间",
+        "ja": "時間",
+    },
+    "energy": {
+        "en": "energy",
+        "de": "Energie",
+        "fr": "énergie",
+        "es": "energía",
+        "zh": "能量",
+        "ja": "エネルギー",
+    },
     "force": {"en": "force", "de": "Kraft", "fr": "force", "es": "fuerza", "zh": "力", "ja": "力"},
-    "frequency": {"en": "frequency", "de": "Frequenz", "fr": "fréquence", "es": "frecuencia", "zh": "频率",
-                  "ja": "周波数"},
-    "length": {"en": "length|distance|distances", "de": "Länge|Entfernung", "fr": "longueur|distance",
-               "es": "longitud|distancia", "zh": "长度|距离", "ja": "長さ|距離"},
-    "mass": {"en": "mass|weight", "de": "Masse|Gewicht", "fr": "masse|poids", "es": "masa|peso", "zh": "质量|重量",
-             "ja": "質量|重さ"},
-    "power": {"en": "power", "de": "Leistung", "fr": "puissance", "es": "potencia", "zh": "功率",
-              "ja": "仕事率|電力"},
-    "pressure": {"en": "pressure", "de": "Druck", "fr": "pression", "es": "presión", "zh": "压强|压力", "ja": "圧力"},
-    "speed": {"en": "speed|velocity", "de": "Geschwindigkeit", "fr": "vitesse", "es": "velocidad", "zh": "速度",
-              "ja": "速度|速さ"},
-    "temperature": {"en": "temperature", "de": "Temperatur", "fr": "température", "es": "temperatura", "zh": "温度",
-                    "ja": "温度"},
-    "torque": {"en": "torque", "de": "Drehmoment", "fr": "couple", "es": "par motor", "zh": "扭矩", "ja": "トルク"},
-    "volume": {"en": "volume|capacity", "de": "Volumen|Rauminhalt", "fr": "volume|capacité", "es": "volumen|capacidad",
-               "zh": "体积|容积", "ja": "体積|容積"},
-}  # fmt: skip
+    "frequency": {
+        "en": "frequency",
+        "de": "Frequenz",
+        "fr": "fréquence",
+        "es": "frecuencia",
+        "zh": "频率",
+        "ja": "周波数",
+    },
+    "length": {
+        "en": "length|distance|distances",
+        "de": "Länge|Entfernung",
+        "fr": "longueur|distance",
+        "es": "longitud|distancia",
+        "zh": "长度|距离",
+        "ja": "長さ|距離",
+    },
+    "mass": {
+        "en": "mass|weight",
+        "de": "Masse|Gewicht",
+        "fr": "masse|poids",
+        "es": "masa|peso",
+        "zh": "质量|重量",
+        "ja": "質量|重さ",
+    },
+    "power": {
+        "en": "power",
+        "de": "Leistung",
+        "fr": "puissance",
+        "es": "potencia",
+        "zh": "功率",
+        "ja": "仕事率|電力",
+    },
+    "pressure": {
+        "en": "pressure",
+        "de": "Druck",
+        "fr": "pression",
+        "es": "presión",
+        "zh": "压强|压力",
+        "ja": "圧力",
+    },
+    "speed": {
+        "en": "speed|velocity",
+        "de": "Geschwindigkeit",
+        "fr": "vitesse",
+        "es": "velocidad",
+        "zh": "速度",
+        "ja": "速度|速さ",
+    },
+    "temperature": {
+        "en": "temperature",
+        "de": "Temperatur",
+        "fr": "température",
+        "es": "temperatura",
+        "zh": "温度",
+        "ja": "温度",
+    },
+    "torque": {
+        "en": "torque",
+        "de": "Drehmoment",
+        "fr": "couple",
+        "es": "par motor",
+        "zh": "扭矩",
+        "ja": "トルク",
+    },
+    "volume": {
+        "en": "volume|capacity",
+        "de": "Volumen|Rauminhalt",
+        "fr": "volume|capacité",
+        "es": "volumen|capacidad",
+        "zh": "体积|容积",
+        "ja": "体積|容積",
+    },
+}

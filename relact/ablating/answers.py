@@ -17,7 +17,9 @@ from relact.relations.verdict import is_correct
 
 def judge(generated: np.ndarray, answers: Sequence[Sequence[str]], match: str) -> np.ndarray:
     """bool [condition, prompt]: whether each generated text answers its prompt."""
-    rows = [[is_correct(text, own, match) for text, own in zip(row, answers, strict=True)] for row in generated]
+    rows = [
+        [is_correct(text, own, match) for text, own in zip(row, answers, strict=True)] for row in generated
+    ]
     return np.array(rows, bool)
 
 
@@ -33,7 +35,8 @@ def generate(
     batch_tokens: int = AblateOptions.batch_tokens,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Greedy continuation of every prompt under every condition, up to the token that decides: str [condition, prompt].
+    """Greedy continuation of every prompt under every condition, up to the token that decides:
+    str [condition, prompt].
 
     Args:
         tokens: of every prompt. answers: accepted ones of every prompt.
@@ -51,14 +54,18 @@ def generate(
     row_of = {digests[at]: row for row, at in enumerate(places)}
     rows = [row_of[digest] for digest in digests]
     todo = np.zeros(texts.shape, bool)
-    for place, own in zip(rows, np.ones((len(rows), len(tokens)), bool) if wanted is None else wanted, strict=True):
+    for place, own in zip(
+        rows, np.ones((len(rows), len(tokens)), bool) if wanted is None else wanted, strict=True
+    ):
         todo[place] |= own
     total = int(todo.sum())
     todo &= texts == np.array(None)
     left = todo.copy()
 
     def is_open(prompt: int, text: str) -> bool:
-        """Nothing said yet, or an answer so far: whatever the rule, a second token may still change the verdict."""
+        """Nothing said yet, or an answer so far: whatever the rule,
+        a second token may still change the verdict.
+        """
         return not text.strip(" \n\ufffd") or is_correct(text, answers[prompt], "prefix")
 
     def finished(part: Sequence[int], asked: Sequence[int], found: list[list[str]]) -> None:
@@ -70,5 +77,7 @@ def generate(
             journal.write({digests[places[at]]: dict(zip(asked, own, strict=True)) for at, own in pairs})
         progress("ablate", total - int(left.sum()), total, "answers")
 
-    decode(loaded, tokens, distinct, finished, is_open=is_open, last=last, todo=todo, batch_tokens=batch_tokens)
+    decode(
+        loaded, tokens, distinct, finished, is_open=is_open, last=last, todo=todo, batch_tokens=batch_tokens
+    )
     return texts[rows]

@@ -35,7 +35,9 @@ class Condition:
     def entries(self, site: str, layer: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the overridden neurons of a site in a layer, and their new values."""
         neurons = np.flatnonzero(self.off[site][layer]) if site in self.off else np.empty(0, np.int64)
-        values = self.values[site][layer, neurons] if site in self.values else np.zeros(len(neurons), np.float32)
+        values = (
+            self.values[site][layer, neurons] if site in self.values else np.zeros(len(neurons), np.float32)
+        )
         return neurons, values.astype(np.float32)
 
     def first_layer(self) -> int | None:
@@ -67,12 +69,16 @@ def of_mask(store: Store, mask: str, *, seeds: Sequence[int], mode: str = "zero"
         conditions.append(Condition(relation, off, replacements(store, mode, tuple(sets), relation)))
     for seed in seeds:
         off = masks.random_matched(sets, seed)
-        conditions.append(Condition(f"{RANDOM}{seed}", off, replacements(store, mode, tuple(sets), None, seed)))
+        conditions.append(
+            Condition(f"{RANDOM}{seed}", off, replacements(store, mode, tuple(sets), None, seed))
+        )
     return conditions
 
 
 def added(smaller: Sequence[Condition], larger: Sequence[Condition]) -> list[Condition]:
-    """What every set of ``larger`` (`intact` and random ones aside) adds to the one of that name in ``smaller``, if any."""
+    """What every set of ``larger`` (`intact` and random ones aside) adds to the one
+    of that name in ``smaller``, if any.
+    """
     before = {condition.name: condition.off for condition in smaller}
     steps = []
     for condition in larger:
@@ -89,8 +95,9 @@ def replacements(
     """What overridden neurons are set to: float32 [layer, neuron] per site; nothing where that is 0.
 
     Args:
-        mode: ``zero``; ``mean`` over all identification prompts; a stored statistic of the relation: ``off_mean`` (the mean
-            over the others' prompts), ``on_p50`` (the median over its own, which forces the concept on), ``on_p90``, ``off_p50``;
+        mode: ``zero``; ``mean`` over all identification prompts; a stored statistic of the relation:
+            ``off_mean`` (the mean over the others' prompts), ``on_p50`` (the median over its own, which
+            forces the concept on), ``on_p90``, ``off_p50``;
             ``resample``: the values on one prompt of another relation, drawn by ``seed``.
         relation: whose; None for a random control, which takes a statistic's average over the relations.
     """
@@ -107,9 +114,13 @@ def replacements(
         scores = store.dataset(f"{schema.SCORES}/{site}")
         if mode not in STATISTICS or mode not in scores:
             stored = [name for name in STATISTICS if name in scores]
-            raise InputError(f"unknown mode {mode!r}", where="mode", fix=f"use one of {', '.join((*MODES, *stored))}")
+            raise InputError(
+                f"unknown mode {mode!r}", where="mode", fix=f"use one of {', '.join((*MODES, *stored))}"
+            )
         values = scores[mode]
-        values_of[site] = (values.mean("relation") if relation is None else values.sel(relation=relation)).values
+        values_of[site] = (
+            values.mean("relation") if relation is None else values.sel(relation=relation)
+        ).values
     return values_of
 
 
@@ -120,5 +131,8 @@ def _activations(store: Store, site: str) -> xr.DataArray:
 def _mean(store: Store, site: str) -> np.ndarray:
     """Mean over all identification prompts, float32 [layer, neuron]; a layer at a time."""
     values = _activations(store, site)
-    layers = [values.isel(layer=layer).values.mean(axis=0, dtype=np.float64) for layer in range(values.sizes["layer"])]
+    layers = [
+        values.isel(layer=layer).values.mean(axis=0, dtype=np.float64)
+        for layer in range(values.sizes["layer"])
+    ]
     return np.stack(layers).astype(np.float32)

@@ -1,11 +1,13 @@
 """Two greedy tokens for every prompt under every condition, with as little work as the verdict needs.
 
-One forward pass holds a batch row per condition, and in it one sequence with many prompts (of one prefix group) side by side:
-each sees the shared prefix and itself. So there are few large matrix products, nothing is padded, and the prefix's keys and
-values are never copied per prompt. The first row is the intact model; a condition joins the batch at its lowest overridden
-layer, up to which it equals that row. A second token is decoded only where the first leaves the verdict open.
+One forward pass holds a batch row per condition, and in it one sequence with many prompts (of one prefix
+group) side by side: each sees the shared prefix and itself. So there are few large matrix products, nothing
+is padded, and the prefix's keys and values are never copied per prompt. The first row is the intact model; a
+condition joins the batch at its lowest overridden layer, up to which it equals that row. A second token is
+decoded only where the first leaves the verdict open.
 
-Models whose attention does not allow this (ALiBi, for one; a trial pass finds out) get a row per condition and prompt.
+Models whose attention does not allow this (ALiBi, for one; a trial pass finds out) get a row per condition
+and prompt.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ def decode(
 
     Args:
         tokens: token ids of every prompt.
-        finished: called for every piece with its condition numbers, its prompt numbers and texts [condition][prompt].
+        finished: called for every piece with its condition numbers, its prompt numbers and texts
+            [condition][prompt].
         is_open: whether the verdict on a prompt still depends on a second token, given the text of the first.
         last: override only at a prompt's last token and what follows it, instead of at every token.
         todo: bool [condition, prompt], what is still to be done; None is everything.
@@ -77,7 +80,8 @@ def passes_of(
     """What `decode` would run at most, for plans.
 
     Returns:
-        passes as (rows, prefix tokens, own tokens), the tokens of all of them, and the most (row, prompt) pairs in one.
+        passes as (rows, prefix tokens, own tokens), the tokens of all of them, and the most (row, prompt)
+        pairs in one.
     """
     passes: list[tuple[int, int, int]] = []
     work, most = 0, 1
@@ -103,7 +107,8 @@ def _groups(tokens: Sequence[Sequence[int]]) -> Iterator[PrefixGroup]:
             yield PrefixGroup(inner.prefix, tuple(group.rows[row] for row in inner.rows))
 
 
-# --- many prompts in one row -------------------------------------------------------------------------------------------
+# --- many prompts in one row
+# -------------------------------------------------------------------------------------------
 
 
 def _cut(
@@ -118,7 +123,9 @@ def _cut(
     for pack in _packs(fits, lengths, min(budget, room // 2)):
         yield pack, True
     apart = sorted(set(rows) - set(fits))
-    for batch in same_length(apart, lengths, max(1, budget // max((lengths[row] for row in apart), default=1))):
+    for batch in same_length(
+        apart, lengths, max(1, budget // max((lengths[row] for row in apart), default=1))
+    ):
         yield batch, False
 
 
@@ -145,7 +152,9 @@ def _window(config: Any) -> int:
 
 
 class _Pack:
-    """The first pass over a pack: ``logits`` [rows, prompts, words] of what follows each prompt, and the grown cache."""
+    """The first pass over a pack: ``logits`` [rows, prompts, words] of what follows each prompt,
+    and the grown cache.
+    """
 
     def __init__(self, chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int]) -> None:
         self.chunk, self.n_prefix = chunk, len(chunk.prefix)
@@ -167,23 +176,31 @@ class _Pack:
         self.logits: Tensor = output.logits
 
     def second(self, ids: Tensor, prompts: Tensor) -> Tensor:
-        """Logits [rows, slots, words] after one more token ``ids`` [rows, slots] of the prompts in those slots."""
+        """Logits [rows, slots, words] after one more token ``ids`` [rows,
+        slots] of the prompts in those slots.
+        """
         owner = torch.cat([torch.full((self.n_prefix,), -1), self.owner])
         sees = (owner[None, None] == prompts[..., None]) | (owner[None, None] < 0)
         itself = torch.eye(prompts.shape[1], dtype=torch.bool).expand(len(prompts), -1, -1)
         cache = fitted(self.cache, lambda layer: self.chunk.n_rows)
         with self.chunk.overridden(joining=False):
             keep = torch.arange(prompts.shape[1], device=self.chunk.device)
-            output, _ = self._forward(ids, self.n_tokens[prompts], torch.cat([sees, itself], dim=-1), keep, cache)
+            output, _ = self._forward(
+                ids, self.n_tokens[prompts], torch.cat([sees, itself], dim=-1), keep, cache
+            )
         return output.logits
 
     def _forward(self, ids: Tensor, places: Tensor, sees: Tensor, keep: Tensor, cache: Any) -> Any:
         device, dtype = self.chunk.device, self.chunk.model.dtype
         mask = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
         return advance(
-            self.chunk.model, ids.to(device), cache=cache, attention_mask=mask[:, None].to(device),
-            position_ids=places.to(device), logits_to_keep=keep,
-        )  # fmt: skip
+            self.chunk.model,
+            ids.to(device),
+            cache=cache,
+            attention_mask=mask[:, None].to(device),
+            position_ids=places.to(device),
+            logits_to_keep=keep,
+        )
 
 
 def _answer_packed(
@@ -206,15 +223,18 @@ def _answer_packed(
 def _judge(
     chunk: Chunk, first: Tensor, rows: Sequence[int], is_open: Callable[[int, str], bool]
 ) -> tuple[list[list[str]], list[list[int]]]:
-    """Texts [row][prompt] of the first tokens, and for every row the prompts whose verdict needs a second one."""
+    """Texts [row][prompt] of the first tokens, and for every row the prompts whose verdict needs a second
+    one.
+    """
     ends = _end_tokens(chunk.loaded)
     texts = [_texts(chunk.loaded, [[token] for token in row]) for row in first.tolist()]
     wanted = set(chunk.row_of)
     going_on = [
         [at for at, token in enumerate(tokens) if token not in ends and is_open(rows[at], texts[row][at])]
-        if row in wanted else []
+        if row in wanted
+        else []
         for row, tokens in enumerate(first.tolist())
-    ]  # fmt: skip
+    ]
     return texts, going_on
 
 
@@ -239,14 +259,17 @@ def _can_pack(
     group: PrefixGroup,
     batch_tokens: int,
 ) -> bool:
-    """Whether the model computes the same for prompts in a pack as for prompts apart, by trying the first pack."""
+    """Whether the model computes the same for prompts in a pack as for prompts apart,
+    by trying the first pack.
+    """
     try:
         chunk = Chunk(loaded, conditions, group.prefix, last=False, joining=True)
         pack, packed = next(_cut(chunk, tokens, group.rows, batch_tokens, True))
         if not packed:
             return True
         found = _Pack(chunk, tokens, pack).logits[:, -1]
-    except (TypeError, ValueError, RuntimeError):  # no position_ids, a batch that may not grow, another form of mask
+    # no position_ids, a batch that may not grow, another form of mask
+    except (TypeError, ValueError, RuntimeError):
         return False
     plain = Chunk(loaded, conditions, group.prefix, last=False, joining=False)
     expected = _first_apart(plain, tokens, pack[-1:])[0][:, 0]
@@ -254,12 +277,14 @@ def _can_pack(
     return bool((found - expected).abs().max() <= tolerance)
 
 
-# --- a row for every prompt --------------------------------------------------------------------------------------------
+# --- a row for every prompt
+# --------------------------------------------------------------------------------------------
 
 
 def _first_apart(chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int]) -> tuple[Tensor, Any]:
     """Logits [rows, prompts, words] after prompts of equal length, and the cache with rows x prompts rows."""
-    ids = torch.tensor([tokens[row][len(chunk.prefix) :] for row in rows], device=chunk.device)  # [prompts, tokens]
+    # [prompts, tokens]
+    ids = torch.tensor([tokens[row][len(chunk.prefix) :] for row in rows], device=chunk.device)
     cache = chunk.cache
     if cache is not None:
         cache = repeat_cache(fitted(cache, lambda layer: chunk.n_rows), len(rows))

@@ -34,7 +34,9 @@ def forecast(
     tests: pd.DataFrame | None = None,
     device: str = "auto",
 ) -> plan.Plan:
-    """What `ablate` with the same arguments would write and need, were nothing there yet; errors are those of `ablate`."""
+    """What `ablate` with the same arguments would write and need, were nothing there yet;
+    errors are those of `ablate`.
+    """
     opened = local.writable(store)
     loaded = model_of(opened, model, device)
     table, _ = tests_of(opened, tests)

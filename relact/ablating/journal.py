@@ -1,7 +1,8 @@
 """A journal of answers beside the store: what an interrupted ablation had finished.
 
-One JSON line per piece of work, flushed before the next piece starts; a line that was cut off is left out. Answers are
-kept by the digest of their condition, so names, order and company of conditions may change between two runs.
+One JSON line per piece of work, flushed before the next piece starts; a line that was cut off is left out.
+Answers are kept by the digest of their condition, so names, order and company of conditions may change
+between two runs.
 """
 
 from __future__ import annotations

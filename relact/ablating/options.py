@@ -29,4 +29,6 @@ class AblateOptions:
 
     def __post_init__(self) -> None:
         if self.tokens not in TOKENS:
-            raise InputError(f"unknown choice of tokens {self.tokens!r}", where="tokens", fix="use all or last")
+            raise InputError(
+                f"unknown choice of tokens {self.tokens!r}", where="tokens", fix="use all or last"
+            )

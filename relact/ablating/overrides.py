@@ -1,7 +1,7 @@
 """Conditions that run together: one batch row each, their neurons overridden while the model runs.
 
-The first row is the intact model. A condition joins the batch at its lowest overridden layer, up to which it equals that
-row.
+The first row is the intact model. A condition joins the batch at its lowest overridden layer, up to which it
+equals that row.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from relact.models.loading import LoadedModel
 
 
 class Chunk:
-    """Conditions that run together over one prefix, the intact model in row 0 and the others in ``row_of`` [condition].
+    """Conditions that run together over one prefix, the intact model in row 0
+    and the others in ``row_of`` [condition].
 
     Args:
-        joining: conditions join the batch at their lowest overridden layer, instead of running from the start.
+        joining: conditions join the batch at their lowest overridden layer, instead of running from the
+            start.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Chunk:
             with self.overridden(joining=joining) if not last else nullcontext():
                 self.cache = advance(self.model.base_model, ids)[1]
 
-    def _entries(self, conditions: Sequence[Condition]) -> dict[tuple[str, int], tuple[Tensor, Tensor, Tensor]]:
+    def _entries(
+        self, conditions: Sequence[Condition]
+    ) -> dict[tuple[str, int], tuple[Tensor, Tensor, Tensor]]:
         """(site, layer) -> batch rows, neurons and new values of everything that is overridden there."""
         entries: dict[tuple[str, int], tuple[Tensor, Tensor, Tensor]] = {}
         for site in sorted({site for condition in conditions for site in condition.off}):
@@ -68,7 +72,9 @@ class Chunk:
                 rows = np.concatenate([np.full(len(neurons), row) for row, neurons, _ in parts])
                 if len(rows):
                     neurons, values = (np.concatenate([part[at] for part in parts]) for at in (1, 2))
-                    entries[site, layer] = tuple(torch.from_numpy(x).to(self.device) for x in (rows, neurons, values))
+                    entries[site, layer] = tuple(
+                        torch.from_numpy(x).to(self.device) for x in (rows, neurons, values)
+                    )
         return entries
 
     def rows_at(self, layer: int) -> int:
@@ -77,10 +83,12 @@ class Chunk:
 
     @contextmanager
     def overridden(self, *, joining: bool, ends: Tensor | None = None) -> Iterator[None]:
-        """Override inside the block; the batch is rows x prompts, or the intact row alone that conditions are ``joining``.
+        """Override inside the block; the batch is rows x prompts,
+        or the intact row alone that conditions are ``joining``.
 
         Args:
-            ends: the only token positions to override, of a row's tokens (all its prompts together); None is all.
+            ends: the only token positions to override, of a row's tokens (all its prompts together); None is
+                all.
         """
 
         def write(site: str, layer: int, values: Tensor) -> Tensor | None:
@@ -112,7 +120,9 @@ class Chunk:
 def _grown(block: nn.Module, count: int, visit: hooks.Visit) -> Iterator[None]:
     """Append ``count`` copies of the batch's first row to what a decoder layer is given."""
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def before(
+        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         hidden = args[0] if args else kwargs.pop("hidden_states")
         hidden = torch.cat([hidden, hidden[:1].expand(count, -1, -1)])
         visit.batch = len(hidden)
@@ -126,7 +136,9 @@ def _grown(block: nn.Module, count: int, visit: hooks.Visit) -> Iterator[None]:
 
 
 def fitted(cache: Any, rows: Callable[[int], int]) -> Any:
-    """A copy of a cache in which every layer has ``rows(layer)`` rows: the first one again for those that lack."""
+    """A copy of a cache in which every layer has ``rows(layer)`` rows:
+    the first one again for those that lack.
+    """
     copied = copy.copy(cache)
     copied.layers = [copy.copy(layer) for layer in cache.layers]
     for number, layer in enumerate(copied.layers):

@@ -27,7 +27,9 @@ def encoded(
     loaded: loading.LoadedModel, texts: Sequence[str] | None = None, *, special_tokens: bool = True
 ) -> list[list[int]]:
     """Token ids of every text; of the bundled text by default."""
-    return loading.encode(loaded, [text.strip() for text in texts or plain_text()], special_tokens=special_tokens)
+    return loading.encode(
+        loaded, [text.strip() for text in texts or plain_text()], special_tokens=special_tokens
+    )
 
 
 def perplexity(
@@ -54,7 +56,11 @@ def perplexity(
                 with chunk.overridden(joining=False):
                     output, _ = advance(loaded.model, rows)
                 logits, target = output.logits[:, :-1].float(), rows[:, 1:]
-                loss = functional.cross_entropy(logits.transpose(1, 2), target, reduction="none").double().sum(dim=1)
+                loss = (
+                    functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+                    .double()
+                    .sum(dim=1)
+                )
                 losses[start : start + ROWS] += loss.cpu().numpy()[chunk.row_of]
             progress("perplexity", min(start + ROWS, len(conditions)), len(conditions), "conditions")
     values: np.ndarray = np.exp(losses / predicted)

@@ -32,7 +32,9 @@ def tests_of(store: Store, tests: pd.DataFrame | None) -> tuple[pd.DataFrame, st
             [{"text": text, "relation": relation, "answers": answers} for text, relation, answers in rows]
         )
     if table.empty:
-        raise InputError("no test prompts", where=store.path, fix="capture a prompt table that has some, or give one")
+        raise InputError(
+            "no test prompts", where=store.path, fix="capture a prompt table that has some, or give one"
+        )
     if tests is not None:
         _require_held_out(store, table)
     return table, digest

@@ -84,7 +84,9 @@ def overlap_of(relations: Sequence[str], sets: Mapping[str, np.ndarray], by: str
 
 
 def pairs(shared: xr.Dataset) -> pd.DataFrame:
-    """The result of `overlap` as a table: a row for every two relations (and k, site or layer), most shared first."""
+    """The result of `overlap` as a table: a row for every two relations (and k, site or layer),
+    most shared first.
+    """
     table = shared.to_dataframe().reset_index()
     order = {str(name): at for at, name in enumerate(shared["relation"].values)}
     table = table[table["relation"].map(order) < table["other"].map(order)]
@@ -94,10 +96,12 @@ def pairs(shared: xr.Dataset) -> pd.DataFrame:
 
 
 def agreement(store: str | Path | Store, other: str | Path | Store, *, k: int) -> pd.DataFrame:
-    """How far two stores agree on each relation that both score: two seeds, languages, prompt sets, or trainings of a model.
+    """How far two stores agree on each relation that both score: two seeds, languages, prompt sets,
+    or trainings of a model.
 
     Returns:
-        A row per relation: ``correlation`` (Spearman's, of the average precision of all neurons), then ``shared``,
+        A row per relation: ``correlation`` (Spearman's, of the average precision of all neurons), then
+            ``shared``,
         ``jaccard`` and ``expected`` of the two top-``k`` sets.
 
     Raises:
@@ -109,16 +113,23 @@ def agreement(store: str | Path | Store, other: str | Path | Store, *, k: int) -
     n_neurons = sum(values[0].size for values in mine.values())
     rows = []
     for at, name in enumerate(names):
-        first, second = ({site: values[at][None] for site, values in scores.items()} for scores in (mine, theirs))
+        first, second = (
+            {site: values[at][None] for site, values in scores.items()} for scores in (mine, theirs)
+        )
         ranks = [rankdata(masks.flatten(scores)[0]) for scores in (first, second)]
         a, b = (masks.flatten(masks.top_k(scores, k))[0] for scores in (first, second))
         shared = int((a & b).sum())
-        rows.append((name, np.corrcoef(*ranks)[0, 1], k, shared, shared / (2 * k - shared), k * k / n_neurons))
+        rows.append(
+            (name, np.corrcoef(*ranks)[0, 1], k, shared, shared / (2 * k - shared), k * k / n_neurons)
+        )
     return pd.DataFrame(rows, columns=["relation", "correlation", "k", "shared", "jaccard", "expected"])
 
 
-def moved(store: str | Path | Store, other: str | Path | Store, *, relation: str, n: int = 20) -> pd.DataFrame:
-    """The ``n`` neurons whose average precision for a relation differs most between two stores, largest change first.
+def moved(
+    store: str | Path | Store, other: str | Path | Store, *, relation: str, n: int = 20
+) -> pd.DataFrame:
+    """The ``n`` neurons whose average precision for a relation differs most between two stores,
+    largest change first.
 
     Returns:
         site, layer, neuron, ``before`` (first store), ``after`` (second), ``change``.
@@ -140,7 +151,9 @@ def moved(store: str | Path | Store, other: str | Path | Store, *, relation: str
     )
 
 
-def all_scores(store: Store, statistic: str = schema.AVERAGE_PRECISION) -> tuple[list[str], dict[str, np.ndarray]]:
+def all_scores(
+    store: Store, statistic: str = schema.AVERAGE_PRECISION
+) -> tuple[list[str], dict[str, np.ndarray]]:
     """Relation names, and per scored site float32 [relation, layer, neuron]."""
     groups = {site: query.scores(store, site) for site in store.manifest.capture.sites}
     names = query.relations(next(iter(groups.values())))
@@ -158,12 +171,16 @@ def _only_mask(store: Store) -> str:
 def _both(
     store: str | Path | Store, other: str | Path | Store
 ) -> tuple[list[str], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Relations that both stores score, and the average precision of those in each, on the sites that both have."""
+    """Relations that both stores score, and the average precision of those in each,
+    on the sites that both have.
+    """
     first, second = open_store(store), open_store(other)
     (mine, a), (theirs, b) = all_scores(first), all_scores(second)
     names = [name for name in mine if name in theirs]
     if not names:
-        raise InputError(f"no relation in common: {', '.join(mine)} and {', '.join(theirs)}", where=second.path)
+        raise InputError(
+            f"no relation in common: {', '.join(mine)} and {', '.join(theirs)}", where=second.path
+        )
     sites = [site for site in a if site in b]
     if not sites:
         raise InputError(f"no site in common: {', '.join(a)} and {', '.join(b)}", where=second.path)

@@ -38,12 +38,17 @@ def effects(ablation: xr.Dataset) -> Effects:
     intact = accuracy.sel(condition=INTACT, drop=True)
     drops = -(accuracy - intact).drop_sel(condition=INTACT)  # the dimensions' order stays
     groups = cells([str(x) for x in drops["condition"].values], [str(x) for x in drops["relation"].values])
-    means = {name: float(drops.values[mask].mean()) if mask.any() else float("nan") for name, mask in groups.items()}
+    means = {
+        name: float(drops.values[mask].mean()) if mask.any() else float("nan")
+        for name, mask in groups.items()
+    }
     return Effects(**means, drops=drops, relative=drops / intact.where(intact > 0))
 
 
 def cells(conditions: Sequence[str], relations: Sequence[str]) -> dict[str, np.ndarray]:
-    """Masks [condition, relation] of the cells that are a relation's ``own``, an ``other`` relation's, or ``random``."""
+    """Masks [condition, relation] of the cells that are a relation's ``own``, an ``other`` relation's,
+    or ``random``.
+    """
     names = np.array(conditions)[:, None]
     own = names == np.array(relations)
     random = np.char.startswith(names, RANDOM) & np.ones(own.shape, bool)
@@ -51,15 +56,17 @@ def cells(conditions: Sequence[str], relations: Sequence[str]) -> dict[str, np.n
 
 
 def cumulativity(sweep: xr.Dataset) -> pd.DataFrame:
-    """Whether larger neuron sets break more because they hold the smaller ones: one row per relation and step of k.
+    """Whether larger neuron sets break more because they hold the smaller ones:
+    one row per relation and step of k.
 
     Args:
-        sweep: an ablation over several k, with ``step_correct`` [k, prompt]: the verdict when only those neurons of a prompt's
-            own relation are overridden that a k adds to the one before it.
+        sweep: an ablation over several k, with ``step_correct`` [k, prompt]: the verdict when only those
+            neurons of a prompt's own relation are overridden that a k adds to the one before it.
 
     Returns:
-        relation, k1, k2, total (test prompts right at k1 and wrong at k2), affected (of those, wrong as well when only the
-        added neurons are overridden), cumulativity = 1 - affected / total, NaN where total is 0.
+        relation, k1, k2, total (test prompts right at k1 and wrong at k2), affected (of those, wrong as well
+        when only the added neurons are overridden), cumulativity = 1 - affected / total, NaN where total is
+        0.
         Then two rows per step: ``macro`` averages the relations, ``micro`` pools their prompts.
     """
     relation_of = np.array([str(name) for name in sweep["relation_of"].values])
@@ -77,5 +84,7 @@ def cumulativity(sweep: xr.Dataset) -> pd.DataFrame:
     steps = table.groupby(["k1", "k2"], sort=False)
     sums = steps[["total", "affected"]].sum().reset_index()
     macro = sums.assign(relation="macro", cumulativity=steps["cumulativity"].mean().to_numpy())
-    micro = sums.assign(relation="micro", cumulativity=1 - sums["affected"] / sums["total"].where(sums["total"] > 0))
+    micro = sums.assign(
+        relation="micro", cumulativity=1 - sums["affected"] / sums["total"].where(sums["total"] > 0)
+    )
     return pd.concat([table, macro, micro])[list(table.columns)].reset_index(drop=True)

@@ -16,7 +16,8 @@ TESTS = ("p_intact", "p_random")
 
 
 def evidence(ablation: xr.Dataset, *, resamples: int = RESAMPLES, seed: int = 0) -> xr.Dataset:
-    """An interval and two paired tests for every cell of one ablation (``correct`` [condition, prompt], no sweep).
+    """An interval and two paired tests for every cell of one ablation (``correct`` [condition, prompt],
+    no sweep).
 
     Args:
         resamples: bootstrap draws of each relation's test prompts, the same draws for all conditions.
@@ -27,8 +28,10 @@ def evidence(ablation: xr.Dataset, *, resamples: int = RESAMPLES, seed: int = 0)
         - drop, in points of 100 against intact, with low and high: its 95% percentile bootstrap interval
         - lost and gained: prompts whose verdict changed against intact
         - p_intact: exact McNemar test against intact
-        - p_random: the same against the majority of the random controls (intact where they are even); NaN without them
-        - q_intact, q_random: corrected for the number of cells (Benjamini and Hochberg 1995), random conditions not counted
+        - p_random: the same against the majority of the random controls (intact where they are even); NaN
+          without them
+        - q_intact, q_random: corrected for the number of cells (Benjamini and Hochberg 1995), random
+          conditions not counted
 
         Over [group] (own, other, random): mean_drop, mean_low, mean_high, the mean over the group's cells.
     """
@@ -42,17 +45,26 @@ def evidence(ablation: xr.Dataset, *, resamples: int = RESAMPLES, seed: int = 0)
     random = np.array([name.startswith(RANDOM) for name in conditions])
     control = _majority(verdicts[random], intact)
     generator = np.random.default_rng(seed)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in ("drop", "low", "high", "lost", "gained", *TESTS)}
+    found: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("drop", "low", "high", "lost", "gained", *TESTS)
+    }
     samples = np.empty((resamples, len(conditions), len(relations)), np.float32)
     for column, relation in enumerate(relations):
         own = np.flatnonzero(relation_of == relation)
-        here, loss = verdicts[:, own], intact[own].astype(int) - verdicts[:, own]  # [condition, prompt]: 1 is a loss
+        # [condition, prompt]: 1 is a loss
+        here, loss = verdicts[:, own], intact[own].astype(int) - verdicts[:, own]
         weights = generator.multinomial(len(own), np.full(len(own), 1 / len(own)), size=resamples) / len(own)
         samples[:, :, column] = 100 * weights @ loss.T
         low, high = np.percentile(samples[:, :, column], (2.5, 97.5), axis=0)
-        values = (100 * loss.mean(axis=1), low, high, (loss > 0).sum(axis=1), (loss < 0).sum(axis=1),
-                  mcnemar(intact[own], here),
-                  mcnemar(control[own], here) if random.any() else np.full(len(here), np.nan))  # fmt: skip
+        values = (
+            100 * loss.mean(axis=1),
+            low,
+            high,
+            (loss > 0).sum(axis=1),
+            (loss < 0).sum(axis=1),
+            mcnemar(intact[own], here),
+            mcnemar(control[own], here) if random.any() else np.full(len(here), np.nan),
+        )
         for name, column_values in zip(found, values, strict=True):
             found[name].append(column_values)
     table = {name: np.stack(columns, axis=1) for name, columns in found.items()}
@@ -79,7 +91,8 @@ def _majority(random: np.ndarray, intact: np.ndarray) -> np.ndarray:
 
 
 def mcnemar(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Exact two-sided McNemar test of paired verdicts: p-values [condition] of before [prompt], after [condition, prompt].
+    """Exact two-sided McNemar test of paired verdicts: p-values [condition] of before [prompt],
+    after [condition, prompt].
 
     Of the prompts whose verdict changed, half should change each way: a binomial test.
     Source: McNemar 1947.
@@ -89,7 +102,9 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _corrected(p: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """p-values [condition, relation] corrected for the cells of the ``counted`` conditions; NaN in the others."""
+    """p-values [condition, relation] corrected for the cells of the ``counted`` conditions;
+    NaN in the others.
+    """
     q = np.full(p.shape, np.nan)
     if counted.any() and not np.isnan(p[counted]).any():
         q[counted] = scipy.stats.false_discovery_control(p[counted].ravel()).reshape(p[counted].shape)
@@ -99,12 +114,13 @@ def _corrected(p: np.ndarray, counted: np.ndarray) -> np.ndarray:
 def influences(found: xr.Dataset, *, level: float = LEVEL) -> pd.DataFrame:
     """Who hurts whom and who helps whom, read off `evidence`: one row per condition that is not random.
 
-    A relation is hurt where accuracy falls, and helped (interference is released) where it rises, significantly against intact
-    and, if there are controls, against random.
+    A relation is hurt where accuracy falls, and helped (interference is released) where it rises,
+    significantly against intact and, if there are controls, against random.
 
     Returns:
-        switched_off; own (points lost on itself, NaN where it isn't a relation); hurts, helps: the other relations'
-        names with points, strongest first; versatility: how many others it hurts; interference: how many it helps.
+        switched_off; own (points lost on itself, NaN where it isn't a relation); hurts, helps: the other
+        relations' names with points, strongest first; versatility: how many others it hurts; interference:
+        how many it helps.
     """
     rows = []
     relations = [str(name) for name in found["relation"].values]
@@ -115,7 +131,9 @@ def influences(found: xr.Dataset, *, level: float = LEVEL) -> pd.DataFrame:
         drops, clear = one["drop"].values, one["q_intact"].values < level
         against_random = one["q_random"].values
         clear &= np.isnan(against_random) | (against_random < level)
-        others = [at for at in np.argsort(-np.abs(drops), kind="stable") if clear[at] and relations[at] != name]
+        others = [
+            at for at in np.argsort(-np.abs(drops), kind="stable") if clear[at] and relations[at] != name
+        ]
         hurt, helped = ([at for at in others if sign * drops[at] > 0] for sign in (1, -1))
         rows.append(
             {

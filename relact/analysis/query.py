@@ -36,8 +36,8 @@ QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 def open(path: str | Path) -> xr.DataTree:
     """The whole store as a lazy `xarray.DataTree`; activations end at the last committed block.
 
-    Groups and names are those of docs/format.md: ``tree["scores/mlp.gate"]["average_precision"]`` has dimensions
-    (relation, layer, neuron). Nothing is read before it is asked for.
+    Groups and names are those of docs/format.md: ``tree["scores/mlp.gate"]["average_precision"]`` has
+    dimensions (relation, layer, neuron). Nothing is read before it is asked for.
 
     Raises:
         StoreError: no store there.
@@ -61,7 +61,8 @@ def top(
     sites: str | Sequence[str] | None = None,
     statistic: str = schema.AVERAGE_PRECISION,
 ) -> pd.DataFrame:
-    """The ``n`` neurons with the highest score for a relation: site, layer, neuron and every stored statistic.
+    """The ``n`` neurons with the highest score for a relation: site, layer,
+    neuron and every stored statistic.
 
     Ties keep the store's order (site, layer, neuron).
 
@@ -77,11 +78,15 @@ def top(
     chosen = [site for site in opened.manifest.capture.sites if site in wanted]
     if not chosen:
         known = ", ".join(opened.manifest.capture.sites)
-        raise InputError(f"none of the sites {sites} is scored", where=opened.path, fix=f"choose from {known}")
+        raise InputError(
+            f"none of the sites {sites} is scored", where=opened.path, fix=f"choose from {known}"
+        )
     groups = {site: scores(opened, site) for site in chosen}
     names = statistics(groups[chosen[0]])
     if statistic not in names:
-        raise InputError(f"no statistic {statistic!r}", where=opened.path, fix=f"choose from {', '.join(names)}")
+        raise InputError(
+            f"no statistic {statistic!r}", where=opened.path, fix=f"choose from {', '.join(names)}"
+        )
     row = position(relations(groups[chosen[0]]), relation, opened)
     with ThreadPoolExecutor(READERS) as pool:  # one chunk each: waiting and decompressing overlap
         read = {(site, name): pool.submit(_row, groups[site][name], row) for name in names for site in chosen}
@@ -93,7 +98,9 @@ def top(
         layer, neuron = np.unravel_index(places, values.shape)
         columns = {name: rows[site, name].ravel()[places] for name in names}
         parts.append(pd.DataFrame({"site": site, "layer": layer, "neuron": neuron, **columns}))
-    return pd.concat(parts).sort_values(statistic, ascending=False, kind="stable").head(n).reset_index(drop=True)
+    return (
+        pd.concat(parts).sort_values(statistic, ascending=False, kind="stable").head(n).reset_index(drop=True)
+    )
 
 
 def best(values: np.ndarray, n: int) -> np.ndarray:
@@ -104,10 +111,11 @@ def best(values: np.ndarray, n: int) -> np.ndarray:
 
 
 def neuron(store: str | Path | Store, site: str, layer: int, index: int) -> pd.DataFrame:
-    """One neuron in every relation, best average precision first: each stored statistic, and its distribution.
+    """One neuron in every relation, best average precision first: each stored statistic,
+    and its distribution.
 
-    The distribution (``min p10 p50 p90 max`` of the activation over the relation's identification prompts) is left out
-    where the store holds no activations.
+    The distribution (``min p10 p50 p90 max`` of the activation over the relation's identification prompts) is
+    left out where the store holds no activations.
 
     Raises:
         InputError: the store has no such neuron. StoreError: it has no scores.
@@ -125,7 +133,8 @@ def neuron(store: str | Path | Store, site: str, layer: int, index: int) -> pd.D
 
 
 def activations(store: str | Path | Store, site: str, layer: int, index: int) -> pd.DataFrame:
-    """One neuron's activation on every captured identification prompt: prompt, relation, subject, object, text, activation.
+    """One neuron's activation on every captured identification prompt: prompt, relation, subject, object,
+    text, activation.
 
     Rows are in the order of the prompts; ``activation`` is float32, pooled over the prompt's tokens.
 
@@ -147,7 +156,8 @@ def column(store: Store, site: str, layer: int, index: int) -> np.ndarray:
 
 
 def extremes(store: str | Path | Store, site: str, layer: int, index: int, n: int = 5) -> pd.DataFrame:
-    """The ``n`` prompts that drive one neuron most and least: the columns of `activations`, after ``drive`` (most or least).
+    """The ``n`` prompts that drive one neuron most and least: the columns of `activations`,
+    after ``drive`` (most or least).
 
     Strongest first in both halves; a prompt is in one half only.
     """
@@ -195,7 +205,9 @@ def _check(store: Store, site: str, layer: int, index: int) -> str:
     """The canonical name of a site whose neuron exists."""
     found = site_names.expand(site)
     if len(found) != 1 or found[0] not in store.layouts:
-        raise InputError(f"no site {site!r} in this store", where=store.path, fix=f"use {', '.join(store.layouts)}")
+        raise InputError(
+            f"no site {site!r} in this store", where=store.path, fix=f"use {', '.join(store.layouts)}"
+        )
     lay = store.layouts[found[0]]
     for name, value, size in (("layer", layer, lay.n_layers), ("neuron", index, lay.width)):
         if not 0 <= value < size:

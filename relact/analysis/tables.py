@@ -25,7 +25,9 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
     if writer is None:
         known = " ".join(WRITERS)
         raise InputError(
-            f"cannot write a table as {target.suffix or 'a file without suffix'!r}", where=path, fix=f"use {known}"
+            f"cannot write a table as {target.suffix or 'a file without suffix'!r}",
+            where=path,
+            fix=f"use {known}",
         )
     try:
         writer(frame, target)

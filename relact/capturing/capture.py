@@ -1,8 +1,9 @@
 """Capture: model + prompts + sites -> a stream of committed blocks.
 
-One block at a time: its prompts are grouped by shared prefix, batched by length, run through the base model (no logits),
-and every site's output is pooled over the prompt's real tokens on the way (`passes`). A background thread writes the
-finished block while the model works on the next one. The processes of one ``accelerate launch`` take blocks in turn.
+One block at a time: its prompts are grouped by shared prefix, batched by length, run through the base model
+(no logits), and every site's output is pooled over the prompt's real tokens on the way (`passes`). A
+background thread writes the finished block while the model works on the next one. The processes of one
+``accelerate launch`` take blocks in turn.
 """
 
 from __future__ import annotations
@@ -73,9 +74,11 @@ def capture(
         prompts: a prompt table (`relact.prompts`) or a file of one.
         store: folder of the store; made when missing, resumed when it records the same identity.
         sites: names or aliases (`sites.expand`).
-        pool: ``mean``, ``max``, ``last`` or ``positive`` (share of tokens above 0) over the prompt's real tokens.
+        pool: ``mean``, ``max``, ``last`` or ``positive`` (share of tokens above 0) over the prompt's real
+            tokens.
         dtype: stored as ``float16`` or ``float32``.
-        block: prompts committed together; by default about 512, evened out over the prompts, fewer if ``memory`` asks.
+        block: prompts committed together; by default about 512, evened out over the prompts, fewer if
+            ``memory`` asks.
         batch_tokens: tokens in one forward pass at most.
         special_tokens: whether the tokenizer adds its own (BOS); they count as real tokens.
         memory: budget of the whole process in bytes or as text ("8GiB"); None for no limit.
@@ -85,17 +88,25 @@ def capture(
         repair: check every byte first, and capture damaged blocks again.
 
     Returns:
-        The complete store: activation [prompt, layer, neuron] per site. (Not yet complete on ranks other than 0.)
+        The complete store: activation [prompt, layer, neuron] per site. (Not yet complete on ranks other than
+            0.)
 
     Raises:
-        InputError, ModelError, NumericError, StoreError, IdentityError, BusyError, BudgetError: see relact.errors;
-        committed blocks stay.
+        InputError, ModelError, NumericError, StoreError, IdentityError, BusyError, BudgetError: see
+        relact.errors; committed blocks stay.
     """
     options = CaptureOptions(sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress)
     return capture_with(
-        options, model, prompts, store, model_dtype=model_dtype, device=device, append=append, repair=repair,
+        options,
+        model,
+        prompts,
+        store,
+        model_dtype=model_dtype,
+        device=device,
+        append=append,
+        repair=repair,
         progress=progress,
-    )  # fmt: skip
+    )
 
 
 def capture_with(
@@ -166,7 +177,9 @@ class _Run:
         settings = store.manifest.capture
         tokens = tokens_of(loaded, store.prompts(schema.IDENTIFY), settings, intake)
         ranges = [segment for block in missing for segment in store.segments(block)]
-        shape = shape_of(loaded, intake, passes_of(tokens, ranges, settings.batch), store.n_prompts, store.compressed)
+        shape = shape_of(
+            loaded, intake, passes_of(tokens, ranges, settings.batch), store.n_prompts, store.compressed
+        )
         _, buffers = shape.fit(options.budget, settings.block)
         return cls(loaded, store, tokens, buffers, sink, progress)
 
@@ -192,7 +205,8 @@ class _Run:
                 for n_rows in self.fill(block, buffer):
                     done += n_rows
                     self.progress("capture", done, total, "prompts")
-                    if pending is not None and pending.done():  # its error, if it has one, ends the capture now
+                    # its error, if it has one, ends the capture now
+                    if pending is not None and pending.done():
                         free, pending = [*free, _finished(pending)], None
                 if pending is not None:
                     free.append(_finished(pending))
@@ -201,7 +215,9 @@ class _Run:
                 _finished(pending)
 
     def fill(self, block: int, buffer: BlockBuffer) -> Iterator[int]:
-        """Put one block into ``buffer``: the rows it has, then what an append added to it; yields rows captured."""
+        """Put one block into ``buffer``: the rows it has, then what an append added to it;
+        yields rows captured.
+        """
         first, _ = self.store.rows_of(block)
         stop = self.store.load_block(block, buffer)
         for start, end in self.store.segments(block):
@@ -231,8 +247,12 @@ def _device_of(device: str, crew: locks.Crew) -> str:
     return device
 
 
-def sized(intake: prepare.Intake, loaded: LoadedModel, options: CaptureOptions, path: Path | None) -> prepare.Intake:
-    """The intake with its rows per block: as asked, as the store at ``path`` has it, or what the memory allows."""
+def sized(
+    intake: prepare.Intake, loaded: LoadedModel, options: CaptureOptions, path: Path | None
+) -> prepare.Intake:
+    """The intake with its rows per block: as asked, as the store at ``path`` has it,
+    or what the memory allows.
+    """
     n_prompts, block = len(intake.tokens), options.block
     if block is None and path is not None:
         block = _block_of(path)
@@ -261,7 +281,11 @@ def passes_of(
 
 
 def shape_of(
-    loaded: LoadedModel, intake: prepare.Intake, passes: Iterable[batches.Pass], n_prompts: int, compress: bool
+    loaded: LoadedModel,
+    intake: prepare.Intake,
+    passes: Iterable[batches.Pass],
+    n_prompts: int,
+    compress: bool,
 ) -> CaptureShape:
     """What the memory of these passes and of the blocks around them depends on."""
     plan, passes = intake.blueprint, list(passes)

@@ -33,7 +33,8 @@ def forecast(
 ) -> Plan:
     """What `capture` with the same arguments would write, and need.
 
-    Files and bytes are exact for an uncompressed store: what is not a block is built in a temporary folder and measured.
+    Files and bytes are exact for an uncompressed store: what is not a block is built in a temporary folder
+    and measured.
 
     Args:
         store: where it may have begun already; None, or a place where nothing is, for a new one.
@@ -53,7 +54,9 @@ def forecast(
     sites = layouts(n_prompts, rows, blueprint.n_layers, blueprint.widths, options.dtype)
     n_files, n_bytes = prepare.measure(begun.skeleton) if begun.skeleton else (0, 0)
     n_files += len(ranges) * (1 + sum(lay.n_layers for lay in sites.values()))
-    n_bytes += len(ranges) * (record_bytes(sites) + sum(lay.n_layers * lay.shard_bytes for lay in sites.values()))
+    n_bytes += len(ranges) * (
+        record_bytes(sites) + sum(lay.n_layers * lay.shard_bytes for lay in sites.values())
+    )
     taken = cost.seconds(loaded, passes, n_bytes)
     peak = shape.memory(rows, min(buffers, max(1, len(ranges))))
     return Plan("capture", n_files, n_bytes, not begun.compress, peak, taken)

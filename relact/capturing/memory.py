@@ -22,7 +22,9 @@ def buffer_bytes(sites: Mapping[str, Layout], buffers: int, compress: bool) -> i
 
 @dataclass(frozen=True)
 class CaptureShape:
-    """What the memory of a capture depends on, beside the model: ``held`` bytes for that and its forward pass."""
+    """What the memory of a capture depends on, beside the model:
+    ``held`` bytes for that and its forward pass.
+    """
 
     n_prompts: int
     n_layers: int
@@ -37,7 +39,8 @@ class CaptureShape:
         return self.held + buffer_bytes(sites, buffers, self.compress)
 
     def fit(self, budget: int | None, block: int | None = None) -> tuple[int, int]:
-        """(rows per block, buffers) within ``budget`` bytes: the largest blocks, two buffers where they stay large.
+        """(rows per block, buffers) within ``budget`` bytes: the largest blocks,
+        two buffers where they stay large.
 
         Args:
             budget: None for no limit.
@@ -51,7 +54,9 @@ class CaptureShape:
         else:
             targets = [BLOCK >> shift for shift in range(6) if BLOCK >> shift >= ROWS_FLOOR]
             sizes = list(dict.fromkeys(block_of(self.n_prompts, target) for target in targets))
-        choices = [(rows, 2) for rows in sizes if rows >= COMFORT] + [(rows, n) for rows in sizes for n in (2, 1)]
+        choices = [(rows, 2) for rows in sizes if rows >= COMFORT] + [
+            (rows, n) for rows in sizes for n in (2, 1)
+        ]
         for rows, buffers in choices:
             if budget is None or self.memory(rows, buffers) <= budget:
                 return rows, buffers

@@ -30,9 +30,14 @@ class CaptureOptions:
 
     def __post_init__(self) -> None:
         sites.expand(self.sites)
-        for value, known, option in ((self.pool, schema.POOLS, "--pool"), (self.dtype, schema.DTYPES, "--dtype")):
+        for value, known, option in (
+            (self.pool, schema.POOLS, "--pool"),
+            (self.dtype, schema.DTYPES, "--dtype"),
+        ):
             if value not in known:
-                raise InputError(f"{value!r} is not known", where=option, fix=f"choose one of {', '.join(known)}")
+                raise InputError(
+                    f"{value!r} is not known", where=option, fix=f"choose one of {', '.join(known)}"
+                )
         for number, option in ((self.block, "--block"), (self.batch_tokens, "--batch-tokens")):
             if number is not None and number < 1:
                 raise InputError(f"{number} is too small", where=option, fix="give at least 1")

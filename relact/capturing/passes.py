@@ -1,6 +1,8 @@
-"""The forward passes of a capture: a shared prefix once, its continuations batched by length, pooled values into a block.
+"""The forward passes of a capture: a shared prefix once, its continuations batched by length,
+pooled values into a block.
 
-Which prompts run together is decided in `batches`, how they are pooled in `pooling`, when their values arrive in `transfer`.
+Which prompts run together is decided in `batches`, how they are pooled in `pooling`, when their values arrive
+in `transfer`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def capture_rows(
     settings: schema.CaptureRecord,
     at: int = 0,
 ) -> Iterator[int]:
-    """Run prompts that are batched together and fill ``buffer`` from row ``at`` on; yields rows as they are filled."""
+    """Run prompts that are batched together and fill ``buffer`` from row ``at`` on;
+    yields rows as they are filled.
+    """
     lengths = [len(row) for row in tokens]
     underway: deque[Arrivals] = deque()
     prefix = _Prefix((), None, {})
@@ -79,7 +83,9 @@ class _Prefix:
 def _in_halves(
     run: Callable[[Sequence[int]], None], rows: Sequence[int], device: torch.device, lengths: Sequence[int]
 ) -> None:
-    """``run(rows)``, in halves when the device's memory does not hold the whole; ``lengths`` are tokens of every row."""
+    """``run(rows)``, in halves when the device's memory does not hold the whole;
+    ``lengths`` are tokens of every row.
+    """
     try:
         return run(rows)
     except torch.OutOfMemoryError as error:
@@ -107,7 +113,8 @@ def _run_batch(
     ids, mask = pad(own, loaded.device)  # [batch, tokens]
     pool: Pool = pools(settings.pool)
     stored = torch.float16 if settings.dtype == "float16" else torch.float32
-    lengths = torch.tensor([[len(row) + len(prefix.tokens)] for row in own], device=loaded.device)  # [batch, 1]
+    # [batch, 1]
+    lengths = torch.tensor([[len(row) + len(prefix.tokens)] for row in own], device=loaded.device)
     arrivals = Arrivals(np.asarray(rows))
 
     def keep(site: str, layer: int, values: torch.Tensor) -> None:

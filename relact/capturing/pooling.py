@@ -1,7 +1,8 @@
 """Pooling over a prompt's real tokens, in three steps so that a shared prefix is pooled once.
 
-``start`` reduces [batch, tokens, width] to an unfinished pool [batch, width]; ``join`` adds a prefix's pool [1, width] to those of
-its continuations; ``finish`` divides by the number of tokens where the pool is an average. Sums run in float32 at least.
+``start`` reduces [batch, tokens, width] to an unfinished pool [batch, width]; ``join`` adds a prefix's pool
+[1, width] to those of its continuations; ``finish`` divides by the number of tokens where the pool is an
+average. Sums run in float32 at least.
 """
 
 from __future__ import annotations

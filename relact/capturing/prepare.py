@@ -1,7 +1,7 @@
 """Prepare: what a capture starts from, and the store it goes to: made, resumed, grown or repaired.
 
-A store's prompts keep the order in which they were given. An append adds the rows of a table that the store does not have yet
-after those it has, whether the table repeats the old ones or not.
+A store's prompts keep the order in which they were given. An append adds the rows of a table that the store
+does not have yet after those it has, whether the table repeats the old ones or not.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def resume(store: LocalStore, intake: Intake) -> LocalStore:
 
 
 def append(store: LocalStore, intake: Intake) -> LocalStore:
-    """The store grown by the rows of the intake that it does not have; nothing is captured yet. Errors as of `grown`."""
+    """The store grown by the rows of the intake that it does not have; nothing is captured yet.
+    Errors as of `grown`.
+    """
     larger = grown(store, intake)
     return local.grow(store, larger.tables, larger.manifest.prompts) if larger else store
 
@@ -131,7 +133,9 @@ def old_rows(store: LocalStore) -> dict[str, pd.DataFrame]:
 
 
 def new_rows(store: LocalStore, intake: Intake) -> dict[str, pd.DataFrame]:
-    """Rows of the intake that the store does not have, each as often as it is missing, in the intake's order."""
+    """Rows of the intake that the store does not have, each as often as it is missing,
+    in the intake's order.
+    """
     found = {}
     for split, table in intake.tables.items():
         have = Counter(_keys(store.prompts(split)))
@@ -144,9 +148,11 @@ def new_rows(store: LocalStore, intake: Intake) -> dict[str, pd.DataFrame]:
 
 
 def repair(path: Path, intake: Intake) -> tuple[LocalStore, Verdict]:
-    """Rebuild damaged prompts and metadata and take the commits of damaged blocks back: they are missing from now on.
+    """Rebuild damaged prompts and metadata and take the commits of damaged blocks back:
+    they are missing from now on.
 
-    The intake must be what the store was captured from. Damaged results (scores, masks, ablations) are not touched.
+    The intake must be what the store was captured from. Damaged results (scores, masks, ablations) are not
+    touched.
     """
     before = after = verify(path)
     if before.damaged_skeleton():
@@ -166,7 +172,10 @@ def _rebuild(path: Path, intake: Intake, *, root_lost: bool) -> None:
         blueprint = intake.with_block(_block_on_disk(path, blueprint)).blueprint
     else:
         manifest = local.read_manifest(path)
-        recorded = {split: {name: about[name] for name in ("n", "digest")} for split, about in manifest.prompts.items()}
+        recorded = {
+            split: {name: about[name] for name in ("n", "digest")}
+            for split, about in manifest.prompts.items()
+        }
         if recorded != dict(intake.manifest.prompts):
             raise InputError(
                 "these are not the prompts that the store records",
@@ -193,10 +202,14 @@ def _block_on_disk(path: Path, blueprint: Blueprint) -> int:
                 fix="give the model, prompts and settings it was captured with",
             )
         return int(array.shards[0])
-    raise StoreError("neither its zarr.json nor its arrays can be read", where=path, fix="remove it and capture again")
+    raise StoreError(
+        "neither its zarr.json nor its arrays can be read", where=path, fix="remove it and capture again"
+    )
 
 
-def _encode(loaded: LoadedModel, table: pd.DataFrame, special: bool) -> tuple[dict[str, pd.DataFrame], list[list[int]]]:
+def _encode(
+    loaded: LoadedModel, table: pd.DataFrame, special: bool
+) -> tuple[dict[str, pd.DataFrame], list[list[int]]]:
     """Both splits with ``n_tokens``, and the token ids of the identification prompts."""
     tables = {}
     for split in (schema.IDENTIFY, schema.TEST):

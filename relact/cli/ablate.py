@@ -40,14 +40,24 @@ def ablate(
     model: Annotated[str | None, typer.Option(help="where the store's model is now, if it moved")] = None,
     seeds: Seeds = SEEDS,
     match: Match = AblateOptions.match,
-    prompt_file: Annotated[Path | None, typer.Option("--prompts", help="test prompts of this table instead")] = None,
-    language: Annotated[str | None, typer.Option(help="ask the same facts in de, fr, es, zh, ja instead")] = None,
-    paraphrase: Annotated[bool, typer.Option("--paraphrase", help="ask with the other templates instead")] = False,
+    prompt_file: Annotated[
+        Path | None, typer.Option("--prompts", help="test prompts of this table instead")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="ask the same facts in de, fr, es, zh, ja instead")
+    ] = None,
+    paraphrase: Annotated[
+        bool, typer.Option("--paraphrase", help="ask with the other templates instead")
+    ] = False,
     shots: Annotated[int, typer.Option(help="of those prompts: as in the store's")] = 0,
     test_size: TestSize = PromptOptions.test_size,
     seed: Seed = PromptOptions.seed,
-    perplexity: Annotated[bool, typer.Option("--perplexity", help="of a bundled text under every condition")] = False,
-    preset: Annotated[str | None, typer.Option(help="paper: k, mode, tokens, rule and controls as published")] = None,
+    perplexity: Annotated[
+        bool, typer.Option("--perplexity", help="of a bundled text under every condition")
+    ] = False,
+    preset: Annotated[
+        str | None, typer.Option(help="paper: k, mode, tokens, rule and controls as published")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="name of the result; by default what was done")] = None,
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -65,7 +75,9 @@ def ablate(
     if language or paraphrase:
         from relact.studies.other_tests import asked_otherwise
 
-        asked = PromptOptions(language or "en", shots=shots, test_size=test_size, seed=seed, paraphrase=paraphrase)
+        asked = PromptOptions(
+            language or "en", shots=shots, test_size=test_size, seed=seed, paraphrase=paraphrase
+        )
         tests = asked_otherwise(store, asked)
         parts = [mask or f"top-{k}", *([language] if language else []), *["paraphrase"] * paraphrase]
         name = name or "-".join(parts)
@@ -78,6 +90,14 @@ def ablate(
 
     with Stages() as progress:
         result = ablate_with(
-            options, store, mask=mask, k=sizes, model=model, tests=tests, name=name, device=device, progress=progress
+            options,
+            store,
+            mask=mask,
+            k=sizes,
+            model=model,
+            tests=tests,
+            name=name,
+            device=device,
+            progress=progress,
         )
     show_ablation(result, as_json)

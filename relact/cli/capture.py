@@ -8,15 +8,30 @@ from typing import Annotated
 import typer
 
 from relact.capturing.options import CaptureOptions
-from relact.cli.options import BatchTokens, Block, Device, DryRun, Dtype, Json, ModelDtype, Pool, Sites, SpecialTokens
+from relact.cli.options import (
+    BatchTokens,
+    Block,
+    Device,
+    DryRun,
+    Dtype,
+    Json,
+    ModelDtype,
+    Pool,
+    Sites,
+    SpecialTokens,
+)
 from relact.cli.printing import show, show_plans
 from relact.cli.progress import Stages
 
 
 def capture(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="hub id, local folder, GGUF file, or smollm2")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="hub id, local folder, GGUF file, or smollm2")
+    ],
     prompt_file: Annotated[Path, typer.Argument(metavar="PROMPTS", help="prompt table")],
-    store: Annotated[str, typer.Argument(metavar="STORE", help="a folder, or an object store: s3://bucket/name.zarr")],
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="a folder, or an object store: s3://bucket/name.zarr")
+    ],
     sites: Sites = str(CaptureOptions.sites),
     pool: Pool = CaptureOptions.pool,
     dtype: Dtype = CaptureOptions.dtype,
@@ -31,8 +46,12 @@ def capture(
     compress: Annotated[
         bool, typer.Option("--compress", help="a new store smaller, but slower to write and read")
     ] = False,
-    append: Annotated[bool, typer.Option("--append", help="add the prompts that the store does not have")] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="check every byte, capture damaged blocks again")] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="add the prompts that the store does not have")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="check every byte, capture damaged blocks again")
+    ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -45,26 +64,45 @@ def capture(
         from relact.capturing.forecast import forecast
 
         if repair:
-            raise typer.BadParameter("what a repair would do is told by `relact verify`", param_hint="--dry-run")
+            raise typer.BadParameter(
+                "what a repair would do is told by `relact verify`", param_hint="--dry-run"
+            )
         begun = None if away else store
-        planned = forecast(options, model, prompt_file, begun, model_dtype=model_dtype, device=device, append=append)
+        planned = forecast(
+            options, model, prompt_file, begun, model_dtype=model_dtype, device=device, append=append
+        )
         return show_plans([planned], as_json)
     if away:
         if append or repair:
-            raise typer.BadParameter("only stores on disk are appended to or repaired", param_hint="--append/--repair")
+            raise typer.BadParameter(
+                "only stores on disk are appended to or repaired", param_hint="--append/--repair"
+            )
         return _stream(options, model, prompt_file, store, model_dtype, device, as_json)
     from relact.capturing.capture import capture_with
 
     with Stages() as progress:
         opened = capture_with(
-            options, model, prompt_file, store,
-            model_dtype=model_dtype, device=device, append=append, repair=repair, progress=progress,
-        )  # fmt: skip
+            options,
+            model,
+            prompt_file,
+            store,
+            model_dtype=model_dtype,
+            device=device,
+            append=append,
+            repair=repair,
+            progress=progress,
+        )
     show(opened.describe(), as_json)
 
 
 def _stream(
-    options: CaptureOptions, model: str, prompt_file: Path, url: str, model_dtype: str, device: str, as_json: bool
+    options: CaptureOptions,
+    model: str,
+    prompt_file: Path,
+    url: str,
+    model_dtype: str,
+    device: str,
+    as_json: bool,
 ) -> None:
     from relact.sharing.stream import stream_with
 

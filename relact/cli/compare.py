@@ -12,11 +12,17 @@ from relact.cli.printing import numbers, show_frame
 
 def compare(
     store: StorePlace,
-    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="another store, to compare with")] = None,
+    other: Annotated[
+        str | None, typer.Argument(metavar="OTHER", help="another store, to compare with")
+    ] = None,
     mask: Annotated[str | None, typer.Option(help="a stored mask; the only one by default")] = None,
-    k: Annotated[str | None, typer.Option("--k", help="instead of a mask, the top k: one or several, 100,400")] = None,
+    k: Annotated[
+        str | None, typer.Option("--k", help="instead of a mask, the top k: one or several, 100,400")
+    ] = None,
     by: Annotated[str | None, typer.Option(help="count in every `site` or `layer` apart")] = None,
-    relation: Annotated[str | None, typer.Option(help="with OTHER: the neurons of this relation that moved")] = None,
+    relation: Annotated[
+        str | None, typer.Option(help="with OTHER: the neurons of this relation that moved")
+    ] = None,
     n: Annotated[int, typer.Option("-n", help="with OTHER and --relation: how many")] = 20,
     output: Output = None,
     as_json: Json = False,

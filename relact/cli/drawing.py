@@ -24,10 +24,14 @@ SPARK_BINS = 16
 
 
 def grid(frame: pd.DataFrame, title: str | None = None) -> None:
-    """A matrix of numbers with named rows; columns are numbered, cells shaded from the smallest to the largest."""
+    """A matrix of numbers with named rows; columns are numbered,
+    cells shaded from the smallest to the largest.
+    """
     values = frame.to_numpy(float)
     low, high = np.nanmin(values), np.nanmax(values)
-    shown = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 0))
+    shown = Table(
+        title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 0)
+    )
     label = max(len(str(name)) for name in frame.index)
     shown.add_column("", width=label + 2, no_wrap=True)
     for name in frame.columns:
@@ -62,7 +66,9 @@ def overlaps(shared: xr.Dataset) -> None:
 
 
 def neuron(frame: pd.DataFrame, prompts: pd.DataFrame | None, everywhere: pd.DataFrame | None) -> None:
-    """One neuron: its statistics with a histogram in every relation, then the prompts that drive it most and least."""
+    """One neuron: its statistics with a histogram in every relation,
+    then the prompts that drive it most and least.
+    """
     if everywhere is not None:
         low, high = everywhere["activation"].min(), everywhere["activation"].max()
         values = dict(iter(everywhere.groupby("relation")["activation"]))
@@ -70,7 +76,9 @@ def neuron(frame: pd.DataFrame, prompts: pd.DataFrame | None, everywhere: pd.Dat
         frame = frame[["relation", "average_precision", *QUANTILES]].assign(distribution=bars)
     table(frame, heat=("average_precision",))
     if prompts is not None:
-        lines = [text.strip().splitlines()[-1][-PROMPT_WIDTH:] if text.strip() else "" for text in prompts["text"]]
+        lines = [
+            text.strip().splitlines()[-1][-PROMPT_WIDTH:] if text.strip() else "" for text in prompts["text"]
+        ]
         shown = prompts[["drive", "activation", "relation", "object"]].assign(prompt=lines)
         say("")
         table(shown)
@@ -83,7 +91,9 @@ def sparkline(values: np.ndarray, low: float, high: float) -> str:
     return "".join(BLOCKS[level] for level in levels)
 
 
-def ablation(result: xr.Dataset, k: int, drops: Mapping[str, Mapping[str, float]], influences: pd.DataFrame) -> None:
+def ablation(
+    result: xr.Dataset, k: int, drops: Mapping[str, Mapping[str, float]], influences: pd.DataFrame
+) -> None:
     """The matrix of one k, mean drops with their intervals, and who hurts or helps whom beyond chance."""
     say(f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {k})\n")
     matrix(result)
@@ -103,7 +113,9 @@ def ablation(result: xr.Dataset, k: int, drops: Mapping[str, Mapping[str, float]
 
 
 def matrix(ablation: xr.Dataset) -> None:
-    """Accuracy of every relation (rows) intact, under random neurons, and under each relation's neurons (columns)."""
+    """Accuracy of every relation (rows) intact, under random neurons,
+    and under each relation's neurons (columns).
+    """
     accuracy = ablation["accuracy"].load()
     relations = [str(name) for name in accuracy["relation"].values]
     conditions = [str(name) for name in accuracy["condition"].values]
@@ -111,11 +123,15 @@ def matrix(ablation: xr.Dataset) -> None:
     columns = [name for name in relations if name in conditions]
     label = max(map(len, relations))
     head = " " * (label + 3) + f"{'intact':>{MATRIX_CELL}} {'random':>{MATRIX_CELL}} |"
-    out.print(head + "".join(f"{number:>{MATRIX_CELL}}" for number in range(1, len(columns) + 1)), highlight=False)
+    out.print(
+        head + "".join(f"{number:>{MATRIX_CELL}}" for number in range(1, len(columns) + 1)), highlight=False
+    )
     for number, name in enumerate(relations, 1):
         intact = float(accuracy.sel(condition="intact", relation=name))
         control = float(accuracy.sel(condition=random, relation=name).mean()) if random else float("nan")
-        line = Text(f"{number:>2} {name:<{label}}{100 * intact:{MATRIX_CELL}.1f} {100 * control:{MATRIX_CELL}.1f} |")
+        line = Text(
+            f"{number:>2} {name:<{label}}{100 * intact:{MATRIX_CELL}.1f} {100 * control:{MATRIX_CELL}.1f} |"
+        )
         for column in columns:
             value = float(accuracy.sel(condition=column, relation=name))
             line.append(f"{100 * value:{MATRIX_CELL}.1f}", style=_heat(intact - value, column == name))

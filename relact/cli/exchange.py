@@ -13,7 +13,9 @@ from relact.cli.printing import listed, show
 
 def export(
     store: StorePlace,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="file, or folder for the formats of other tools")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="file, or folder for the formats of other tools")
+    ],
     form: Annotated[
         str,
         typer.Option(
@@ -25,19 +27,31 @@ def export(
     ablation: Annotated[str | None, typer.Option(help="ablation to export; the only one by default")] = None,
     relations: Relations = None,
     group: Annotated[str, typer.Option(help="the other tools' name for a family of concepts")] = "sense",
-    limited: Annotated[int | None, typer.Option(help="also expertise_limited files of so many neurons")] = None,
+    limited: Annotated[
+        int | None, typer.Option(help="also expertise_limited files of so many neurons")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write scores, neuron lists, ablations or prompts for other tools."""
     from relact.exchange.formats import export as write_files
 
-    written = write_files(store, out, form, mask=mask, ablation=ablation, relations=listed(relations), group=group,
-                           limited=limited)  # fmt: skip
+    written = write_files(
+        store,
+        out,
+        form,
+        mask=mask,
+        ablation=ablation,
+        relations=listed(relations),
+        group=group,
+        limited=limited,
+    )
     show({"format": form, "written": [str(path) for path in written]}, as_json)
 
 
 def import_scores(
-    source: Annotated[list[Path], typer.Argument(metavar="SOURCE... STORE", help="expertise.csv files or folders")],
+    source: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE... STORE", help="expertise.csv files or folders")
+    ],
     store: StorePath,
     as_json: Json = False,
 ) -> None:

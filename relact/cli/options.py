@@ -15,17 +15,21 @@ Sources = Annotated[
 ]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="folder of the store")]
 StorePlace = Annotated[
-    str, typer.Argument(metavar="STORE", help="a folder, a .zarr.zip, or its URL: http(s), s3, hf://datasets/...")
+    str,
+    typer.Argument(metavar="STORE", help="a folder, a .zarr.zip, or its URL: http(s), s3, hf://datasets/..."),
 ]
 Timeout = Annotated[float, typer.Option(help="seconds for one request to a server")]
 Licence = Annotated[
-    str | None, typer.Option(help="of the data, for the card: an SPDX identifier or expression, such as cc-by-4.0")
+    str | None,
+    typer.Option(help="of the data, for the card: an SPDX identifier or expression, such as cc-by-4.0"),
 ]
 Activations = Annotated[bool, typer.Option("--activations", help="pack the activations too, compressed")]
 PackedStages = Annotated[str, typer.Option("--stages", help="results to pack, comma-separated")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
 Shots = Annotated[int, typer.Option(help="in-context examples before every prompt")]
-Examples = Annotated[str, typer.Option(help="of identification prompts: drawn for each, or shared as in test prompts")]
+Examples = Annotated[
+    str, typer.Option(help="of identification prompts: drawn for each, or shared as in test prompts")
+]
 Language = Annotated[str, typer.Option(help="language of the prompts: en, de, fr, es, zh, ja")]
 Templates = Annotated[str, typer.Option(help="first or all templates of a relation")]
 Form = Annotated[str, typer.Option(help="statement, or paper: `? Answer:` at the end")]
@@ -48,7 +52,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="say what it would write
 Seeds = Annotated[int, typer.Option(help="random controls")]
 Kind = Annotated[str, typer.Option(help="the top k, the bottom k, or both: half of k of each")]
 MaskSites = Annotated[str | None, typer.Option(help="choose among these sites only: attn, mlp.up, ...")]
-Mode = Annotated[str, typer.Option(help="override with: zero, mean, off_mean, on_p50, on_p90, off_p50, resample")]
+Mode = Annotated[
+    str, typer.Option(help="override with: zero, mean, off_mean, on_p50, on_p90, off_p50, resample")
+]
 Tokens = Annotated[str, typer.Option(help="override at all tokens, or from the last one of a prompt on")]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="write the table: .parquet, .csv, .tex, .md, .json")

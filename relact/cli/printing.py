@@ -33,7 +33,9 @@ def show_plans(plans: Sequence[Any], as_json: bool) -> None:
             "files": f"{'' if one.exact else '≤ '}{one.files:,}",
             "on disk": f"{'' if one.exact else '≤ '}{plan.show_bytes(one.bytes)}",
             "memory": f"≤ {plan.show_bytes(one.memory)}",
-            "time": "unknown" if one.seconds is None else f"about {timedelta(seconds=max(1, round(one.seconds)))}",
+            "time": "unknown"
+            if one.seconds is None
+            else f"about {timedelta(seconds=max(1, round(one.seconds)))}",
         }
         for one in plans
     ]
@@ -59,7 +61,9 @@ def numbers(text: str) -> int | list[int]:
     try:
         numbers = [int(word) for word in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a number nor numbers with commas", param_hint="--k") from None
+        raise typer.BadParameter(
+            f"{text!r} is neither a number nor numbers with commas", param_hint="--k"
+        ) from None
     return numbers[0] if len(numbers) == 1 else numbers
 
 
@@ -86,15 +90,24 @@ def show_ablation(result: Any, as_json: bool, where: Path | None = None) -> None
             )
         }
         table = influences(shown)
-        found.append({"k": k, "drops": summary, "accuracy": part["accuracy"].values.tolist(),
-                      "influences": table.astype(object).where(table.notna(), None).to_dict("records")})  # fmt: skip
+        found.append(
+            {
+                "k": k,
+                "drops": summary,
+                "accuracy": part["accuracy"].values.tolist(),
+                "influences": table.astype(object).where(table.notna(), None).to_dict("records"),
+            }
+        )
         if "perplexity" in part:
             found[-1]["perplexity"] = part["perplexity"].values.tolist()
         if not as_json:
             drawing.ablation(part, k, summary, table)
     steps = cumulativity(result) if sweep else None
     if as_json:
-        names = {"condition": result["condition"].values.tolist(), "relation": result["relation"].values.tolist()}
+        names = {
+            "condition": result["condition"].values.tolist(),
+            "relation": result["relation"].values.tolist(),
+        }
         content: dict[str, Any] = {"sweep": found} if sweep else found[0]
         if steps is not None:
             content["cumulativity"] = steps.astype(object).where(steps.notna(), None).to_dict("records")

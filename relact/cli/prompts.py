@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relact.cli import terminal
-from relact.cli.options import Examples, Form, Json, Language, Match, PerRelation, Seed, Shots, Templates, TestSize
+from relact.cli.options import (
+    Examples,
+    Form,
+    Json,
+    Language,
+    Match,
+    PerRelation,
+    Seed,
+    Shots,
+    Templates,
+    TestSize,
+)
 from relact.cli.progress import Stages
 from relact.relations.options import PromptOptions
 
@@ -21,7 +32,9 @@ def prompts(
     sources: Annotated[
         list[str] | None, typer.Argument(metavar="SOURCE...", help="as listed by --list, or files")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write: .parquet, .csv, .jsonl")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="file to write: .parquet, .csv, .jsonl")
+    ] = None,
     shots: Shots = PromptOptions.shots,
     examples: Examples = PromptOptions.examples,
     language: Language = PromptOptions.language,
@@ -35,15 +48,22 @@ def prompts(
         str | None, typer.Option(help="paper: the published method's prompts from a folder of LRE JSON")
     ] = None,
     known_by: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="keep the identification prompts that this model answers")
+        str | None,
+        typer.Option(metavar="MODEL", help="keep the identification prompts that this model answers"),
     ] = None,
     match: Match = "prefix",
-    label_column: Annotated[str | None, typer.Option(help="column of your table that names the relation")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="column of your table that names the relation")
+    ] = None,
     template: Annotated[
         str | None, typer.Option(help='for tables of facts without one: "The capital of {} is"')
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="facts per relation to read at most, for very large tables")] = None,
-    skip_bad: Annotated[bool, typer.Option(help="pass over rows that cannot be used, and count them")] = False,
+    limit: Annotated[
+        int | None, typer.Option(help="facts per relation to read at most, for very large tables")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option(help="pass over rows that cannot be used, and count them")
+    ] = False,
     listing: Annotated[bool, typer.Option("--list", help="list the bundled relations")] = False,
     as_json: Json = False,
 ) -> None:
@@ -55,7 +75,15 @@ def prompts(
     if not sources:
         raise typer.BadParameter("name at least one SOURCE, or use --list")
     options = PromptOptions(
-        language, shots, examples, templates, form, None if known_by else per_relation, test_size, seed, paraphrase
+        language,
+        shots,
+        examples,
+        templates,
+        form,
+        None if known_by else per_relation,
+        test_size,
+        seed,
+        paraphrase,
     )
     reading = {"label_column": label_column, "template": template, "limit": limit, "skip_bad": skip_bad}
     skipped: list[str] = []
@@ -77,8 +105,12 @@ def prompts(
     terminal.say(f"written to {where}" if where else f"\n{prompt_table.preview(frame)}")
 
 
-def _frame(sources: list[str], options: PromptOptions, preset: str | None, reading: dict[str, Any]) -> pd.DataFrame:
-    """The prompts of the sources; a preset has options of its own, of which only seed and paraphrase are chosen here."""
+def _frame(
+    sources: list[str], options: PromptOptions, preset: str | None, reading: dict[str, Any]
+) -> pd.DataFrame:
+    """The prompts of the sources; a preset has options of its own,
+    of which only seed and paraphrase are chosen here.
+    """
     from relact.relations.prompts import build, published
     from relact.relations.sources import load_all
     from relact.studies import presets

@@ -32,7 +32,9 @@ def neuron(
     site: Annotated[str, typer.Argument(metavar="SITE", help="site, such as mlp.gate")],
     layer: Annotated[int, typer.Argument(metavar="LAYER", help="layer, from 0")],
     index: Annotated[int, typer.Argument(metavar="INDEX", help="neuron in its layer, from 0")],
-    n: Annotated[int, typer.Option("-n", help="prompts that drive it most, and as many that drive it least")] = 5,
+    n: Annotated[
+        int, typer.Option("-n", help="prompts that drive it most, and as many that drive it least")
+    ] = 5,
     output: Output = None,
     as_json: Json = False,
 ) -> None:

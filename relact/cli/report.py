@@ -15,7 +15,9 @@ def report(
     store: StorePlace,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="page to write: .html")] = None,
     figures: Annotated[Path | None, typer.Option(help="folder for every figure as PNG, SVG and PDF")] = None,
-    mask: Annotated[str | None, typer.Option(help="neuron sets to show; those of the last ablation by default")] = None,
+    mask: Annotated[
+        str | None, typer.Option(help="neuron sets to show; those of the last ablation by default")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """One page with every result of a study, and its figures as files."""

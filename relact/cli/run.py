@@ -41,11 +41,15 @@ SEEDS = len(AblateOptions.seeds)
 
 def run_all(
     store: Annotated[Path, typer.Option(help="folder of the store")],
-    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", help="as of `relact prompts`")] = None,
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="SOURCE...", help="as of `relact prompts`")
+    ] = None,
     like: Annotated[
         str | None, typer.Option(metavar="STORE", help="repeat the study that this store or URL records")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="hub id, local folder, GGUF file; smollm2 by default")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="hub id, local folder, GGUF file; smollm2 by default")
+    ] = None,
     k: Annotated[
         int | None, typer.Option("--k", help="neurons per relation to switch off; 400, or the preset's")
     ] = None,
@@ -65,10 +69,14 @@ def run_all(
     tokens: Tokens = AblateOptions.tokens,
     seeds: Seeds = SEEDS,
     match: Match = AblateOptions.match,
-    perplexity: Annotated[bool, typer.Option("--perplexity", help="of a bundled text under every condition")] = False,
+    perplexity: Annotated[
+        bool, typer.Option("--perplexity", help="of a bundled text under every condition")
+    ] = False,
     preset: Annotated[
         str | None,
-        typer.Option(help="paper: everything as published, from a folder of LRE JSON; only --k and --seed count"),
+        typer.Option(
+            help="paper: everything as published, from a folder of LRE JSON; only --k and --seed count"
+        ),
     ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -88,7 +96,13 @@ def run_all(
     else:
         recipe = Recipe(
             prompts=PromptOptions(
-                language, shots, examples, templates, per_relation=per_relation, test_size=test_size, seed=seed
+                language,
+                shots,
+                examples,
+                templates,
+                per_relation=per_relation,
+                test_size=test_size,
+                seed=seed,
             ),
             capture=CaptureOptions(sites, pool, dtype),
             scores=ScoreOptions(negatives=negatives, seed=seed, memory=memory),

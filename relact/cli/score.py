@@ -25,7 +25,9 @@ def score(
     scheduler: Annotated[
         str, typer.Option(help="threads, or the address of a Dask scheduler: tcp://host:8786")
     ] = ScoreOptions.scheduler,
-    device: Annotated[str, typer.Option(help="cpu, or cuda: the same within float32 rounding")] = ScoreOptions.device,
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda: the same within float32 rounding")
+    ] = ScoreOptions.device,
     bootstrap: Annotated[
         int, typer.Option(help="also draw the prompts again so often: how much of the top K stays")
     ] = 0,
@@ -48,7 +50,13 @@ def score(
         shown = opened.describe()
         if bootstrap:
             survival = stability(
-                opened, k=k, resamples=bootstrap, seed=seed, negatives=negatives, workers=workers, progress=progress
+                opened,
+                k=k,
+                resamples=bootstrap,
+                seed=seed,
+                negatives=negatives,
+                workers=workers,
+                progress=progress,
             )["survival"]
             shown |= {f"top {k} that stay": dict(survival.mean("resample").round(3).to_series())}
     show(shown, as_json)

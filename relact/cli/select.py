@@ -14,11 +14,17 @@ def select(
     store: StorePath,
     k: Annotated[int | None, typer.Option("--k", help="neurons per relation")] = None,
     kind: Kind = "top",
-    fdr: Annotated[float | None, typer.Option(help="instead of k: all neurons that beat chance at this rate")] = None,
-    of: Annotated[str | None, typer.Option(metavar="MASK", help="set algebra on this mask: --only or --pair")] = None,
+    fdr: Annotated[
+        float | None, typer.Option(help="instead of k: all neurons that beat chance at this rate")
+    ] = None,
+    of: Annotated[
+        str | None, typer.Option(metavar="MASK", help="set algebra on this mask: --only or --pair")
+    ] = None,
     only: Annotated[bool, typer.Option("--only", help="each relation's neurons that no other has")] = False,
     pair: Annotated[str | None, typer.Option(metavar="A,B", help="A and B, A without B, B without A")] = None,
-    name: Annotated[str | None, typer.Option(help="name of the mask; by default what it is, such as top-400")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="name of the mask; by default what it is, such as top-400")
+    ] = None,
     sites: MaskSites = None,
     as_json: Json = False,
 ) -> None:

@@ -15,7 +15,9 @@ from relact.cli.progress import Stages
 
 def pack(
     store: StorePath,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="an archive when it ends in .zip, a folder otherwise")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="an archive when it ends in .zip, a folder otherwise")
+    ],
     stages: PackedStages = "scores,masks,ablations",
     activations: Activations = False,
     licence: Licence = None,
@@ -25,9 +27,18 @@ def pack(
     from relact.sharing.pack import pack as write_package
 
     with Stages() as progress:
-        packed = write_package(store, out, stages=listed(stages) or (), activations=activations, licence=licence,
-                            progress=progress)  # fmt: skip
-    show({"packed": str(packed.path), "files": packed.files, "bytes": packed.bytes, "sha256": packed.sha256}, as_json)
+        packed = write_package(
+            store,
+            out,
+            stages=listed(stages) or (),
+            activations=activations,
+            licence=licence,
+            progress=progress,
+        )
+    show(
+        {"packed": str(packed.path), "files": packed.files, "bytes": packed.bytes, "sha256": packed.sha256},
+        as_json,
+    )
 
 
 def unpack(
@@ -46,7 +57,9 @@ def unpack(
 
 def push(
     store: Annotated[str, typer.Argument(metavar="STORE", help="a store, or one that is packed")],
-    url: Annotated[str, typer.Argument(metavar="URL", help="s3://bucket/name.zarr.zip, hf://datasets/OWNER/NAME/...")],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="s3://bucket/name.zarr.zip, hf://datasets/OWNER/NAME/...")
+    ],
     stages: PackedStages = "scores,masks,ablations",
     activations: Activations = False,
     licence: Licence = None,
@@ -57,14 +70,23 @@ def push(
     from relact.sharing.publish import push as publish
 
     with Stages() as progress:
-        publish(store, url, stages=listed(stages) or (), activations=activations, licence=licence, timeout=timeout,
-                   progress=progress)  # fmt: skip
+        publish(
+            store,
+            url,
+            stages=listed(stages) or (),
+            activations=activations,
+            licence=licence,
+            timeout=timeout,
+            progress=progress,
+        )
     show({"published": url}, as_json)
 
 
 def pull(
     url: Annotated[str, typer.Argument(metavar="URL", help="http(s), s3, hf://datasets/... or a path")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="folder of the store, or .zip to keep the archive")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="folder of the store, or .zip to keep the archive")
+    ],
     sha256: Annotated[str | None, typer.Option(help="that the archive must have")] = None,
     timeout: Timeout = 60.0,
     as_json: Json = False,
@@ -91,4 +113,6 @@ def list_stores(
     if as_json:
         return show_frame(pd.DataFrame(rows), as_json)
     shown = [{**row, "bytes": show_bytes(row["bytes"])} for row in rows]
-    show_frame(pd.DataFrame(shown, columns=["name", "model", "relations", "neurons", "bytes", "location"]), as_json)
+    show_frame(
+        pd.DataFrame(shown, columns=["name", "model", "relations", "neurons", "bytes", "location"]), as_json
+    )

@@ -52,10 +52,14 @@ def pairs(values: Mapping[str, Any]) -> None:
 
 
 def table(frame: pd.DataFrame, title: str | None = None, heat: Sequence[str] = ()) -> None:
-    """A table of a frame; numbers right-aligned, floats to four digits; columns of ``heat`` shaded by their own range."""
+    """A table of a frame; numbers right-aligned, floats to four digits;
+    columns of ``heat`` shaded by their own range.
+    """
     shown = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in frame.columns:
-        shown.add_column(str(name), justify="left" if frame[name].dtype.kind in "OTU" else "right", no_wrap=True)
+        shown.add_column(
+            str(name), justify="left" if frame[name].dtype.kind in "OTU" else "right", no_wrap=True
+        )
     shades = {name: _shades(frame[name]) for name in heat if name in frame}
     for at, row in enumerate(frame.itertuples(index=False)):
         cells: list[Text] = [Text(f"{cell:.4f}" if isinstance(cell, float) else f"{cell}") for cell in row]

@@ -20,7 +20,9 @@ def check_store(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check every committed byte; name what is damaged and how to repair it. Exit code 1 when something is."""
+    """Check every committed byte; name what is damaged and how to repair it.
+    Exit code 1 when something is.
+    """
     from relact.store.verify import drop_damaged, verify
 
     with Stages() as progress:
@@ -28,10 +30,18 @@ def check_store(
     dropped = drop_damaged(store, verdict) if drop else []
     if as_json:
         terminal.dump(
-            {"store": store, "ok": verdict.ok, "files": verdict.files, "bytes": verdict.bytes, "blocks": verdict.blocks,
-             "missing": verdict.missing, "problems": [asdict(problem) for problem in verdict.problems],
-             "repairs": verdict.repairs(), "dropped": dropped}
-        )  # fmt: skip
+            {
+                "store": store,
+                "ok": verdict.ok,
+                "files": verdict.files,
+                "bytes": verdict.bytes,
+                "blocks": verdict.blocks,
+                "missing": verdict.missing,
+                "problems": [asdict(problem) for problem in verdict.problems],
+                "repairs": verdict.repairs(),
+                "dropped": dropped,
+            }
+        )
     else:
         _show_verdict(verdict, dropped)
     if not verdict.ok:

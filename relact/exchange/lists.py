@@ -1,4 +1,6 @@
-"""Neuron lists, ablation results and concept data sets for other tools: JSON, CSV, safetensors, Parquet. Never pickles."""
+"""Neuron lists, ablation results and concept data sets for other tools: JSON, CSV, safetensors, Parquet.
+Never pickles.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +45,15 @@ def neurons(store: str | Path | Store, mask: str, out: str | Path, kind: str) ->
 
 
 def ablation(store: str | Path | Store, name: str, out: str | Path) -> Path:
-    """An ablation as tidy Parquet: one row per condition and prompt (and per k of a sweep), with the prompt's facts."""
+    """An ablation as tidy Parquet: one row per condition and prompt (and per k of a sweep),
+    with the prompt's facts.
+    """
     opened, path = open_store(store), Path(out)
     known = opened.children(schema.ABLATIONS)
     if name not in known:
-        raise InputError(f"no ablation {name!r}", where=opened.path, fix=f"choose from {', '.join(known) or 'none'}")
+        raise InputError(
+            f"no ablation {name!r}", where=opened.path, fix=f"choose from {', '.join(known) or 'none'}"
+        )
     data = opened.dataset(f"{schema.ABLATIONS}/{name}")
     measured = data[[variable for variable in data.data_vars if "prompt" in data[variable].dims]].load()
     measured = measured.drop_vars([name for name in measured.coords if name not in measured.dims])
@@ -89,14 +95,21 @@ def _rows(relations: list[str], chosen: Mapping[str, np.ndarray]) -> pd.DataFram
     for site, mask in chosen.items():
         relation, layer, neuron = np.nonzero(mask)
         names = np.array(relations, object)[relation]
-        parts.append(pd.DataFrame({"at": relation, "relation": names, "site": site, "layer": layer, "neuron": neuron}))
+        parts.append(
+            pd.DataFrame({"at": relation, "relation": names, "site": site, "layer": layer, "neuron": neuron})
+        )
     return pd.concat(parts).sort_values("at", kind="stable").drop(columns="at").reset_index(drop=True)
 
 
-def _write_json(store: Store, mask: str, relations: list[str], chosen: Mapping[str, np.ndarray], path: Path) -> None:
+def _write_json(
+    store: Store, mask: str, relations: list[str], chosen: Mapping[str, np.ndarray], path: Path
+) -> None:
     listed = {
         relation: {
-            site: {str(layer): np.flatnonzero(own[at, layer]).tolist() for layer in np.flatnonzero(own[at].any(axis=1))}
+            site: {
+                str(layer): np.flatnonzero(own[at, layer]).tolist()
+                for layer in np.flatnonzero(own[at].any(axis=1))
+            }
             for site, own in chosen.items()
         }
         for at, relation in enumerate(relations)
@@ -106,7 +119,9 @@ def _write_json(store: Store, mask: str, relations: list[str], chosen: Mapping[s
     path.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-def _write_tensors(store: Store, mask: str, relations: list[str], chosen: Mapping[str, np.ndarray], path: Path) -> None:
+def _write_tensors(
+    store: Store, mask: str, relations: list[str], chosen: Mapping[str, np.ndarray], path: Path
+) -> None:
     from safetensors.numpy import save_file
 
     tensors = {

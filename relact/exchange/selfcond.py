@@ -1,8 +1,10 @@
-"""Score files of ml-selfcond and lang_neuron: written so that those tools read them, and read back into a store.
+"""Score files of ml-selfcond and lang_neuron: written so that those tools read them,
+and read back into a store.
 
 One folder per concept, as they have it: ``OUT/<model>/<group>/<concept>/expertise/`` with ``expertise.csv``,
-``expertise_info.json`` and, on request, ``expertise_limited_*.csv``. A unit is a neuron, a layer is the path of a module with
-``:0`` after it (apple/ml-selfcond, selfcond/expertise.py; kojima-takeshi188/lang_neuron adds ``off_p50`` and the limited files).
+``expertise_info.json`` and, on request, ``expertise_limited_*.csv``. A unit is a neuron, a layer is the path
+of a module with ``:0`` after it (apple/ml-selfcond, selfcond/expertise.py; kojima-takeshi188/lang_neuron adds
+``off_p50`` and the limited files).
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ def export(
     names = list(opened.scores_record().relations)
     unknown = sorted(set(relations or ()) - set(names))
     if unknown:
-        raise InputError(f"no relation {', '.join(unknown)}", where=opened.path, fix=f"choose from {', '.join(names)}")
+        raise InputError(
+            f"no relation {', '.join(unknown)}", where=opened.path, fix=f"choose from {', '.join(names)}"
+        )
     layers = _layers(opened)
     datasets = {site: opened.dataset(f"{schema.SCORES}/{site}") for site in opened.layouts}
     model = Path(opened.manifest.model.id).name
@@ -75,7 +79,8 @@ def export(
                 raise InputError(f"{part!r} cannot name a folder", where="export", fix="choose another name")
         at = names.index(relation)
         values = {
-            site: {name: data[COLUMNS[name]][at].values for name in WRITTEN[flavour]} for site, data in datasets.items()
+            site: {name: data[COLUMNS[name]][at].values for name in WRITTEN[flavour]}
+            for site, data in datasets.items()
         }
         table = _table(layers, values, relation, group)
         folder = Path(out) / model / group / relation / "expertise"
@@ -104,11 +109,16 @@ def import_scores(store: str | Path | Store, sources: str | Path | Sequence[str 
     tables = [_read_table(path) for path in files]
     relations = [str(table["concept"].iloc[0]) for table in tables]
     if len(set(relations)) != len(relations):
-        raise InputError("a concept occurs twice", where=str(sources), fix="import one group of concepts at a time")
+        raise InputError(
+            "a concept occurs twice", where=str(sources), fix="import one group of concepts at a time"
+        )
     shared = [name for name in COLUMNS if all(name in table for table in tables)]
     places = {layer: place for place, layer in _layers(opened).items()}
     arrays = {
-        site: {COLUMNS[name]: np.full((len(tables), lay.n_layers, lay.width), np.nan, np.float32) for name in shared}
+        site: {
+            COLUMNS[name]: np.full((len(tables), lay.n_layers, lay.width), np.nan, np.float32)
+            for name in shared
+        }
         for site, lay in opened.layouts.items()
     }
     for at, (path, table) in enumerate(zip(files, tables, strict=True)):
@@ -137,15 +147,21 @@ def _layers(store: Store) -> dict[tuple[str, int], str]:
     for site, lay in store.layouts.items():
         tap = family.taps[site]
         if tap.fused or tap.side != "output":
-            raise InputError(f"{site} of {family.name} is not a module's whole output", where=store.path,
-                             fix="those tools know only whole modules: choose a store without it")  # fmt: skip
+            raise InputError(
+                f"{site} of {family.name} is not a module's whole output",
+                where=store.path,
+                fix="those tools know only whole modules: choose a store without it",
+            )
         for layer in range(lay.n_layers):
             found[site, layer] = f"{family.layers}.{layer}.{tap.module}:0"
     return found
 
 
 def _table(
-    layers: Mapping[tuple[str, int], str], values: Mapping[str, Mapping[str, np.ndarray]], concept: str, group: str
+    layers: Mapping[tuple[str, int], str],
+    values: Mapping[str, Mapping[str, np.ndarray]],
+    concept: str,
+    group: str,
 ) -> pd.DataFrame:
     """Their table: layers in lexicographic order, units in order, float32 statistics."""
     order = sorted(layers, key=lambda place: layers[place])
@@ -176,12 +192,16 @@ def _info(table: pd.DataFrame) -> dict[str, Any]:
 def _write_limited(table: pd.DataFrame, limited: int, folder: Path) -> None:
     half = limited // 2
     if not 1 <= half <= len(table):
-        raise InputError(f"{limited} of {len(table)} neurons", where="--limited", fix="choose an even number of them")
+        raise InputError(
+            f"{limited} of {len(table)} neurons", where="--limited", fix="choose an even number of them"
+        )
     top = table.sort_values("ap", ascending=False, kind="stable").head(half)
     bottom = table.sort_values("ap", ascending=True, kind="stable").head(half)
     top.to_csv(folder / f"expertise_limited_{half}_top.csv", index=False)
     bottom.to_csv(folder / f"expertise_limited_{half}_bottom.csv", index=False)
-    pd.concat([top, bottom], ignore_index=True).to_csv(folder / f"expertise_limited_{limited}_both.csv", index=False)
+    pd.concat([top, bottom], ignore_index=True).to_csv(
+        folder / f"expertise_limited_{limited}_both.csv", index=False
+    )
 
 
 def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
@@ -225,7 +245,9 @@ def _place(
     for layer, rows in table.assign(layer=table["layer"].astype(str)).groupby("layer", sort=False):
         layer = str(layer)
         if layer not in places:
-            raise IdentityError(f"layer {layer!r:.80} is no site of this store", where=path, fix=_hint(places))
+            raise IdentityError(
+                f"layer {layer!r:.80} is no site of this store", where=path, fix=_hint(places)
+            )
         site, number = places[layer]
         width = next(iter(arrays[site].values())).shape[2]
         units = rows["unit"].to_numpy()
@@ -236,7 +258,9 @@ def _place(
         seen.add(layer)
     missing = [layer for layer in places if layer not in seen]
     if missing:
-        raise IdentityError(f"has no {missing[0]} (and {len(missing) - 1} more layers of the store)", where=path)
+        raise IdentityError(
+            f"has no {missing[0]} (and {len(missing) - 1} more layers of the store)", where=path
+        )
 
 
 def _hint(places: Mapping[str, Any]) -> str:

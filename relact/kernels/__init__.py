@@ -3,11 +3,13 @@
 Use::
 
     labels = Labels.one_vs_rest(["capital", "capital", "sport", ...])
-    scores = rank_statistics(blocks, labels, ["average_precision", "on_p50"])   # each [relations, neurons] float64
+    scores = rank_statistics(blocks, labels, ["average_precision", "on_p50"])   # each [relations, neurons]
+    float64
 
-Order of reading: labels (who is positive for what) -> columns (rows of activations to columns) -> sorting (two columns to sorted
-keys) -> walks (sorts and passes once over the keys for all relations) -> ranks (puts it together, with totals for the means)
--> significance (how surprising a score is); device: the same on a GPU; jit: how kernels are compiled and kept.
+Order of reading: labels (who is positive for what) -> columns (rows of activations to columns) -> sorting
+(two columns to sorted keys) -> walks (sorts and passes once over the keys for all relations) -> ranks (puts
+it together, with totals for the means) -> significance (how surprising a score is); device: the same on a
+GPU; jit: how kernels are compiled and kept.
 """
 
 from __future__ import annotations

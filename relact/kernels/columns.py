@@ -40,13 +40,16 @@ class Format:
 
 FORMATS = {
     np.dtype(np.float16): Format(np.uint16, np.uint32, 0x7C00, 13, 2.0**112),
-    np.dtype(np.uint16): Format(np.uint16, np.uint32, 0x7F80, 16, 1.0),  # bfloat16, which NumPy lacks, as its bits
+    # bfloat16, which NumPy lacks, as its bits
+    np.dtype(np.uint16): Format(np.uint16, np.uint32, 0x7F80, 16, 1.0),
     np.dtype(np.float32): Format(np.uint32, np.uint64, 0x7F800000, 0, 1.0),
 }
 
 
 def format_of(blocks: Sequence[np.ndarray], prompts: int) -> Format:
-    """The common format of blocks that together hold ``prompts`` rows; anything else is refused with InputError."""
+    """The common format of blocks that together hold ``prompts`` rows;
+    anything else is refused with InputError.
+    """
     if not blocks:
         raise InputError("no block of activations", where="activations", fix="give at least one")
     dtypes = {block.dtype for block in blocks}
@@ -55,7 +58,9 @@ def format_of(blocks: Sequence[np.ndarray], prompts: int) -> Format:
         what = f"blocks of dtype {sorted(map(str, dtypes))}"
         raise InputError(what, where="activations", fix="give float16, float32, or bfloat16 bits as uint16")
     if any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes):
-        raise InputError(f"blocks of shapes {shapes}", where="activations", fix="give [rows, neurons] of one width")
+        raise InputError(
+            f"blocks of shapes {shapes}", where="activations", fix="give [rows, neurons] of one width"
+        )
     if sum(shape[0] for shape in shapes) != prompts:
         what = f"{sum(shape[0] for shape in shapes)} rows of activations for {prompts} labelled prompts"
         raise InputError(what, where="activations", fix="label exactly the prompts of these blocks")
@@ -70,7 +75,9 @@ def as_floats(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def keys_to_floats(keys: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The values that order-preserving keys (class bits shifted out) stand for, as float64; -0.0 comes back as 0.0."""
+    """The values that order-preserving keys (class bits shifted out) stand for, as float64;
+    -0.0 comes back as 0.0.
+    """
     half = 1 << (8 * dtype.itemsize - 1)
     signed = keys.astype(np.int64) - half
     bits = np.where(signed < 0, half - signed, signed).astype(FORMATS[dtype].bits)
@@ -83,8 +90,8 @@ class Rows:
 
     Args:
         bits: [rows, neurons]. first: number of its first row.
-        words: the memory from its first to its last value, four neurons to a word, rows ``pitch`` words apart; None where
-            memory is not aligned to words.
+        words: the memory from its first to its last value, four neurons to a word, rows ``pitch`` words
+            apart; None where memory is not aligned to words.
         order: uint32 [rows], in which columns hold them.
     """
 
@@ -98,7 +105,9 @@ class Rows:
     def of(
         cls, blocks: Sequence[np.ndarray], bits: type[np.unsignedinteger], orders: Sequence[np.ndarray]
     ) -> list[Rows]:
-        """Blocks [rows, neurons] one after the other, viewed as bits; copied only where memory is not aligned to values."""
+        """Blocks [rows, neurons] one after the other, viewed as bits;
+        copied only where memory is not aligned to values.
+        """
         rows, first = [], 0
         for block, order in zip(blocks, orders, strict=True):
             seen = (block if block.flags.aligned else block.copy()).view(bits)
@@ -133,10 +142,12 @@ class Rows:
 def transpose_words(
     source: np.ndarray, pitch: int, order: np.ndarray, start: int, stop: int, out: np.ndarray, first: int
 ) -> None:
-    """Transpose words start to stop of whole groups of four rows in ``order`` to words of columns, from ``first`` on.
+    """Transpose words start to stop of whole groups of four rows in ``order`` to words of columns,
+    from ``first`` on.
 
-    Four rows of a word of halves are four columns of a word, by masks and shifts: of many words in one instruction, as they
-    go to ``turned`` first. Processors do not foresee what is read of the next four rows, so it is asked for in advance.
+    Four rows of a word of halves are four columns of a word, by masks and shifts: of many words in one
+    instruction, as they go to ``turned`` first. Processors do not foresee what is read of the next four rows,
+    so it is asked for in advance.
 
     Args:
         source: words, rows ``pitch`` apart. out: [neurons, prompts] halves.
@@ -152,7 +163,10 @@ def transpose_words(
             for w in range(start, stop, uint64(LINE)):
                 prefetch(data + (uint64(order[following]) * pitch + w) * uint64(8))
         row0, row1 = start + uint64(order[n]) * pitch, start + uint64(order[n + uint64(1)]) * pitch
-        row2, row3 = start + uint64(order[n + uint64(2)]) * pitch, start + uint64(order[n + uint64(3)]) * pitch
+        row2, row3 = (
+            start + uint64(order[n + uint64(2)]) * pitch,
+            start + uint64(order[n + uint64(3)]) * pitch,
+        )
         for w in range(words):
             a, b, c, d = source[row0 + w], source[row1 + w], source[row2 + w], source[row3 + w]
             ab0, ab1 = (a & even) | ((b & even) << half), ((a >> half) & even) | (b & ~even)
@@ -174,7 +188,9 @@ def transpose_words(
     types.void(reads(u4, 2, "A"), reads(u4, 1), types.Array(u4, 2, "A")),
 )
 def transpose_values(source: np.ndarray, order: np.ndarray, target: np.ndarray) -> None:
-    """The same for single values and any strides: as many rows in ``order`` as ``target`` [neurons, prompts] has."""
+    """The same for single values and any strides: as many rows in ``order`` as ``target`` [neurons,
+    prompts] has.
+    """
     columns, rows = target.shape
     for r0 in range(0, rows, TILE):
         for c0 in range(0, columns, TILE):

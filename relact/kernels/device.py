@@ -1,7 +1,7 @@
 """The built-in statistics on a torch device, for machines with a CUDA device.
 
-One sort per column, then cumulative counts along it for every relation. Counts are exact; their ratios are added in
-float64 in the device's own order, so results equal `ranks.rank_statistics` within float32 rounding.
+One sort per column, then cumulative counts along it for every relation. Counts are exact; their ratios are
+added in float64 in the device's own order, so results equal `ranks.rank_statistics` within float32 rounding.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Numba functions with one written signature each, compiled at first use and kept on disk.
 
-Numba compiles one version per combination of dtype, memory order and read-only flag of its arguments. A written
-signature (read-only, any strides: ``reads``) stands for all of them, so that users wait once and briefly. Nothing is
-compiled at import. All kernels release the interpreter lock.
+Numba compiles one version per combination of dtype, memory order and read-only flag of its arguments. A
+written signature (read-only, any strides: ``reads``) stands for all of them, so that users wait once and
+briefly. Nothing is compiled at import. All kernels release the interpreter lock.
 
-Numba compiles a kernel anew when its own file has changed, but not when a function that it calls from another file has; so
-what is kept on disk is named after the contents of all files of this folder.
+Numba compiles a kernel anew when its own file has changed, but not when a function that it calls from another
+file has; so what is kept on disk is named after the contents of all files of this folder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Kernel(Generic[P, T]):
             with _compiling:
                 if dtype not in self.compiled:
                     self.plain.__qualname__ = f"{self.name}_{_sources()}"
-                    self.compiled[dtype] = numba.njit(self.signatures[dtype], nogil=True, cache=True)(self.plain)
+                    self.compiled[dtype] = numba.njit(self.signatures[dtype], nogil=True, cache=True)(
+                        self.plain
+                    )
         return self.compiled[dtype](*args, **kwargs)
 
 
@@ -69,13 +71,16 @@ def kernel(*signatures: Any) -> Callable[[Callable[P, T]], Kernel[P, T]]:
 
 
 def _prefetch(_: Any, address: Any) -> Any:
-    """In kernels: begin to load the cache line at a uint64 address, to be read soon. No memory there does no harm."""
+    """In kernels: begin to load the cache line at a uint64 address, to be read soon.
+    No memory there does no harm.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
         function = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
         load = builder.module.declare_intrinsic("llvm.prefetch", [pointer], function)
-        builder.call(load, [builder.inttoptr(args[0], pointer), word(0), word(0), word(1)])  # read, once, data
+        # read, once, data
+        builder.call(load, [builder.inttoptr(args[0], pointer), word(0), word(0), word(1)])
         return context.get_dummy_value()
 
     return types.void(types.uint64), generate

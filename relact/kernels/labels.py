@@ -28,7 +28,8 @@ class Labels:
         roles: int8 [classes, relations].
 
     Raises:
-        InputError: a role other than 1, 0, -1; a class without a row; a relation without positives; a name twice.
+        InputError: a role other than 1, 0, -1; a class without a row; a relation without positives; a name
+            twice.
     """
 
     relations: tuple[str, ...]
@@ -44,9 +45,7 @@ class Labels:
             what = f"classes are {self.classes.dtype} and roles {self.roles.dtype}, not uint16 and int8"
             raise InputError(what, where="labels", fix="use Labels.from_matrix")
         if self.classes.ndim != 1 or self.roles.ndim != 2 or self.roles.shape[1] != len(self.relations):
-            what = (
-                f"classes {self.classes.shape} and roles {self.roles.shape} do not fit {len(self.relations)} relations"
-            )
+            what = f"classes {self.classes.shape} and roles {self.roles.shape} do not fit {len(self.relations)} relations"
             raise InputError(what, where="labels", fix="use Labels.from_matrix")
         if self.classes.size and int(self.classes.max()) >= len(self.roles):
             what = f"class {int(self.classes.max())} of a prompt has no row among {len(self.roles)}"
@@ -60,7 +59,9 @@ class Labels:
         for name, count in zip(self.relations, self.count(POSITIVE), strict=True):
             if not count:
                 fix = "drop the relation or add prompts for it"
-                raise InputError("no prompt is positive, so no score is defined", where=f"relation {name}", fix=fix)
+                raise InputError(
+                    "no prompt is positive, so no score is defined", where=f"relation {name}", fix=fix
+                )
 
     @property
     def prompts(self) -> int:
@@ -85,7 +86,8 @@ class Labels:
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray, relations: Sequence[str]) -> Labels:
-        """Labels from roles [prompts, relations]: 1 positive, 0 negative, -1 left out; prompts may have several 1s.
+        """Labels from roles [prompts, relations]: 1 positive, 0 negative, -1 left out;
+        prompts may have several 1s.
 
         Raises:
             InputError: more than 65,536 different rows, or what the class itself refuses.
@@ -95,7 +97,9 @@ class Labels:
             what = f"a matrix of shape {matrix.shape} for {len(relations)} relations"
             raise InputError(what, where="labels", fix="give one row per prompt and one column per relation")
         if not np.isin(matrix, (POSITIVE, NEGATIVE, LEFT_OUT)).all():
-            raise InputError("a role is not one of 1, 0, -1", where="labels", fix="1 positive, 0 negative, -1 left out")
+            raise InputError(
+                "a role is not one of 1, 0, -1", where="labels", fix="1 positive, 0 negative, -1 left out"
+            )
         rows, classes = np.unique(matrix.astype(np.int8), axis=0, return_inverse=True)
         if len(rows) > MOST_CLASSES:
             what = f"{len(rows)} different label rows, at most {MOST_CLASSES} are supported"
@@ -106,12 +110,14 @@ class Labels:
     def one_vs_rest(cls, relation_of_prompt: Sequence[str], relations: Sequence[str] | None = None) -> Labels:
         """A relation's prompts against all the rest.
 
-        ``relations`` chooses which are scored and in which order (default: by first appearance). Prompts of others
-        stay negatives, so that a relation's score does not depend on which others are asked for.
+        ``relations`` chooses which are scored and in which order (default: by first appearance). Prompts of
+        others stay negatives, so that a relation's score does not depend on which others are asked for.
         """
         names = _chosen(relation_of_prompt, relations)
         if len(names) >= MOST_CLASSES:
-            raise InputError(f"{len(names)} relations, at most {MOST_CLASSES - 1}", where="labels", fix="score fewer")
+            raise InputError(
+                f"{len(names)} relations, at most {MOST_CLASSES - 1}", where="labels", fix="score fewer"
+            )
         number = {name: i for i, name in enumerate(names)}
         rest = len(names)  # the class of prompts that belong to no chosen relation
         classes = np.array([number.get(name, rest) for name in relation_of_prompt], np.uint16)
@@ -119,10 +125,12 @@ class Labels:
         return cls(names, classes, roles if rest in classes else roles[:rest])
 
     def sampled(self, negatives: int, seed: int) -> Labels:
-        """``Labels.one_vs_rest(...).sampled(4, seed=0)``: ``negatives`` times as many negatives as positives, drawn.
+        """``Labels.one_vs_rest(...).sampled(4, seed=0)``: ``negatives`` times as many negatives as positives,
+        drawn.
 
-        The draw of a relation depends on the seed, its name and its own roles, not on which relations are asked for.
-        Where there are too few negatives, all are kept; the rest is left out. Source: the 4:1 of Suau et al. 2022.
+        The draw of a relation depends on the seed, its name and its own roles, not on which relations are
+        asked for. Where there are too few negatives, all are kept; the rest is left out. Source: the 4:1 of
+        Suau et al. 2022.
         """
         if negatives < 1:
             raise InputError(f"{negatives} negatives per positive", where="labels", fix="give at least 1")

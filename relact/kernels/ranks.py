@@ -1,7 +1,8 @@
-"""Statistics of neurons from the order of their activations: sort each column once, read every relation off it.
+"""Statistics of neurons from the order of their activations: sort each column once,
+read every relation off it.
 
-A statistic is defined by a plain function of a relation's sorted positives and negatives. Any such function can be
-registered::
+A statistic is defined by a plain function of a relation's sorted positives and negatives. Any such function
+can be registered::
 
     @statistic("gap", "difference of the medians")
     def gap(positives, negatives):                     # ascending float64 arrays
@@ -22,7 +23,16 @@ import numpy as np
 
 from relact.errors import InputError, NumericError
 from relact.kernels import totals, walks
-from relact.kernels.columns import COPIED_TOGETHER, FORMATS, TILE, Format, Rows, as_floats, format_of, keys_to_floats
+from relact.kernels.columns import (
+    COPIED_TOGETHER,
+    FORMATS,
+    TILE,
+    Format,
+    Rows,
+    as_floats,
+    format_of,
+    keys_to_floats,
+)
 from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
 from relact.kernels.sorting import runs_of
 
@@ -52,7 +62,9 @@ STATISTICS: dict[str, Statistic] = {}
 
 
 def statistic(name: str, meaning: str) -> Callable[[Definition], Definition]:
-    """Register a statistic under a name; the last of a name wins, unless the name is built in (InputError)."""
+    """Register a statistic under a name; the last of a name wins,
+    unless the name is built in (InputError).
+    """
 
     def register(definition: Definition) -> Definition:
         if name in BUILT_IN and name in STATISTICS:
@@ -74,7 +86,9 @@ def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> float:
     return float(np.mean(hits / (hits + negatives.size - np.searchsorted(negatives, positives))))
 
 
-@statistic("auroc", "probability that a positive is above a negative, ties counting half; NaN without negatives")
+@statistic(
+    "auroc", "probability that a positive is above a negative, ties counting half; NaN without negatives"
+)
 def _auroc(positives: np.ndarray, negatives: np.ndarray) -> float:
     below, upto = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
     return float(np.sum(below + upto)) / (2 * positives.size * negatives.size) if negatives.size else np.nan
@@ -108,13 +122,14 @@ def _off_p50(positives: np.ndarray, negatives: np.ndarray) -> float:
 def rank_statistics(
     blocks: Sequence[np.ndarray], labels: Labels, statistics: Sequence[str] = ("average_precision",)
 ) -> dict[str, np.ndarray]:
-    """``rank_statistics(blocks, labels, ["average_precision", "on_p90"])["on_p90"]``: float64 [relations, neurons].
+    """``rank_statistics(blocks, labels, ["average_precision", "on_p90"])["on_p90"]``: float64 [relations,
+    neurons].
 
     The result does not depend, to the last bit, on how rows are cut into blocks or neurons into calls.
 
     Args:
-        blocks: [rows, neurons] each, float16, float32 or bfloat16 bits as uint16; strided and read-only views too.
-            One after the other their rows are the prompts in the order of ``labels``.
+        blocks: [rows, neurons] each, float16, float32 or bfloat16 bits as uint16; strided and read-only views
+            too. One after the other their rows are the prompts in the order of ``labels``.
         statistics: names in ``STATISTICS``.
 
     Raises:
@@ -123,7 +138,9 @@ def rank_statistics(
     """
     for name in statistics:
         if name not in STATISTICS:
-            raise InputError(f"no statistic {name!r}", where="statistics", fix=f"choose from {', '.join(STATISTICS)}")
+            raise InputError(
+                f"no statistic {name!r}", where="statistics", fix=f"choose from {', '.join(STATISTICS)}"
+            )
     stored = format_of(blocks, labels.prompts)
     neurons, dtype = blocks[0].shape[1], blocks[0].dtype
     results = {name: np.empty((len(labels.relations), neurons)) for name in statistics}
@@ -168,7 +185,9 @@ class _Table:
     def of(cls, labels: Labels, lengths: tuple[int, ...], statistics: tuple[str, ...]) -> _Table:
         """For blocks of ``lengths`` rows."""
         firsts = np.cumsum((0, *lengths))[:-1]
-        classes = [labels.classes[first : first + length] for first, length in zip(firsts, lengths, strict=True)]
+        classes = [
+            labels.classes[first : first + length] for first, length in zip(firsts, lengths, strict=True)
+        ]
         orders = tuple(np.argsort(some, kind="stable").astype(np.uint32) for some in classes)
         order = np.concatenate([first + some for first, some in zip(firsts, orders, strict=True)])
         positives, negatives = labels.count(POSITIVE), labels.count(NEGATIVE)
@@ -181,7 +200,10 @@ class _Table:
             count = positives if role == POSITIVE else negatives
             place = (count - 1) * quantile
             lower = np.floor(place).astype(np.int64)
-            ranks[role] += [np.where(count > 0, lower, -1), np.where(count > 0, np.minimum(lower + 1, count - 1), -1)]
+            ranks[role] += [
+                np.where(count > 0, lower, -1),
+                np.where(count > 0, np.minimum(lower + 1, count - 1), -1),
+            ]
             weights[at, :, 0] = np.where(count > 0, place - lower, np.nan)
         none = np.empty((len(labels.relations), 0), np.int64)
         partition = labels.partition and len(labels.roles) <= walks.MOST_STATES
@@ -213,11 +235,14 @@ class _Buffers:
     @classmethod
     @contextmanager
     def of(cls, labels: Labels, stored: Format) -> Iterator[_Buffers]:
-        """``with _Buffers.of(labels, stored) as buffers``: this thread's last, if they fit: new memory is slow at first."""
+        """``with _Buffers.of(labels, stored) as buffers``: this thread's last, if they fit:
+        new memory is slow at first.
+        """
         buffers, _kept.buffers = getattr(_kept, "buffers", None), None
         if buffers is None or (buffers.keys.shape[1], buffers.keys.dtype) != (labels.prompts, stored.key):
             line = 64 // np.dtype(stored.bits).itemsize  # values of a cache line
-            lines = -(-labels.prompts // line) | 1  # odd, or a prompt's values of all columns compete for few lines
+            # odd, or a prompt's values of all columns compete for few lines
+            lines = -(-labels.prompts // line) | 1
             bits = np.empty((COPIED_TOGETHER, lines * line), stored.bits)
             buffers = cls(bits, np.empty((2, labels.prompts), stored.key))
         yield buffers
@@ -229,9 +254,15 @@ _kept = threading.local()
 
 
 def _ranked(
-    bits: np.ndarray, keys: np.ndarray, dtype: np.dtype, table: _Table, results: dict[str, np.ndarray], first: int
+    bits: np.ndarray,
+    keys: np.ndarray,
+    dtype: np.dtype,
+    table: _Table,
+    results: dict[str, np.ndarray],
+    first: int,
 ) -> None:
-    """Fill the statistics among ``results`` [relations, columns] from bits [columns, prompts or more], by way of ``keys``.
+    """Fill the statistics among ``results`` [relations, columns] from bits [columns, prompts or more],
+    by way of ``keys``.
 
     ``first`` numbers the first column.
     """
@@ -240,7 +271,10 @@ def _ranked(
     order = np.zeros((on.shape[1] + off.shape[1], *shape), np.int64)
     precision = results.get("average_precision", np.empty(none))
     wins = np.empty(shape if "auroc" in results else none, np.int64)
-    begin, end = (bits, keys, FORMATS[dtype].infinity, table.runs), (table.reciprocals, on, off, precision, wins, order)
+    begin, end = (
+        (bits, keys, FORMATS[dtype].infinity, table.runs),
+        (table.reciprocals, on, off, precision, wins, order),
+    )
     if table.partition:
         missing = walks.rank_partition(*begin, table.stops, table.class_of, *end)
     else:
@@ -251,7 +285,9 @@ def _ranked(
         results["auroc"][:] = _share(wins, table)
     if table.quantiles:
         values = keys_to_floats(order, dtype)
-        for name, found in zip(table.quantiles, _between(values[0::2], values[1::2], table.weights), strict=True):
+        for name, found in zip(
+            table.quantiles, _between(values[0::2], values[1::2], table.weights), strict=True
+        ):
             results[name][:] = found
     own = {name: out for name, out in results.items() if name not in BUILT_IN}
     _defined(bits[:, : table.labels.prompts], dtype, table, own)
@@ -272,7 +308,9 @@ def _share(wins: np.ndarray, table: _Table) -> np.ndarray:
 
 
 def _between(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Linear between neighbours, as numpy.percentile does it; equal neighbours stay as they are, infinite ones too."""
+    """Linear between neighbours, as numpy.percentile does it; equal neighbours stay as they are,
+    infinite ones too.
+    """
     with np.errstate(invalid="ignore"):
         gap = upper - lower
         values = np.where(weight >= 0.5, upper - gap * (1 - weight), lower + gap * weight)
@@ -285,7 +323,8 @@ def _means(blocks: Sequence[np.ndarray], labels: Labels, results: dict[str, np.n
     sums, row = np.zeros((len(labels.roles), blocks[0].shape[1])), 0
     for block in blocks:
         classes = labels.classes[row : row + len(block)]
-        values = np.require(block, requirements=["C", "A"])  # most are: adding along strides takes twice the time
+        # most are: adding along strides takes twice the time
+        values = np.require(block, requirements=["C", "A"])
         if block.dtype == np.float32:
             totals.add_singles(values, classes, sums)
         else:
@@ -329,11 +368,12 @@ def lape(on_mean: np.ndarray) -> np.ndarray:
     """Language activation probability entropy of every neuron: low means that few relations activate it.
 
     Args:
-        on_mean: [relations, neurons], the statistic of that name on a store captured with the ``positive`` pool, where
-            an activation is the share of tokens on which the neuron is positive.
+        on_mean: [relations, neurons], the statistic of that name on a store captured with the ``positive``
+            pool, where an activation is the share of tokens on which the neuron is positive.
 
     Returns:
-        [neurons] in nats; NaN where no relation activates the neuron. Source: Tang et al. 2024, arXiv 2402.16438.
+        [neurons] in nats; NaN where no relation activates the neuron. Source: Tang et al. 2024, arXiv
+        2402.16438.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         share = on_mean / on_mean.sum(axis=0)

@@ -8,10 +8,11 @@ from relact.errors import InputError
 
 
 def average_precision_null(n_positive: int, n: int, draws: int, seed: int) -> np.ndarray:
-    """Sorted average precisions of ``draws`` random rankings of n prompts, n_positive of them positive, without ties.
+    """Sorted average precisions of ``draws`` random rankings of n prompts, n_positive of them positive,
+    without ties.
 
-    Permuting labels makes every set of ranks equally likely, so the null depends on the two counts only: one table
-    serves all neurons and relations of these counts, and nothing is sorted again. float64 [draws].
+    Permuting labels makes every set of ranks equally likely, so the null depends on the two counts only: one
+    table serves all neurons and relations of these counts, and nothing is sorted again. float64 [draws].
     """
     if not 0 < n_positive <= n or draws < 1:
         what = f"{n_positive} positives among {n} prompts, {draws} draws"
@@ -26,7 +27,8 @@ def average_precision_null(n_positive: int, n: int, draws: int, seed: int) -> np
 
 
 def p_values(ap: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """Share of the null at or above each score, the score itself counted in: never zero. Same shape as ``ap``.
+    """Share of the null at or above each score, the score itself counted in: never zero.
+    Same shape as ``ap``.
 
     Source: Phipson and Smyth 2010, (exceedances + 1) / (draws + 1).
     """
@@ -37,12 +39,15 @@ def p_values(ap: np.ndarray, null: np.ndarray) -> np.ndarray:
 
 
 def false_discovery(p: np.ndarray, q: float) -> np.ndarray:
-    """Mask of the p-values kept when the expected share of false ones among them may be q. Same shape as ``p``.
+    """Mask of the p-values kept when the expected share of false ones among them may be q.
+    Same shape as ``p``.
 
     Source: Benjamini and Hochberg 1995, as scipy has it.
     """
     if not 0 < q < 1:
-        raise InputError(f"a false-discovery rate of {q}", where="false discovery", fix="give a number between 0 and 1")
+        raise InputError(
+            f"a false-discovery rate of {q}", where="false discovery", fix="give a number between 0 and 1"
+        )
     from scipy.stats import false_discovery_control  # most of a second that scoring does without
 
     p = np.asarray(p, np.float64)

@@ -1,11 +1,13 @@
-"""Columns of activations -> sorted keys, by radix: each digit's values are counted, then every key is put in its place.
+"""Columns of activations -> sorted keys, by radix: each digit's values are counted,
+then every key is put in its place.
 
-A key is (order-preserving bits << 16) | what stands for the prompt's class. The bits of a float, read as an unsigned integer,
-order like the float once negative numbers are mirrored; both zeros get the same key. 16-bit floats give uint32 keys, sorted
-by digits of 7 and 9 bits (the upper one is crowded: many values share few exponents), float32 gives uint64 by three of 11.
-Prompts go in ordered by class and equal keys keep their order, so the class is never compared. Where a key goes depends on
-the key before it with the same digit; two columns are sorted together, to wait less. Without AVX-512 this takes half to two
-thirds of the time of ``numpy.sort``.
+A key is (order-preserving bits << 16) | what stands for the prompt's class. The bits of a float, read as an
+unsigned integer, order like the float once negative numbers are mirrored; both zeros get the same key. 16-bit
+floats give uint32 keys, sorted by digits of 7 and 9 bits (the upper one is crowded: many values share few
+exponents), float32 gives uint64 by three of 11. Prompts go in ordered by class and equal keys keep their
+order, so the class is never compared. Where a key goes depends on the key before it with the same digit; two
+columns are sorted together, to wait less. Without AVX-512 this takes half to two thirds of the time of
+``numpy.sort``.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ HIGH = uint32(CLASS_BITS + 7)
 def runs_of(classes: np.ndarray, step: int = 1) -> np.ndarray:
     """Int64 [runs, 3] of the classes [prompts] of a column's values.
 
-    A run is neighbours of one class: ``step`` times the class, which stands for it in keys, the first, the last + 1. Runs are
-    in order of class.
+    A run is neighbours of one class: ``step`` times the class, which stands for it in keys, the first, the
+    last + 1. Runs are in order of class.
     """
     starts = np.flatnonzero(np.concatenate([[True], classes[1:] != classes[:-1]]))
     own = classes[starts].astype(np.int64)
@@ -77,7 +79,14 @@ def _scratch_of_halves(keys: Any) -> Any:
 
 def _sort_halves(bits0: Any, bits1: Any, infinity: Any, runs: Any, scratch: Any, keys: Any) -> Any:
     ordered, half, lows, highs = scratch
-    ordered0, ordered1, half0, half1, keys0, keys1 = ordered[0], ordered[1], half[0], half[1], keys[0], keys[1]
+    ordered0, ordered1, half0, half1, keys0, keys1 = (
+        ordered[0],
+        ordered[1],
+        half[0],
+        half[1],
+        keys[0],
+        keys[1],
+    )
     low0, low1, high0, high1 = lows[0], lows[1], highs[0], highs[1]
     _begin_halves(bits0, ordered0, low0)
     _begin_halves(bits1, ordered1, low1)
@@ -129,7 +138,9 @@ def _sort_single(bits: Any, runs: Any, scratch: Any, keys: Any) -> None:
     low[:], middle[:], high[:] = uint32(0), uint32(0), uint32(0)
     for p in range(ordered.size):
         magnitude = bits[p] & uint32(0x7FFFFFFF)
-        ordered[p] = uint32(0x80000000) - magnitude if bits[p] >> uint32(31) else uint32(0x80000000) + magnitude
+        ordered[p] = (
+            uint32(0x80000000) - magnitude if bits[p] >> uint32(31) else uint32(0x80000000) + magnitude
+        )
     for p in range(ordered.size):
         low[ordered[p] & digit] += uint32(1)
         middle[(ordered[p] >> uint32(11)) & digit] += uint32(1)

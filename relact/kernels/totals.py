@@ -31,7 +31,9 @@ def add_halves(
             magnitude = np.uint32(bits[i, n]) & np.uint32(0x7FFF)
             finite = magnitude << shift
             special = np.uint32(0x7F800000) | (magnitude - infinity)  # infinity, or above it NaN
-            shifted[n] = (special if magnitude >= infinity else finite) | (np.uint32(bits[i, n] >> 15) << np.uint32(31))
+            shifted[n] = (special if magnitude >= infinity else finite) | (
+                np.uint32(bits[i, n] >> 15) << np.uint32(31)
+            )
         total = sums[uint64(classes[i])]
         for n in range(bits.shape[1]):
             total[n] += np.float64(values[n]) * scale
@@ -39,7 +41,9 @@ def add_halves(
 
 @kernel(types.void(reads(f8, 2), reads(types.boolean, 2), types.Array(f8, 2, "C")))
 def add_classes(sums: np.ndarray, chosen: np.ndarray, out: np.ndarray) -> None:
-    """Add up the sums [classes, neurons] of the chosen [relations, classes], in order of class: [relations, neurons]."""
+    """Add up the sums [classes, neurons] of the chosen [relations, classes], in order of class: [relations,
+    neurons].
+    """
     for r in range(chosen.shape[0]):
         out[r] = 0.0
         for c in range(chosen.shape[1]):

@@ -1,10 +1,12 @@
-"""Sort columns of activations and walk over their keys, once for every relation, without branches that depend on the data.
+"""Sort columns of activations and walk over their keys, once for every relation,
+without branches that depend on the data.
 
-Keys ascend, so ranks from the top are counted down: at the first key of a group of equal values, the number of keys not
-yet passed is the rank of the group's end, and the positives of a class not yet passed are its true positives there.
-Inside a group keys ascend by class, so each class's are adjacent, and the first of them carries the count for the
-others. Two columns are sorted and walked together: their chains of additions overlap, and what is at work stays in the
-caches of one core. The last of an odd number of columns is taken twice.
+Keys ascend, so ranks from the top are counted down: at the first key of a group of equal values, the number
+of keys not yet passed is the rank of the group's end, and the positives of a class not yet passed are its
+true positives there. Inside a group keys ascend by class, so each class's are adjacent, and the first of them
+carries the count for the others. Two columns are sorted and walked together: their chains of additions
+overlap, and what is at work stays in the caches of one core. The last of an odd number of columns is taken
+twice.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from relact.kernels.jit import kernel, reads
 from relact.kernels.labels import MOST_CLASSES
 from relact.kernels.sorting import CLASS_BITS, scratch, sort_two
 
-STATE = 4  # words per class, of two columns; keys of partitions carry this times the class: where its words begin
+# words per class, of two columns; keys of partitions carry this times the class: where its words begin
+STATE = 4
 MOST_STATES = MOST_CLASSES // STATE
 VALUE = 1 << CLASS_BITS  # the smallest difference between keys of different values
 CLASS = VALUE - 1  # bits of the class
@@ -29,7 +32,9 @@ u2, u4, u8 = types.uint16, types.uint32, types.uint64
 
 def both(*groups: types.Type) -> list[Any]:
     """A kernel's signatures for 16-bit and for 32-bit floats; ``groups`` say who is positive for what."""
-    begin = [(reads(bits, 2), types.Array(key, 2, "C"), i8, reads(i8, 2)) for bits, key in ((u2, u4), (u4, u8))]
+    begin = [
+        (reads(bits, 2), types.Array(key, 2, "C"), i8, reads(i8, 2)) for bits, key in ((u2, u4), (u4, u8))
+    ]
     ranks = reads(f8, 1), reads(i8, 2), reads(i8, 2)
     out = types.Array(f8, 2, "A"), types.Array(i8, 2, "C"), types.Array(i8, 3, "C")
     return [types.boolean(*columns, *groups, *ranks, *out) for columns in begin]
@@ -58,9 +63,10 @@ def rank_partition(
         reciprocals: [prompts + 1], 1/n at n.
         on, off: [relations, ranks] from 0, ascending; a rank of -1 is skipped.
         precision: [relations, columns] or empty; filled with average precision.
-        wins: [relations, columns] or empty; filled with twice the pairs in which the positive is higher, ties counting one.
-        order: [on and off ranks, relations, columns]; filled with the keys, without class, at these ranks among a relation's
-            positives, then among its negatives.
+        wins: [relations, columns] or empty; filled with twice the pairs in which the positive is higher, ties
+            counting one.
+        order: [on and off ranks, relations, columns]; filled with the keys, without class, at these ranks
+            among a relation's positives, then among its negatives.
 
     Returns:
         whether there is a NaN; what is filled then means nothing.
@@ -86,13 +92,17 @@ def rank_partition(
         if order.size:
             _list_places(keys, stops, state, places)
             for lane in range(lanes):
-                _order_statistics(keys[lane], places[lane], stops, class_of, on, off, order[:, :, column + lane])
+                _order_statistics(
+                    keys[lane], places[lane], stops, class_of, on, off, order[:, :, column + lane]
+                )
     return found
 
 
 @numba.njit(nogil=True)
 def _average_precision(keys: Any, stops: Any, left: Any, reciprocals: Any) -> None:
-    """Fill of each class, for both columns: positives not yet passed (none in the end), and the sum of precisions."""
+    """Fill of each class, for both columns: positives not yet passed (none in the end),
+    and the sum of precisions.
+    """
     k0, k1, prompts, sums = keys[0], keys[1], uint64(keys.shape[1]), left.view(np.float64)
     for c in range(stops.size - 1):
         left[STATE * c] = left[STATE * c + 2] = stops[c + 1] - stops[c]
@@ -103,14 +113,17 @@ def _average_precision(keys: Any, stops: Any, left: Any, reciprocals: Any) -> No
     for i in range(prompts):  # unsigned: nothing to be checked for counting from the end
         key0, key1 = k0[i], k1[i]
         p0, e0, h0 = _step(key0, p0, prompts - i, e0, h0, left, sums, reciprocals, uint64(key0 & CLASS))
-        p1, e1, h1 = _step(key1, p1, prompts - i, e1, h1, left, sums, reciprocals, uint64(key1 & CLASS) + uint64(2))
+        p1, e1, h1 = _step(
+            key1, p1, prompts - i, e1, h1, left, sums, reciprocals, uint64(key1 & CLASS) + uint64(2)
+        )
 
 
 @numba.njit(nogil=True)
 def _step(
     key: Any, previous: Any, rank: Any, end: Any, hits: int, left: Any, sums: Any, reciprocals: Any, own: Any
 ) -> Any:
-    """One key of one column; returns the new previous key, the rank of its group's end, and true positives there.
+    """One key of one column; returns the new previous key, the rank of its group's end,
+    and true positives there.
 
     What is chosen between are integers: processors choose those without a branch, other than floats.
     """
@@ -125,7 +138,9 @@ def _step(
 
 @numba.njit(nogil=True)
 def _midranks(keys: Any, out: Any) -> None:
-    """Sum over each class of (keys below the group) + (keys up to its end): twice its midranks, less its size."""
+    """Sum over each class of (keys below the group) + (keys up to its end): twice its midranks,
+    less its size.
+    """
     prompts = keys.size
     out[:] = 0
     previous, start = ~keys[0], 0
@@ -142,7 +157,9 @@ def _midranks(keys: Any, out: Any) -> None:
 
 @numba.njit(nogil=True)
 def _list_places(keys: Any, stops: Any, ends: Any, places: Any) -> None:
-    """List the places of each class's keys in the sorted columns, ascending, from the class's ``stops`` on."""
+    """List the places of each class's keys in the sorted columns, ascending,
+    from the class's ``stops`` on.
+    """
     k0, k1, places0, places1 = keys[0], keys[1], places[0], places[1]
     for c in range(stops.size - 1):
         ends[STATE * c] = ends[STATE * c + 1] = stops[c]
@@ -175,7 +192,9 @@ def _order_statistics(keys: Any, places: Any, stops: Any, class_of: Any, on: Any
 
 @numba.njit(nogil=True)
 def _positives_before(places: Any, rank: int) -> int:
-    """Positives before the negative of this rank: the first j with more than ``rank`` negatives before place j."""
+    """Positives before the negative of this rank: the first j
+    with more than ``rank`` negatives before place j.
+    """
     low, high = 0, places.size
     while low < high:
         middle = (low + high) // 2
@@ -252,4 +271,5 @@ def _walk_roles(keys: Any, role_of: Any, reciprocals: Any, lists: Any) -> Any:
         wins += is_on * n_below - is_off * p_below
         lists[0, n] = lists[1, p] = keys[i] >> CLASS_BITS
         n, p = n + is_off, p + is_on
-    return total / positives, wins + positives * negatives  # negatives <= p are all but those with positives below
+    # negatives <= p are all but those with positives below
+    return total / positives, wins + positives * negatives

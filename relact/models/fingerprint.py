@@ -1,9 +1,10 @@
-"""Short names for what a model and a tokenizer compute: equal only if weights, configuration, vocabulary are equal.
+"""Short names for what a model and a tokenizer compute: equal only if weights, configuration,
+vocabulary are equal.
 
     of_model(model) -> 32 hexadecimal digits; of_tokenizer(tokenizer) likewise
 
-A checksum (CRC-32C) per tensor, all of them hashed with BLAKE2b: finds accidents and changed checkpoints at several
-GB/s; it is no defence against weights forged to collide.
+A checksum (CRC-32C) per tensor, all of them hashed with BLAKE2b: finds accidents and changed checkpoints at
+several GB/s; it is no defence against weights forged to collide.
 """
 
 from __future__ import annotations
@@ -18,12 +19,23 @@ import torch
 from torch import Tensor, nn
 
 # Say where a configuration came from or how it is run, not what it computes; dtype is told by every tensor.
-_VOLATILE = {"transformers_version", "architectures", "_name_or_path", "_commit_hash", "dtype", "torch_dtype", "use_cache",
-             "_attn_implementation", "attn_implementation"}  # fmt: skip
+_VOLATILE = {
+    "transformers_version",
+    "architectures",
+    "_name_or_path",
+    "_commit_hash",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "_attn_implementation",
+    "attn_implementation",
+}
 
 
 def of_model(model: Any) -> str:
-    """Fingerprint of the configuration and of name, shape, dtype and bytes of every tensor in ``state_dict``."""
+    """Fingerprint of the configuration and of name, shape, dtype and bytes
+    of every tensor in ``state_dict``.
+    """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(_stable(model.config.to_diff_dict()), sort_keys=True, default=str).encode())
     known: dict[tuple[int, torch.Size, torch.dtype], int] = {}  # tied weights are read once
@@ -64,7 +76,9 @@ def _crc32c(tensor: Tensor) -> int:
 
 
 def _offloaded(model: nn.Module, name: str) -> Tensor:
-    """A tensor that accelerate keeps on disk or in host memory, where the module itself holds only its shape."""
+    """A tensor that accelerate keeps on disk or in host memory,
+    where the module itself holds only its shape.
+    """
     path, _, leaf = name.rpartition(".")
     hook = getattr(model.get_submodule(path), "_hf_hook", None)
     for candidate in _flat(hook):

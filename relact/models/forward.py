@@ -1,4 +1,6 @@
-"""What every forward pass of ours needs: padded batches, and a prefix's keys and values for many continuations."""
+"""What every forward pass of ours needs: padded batches, and a prefix's keys
+and values for many continuations.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Te
     return ids.to(device), (torch.arange(longest)[None, :] < lengths[:, None]).to(device)
 
 
-def advance(model: nn.Module, ids: Tensor, *, cache: Any = None, mask: Tensor | None = None, **options: Any) -> Any:
+def advance(
+    model: nn.Module, ids: Tensor, *, cache: Any = None, mask: Tensor | None = None, **options: Any
+) -> Any:
     """Run ``model`` on ``ids`` [batch, tokens] after what ``cache`` holds; returns (output, grown cache).
 
     Args:
@@ -33,7 +37,9 @@ def advance(model: nn.Module, ids: Tensor, *, cache: Any = None, mask: Tensor | 
 
 
 def repeat_cache(cache: Any, times: int) -> Any:
-    """A copy of a transformers cache with every batch row repeated ``times`` times in place; the original stays."""
+    """A copy of a transformers cache with every batch row repeated ``times`` times in place;
+    the original stays.
+    """
     copied = copy.deepcopy(cache)
     copied.batch_repeat_interleave(times)
     return copied

@@ -1,9 +1,11 @@
 """Read or replace activations at sites while a model runs: one context manager for capture and for ablation.
 
     with visit(model, ["mlp.gate", "attn.q"], callback):
-        model(**batch)                       # callback(site, layer, tensor[batch, tokens, width]) at every layer
+        model(**batch)                       # callback(site, layer, tensor[batch, tokens, width]) at every
+        layer
 
-Leaving the block removes every hook, after an exception too, and the model computes what it did before, to the bit.
+Leaving the block removes every hook, after an exception too, and the model computes what it did before, to
+the bit.
 """
 
 from __future__ import annotations
@@ -45,22 +47,25 @@ class _Spot:
 def visit(
     model: nn.Module, sites: str | Sequence[str], callback: Callback, *, layers: Iterable[int] | None = None
 ) -> Iterator[Visit]:
-    """Call ``callback(site, layer, tensor)`` for every site and layer, each time the decoder runs inside the block.
+    """Call ``callback(site, layer, tensor)`` for every site and layer,
+    each time the decoder runs inside the block.
 
-    The tensor has shape [batch, tokens, width] and is the model's own memory: read it during the call, keep a copy.
-    Returning None leaves the value alone; returning a tensor of that shape replaces it (cast to its dtype and moved to
-    its device), for the rest of the forward. Where a projection is fused the callback sees its site's columns only,
-    and a replacement goes into a copy of the fused tensor.
+    The tensor has shape [batch, tokens, width] and is the model's own memory: read it during the call, keep a
+    copy. Returning None leaves the value alone; returning a tensor of that shape replaces it (cast to its
+    dtype and moved to its device), for the rest of the forward. Where a projection is fused the callback sees
+    its site's columns only, and a replacement goes into a copy of the fused tensor.
 
     Args:
-        model: a causal language model of a family in ``sites.FAMILIES``, or its base model (decoder without head).
+        model: a causal language model of a family in ``sites.FAMILIES``, or its base model (decoder without
+            head).
         sites: names or aliases, see ``sites.expand``; aliases leave out what the family lacks.
         layers: layer numbers; None is all of them.
 
     Raises:
-        ModelError: unknown family, site or layer; a compiled model; a module that is not where the table says; a width
-            other than the configuration's; a replacement of another shape; after a decoder forward, a hook that did
-            not fire exactly once in it (shared or rerouted modules), naming site, layer and count.
+        ModelError: unknown family, site or layer; a compiled model; a module that is not where the table
+            says; a width other than the configuration's; a replacement of another shape; after a decoder
+            forward, a hook that did not fire exactly once in it (shared or rerouted modules), naming site,
+            layer and count.
     """
     owner, blocks = find_layers(model)
     plan = _plan(model.config, resolve(model.config, sites), _layer_numbers(model, layers, len(blocks)))
@@ -70,12 +75,16 @@ def visit(
         for (layer, tap), spots in plan.items():
             module = _child(blocks[layer], tap.module, f"{path}.{layer}")
             _attach(stack, module, tap.side, spots, callback, state)
-        _count_forwards(stack, owner, [(spot.site, spot.layer) for spots in plan.values() for spot in spots], state)
+        _count_forwards(
+            stack, owner, [(spot.site, spot.layer) for spots in plan.values() for spot in spots], state
+        )
         yield state
 
 
 def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
-    """The module whose forward runs the decoder layers, and its list of layers. ModelError if it is not there."""
+    """The module whose forward runs the decoder layers, and its list of layers.
+    ModelError if it is not there.
+    """
     path = family(getattr(model, "config", None)).layers.split(".")
     for start in range(len(path)):  # a base model lacks the leading names of the path
         names = path[start:]
@@ -87,30 +96,41 @@ def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
         if isinstance(blocks, nn.ModuleList):
             _require_uncompiled(model, owner, *blocks)
             return owner, blocks
-    raise ModelError(f"no list of decoder layers at {'.'.join(path)}", where=type(model).__name__,
-                     fix="load it with relact.models.load, or correct the family's row in relact/sites.py")  # fmt: skip
+    raise ModelError(
+        f"no list of decoder layers at {'.'.join(path)}",
+        where=type(model).__name__,
+        fix="load it with relact.models.load, or correct the family's row in relact/sites.py",
+    )
 
 
 def _require_uncompiled(*modules: nn.Module) -> None:
     """Compiled code does not see hooks registered after it was traced, the counting ones included."""
     for module in modules:
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-            raise ModelError("is compiled, hooks would be skipped", where=type(module).__name__,
-                             fix="give the model before torch.compile")  # fmt: skip
+            raise ModelError(
+                "is compiled, hooks would be skipped",
+                where=type(module).__name__,
+                fix="give the model before torch.compile",
+            )
 
 
 def _layer_numbers(model: nn.Module, layers: Iterable[int] | None, available: int) -> list[int]:
     chosen = list(range(available)) if layers is None else sorted(set(layers))
     outside = [layer for layer in chosen if not 0 <= layer < available]
     if outside:
-        raise ModelError(f"no layer {outside[0]}", where=type(model).__name__, fix=f"choose from 0 to {available - 1}")
+        raise ModelError(
+            f"no layer {outside[0]}", where=type(model).__name__, fix=f"choose from 0 to {available - 1}"
+        )
     return chosen
 
 
 def _plan(config: Any, sites: Sequence[str], layers: Sequence[int]) -> dict[tuple[int, Tap], list[_Spot]]:
-    """Group the sites by the tensor they are read from, so that each tensor has one hook and is copied at most once."""
+    """Group the sites by the tensor they are read from, so that each tensor has one hook
+    and is copied at most once.
+    """
     row, width = family(config), widths(config)
-    columns = {site: part(config, site) for site in sites}  # reading a configuration is slow: once, not per layer
+    # reading a configuration is slow: once, not per layer
+    columns = {site: part(config, site) for site in sites}
     plan: dict[tuple[int, Tap], list[_Spot]] = defaultdict(list)
     for layer in layers:
         for site in sites:
@@ -122,8 +142,11 @@ def _child(block: nn.Module, path: str, where: str) -> nn.Module:
     try:
         return block.get_submodule(path)
     except AttributeError:
-        raise ModelError(f"no module {path}", where=where,
-                         fix="correct the family's row in relact/sites.py, see docs/models.md") from None  # fmt: skip
+        raise ModelError(
+            f"no module {path}",
+            where=where,
+            fix="correct the family's row in relact/sites.py, see docs/models.md",
+        ) from None
 
 
 def _attach(
@@ -146,7 +169,9 @@ def _attach(
 
 
 def _serve(value: Tensor, spots: list[_Spot], callback: Callback, state: Visit) -> Tensor | None:
-    """Show every spot of one tensor to the callback. Returns the tensor to go on with, None if nothing was replaced."""
+    """Show every spot of one tensor to the callback. Returns the tensor to go on with,
+    None if nothing was replaced.
+    """
     flat = value.dim() == 2  # OPT runs its MLP on [batch x tokens, width]
     full = value.unflatten(0, (state.batch, -1)) if flat else value  # [batch, tokens, width]
     changed = False
@@ -154,16 +179,20 @@ def _serve(value: Tensor, spots: list[_Spot], callback: Callback, state: Visit) 
         state.fired[spot.site, spot.layer] += 1
         seen = _columns(full, spot.part)
         if seen.shape[-1] != spot.width:
-            raise ModelError(f"width {seen.shape[-1]} where the configuration says {spot.width}",
-                             where=f"{spot.site} in layer {spot.layer}",
-                             fix="correct the family's row in relact/sites.py")  # fmt: skip
+            raise ModelError(
+                f"width {seen.shape[-1]} where the configuration says {spot.width}",
+                where=f"{spot.site} in layer {spot.layer}",
+                fix="correct the family's row in relact/sites.py",
+            )
         new = callback(spot.site, spot.layer, seen)
         if new is None:
             continue
         if new.shape != seen.shape:
-            raise ModelError(f"replacement of shape {list(new.shape)} for {list(seen.shape)}",
-                             where=f"{spot.site} in layer {spot.layer}",
-                             fix="return a tensor of the same shape or None")  # fmt: skip
+            raise ModelError(
+                f"replacement of shape {list(new.shape)} for {list(seen.shape)}",
+                where=f"{spot.site} in layer {spot.layer}",
+                fix="return a tensor of the same shape or None",
+            )
         new = new.to(device=value.device, dtype=value.dtype)
         if spot.part is None:
             full = new
@@ -182,11 +211,16 @@ def _columns(full: Tensor, part: Part | None) -> Tensor:
         return full
     if part.groups == 1:
         return full[..., part.start : part.stop]
-    return full.unflatten(-1, (part.groups, -1))[..., part.start : part.stop].flatten(-2)  # copies: columns interleave
+    # copies: columns interleave
+    return full.unflatten(-1, (part.groups, -1))[..., part.start : part.stop].flatten(-2)
 
 
-def _count_forwards(stack: ExitStack, owner: nn.Module, expected: list[tuple[str, int]], state: Visit) -> None:
-    """Before each decoder forward forget the counts and note the batch size; after it every count must be one."""
+def _count_forwards(
+    stack: ExitStack, owner: nn.Module, expected: list[tuple[str, int]], state: Visit
+) -> None:
+    """Before each decoder forward forget the counts and note the batch size;
+    after it every count must be one.
+    """
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         state.fired.clear()
@@ -196,9 +230,11 @@ def _count_forwards(stack: ExitStack, owner: nn.Module, expected: list[tuple[str
     def after(_: nn.Module, __: tuple[Any, ...], ___: Any) -> None:
         for site, layer in expected:
             if state.fired[site, layer] != 1:
-                raise ModelError(f"hook fired {state.fired[site, layer]} times in one forward pass",
-                                 where=f"{site} in layer {layer}",
-                                 fix="run the model with its own modules in place")  # fmt: skip
+                raise ModelError(
+                    f"hook fired {state.fired[site, layer]} times in one forward pass",
+                    where=f"{site} in layer {layer}",
+                    fix="run the model with its own modules in place",
+                )
         state.forwards += 1
 
     stack.callback(owner.register_forward_pre_hook(before, with_kwargs=True).remove)

@@ -21,13 +21,18 @@ from relact.models import fingerprint as fingerprints
 from relact.models.checkpoints import Checkpoint, locate, one_line, quiet
 
 DTYPES: Mapping[str, torch.dtype] = {
-    "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64,
-}  # fmt: skip
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
 
 
 @dataclass
 class LoadedModel:
-    """A causal language model ready to be read: in eval mode, without gradients, with everything that identifies it."""
+    """A causal language model ready to be read: in eval mode, without gradients,
+    with everything that identifies it.
+    """
 
     model: Any
     tokenizer: Any
@@ -70,7 +75,9 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a configuration tells: ``sites`` maps each site to its width, ``neurons`` each alias to the whole count."""
+    """What a configuration tells: ``sites`` maps each site to its width,
+    ``neurons`` each alias to the whole count.
+    """
 
     id: str
     revision: str | None
@@ -91,25 +98,31 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load ``name`` from safetensors; the family must be one of ``sites.FAMILIES``. A loaded model is handed back.
+    """Load ``name`` from safetensors; the family must be one of ``sites.FAMILIES``.
+    A loaded model is handed back.
 
     Args:
         dtype: "auto" is the checkpoint's own (float16 becomes float32 on a CPU), else a name in ``DTYPES``.
-        device: "auto" is the first CUDA device if there is one, else the CPU; not used together with ``device_map``.
+        device: "auto" is the first CUDA device if there is one, else the CPU; not used together with
+            ``device_map``.
         device_map: spreads a large model over devices, main memory and disk with accelerate, e.g. "auto".
         revision: branch, tag or commit of a hub model; the commit it resolves to is recorded.
         trust_remote_code: run the repository's own Python code. Off unless asked.
 
     Raises:
-        ModelError: nothing there, no network, no safetensors, unknown family, mixture-of-experts, missing weights.
+        ModelError: nothing there, no network, no safetensors, unknown family, mixture-of-experts, missing
+            weights.
         InputError: an unknown dtype or device.
     """
     if isinstance(name, LoadedModel):
         return name
     if dtype != "auto" and dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype}", where="dtype", fix=f"choose from auto, {', '.join(DTYPES)}")
+        raise InputError(
+            f"unknown dtype {dtype}", where="dtype", fix=f"choose from auto, {', '.join(DTYPES)}"
+        )
     target = None if device_map is not None else _device(device)
-    config, found = _config(name, revision, trust_remote_code)  # refuses a family before its weights are fetched
+    # refuses a family before its weights are fetched
+    config, found = _config(name, revision, trust_remote_code)
     found = locate(name, revision=found.revision, code=trust_remote_code)
     chosen, notes = _dtype(dtype, config, target)
     if target is not None and target.type != "cpu":
@@ -131,7 +144,9 @@ def load(
 
 
 def describe(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
-    """Sites, widths and neuron counts of ``name`` without loading (or, from the hub, fetching) its weights."""
+    """Sites, widths and neuron counts of ``name`` without loading (or, from the hub,
+    fetching) its weights.
+    """
     config, found = _config(name, revision, trust_remote_code)
     dtype = _config_dtype(config)
     return ModelInfo(
@@ -147,7 +162,9 @@ def describe(name: str, *, revision: str | None = None, trust_remote_code: bool 
 
 
 def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = True) -> list[list[int]]:
-    """Token ids of each text, neither padded nor cut; ``special_tokens`` adds what the tokenizer adds (BOS)."""
+    """Token ids of each text, neither padded nor cut; ``special_tokens`` adds what the tokenizer adds
+    (BOS).
+    """
     if not texts:
         return []
     rows = loaded.tokenizer(
@@ -159,7 +176,9 @@ def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = 
 def _config(name: str, revision: str | None, code: bool) -> tuple[Any, Checkpoint]:
     found = locate(name, revision=revision, code=code, weights=False)
     with _told(found.id):
-        config = transformers.AutoConfig.from_pretrained(found.folder, trust_remote_code=code, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            found.folder, trust_remote_code=code, local_files_only=True
+        )
     sites.family(config)
     return config, found
 
@@ -167,19 +186,29 @@ def _config(name: str, revision: str | None, code: bool) -> tuple[Any, Checkpoin
 def _weights(found: Checkpoint, dtype: torch.dtype | str, device_map: Any, code: bool) -> Any:
     with _told(found.id):
         model, told = transformers.AutoModelForCausalLM.from_pretrained(
-            found.folder, dtype=dtype, device_map=device_map, use_safetensors=True, trust_remote_code=code,
-            local_files_only=True, output_loading_info=True,
-        )  # fmt: skip
+            found.folder,
+            dtype=dtype,
+            device_map=device_map,
+            use_safetensors=True,
+            trust_remote_code=code,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     lacking = sorted(told["missing_keys"]) + sorted(str(key) for key in told["mismatched_keys"])
     if lacking:  # transformers would go on with random numbers in their place
-        raise ModelError(f"the checkpoint lacks {len(lacking)} of the model's weights, first {lacking[0]}",
-                         where=found.id, fix="fetch or convert the model again")  # fmt: skip
+        raise ModelError(
+            f"the checkpoint lacks {len(lacking)} of the model's weights, first {lacking[0]}",
+            where=found.id,
+            fix="fetch or convert the model again",
+        )
     return model
 
 
 def _tokenizer(found: Checkpoint, code: bool) -> Any:
     with _told(found.id):
-        return transformers.AutoTokenizer.from_pretrained(found.folder, trust_remote_code=code, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            found.folder, trust_remote_code=code, local_files_only=True
+        )
 
 
 @contextmanager
@@ -191,8 +220,11 @@ def _told(name: str) -> Iterator[None]:
     except RelactError:
         raise
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError, ... : no contract to rely on
-        raise ModelError(f"cannot be loaded: {one_line(error)}", where=name,
-                         fix="check its files, and trust_remote_code if it brings its own code") from error  # fmt: skip
+        raise ModelError(
+            f"cannot be loaded: {one_line(error)}",
+            where=name,
+            fix="check its files, and trust_remote_code if it brings its own code",
+        ) from error
 
 
 def _device(device: str) -> torch.device:
@@ -201,7 +233,9 @@ def _device(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"cannot use {device}: {one_line(error)}", where="device", fix="give cpu or cuda") from error
+        raise InputError(
+            f"cannot use {device}: {one_line(error)}", where="device", fix="give cpu or cuda"
+        ) from error
 
 
 def _dtype(asked: str, config: Any, target: torch.device | None) -> tuple[torch.dtype | str, tuple[str, ...]]:
@@ -221,7 +255,9 @@ def _config_dtype(config: Any) -> torch.dtype | None:
 
 
 def _max_tokens(config: Any) -> int | None:
-    """The number of positions: a limit where they are embedded, what rotary and ALiBi models were trained for."""
+    """The number of positions: a limit where they are embedded,
+    what rotary and ALiBi models were trained for.
+    """
     text = sites.text_config(config)
     for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         value = getattr(text, key, None)

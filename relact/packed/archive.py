@@ -1,8 +1,8 @@
 """A zip archive read in parts: its index from one request for its end, each file with one more.
 
-Entries are stored, never compressed: a part of the archive is a part of the file, and nothing can unpack to more than
-it weighs. Whatever else an archive may hold (links, climbing paths, two files of one name, two names of one file) is refused
-before a byte of it is used.
+Entries are stored, never compressed: a part of the archive is a part of the file, and nothing can unpack to
+more than it weighs. Whatever else an archive may hold (links, climbing paths, two files of one name, two
+names of one file) is refused before a byte of it is used.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Archive:
         self._starts: dict[str, int] = {}  # where a file's own bytes begin
 
     def get(self, key: str, limit: int) -> bytes:
-        """The whole file, checked against the archive's own CRC-32; `StoreError` when there is none of that name."""
+        """The whole file, checked against the archive's own CRC-32;
+        `StoreError` when there is none of that name.
+        """
         entry = self._entry(key)
         if entry.size > limit:
             raise StoreError(f"has {entry.size} bytes, more than {limit}", where=self._name(key))
@@ -68,9 +70,13 @@ class Archive:
         skip = self._header(key, raw)
         data = raw[skip : skip + entry.size]
         if len(data) != entry.size:
-            raise StoreError(f"{len(data)} of {entry.size} bytes are there", where=self._name(key), fix=trust.AGAIN)
+            raise StoreError(
+                f"{len(data)} of {entry.size} bytes are there", where=self._name(key), fix=trust.AGAIN
+            )
         if zlib.crc32(data) != entry.crc:
-            raise StoreError("damaged: its CRC-32 does not match the archive's", where=self._name(key), fix=trust.AGAIN)
+            raise StoreError(
+                "damaged: its CRC-32 does not match the archive's", where=self._name(key), fix=trust.AGAIN
+            )
         return data
 
     def part(self, key: str, start: int, stop: int) -> bytes:
@@ -98,7 +104,9 @@ class Archive:
             raise StoreError("cut off", where=self._name(key), fix=trust.AGAIN) from error
         same = (signature, method, own, raw[LOCAL:head]) == (SIGNATURE, zipfile.ZIP_STORED, len(name), name)
         if not same or flags & ENCRYPTED or extra > EXTRA:
-            raise StoreError("its header differs from the archive's index", where=self._name(key), fix=trust.DISTRUST)
+            raise StoreError(
+                "its header differs from the archive's index", where=self._name(key), fix=trust.DISTRUST
+            )
         return head + extra
 
     def _bytes(self, start: int, stop: int) -> bytes:
@@ -129,8 +137,11 @@ class Archive:
                 found = opened.infolist()
         except StoreError:
             raise
-        except Exception as error:  # BadZipFile, struct.error, UnicodeDecodeError, ...: zipfile promises no tree
-            raise StoreError(f"not a zip archive, or cut off ({error})", where=where, fix=trust.AGAIN) from error
+        # BadZipFile, struct.error, UnicodeDecodeError, ...: zipfile promises no tree
+        except Exception as error:
+            raise StoreError(
+                f"not a zip archive, or cut off ({error})", where=where, fix=trust.AGAIN
+            ) from error
         if len(found) > ENTRIES:
             raise StoreError(f"{len(found)} files", where=where, fix=trust.DISTRUST)
         entries: dict[str, Entry] = {}
@@ -144,8 +155,9 @@ class Archive:
         reach = 0  # no byte belongs to two files
         for name, entry in sorted(entries.items(), key=lambda item: item[1].at):
             if entry.at < reach or entry.at + LOCAL + entry.size > self.size:
-                raise StoreError("overlaps another file or the archive's end", where=f"{where}: {name}",
-                                 fix=trust.DISTRUST)  # fmt: skip
+                raise StoreError(
+                    "overlaps another file or the archive's end", where=f"{where}: {name}", fix=trust.DISTRUST
+                )
             reach = entry.at + LOCAL + entry.size
         return entries
 

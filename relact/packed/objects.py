@@ -26,7 +26,10 @@ class Objects(Store):
         super().__init__(read_only=True)
         self.package = package
         root = {name: package.document[name] for name in ("zarr_format", "node_type", "attributes")}
-        self._documents = {DOCUMENT: root, **{f"{path}/{DOCUMENT}": node for path, node in package.nodes.items()}}
+        self._documents = {
+            DOCUMENT: root,
+            **{f"{path}/{DOCUMENT}": node for path, node in package.nodes.items()},
+        }
         self._children: dict[str, set[str]] = {}
         for key in self._documents:
             parts = key.split("/")
@@ -41,7 +44,9 @@ class Objects(Store):
     supports_writes = supports_deletes = supports_partial_writes = False
     supports_listing = True
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         raw = await asyncio.to_thread(self._read, key, byte_range)
         return None if raw is None else prototype.buffer.from_bytes(raw)
 

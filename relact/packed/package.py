@@ -1,8 +1,9 @@
 """A packed store as objects: its metadata from one request, every other object checked as it arrives.
 
-The root's zarr.json holds the metadata of the whole hierarchy and, in the seals of its groups, the checksum of every file.
-So there is no listing, nothing is asked that is not there, and a byte that changed on the way is found before it is used.
-Objects of equal checksum (the coordinates of every site) are fetched once, and kept on disk for the next process.
+The root's zarr.json holds the metadata of the whole hierarchy and, in the seals of its groups, the checksum
+of every file. So there is no listing, nothing is asked that is not there, and a byte that changed on the way
+is found before it is used. Objects of equal checksum (the coordinates of every site) are fetched once, and
+kept on disk for the next process.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ CACHE_BYTES = 1 << 30  # kept on disk, all stores together
 CACHED_OBJECT = 32 << 20  # larger ones are not kept
 SMALL_OBJECT = 1 << 16  # kept in memory: coordinates, which every site has
 ABSENT_BYTES = 1 << 30  # of results whose chunks hold nothing but the fill value
-OWN = "this_package"  # in the package attribute: the checksum of the root's own zarr.json, as `seal.signed` writes it
+# in the package attribute: the checksum of the root's own zarr.json, as `seal.signed` writes it
+OWN = "this_package"
 HEX = re.compile("[0-9a-f]{8}")
 
 
@@ -65,7 +67,9 @@ class Package:
         self.nodes = _nodes(self.document, shown)
         self.about = _about(self.document, shown)
         if not intact(self.raw, OWN):
-            raise StoreError("damaged: its checksum does not match", where=f"{shown}: {DOCUMENT}", fix=trust.AGAIN)
+            raise StoreError(
+                "damaged: its checksum does not match", where=f"{shown}: {DOCUMENT}", fix=trust.AGAIN
+            )
         self.manifest = trust.check_manifest(self.document["attributes"].get(schema.ATTRIBUTE), shown)
         self.arrays = _arrays(self.nodes, shown)
         self.sums = _sums(self.document, self.nodes, shown)
@@ -117,7 +121,9 @@ class Package:
         if not self.has(key) or facts is None:
             return None
         if not 0 <= stop - start <= facts.limit:
-            raise StoreError(f"a chunk of {stop - start} bytes", where=f"{self.shown}: {key}", fix=trust.DISTRUST)
+            raise StoreError(
+                f"a chunk of {stop - start} bytes", where=f"{self.shown}: {key}", fix=trust.DISTRUST
+            )
         raw = self._objects.part(key, start, stop)
         trust.check_chunk(raw, facts, f"{self.shown}: {key}")
         return raw
@@ -132,7 +138,9 @@ class Package:
                 end, size = self._objects.tail(key, count)
             except MissingError:
                 return None
-            n_chunks = math.prod(outer // inner for outer, inner in zip(facts.shard, facts.chunk, strict=True))
+            n_chunks = math.prod(
+                outer // inner for outer, inner in zip(facts.shard, facts.chunk, strict=True)
+            )
             trust.check_shard_index(end, size, n_chunks, f"{self.shown}: {key}")
             self._ends[key] = end
         return self._ends[key][-count:]
@@ -184,8 +192,11 @@ def _nodes(document: Mapping[str, Any], shown: str) -> dict[str, Any]:
     where = f"{shown}: {DOCUMENT}"
     table = document.get(CONSOLIDATED)
     if not isinstance(table, dict):
-        raise StoreError("not packed for sharing: its zarr.json has no consolidated metadata", where=shown,
-                         fix="pack it with `relact pack` and publish that")  # fmt: skip
+        raise StoreError(
+            "not packed for sharing: its zarr.json has no consolidated metadata",
+            where=shown,
+            fix="pack it with `relact pack` and publish that",
+        )
     trust.check_group({name: value for name, value in document.items() if name != CONSOLIDATED}, where)
     nodes = table.get("metadata")
     if document.get("node_type") != "group" or not isinstance(nodes, dict):
@@ -241,7 +252,9 @@ def _sums(document: Mapping[str, Any], nodes: Mapping[str, Any], shown: str) -> 
 
 
 def _check_complete(package: Package) -> None:
-    """What the metadata promises is there: every chunk of a result, or so few missing that they fit in memory."""
+    """What the metadata promises is there: every chunk of a result,
+    or so few missing that they fit in memory.
+    """
     absent, listed = 0, dict.fromkeys(package.arrays, 0)
     for key in package.sums:
         name, facts = package.owner(key)
@@ -255,7 +268,9 @@ def _check_complete(package: Package) -> None:
             missing = math.prod(facts.grid()) - listed[name]
             absent += missing * math.prod(facts.stored) * trust.ITEMS.get(facts.dtype, 16)
     if absent > ABSENT_BYTES:
-        raise StoreError(f"{absent} bytes of its results are missing", where=package.shown, fix=trust.DISTRUST)
+        raise StoreError(
+            f"{absent} bytes of its results are missing", where=package.shown, fix=trust.DISTRUST
+        )
 
 
 def _check_sites(package: Package) -> None:
@@ -266,18 +281,24 @@ def _check_sites(package: Package) -> None:
     for site in manifest.capture.sites:
         facts = arrays.get(f"{schema.ACTIVATIONS}/{site}/{schema.ACTIVATION}")
         if facts is None or facts.dimensions != ("prompt", "layer", "neuron") or facts.shape[0] != n_prompts:
-            raise StoreError(f"its identity says {site} of {n_prompts} prompts", where=package.shown,
-                             fix=trust.DISTRUST)  # fmt: skip
+            raise StoreError(
+                f"its identity says {site} of {n_prompts} prompts", where=package.shown, fix=trust.DISTRUST
+            )
         _, n_layers, width = facts.shape
         layers.add(n_layers)
         if facts.shard != (rows, 1, width) or facts.chunk[0] != rows or facts.dtype != manifest.capture.dtype:
-            raise StoreError(f"{site} is not laid out in blocks of {rows}", where=package.shown, fix=trust.DISTRUST)
+            raise StoreError(
+                f"{site} is not laid out in blocks of {rows}", where=package.shown, fix=trust.DISTRUST
+            )
         for path, other in arrays.items():
             sizes = dict(zip(other.dimensions, other.shape, strict=True))
             own = path.split("/")[-2:-1] == [site]
             if own and (sizes.get("layer", n_layers), sizes.get("neuron", width)) != (n_layers, width):
-                raise StoreError(f"{n_layers} layers of {width} neurons are captured, it has {list(other.shape)}",
-                                 where=f"{package.shown}: {path}", fix=trust.DISTRUST)  # fmt: skip
+                raise StoreError(
+                    f"{n_layers} layers of {width} neurons are captured, it has {list(other.shape)}",
+                    where=f"{package.shown}: {path}",
+                    fix=trust.DISTRUST,
+                )
     fields = schema.commit_fields(manifest.capture.sites, min(layers)) if len(layers) == 1 else []
     log = arrays.get(f"{schema.COMMITS}/{schema.RECORD}")
     if log is None or log.shape != (-(-n_prompts // rows), len(fields)) or log.dtype != "uint64":
@@ -287,7 +308,9 @@ def _check_sites(package: Package) -> None:
 def _about(document: Mapping[str, Any], shown: str) -> dict[str, Any]:
     about = document["attributes"].get(schema.PACKAGE)
     if not isinstance(about, dict) or about.get("layout") != LAYOUT:
-        raise StoreError("not packed for sharing, or by a later relact", where=shown, fix="pack it with `relact pack`")
+        raise StoreError(
+            "not packed for sharing, or by a later relact", where=shown, fix="pack it with `relact pack`"
+        )
     flags = (about.get("activations"), about.get("recoded"))
     if not all(isinstance(flag, bool) for flag in flags) or not isinstance(about.get("card"), dict):
         raise StoreError("its package attributes are incomplete", where=shown, fix=trust.DISTRUST)
@@ -295,13 +318,17 @@ def _about(document: Mapping[str, Any], shown: str) -> dict[str, Any]:
 
 
 def _grows(name: str) -> bool:
-    """Arrays whose chunks come with the capture; all others are results or coordinates, sealed with their group."""
+    """Arrays whose chunks come with the capture; all others are results or coordinates,
+    sealed with their group.
+    """
     log = name == f"{schema.COMMITS}/{schema.RECORD}"
     return log or (name.startswith(f"{schema.ACTIVATIONS}/") and name.endswith(f"/{schema.ACTIVATION}"))
 
 
 class Cache:
-    """Objects of one location on disk, named by their checksum; the oldest locations go when all are too large."""
+    """Objects of one location on disk, named by their checksum;
+    the oldest locations go when all are too large.
+    """
 
     def __init__(self, shown: str) -> None:
         root = cache_folder() / "stores"

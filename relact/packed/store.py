@@ -58,7 +58,9 @@ class PackedStore(Store):
         """What was recorded about a stage."""
         attributes = self.package.nodes[group].get("attributes", {}).get(schema.ATTRIBUTE, {})
         if not isinstance(attributes, dict):
-            raise StoreError("attributes that are not an object", where=f"{self.path}: {group}", fix=trust.DISTRUST)
+            raise StoreError(
+                "attributes that are not an object", where=f"{self.path}: {group}", fix=trust.DISTRUST
+            )
         return dict(attributes)
 
     def dataset(self, group: str) -> xr.Dataset:
@@ -78,8 +80,12 @@ class PackedStore(Store):
         with _told(self.path):
             return xr.open_datatree(source, engine="zarr", consolidated=False, chunks=None)
 
-    def short_list(self, relation: str, n: int, sites: tuple[str, ...], statistic: str) -> pd.DataFrame | None:
-        """The best neurons from the package's own short list; None when it cannot tell and the scores must be read."""
+    def short_list(
+        self, relation: str, n: int, sites: tuple[str, ...], statistic: str
+    ) -> pd.DataFrame | None:
+        """The best neurons from the package's own short list;
+        None when it cannot tell and the scores must be read.
+        """
         with _told(self.path):
             return self._top(relation, n, sites, statistic)
 
@@ -135,7 +141,9 @@ def is_packed(location: str | os.PathLike[str]) -> bool:
         raw = (path / DOCUMENT).read_bytes()
     except OSError:
         return False
-    return f'"{schema.PACKAGE}"'.encode() in raw and schema.PACKAGE in trust.document(raw, path).get("attributes", {})
+    return f'"{schema.PACKAGE}"'.encode() in raw and schema.PACKAGE in trust.document(raw, path).get(
+        "attributes", {}
+    )
 
 
 @contextmanager
@@ -146,4 +154,6 @@ def _told(where: object) -> Iterator[None]:
     except RelactError:
         raise
     except Exception as error:
-        raise StoreError(f"cannot be read ({type(error).__name__}: {error})", where=where, fix=trust.AGAIN) from error
+        raise StoreError(
+            f"cannot be read ({type(error).__name__}: {error})", where=where, fix=trust.AGAIN
+        ) from error

@@ -1,7 +1,9 @@
-"""What a store that came from elsewhere may be: names, metadata and chunks that relact itself could have written.
+"""What a store that came from elsewhere may be: names, metadata
+and chunks that relact itself could have written.
 
-Nothing here believes a number before it is checked against a bound or against the bytes: shapes before arrays are made,
-declared sizes before anything is decompressed. A list of what is allowed, never of what is forbidden.
+Nothing here believes a number before it is checked against a bound or against the bytes: shapes before arrays
+are made, declared sizes before anything is decompressed. A list of what is allowed, never of what is
+forbidden.
 """
 
 from __future__ import annotations
@@ -33,12 +35,32 @@ LENGTH = 1 << 40  # of one dimension
 ARRAY = 1 << 35  # bytes of one array of a result, when all of it is read
 DIMENSIONS = 6
 CHUNKS = 1 << 24  # of one array
-ITEMS = {"bool": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8,
-         "float16": 2, "float32": 4, "float64": 8}  # fmt: skip
+ITEMS = {
+    "bool": 1,
+    "int8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "uint8": 1,
+    "uint16": 2,
+    "uint32": 4,
+    "uint64": 8,
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+}
 TEXT = "string"
 NODE = {"zarr_format", "node_type", "attributes"}
-ARRAY_KEYS = NODE | {"shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs",
-                     "dimension_names", "storage_transformers"}  # fmt: skip
+ARRAY_KEYS = NODE | {
+    "shape",
+    "data_type",
+    "chunk_grid",
+    "chunk_key_encoding",
+    "fill_value",
+    "codecs",
+    "dimension_names",
+    "storage_transformers",
+}
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 INDEX_CODECS = [LITTLE, {"name": "crc32c"}]
 ABSENT = 2**64 - 1  # offset and length of a chunk that a shard does not hold
@@ -131,7 +153,9 @@ class ArrayFacts:
             return chunk_key == "c"
         pattern = re.escape(self.separator).join([r"(0|[1-9]\d{0,12})"] * len(self.shape))
         match = re.fullmatch("c" + re.escape(self.separator) + pattern, chunk_key)
-        return match is not None and all(int(at) < n for at, n in zip(match.groups(), self.grid(), strict=True))
+        return match is not None and all(
+            int(at) < n for at, n in zip(match.groups(), self.grid(), strict=True)
+        )
 
 
 def check_group(node: Mapping[str, Any], where: object) -> None:
@@ -153,9 +177,14 @@ def check_array(name: str, node: Mapping[str, Any], where: object) -> ArrayFacts
     keys = _named(node.get("chunk_key_encoding"), "default", {"separator"}, "chunk keys", where)
     _require(keys["separator"] in (".", "/"), "chunk keys", where)
     names: Any = node.get("dimension_names")
-    _require(isinstance(names, list) and all(isinstance(name, str) and _plain(name) for name in names),
-             "dimension names", where)  # fmt: skip
-    _require(len(shape) == len(outer) == len(names), "shape, chunks and dimension names of different length", where)
+    _require(
+        isinstance(names, list) and all(isinstance(name, str) and _plain(name) for name in names),
+        "dimension names",
+        where,
+    )
+    _require(
+        len(shape) == len(outer) == len(names), "shape, chunks and dimension names of different length", where
+    )
     _check_fill(node.get("fill_value"), str(dtype), where)
     inner, compressors = _check_codecs(node.get("codecs"), str(dtype), outer, where)
     facts = ArrayFacts(
@@ -182,7 +211,9 @@ def check_result(facts: ArrayFacts, where: object) -> None:
 
 
 def check_dimensions(group: str, arrays: Mapping[str, ArrayFacts], where: object) -> None:
-    """Within a group, a dimension has one length; coordinates hold names or whole numbers, as their name says."""
+    """Within a group, a dimension has one length; coordinates hold names or whole numbers,
+    as their name says.
+    """
     lengths: dict[str, int] = {}
     for name, facts in arrays.items():
         for dimension, size in zip(facts.dimensions, facts.shape, strict=True):
@@ -207,9 +238,16 @@ def check_manifest(raw: Any, where: object) -> schema.Manifest:
     model, capture = manifest.model, manifest.capture
     texts = (model.id, model.fingerprint, model.dtype, model.family, manifest.tokenizer, manifest.created)
     _require(all(isinstance(text, str) and _plain(text) for text in texts), "root attributes", where)
-    _require(model.revision is None or (isinstance(model.revision, str) and _plain(model.revision)), "revision", where)
-    _require(bool(capture.sites) and all(isinstance(site, str) and _plain(site) for site in capture.sites),
-             "sites", where)  # fmt: skip
+    _require(
+        model.revision is None or (isinstance(model.revision, str) and _plain(model.revision)),
+        "revision",
+        where,
+    )
+    _require(
+        bool(capture.sites) and all(isinstance(site, str) and _plain(site) for site in capture.sites),
+        "sites",
+        where,
+    )
     _require(len(set(capture.sites)) == len(capture.sites), "a site twice", where)
     for site in capture.sites:
         check_key(site, where)
@@ -222,11 +260,20 @@ def check_manifest(raw: Any, where: object) -> schema.Manifest:
     for split in splits:
         own = prompts[split]
         _require(isinstance(own, dict) and _whole(own.get("n"), 0, LENGTH), f"prompts/{split}", where)
-        _require(isinstance(own.get("digest"), str) and _plain(own["digest"]), f"digest of prompts/{split}", where)
+        _require(
+            isinstance(own.get("digest"), str) and _plain(own["digest"]), f"digest of prompts/{split}", where
+        )
         cuts = own.get(schema.APPENDED, [])
-        _require(isinstance(cuts, list) and all(_whole(cut, 0, own["n"]) for cut in cuts), f"prompts/{split}", where)
-    _require(isinstance(manifest.versions, dict) and all(isinstance(v, str) for v in manifest.versions.values()),
-             "versions", where)  # fmt: skip
+        _require(
+            isinstance(cuts, list) and all(_whole(cut, 0, own["n"]) for cut in cuts),
+            f"prompts/{split}",
+            where,
+        )
+    _require(
+        isinstance(manifest.versions, dict) and all(isinstance(v, str) for v in manifest.versions.values()),
+        "versions",
+        where,
+    )
     _require(prompts[schema.IDENTIFY]["n"] > 0, "no prompts", where)
     return manifest
 
@@ -252,7 +299,9 @@ def check_shard_index(tail: bytes, size: int, n_chunks: int, where: object) -> l
     except ValueError as error:
         raise StoreError(str(error), where=where, fix=AGAIN) from error
     held = sorted((start, size_) for start, size_ in entries if (start, size_) != (ABSENT, ABSENT))
-    ends = [(start, start + size_) for start, size_ in held] + [(size - n_chunks * INDEX_ENTRY - CHECKSUM, size)]
+    ends = [(start, start + size_) for start, size_ in held] + [
+        (size - n_chunks * INDEX_ENTRY - CHECKSUM, size)
+    ]
     if any(stop > following for (_, stop), (following, _) in pairwise(ends)):
         raise StoreError("chunks of a shard overlap or lie outside it", where=where, fix=DISTRUST)
     return [(start, size_) for start, size_ in entries if (start, size_) != (ABSENT, ABSENT)]
@@ -275,12 +324,17 @@ def check_chunk(raw: bytes, facts: ArrayFacts, where: object) -> None:
 def _undo(name: str, data: bytes, limit: int, where: object) -> bytes:
     if name == "crc32c":
         body, tail = data[:-CHECKSUM], data[-CHECKSUM:]
-        _require(len(data) >= CHECKSUM and google_crc32c.value(body) == int.from_bytes(tail, "little"),
-                 "a chunk that does not match its checksum", where)  # fmt: skip
+        _require(
+            len(data) >= CHECKSUM and google_crc32c.value(body) == int.from_bytes(tail, "little"),
+            "a chunk that does not match its checksum",
+            where,
+        )
         return body
     declared = _blosc_size(data) if name == "blosc" else _zstd_size(data)
     if declared is None or declared > limit:
-        raise StoreError(f"a chunk that declares {declared} bytes, at most {limit} fit", where=where, fix=DISTRUST)
+        raise StoreError(
+            f"a chunk that declares {declared} bytes, at most {limit} fit", where=where, fix=DISTRUST
+        )
     try:
         return bytes((blosc if name == "blosc" else zstd).decompress(data))
     except Exception as error:  # RuntimeError, ValueError: whatever the C library's wrapper raises
@@ -309,8 +363,11 @@ def _zstd_size(data: bytes) -> int | None:
 
 def _check_text(data: bytes, count: int, named: bool, where: object) -> None:
     """zarr's variable-length UTF-8: a count, then every text's length and bytes."""
-    _require(len(data) >= 4 and int.from_bytes(data[:4], "little") == count, "a chunk with another number of texts",
-             where)  # fmt: skip
+    _require(
+        len(data) >= 4 and int.from_bytes(data[:4], "little") == count,
+        "a chunk with another number of texts",
+        where,
+    )
     at = 4
     for _ in range(count):
         size = int.from_bytes(data[at : at + 4], "little")
@@ -329,13 +386,24 @@ def _check_codecs(
     raw: Any, dtype: str, outer: Sequence[int], where: object
 ) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
     """(inner chunk of a shard or None, compressors)."""
-    _require(isinstance(raw, list) and len(raw) >= 1 and all(isinstance(codec, dict) for codec in raw), "codecs", where)
+    _require(
+        isinstance(raw, list) and len(raw) >= 1 and all(isinstance(codec, dict) for codec in raw),
+        "codecs",
+        where,
+    )
     first = raw[0]
     if first.get("name") == "sharding_indexed":
         _require(len(raw) == 1, "codecs around a shard", where)
-        own = _named(first, "sharding_indexed", {"chunk_shape", "codecs", "index_codecs", "index_location"}, "shards",
-                     where)  # fmt: skip
-        _require(own["index_codecs"] == INDEX_CODECS and own["index_location"] == "end", "a shard index", where)
+        own = _named(
+            first,
+            "sharding_indexed",
+            {"chunk_shape", "codecs", "index_codecs", "index_location"},
+            "shards",
+            where,
+        )
+        _require(
+            own["index_codecs"] == INDEX_CODECS and own["index_location"] == "end", "a shard index", where
+        )
         inner = _sizes(own["chunk_shape"], 1, "chunk shape", where)
         fits = len(inner) == len(outer) and all(a % b == 0 for a, b in zip(outer, inner, strict=True))
         _require(fits, "chunks that do not divide the shard", where)
@@ -343,13 +411,22 @@ def _check_codecs(
         _require(nested is None and math.prod(outer) // math.prod(inner) <= CHUNKS, "shards", where)
         return inner, compressors
     if dtype == TEXT:
-        _require(first.get("name") == "vlen-utf8" and set(first) <= {"name", "configuration"}, "codecs", where)
+        _require(
+            first.get("name") == "vlen-utf8" and set(first) <= {"name", "configuration"}, "codecs", where
+        )
     else:
-        _require(first == LITTLE or (first == {"name": "bytes"} and ITEMS[dtype] == 1), f"codec {first!r:.60}", where)
+        _require(
+            first == LITTLE or (first == {"name": "bytes"} and ITEMS[dtype] == 1),
+            f"codec {first!r:.60}",
+            where,
+        )
     names = []
     for codec in raw[1:]:
         name = codec.get("name")
-        allowed = {"zstd": {"level", "checksum"}, "blosc": {"typesize", "cname", "clevel", "shuffle", "blocksize"}}
+        allowed = {
+            "zstd": {"level", "checksum"},
+            "blosc": {"typesize", "cname", "clevel", "shuffle", "blocksize"},
+        }
         if isinstance(name, str) and name in allowed:
             _named(codec, name, allowed[name], "codec", where)
         else:
@@ -374,13 +451,17 @@ def _check_fill(value: Any, dtype: str, where: object) -> None:
 def _named(raw: Any, name: str, keys: set[str], what: str, where: object) -> Mapping[str, Any]:
     """The configuration of a ``{name, configuration}`` pair with exactly these keys."""
     good = isinstance(raw, dict) and set(raw) == {"name", "configuration"} and raw["name"] == name
-    _require(good and isinstance(raw["configuration"], dict) and set(raw["configuration"]) == keys, what, where)
+    _require(
+        good and isinstance(raw["configuration"], dict) and set(raw["configuration"]) == keys, what, where
+    )
     found: Mapping[str, Any] = raw["configuration"]
     return found
 
 
 def _sizes(raw: Any, least: int, what: str, where: object) -> tuple[int, ...]:
-    good = isinstance(raw, list) and len(raw) <= DIMENSIONS and all(_whole(size, least, LENGTH) for size in raw)
+    good = (
+        isinstance(raw, list) and len(raw) <= DIMENSIONS and all(_whole(size, least, LENGTH) for size in raw)
+    )
     _require(good, f"{what} {raw!r:.80}", where)
     return tuple(raw)
 

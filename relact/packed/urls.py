@@ -1,7 +1,8 @@
-"""Where a packed store lies, and its bytes by name: a local folder, http(s), an object store, a data set on the hub.
+"""Where a packed store lies, and its bytes by name: a local folder, http(s), an object store,
+a data set on the hub.
 
-obstore does the transport: ranges, redirects, retries, time limits, credentials of the environment. Here is what a
-location means, and the one line that a user reads when it does not answer.
+obstore does the transport: ranges, redirects, retries, time limits, credentials of the environment. Here is
+what a location means, and the one line that a user reads when it does not answer.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class Place:
     timeout: float
 
     def get(self, key: str, limit: int) -> bytes:
-        """The whole object; `StoreError` when it is larger than ``limit`` bytes, missing, forbidden, cut off or slow."""
+        """The whole object; `StoreError` when it is larger than ``limit`` bytes, missing, forbidden,
+        cut off or slow.
+        """
         with self._told(key):
             found = self.objects.get(self._path(key))
             if found.meta["size"] > limit:
@@ -63,7 +66,9 @@ class Place:
     def part(self, key: str, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop``; `RangesError` where the server cannot."""
         with self._told(key):
-            return self._whole(bytes(self.objects.get_range(self._path(key), start=start, end=stop)), stop - start, key)
+            return self._whole(
+                bytes(self.objects.get_range(self._path(key), start=start, end=stop)), stop - start, key
+            )
 
     def tail(self, key: str, count: int) -> tuple[bytes, int]:
         """The last ``count`` bytes (or all there are), and how large the object is."""
@@ -109,18 +114,27 @@ class Place:
     def _explained(self, error: Exception, key: str) -> StoreError:
         text, kind = str(error), type(error).__name__
         if kind == "NotSupportedError":
-            return RangesError("the server cannot send a part of a file", where=self._name(key), fix=(
-                "publish the folder form (`relact pack STORE FOLDER`), or fetch the file and open it here"))  # fmt: skip
+            return RangesError(
+                "the server cannot send a part of a file",
+                where=self._name(key),
+                fix=(
+                    "publish the folder form (`relact pack STORE FOLDER`), or fetch the file and open it here"
+                ),
+            )
         if isinstance(error, FileNotFoundError) or kind == "NotFoundError":
             return MissingError("no such file", where=self._name(key), fix="check the location")
         if kind in ("PermissionDeniedError", "UnauthenticatedError"):
-            return StoreError("access is forbidden", where=self._name(key), fix="log in, or ask its owner for access")
+            return StoreError(
+                "access is forbidden", where=self._name(key), fix="log in, or ask its owner for access"
+            )
         if "Timeout" in text or "TimedOut" in text:
             return StoreError(f"no answer within {self.timeout:g} seconds", where=self._name(key), fix=AGAIN)
         if "UnexpectedEof" in text or "IncompleteBody" in text or "IncompleteMessage" in text:
             return StoreError("the answer was cut off", where=self._name(key), fix=AGAIN)
         if "kind: Connect" in text:
-            return StoreError("cannot be reached", where=self._name(key), fix="check the address and the network")
+            return StoreError(
+                "cannot be reached", where=self._name(key), fix="check the address and the network"
+            )
         status = re.search(r"status code: (\d+ [\w ]+)", text)
         what = f"the server answered {status[1].strip()}" if status else text.split("\n")[0]
         return StoreError(what, where=self._name(key), fix="check the location")
@@ -143,7 +157,9 @@ def place(location: str | os.PathLike[str], *, timeout: float = TIMEOUT) -> Plac
     shown = str(location).rstrip("/")
     parts = urlsplit(shown)
     if parts.scheme not in SCHEMES:
-        raise InputError(f"cannot open {parts.scheme}://", where=shown, fix=f"use a path or {', '.join(SCHEMES)}")
+        raise InputError(
+            f"cannot open {parts.scheme}://", where=shown, fix=f"use a path or {', '.join(SCHEMES)}"
+        )
     if parts.scheme == HUB:
         return _hub(shown, timeout)
     if not parts.netloc:
@@ -151,7 +167,9 @@ def place(location: str | os.PathLike[str], *, timeout: float = TIMEOUT) -> Plac
     if parts.scheme in BUCKETS:
         return _bucket(shown, f"{parts.scheme}://{parts.netloc}", parts.path.strip("/"), timeout)
     if parts.query or parts.fragment:
-        raise InputError("a URL with ? or # cannot be opened", where=shown, fix="give the plain address of the file")
+        raise InputError(
+            "a URL with ? or # cannot be opened", where=shown, fix="give the plain address of the file"
+        )
     folder, _, name = parts.path.strip("/").rpartition("/")
     base = f"{parts.scheme}://{parts.netloc}/{folder}".rstrip("/")
     return _web(shown, base, unquote(name), timeout)
@@ -169,7 +187,9 @@ def _web(shown: str, base: str, name: str, timeout: float, headers: dict[str, st
     from obstore.store import HTTPStore
 
     options: Any = {**_client(timeout), **({"default_headers": headers} if headers else {})}
-    return Place(shown, name, HTTPStore.from_url(base, client_options=options, retry_config=_retry(timeout)), timeout)
+    return Place(
+        shown, name, HTTPStore.from_url(base, client_options=options, retry_config=_retry(timeout)), timeout
+    )
 
 
 def _bucket(shown: str, root: str, path: str, timeout: float) -> Place:
@@ -181,7 +201,9 @@ def _bucket(shown: str, root: str, path: str, timeout: float) -> Place:
 
 
 def _s3_credentials() -> dict[str, Any]:
-    """Those of the environment; else those that boto3 finds (profiles, single sign-on); else none are sent."""
+    """Those of the environment; else those that boto3 finds (profiles, single sign-on);
+    else none are sent.
+    """
     if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
         return {}
     if find_spec("boto3"):
@@ -198,7 +220,9 @@ def hub_parts(location: str) -> tuple[str, str | None, str]:
     """Repository, revision and path of ``hf://datasets/OWNER/NAME[@REVISION]/PATH``."""
     match = re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.*))?", location)
     if match is None:
-        raise InputError("not a data set on the hub", where=location, fix="write hf://datasets/OWNER/NAME/PATH")
+        raise InputError(
+            "not a data set on the hub", where=location, fix="write hf://datasets/OWNER/NAME/PATH"
+        )
     return match[1], match[2], match[3] or ""
 
 
@@ -215,7 +239,11 @@ def _hub(shown: str, timeout: float) -> Place:
 
 def _client(timeout: float) -> Any:
     seconds = timedelta(seconds=timeout)
-    return {"allow_http": True, "timeout": seconds, "connect_timeout": min(seconds, timedelta(seconds=CONNECT))}
+    return {
+        "allow_http": True,
+        "timeout": seconds,
+        "connect_timeout": min(seconds, timedelta(seconds=CONNECT)),
+    }
 
 
 def _retry(timeout: float) -> Any:

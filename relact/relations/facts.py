@@ -38,8 +38,9 @@ class Fact:
 class Relation:
     """A name, templates per language (each with one ``{}`` for the subject) and facts.
 
-    The object follows the filled template after a space; directly in Chinese and Japanese. ``leaks`` is the reason
-    why answers may stand inside their prompts, where that lies in the nature of the relation; normally empty.
+    The object follows the filled template after a space; directly in Chinese and Japanese. ``leaks`` is the
+    reason why answers may stand inside their prompts, where that lies in the nature of the relation; normally
+    empty.
     """
 
     name: str
@@ -62,12 +63,16 @@ class Relation:
 
 
 def plain(text: str) -> str:
-    """The form in which texts are compared: Unicode compatibility forms and case don't matter, outer blanks neither."""
+    """The form in which texts are compared: Unicode compatibility forms and case don't matter,
+    outer blanks neither.
+    """
     return unicodedata.normalize("NFKC", text).casefold().strip()
 
 
 def leaks(answers: Iterable[str], text: str, language: str = "en") -> bool:
-    """Whether an accepted answer stands in the text as a word of its own; anywhere in it for Chinese and Japanese."""
+    """Whether an accepted answer stands in the text as a word of its own;
+    anywhere in it for Chinese and Japanese.
+    """
     text = plain(text)
     for answer in filter(None, map(plain, answers)):
         if answer in text and (language in UNSPACED or re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text)):

@@ -1,14 +1,15 @@
 """Other people's files as plain rows: ``rows(path)`` for a folder or file of any format relact reads.
 
-A row is a fact (subject, object, templates) or a ready text with a label (its template is a bare ``{}``). Rows are
-yielded one by one, a Parquet file batch by batch, so memory does not grow with the file; ``relact.facts`` turns them
-into relations. Formats are recognised by what a file holds:
+A row is a fact (subject, object, templates) or a ready text with a label (its template is a bare ``{}``).
+Rows are yielded one by one, a Parquet file batch by batch, so memory does not grow with the file;
+``relact.facts`` turns them into relations. Formats are recognised by what a file holds:
 
 - LRE: JSON with ``samples`` and ``prompt_templates``; also a folder of them.
-- ml-selfcond and lang_neuron: JSON with ``sentences`` (positive, negative); also their folder with ``concept_list.csv``.
+- ml-selfcond and lang_neuron: JSON with ``sentences`` (positive, negative); also their folder with
+  ``concept_list.csv``.
 - relact's own relation files: JSON with ``facts`` and ``templates``.
-- Tables (.jsonl, .csv, .tsv, .parquet, a JSON list): facts (subject, object) or ready prompts (text), a relation or any
-  other label column.
+- Tables (.jsonl, .csv, .tsv, .parquet, a JSON list): facts (subject, object) or ready prompts (text), a
+  relation or any other label column.
 """
 
 from __future__ import annotations
@@ -84,10 +85,13 @@ def rows(
     elif path.suffix in TABLES:
         yield from _table(path, bad, label_column)
     else:
-        raise InputError(f"unknown kind of file {path.suffix!r}", where=path, fix=f"use .json, {', '.join(TABLES)}")
+        raise InputError(
+            f"unknown kind of file {path.suffix!r}", where=path, fix=f"use .json, {', '.join(TABLES)}"
+        )
 
 
-# --- folders and JSON -------------------------------------------------------------------------------------------------
+# --- folders and JSON
+# -------------------------------------------------------------------------------------------------
 
 
 def _folder(folder: Path, bad: Bad) -> Iterator[Row]:
@@ -97,7 +101,9 @@ def _folder(folder: Path, bad: Bad) -> Iterator[Row]:
         return
     files = sorted(folder.rglob("*.json"))
     if not files:
-        raise InputError("holds no .json files", where=folder, fix="give LRE's folder, or one file of another format")
+        raise InputError(
+            "holds no .json files", where=folder, fix="give LRE's folder, or one file of another format"
+        )
     concepts = []
     for path in files:
         try:
@@ -120,13 +126,17 @@ def read_json(path: Path) -> Any:
             raise InputError("is empty", where=path, fix="give a file with facts")
         return json.loads(text)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"not readable as JSON ({error})", where=path, fix="repair or remove the file") from error
+        raise InputError(
+            f"not readable as JSON ({error})", where=path, fix="repair or remove the file"
+        ) from error
 
 
 def _json(path: Path, bad: Bad, label_column: str | None, data: Any = None) -> Iterator[Row]:
     data = read_json(path) if data is None else data
     if isinstance(data, list):
-        yield from _records(((f"{path}: entry {at}", one) for at, one in enumerate(data, 1)), path, bad, label_column)
+        yield from _records(
+            ((f"{path}: entry {at}", one) for at, one in enumerate(data, 1)), path, bad, label_column
+        )
     elif _is_concept(data):
         yield from _concepts([path], bad)
     elif isinstance(data, dict) and isinstance(data.get("samples"), list):
@@ -139,11 +149,19 @@ def _json(path: Path, bad: Bad, label_column: str | None, data: Any = None) -> I
 
 
 def lre_rows(path: Path, data: dict[str, Any], bad: Bad) -> Iterator[Row]:
-    """LRE: prompt_templates, prompt_templates_zs, samples of subject and object. The relation is the file's stem."""
-    templates = tuple(dict.fromkeys([*data.get("prompt_templates", ()), *data.get("prompt_templates_zs", ())]))
+    """LRE: prompt_templates, prompt_templates_zs, samples of subject and object.
+    The relation is the file's stem.
+    """
+    templates = tuple(
+        dict.fromkeys([*data.get("prompt_templates", ()), *data.get("prompt_templates_zs", ())])
+    )
     if _slots_wrong(templates, str(path), bad):
         return
-    about = {"description": str(data.get("name", "")), "source": "LRE (Hernandez et al. 2023)", "licence": "MIT"}
+    about = {
+        "description": str(data.get("name", "")),
+        "source": "LRE (Hernandez et al. 2023)",
+        "licence": "MIT",
+    }
     for number, sample in enumerate(data["samples"], 1):
         where = f"{path}: sample {number}"
         given = [sample.get(name) for name in ("subject", "object")] if isinstance(sample, dict) else []
@@ -151,7 +169,11 @@ def lre_rows(path: Path, data: dict[str, Any], bad: Bad) -> Iterator[Row]:
         if len(pair) == 2:
             yield Row(path.stem, pair[0], pair[1], templates=templates, about=about, where=where)
         else:
-            bad(InputError(f"no subject and object in {_short(sample)}", where=where, fix="give both as texts"))
+            bad(
+                InputError(
+                    f"no subject and object in {_short(sample)}", where=where, fix="give both as texts"
+                )
+            )
 
 
 def relation_rows(path: Path, data: dict[str, Any], bad: Bad) -> Iterator[Row]:
@@ -184,7 +206,11 @@ def relation_rows(path: Path, data: dict[str, Any], bad: Bad) -> Iterator[Row]:
             ]
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             bad(
-                InputError(f"{error!r} in {_short(fact)}", where=where, fix="give key, subject and object per language")
+                InputError(
+                    f"{error!r} in {_short(fact)}",
+                    where=where,
+                    fix="give key, subject and object per language",
+                )
             )
         else:
             yield from made
@@ -204,7 +230,8 @@ def _slots_wrong(templates: Iterable[str], where: str, bad: Bad) -> bool:
     return False
 
 
-# --- concept data sets ------------------------------------------------------------------------------------------------
+# --- concept data sets
+# ------------------------------------------------------------------------------------------------
 
 
 def _is_concept(data: Any) -> bool:
@@ -212,7 +239,9 @@ def _is_concept(data: Any) -> bool:
 
 
 def _concept_files(listed: Path, bad: Bad) -> list[Path]:
-    """The JSON of every group and concept in the list: ``group/concept.json`` beside it, or below ``json/``."""
+    """The JSON of every group and concept in the list: ``group/concept.json`` beside it,
+    or below ``json/``.
+    """
     found = []
     for where, line in _csv_lines(listed):
         group, concept = str(line.get("group") or ""), str(line.get("concept") or "")
@@ -221,21 +250,28 @@ def _concept_files(listed: Path, bad: Bad) -> list[Path]:
         if there and concept:
             found.append(there[0])
         else:
-            bad(InputError(f"no file {group}/{concept}.json", where=where, fix="remove the line or add the file"))
+            bad(
+                InputError(
+                    f"no file {group}/{concept}.json", where=where, fix="remove the line or add the file"
+                )
+            )
     return found
 
 
 def _concepts(paths: Iterable[Path], bad: Bad) -> Iterator[Row]:
     """Positive sentences under their concept, then every negative once under ``negative``.
 
-    A sentence that is a concept's positive is no negative, even where another concept lists it so: with several
-    concepts, the others' positives are negatives anyway. A name that two groups use becomes ``group/concept``.
+    A sentence that is a concept's positive is no negative, even where another concept lists it so: with
+    several concepts, the others' positives are negatives anyway. A name that two groups use becomes
+    ``group/concept``.
     """
     read = []
     for path in paths:
         data = read_json(path)
         if _is_concept(data):
-            read.append((path, str(data.get("group", "")), str(data.get("concept") or path.stem), data["sentences"]))
+            read.append(
+                (path, str(data.get("group", "")), str(data.get("concept") or path.stem), data["sentences"])
+            )
         else:
             bad(InputError("has no sentences", where=path, fix="give positive and negative sentences"))
     names = [concept for _, _, concept, _ in read]
@@ -261,7 +297,8 @@ def _sentences(path: Path, relation: str, sentences: dict[str, Any], kind: str, 
             bad(InputError(f"{_short(text)} is not a text", where=where, fix="fill it in or remove it"))
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _table(path: Path, bad: Bad, label_column: str | None) -> Iterator[Row]:
@@ -300,7 +337,9 @@ def _csv_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet_lines(path: Path, label_column: str | None) -> Iterator[tuple[str, Any]]:
-    """Rows of the columns we know, 4096 at a time: a wide or long file costs no more memory than a small one."""
+    """Rows of the columns we know, 4096 at a time: a wide
+    or long file costs no more memory than a small one.
+    """
     import pyarrow.parquet  # here, because every other import of relact.facts would pay for it
 
     known = {name for names in NAMES.values() for name in names}
@@ -316,10 +355,14 @@ def _parquet_lines(path: Path, label_column: str | None) -> Iterator[tuple[str, 
                     number += 1
                     yield f"{path}: row {number}", record
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"not readable as Parquet ({error})", where=path, fix="write the file again") from error
+        raise InputError(
+            f"not readable as Parquet ({error})", where=path, fix="write the file again"
+        ) from error
 
 
-def _records(lines: Iterable[tuple[str, Any]], path: Path, bad: Bad, label_column: str | None) -> Iterator[Row]:
+def _records(
+    lines: Iterable[tuple[str, Any]], path: Path, bad: Bad, label_column: str | None
+) -> Iterator[Row]:
     """Rows of a table's records; which column is which is decided at the first good record."""
     columns: dict[str, str] | None = None
     for where, record in lines:
@@ -345,7 +388,9 @@ def _columns(record: Mapping[str, Any], path: Path, label_column: str | None) ->
                 found.setdefault(what, there[name])
     if label_column is not None:
         found["relation"] = label_column
-    if (label_column or "") not in ("", *record) or ("text" not in found and not {"subject", "object"} <= found.keys()):
+    if (label_column or "") not in ("", *record) or (
+        "text" not in found and not {"subject", "object"} <= found.keys()
+    ):
         raise _no_columns(path, record, label_column)
     return found
 
@@ -374,7 +419,9 @@ def _row(record: Mapping[str, Any], columns: Mapping[str, str], where: str, stem
     if not ready and not answers:
         missing.append(columns["object"])
     if missing:
-        return InputError(f"column {missing[0]!r} has no text", where=where, fix="fill it in or remove the line")
+        return InputError(
+            f"column {missing[0]!r} has no text", where=where, fix="fill it in or remove the line"
+        )
     if any(re.search("[\ud800-\udfff]", text) for text in (subject, relation, *answers)):
         return InputError("is not UTF-8", where=where, fix="save the file as UTF-8")
     template = READY if ready else tuple(_texts(cell("template")))
@@ -386,12 +433,22 @@ def _row(record: Mapping[str, Any], columns: Mapping[str, str], where: str, stem
     language = str(cell("language") or "")
     first, *aliases = dict.fromkeys(answers) if answers else ("",)
     return Row(
-        relation, subject if ready else subject.strip(), first, tuple(aliases), key, language, template, {}, where
+        relation,
+        subject if ready else subject.strip(),
+        first,
+        tuple(aliases),
+        key,
+        language,
+        template,
+        {},
+        where,
     )
 
 
 def _label(value: Any, column: str) -> Any:
-    """A label as a relation's name. Bare numbers and truth values are named with their column: ``toxic=1``."""
+    """A label as a relation's name. Bare numbers and truth values are named with their column:
+    ``toxic=1``.
+    """
     if isinstance(value, bool | int | float) or (
         isinstance(value, str) and re.fullmatch(r"-?[\d.]+|(?i:true|false)", value)
     ):

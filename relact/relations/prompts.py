@@ -1,11 +1,12 @@
 """Relations to labelled prompts.
 
 ``prompts(["starter"], shots=5)`` gives a table with one prompt a row: ``text relation subject object answers
-template language split shots``. ``split`` is ``identify`` (neurons are found on these) or ``test`` (held out).
+template language split shots``. ``split`` is ``identify`` (neurons are found on these) or ``test`` (held
+out).
 
-Splits go by subject key: no key is in two of {examples, identify, test}, in any language. The order is a hash of
-(seed, relation, key), so adding facts moves few others (`split.split`). All test prompts of one relation and
-template start with the same examples, so a model's work on that prefix can be shared.
+Splits go by subject key: no key is in two of {examples, identify, test}, in any language. The order is a hash
+of (seed, relation, key), so adding facts moves few others (`split.split`). All test prompts of one relation
+and template start with the same examples, so a model's work on that prefix can be shared.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ def prompts(
     """The prompt table of some relations, in their order; per relation first identify, then test.
 
     Args:
-        sources: bundled relation names, ``starter``, files and folders (`sources.load`), or relations as such.
+        sources: bundled relation names, ``starter``, files and folders (`sources.load`), or relations as
+            such.
         shots: so many filled examples stand before every prompt, a line each, with their answers.
-        examples: of identification prompts: ``drawn`` for each prompt anew (seeded), so that a neuron must answer to
-            the relation and not to one wording of the examples; or ``shared``. Test prompts of a relation always
-            share theirs, so that a model computes them once.
+        examples: of identification prompts: ``drawn`` for each prompt anew (seeded), so that a neuron must
+            answer to the relation and not to one wording of the examples; or ``shared``. Test prompts of a
+            relation always share theirs, so that a model computes them once.
         templates: ``first`` or ``all`` of the relation's templates in this language.
         form: ``statement`` ends where the answer follows; ``paper`` adds ``? Answer:``.
         per_relation: at most so many identification prompts per relation.
@@ -105,7 +107,9 @@ def _relation_rows(relation: Relation, dealt: Split, options: PromptOptions) -> 
     total = sum(map(len, told.values()))
     if not texts or not total:
         known = ", ".join(relation.languages) or "none"
-        raise InputError(f"no facts in language {language!r}", where=where, fix=f"languages there are: {known}")
+        raise InputError(
+            f"no facts in language {language!r}", where=where, fix=f"languages there are: {known}"
+        )
     if options.shots and not all(fact.object for fact in told["examples"]):
         raise InputError("its texts have no answers to show as examples", where=where, fix="ask for 0 shots")
     if len(told["examples"]) < options.shots or len(told["identify"]) < 2:
@@ -113,7 +117,9 @@ def _relation_rows(relation: Relation, dealt: Split, options: PromptOptions) -> 
         fix = "add facts, or ask for fewer shots or test prompts"
         raise InputError(f"{total} usable facts are too few for {roles}", where=where, fix=fix)
     if options.paraphrase and len(texts) < 2:
-        raise InputError(f"only one template in {language!r}", where=where, fix="add a second one to paraphrase")
+        raise InputError(
+            f"only one template in {language!r}", where=where, fix="add a second one to paraphrase"
+        )
     many = len(texts) if options.templates == "all" else 1
     asked = texts[1:][:many] if options.paraphrase else texts[:many]
     shown = told["examples"][: options.shots]
@@ -131,12 +137,16 @@ def _relation_rows(relation: Relation, dealt: Split, options: PromptOptions) -> 
 def _examples(
     relation: Relation, fact: Fact, pool: Sequence[Fact], shared: Sequence[Fact], options: PromptOptions
 ) -> Sequence[Fact]:
-    """The examples before an identification prompt: the test prompts' own, or facts drawn by hash for this one."""
+    """The examples before an identification prompt: the test prompts' own,
+    or facts drawn by hash for this one.
+    """
     if options.examples == "shared" or not options.shots:
         return shared
     others = [other for other in pool if other.key != fact.key]
     return nsmallest(
-        options.shots, others, key=lambda other: order(options.seed, relation.name, f"{fact.key}\0{other.key}")
+        options.shots,
+        others,
+        key=lambda other: order(options.seed, relation.name, f"{fact.key}\0{other.key}"),
     )
 
 

@@ -1,8 +1,9 @@
 """Where relations come from: ``load("starter")``, ``load("country_capital")``, ``load("lre/")``.
 
-Bundled relations are data files beside this module, JSON with one fact a line, built by ``tools/build_relations.py``.
-Reading other people's files (LRE, ml-selfcond, CSV, JSONL, Parquet) is the business of `importers`, which returns plain
-rows; this module turns rows into relations. Nothing heavy is imported here.
+Bundled relations are data files beside this module, JSON with one fact a line, built by
+``tools/build_relations.py``. Reading other people's files (LRE, ml-selfcond, CSV, JSONL, Parquet) is the
+business of `importers`, which returns plain rows; this module turns rows into relations. Nothing heavy is
+imported here.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ STARTER = (
     "animal_class",
     "substance_phase",
 )
-"""The relations of the demo: the embedded model answers at least 0.4 of each with five examples (docs/relations.md)."""
+"""The relations of the demo: the embedded model answers at least 0.4 of each with five examples
+(docs/relations.md).
+"""
 
 PAPER = {
     "company_ceo": "company_ceo",
@@ -69,15 +72,18 @@ def load(
     skip_bad: bool = False,
     skipped: list[str] | None = None,
 ) -> list[Relation]:
-    """Relations from a bundled name, ``starter``, ``all``, or a file or folder that ``relact.importers`` reads.
+    """Relations from a bundled name, ``starter``, ``all``, or a file
+    or folder that ``relact.importers`` reads.
 
     Args:
-        label_column: the column of a table that names the relation (default ``relation``, ``label`` or ``concept``).
+        label_column: the column of a table that names the relation (default ``relation``, ``label`` or
+            ``concept``).
         template: for tables of facts without a ``template`` column, such as ``"The capital of {} is"``.
         language: what rows that don't name a language are in.
-        limit: keep only so many facts per relation and language, the first in the seeded order; memory stays bounded
-            however long the file is, and the facts kept are those a prompt table would take first.
-        duplicates: ``merge`` makes further answers of one subject aliases of the first; ``keep`` keeps every row.
+        limit: keep only so many facts per relation and language, the first in the seeded order; memory stays
+            bounded however long the file is, and the facts kept are those a prompt table would take first.
+        duplicates: ``merge`` makes further answers of one subject aliases of the first; ``keep`` keeps every
+            row.
         skip_bad: pass over rows that cannot be used; one line about each is appended to ``skipped``.
 
     Raises:
@@ -94,14 +100,20 @@ def load(
     if not path.exists():
         raise _unknown(name)
     rows = importers.rows(path, label_column=label_column, skip_bad=skip_bad, skipped=skipped)
-    found = assemble(rows, template=template, language=language, limit=limit, seed=seed, duplicates=duplicates)
+    found = assemble(
+        rows, template=template, language=language, limit=limit, seed=seed, duplicates=duplicates
+    )
     if not found:
-        raise InputError("holds no facts and no prompts", where=path, fix="give a file with at least two rows")
+        raise InputError(
+            "holds no facts and no prompts", where=path, fix="give a file with at least two rows"
+        )
     return found
 
 
 def load_all(sources: Iterable[str | Path | Relation], **options: object) -> list[Relation]:
-    """The relations of several sources, each name once; see ``load`` for the options. Relations as such are taken over."""
+    """The relations of several sources, each name once; see ``load`` for the options.
+    Relations as such are taken over.
+    """
     relations: dict[str, Relation] = {}
     for source in sources:
         loaded = [source] if isinstance(source, Relation) else load(source, **options)  # type: ignore[arg-type]
@@ -109,34 +121,44 @@ def load_all(sources: Iterable[str | Path | Relation], **options: object) -> lis
             if relations.setdefault(relation.name, relation) != relation:
                 where = source.name if isinstance(source, Relation) else source
                 raise InputError(
-                    f"relation {relation.name!r} comes from two sources", where=where, fix="rename one of them"
+                    f"relation {relation.name!r} comes from two sources",
+                    where=where,
+                    fix="rename one of them",
                 )
     return list(relations.values())
 
 
 def load_paper(folder: str | Path) -> list[Relation]:
-    """The published method's twelve relations under its names, from a folder of LRE JSON; every row is kept."""
+    """The published method's twelve relations under its names, from a folder of LRE JSON;
+    every row is kept.
+    """
     by_stem = {relation.name: relation for relation in load(folder, duplicates="keep")}
     missing = [stem for stem in PAPER if stem not in by_stem]
     if missing:
         raise InputError(
-            f"the paper's relations need {missing[0]}.json", where=folder, fix="give the folder of LRE's JSON files"
+            f"the paper's relations need {missing[0]}.json",
+            where=folder,
+            fix="give the folder of LRE's JSON files",
         )
     return [replace(by_stem[stem], name=name) for stem, name in PAPER.items()]
 
 
-# --- rows to relations ------------------------------------------------------------------------------------------------
+# --- rows to relations
+# ------------------------------------------------------------------------------------------------
 
 
 class _Draft:
-    """A relation while its rows arrive. With a limit, a heap per language keeps the first in the seeded order."""
+    """A relation while its rows arrive. With a limit, a heap per language keeps the first in the seeded
+    order.
+    """
 
     def __init__(self, name: str, limit: int | None, seed: int, merge: bool) -> None:
         self.name, self.limit, self.seed, self.merge = name, limit, seed, merge
         self.templates: dict[str, dict[str, None]] = {}  # language -> ordered set
         self.about: dict[str, str] = {}
         self.facts: dict[tuple[object, ...], Fact] = {}  # insertion order is row order
-        self.heaps: dict[str, list[tuple[int, str, str]]] = {}  # language -> (-order, key, subject), last kept on top
+        # language -> (-order, key, subject), last kept on top
+        self.heaps: dict[str, list[tuple[int, str, str]]] = {}
 
     def add(self, fact: Fact) -> None:
         where: tuple[object, ...] = (fact.language, fact.key, fact.subject)
@@ -176,7 +198,9 @@ def assemble(
     seed: int = 0,
     duplicates: str = "merge",
 ) -> list[Relation]:
-    """Relations from an importer's rows, in the order in which their names first appear; arguments as in ``load``."""
+    """Relations from an importer's rows, in the order in which their names first appear;
+    arguments as in ``load``.
+    """
     if duplicates not in ("merge", "keep") or (limit is not None and duplicates == "keep"):
         fix = "use merge, or keep without limit"
         raise InputError(f"{duplicates!r} with limit {limit}", where="duplicates", fix=fix)
@@ -193,7 +217,9 @@ def assemble(
         texts = row.templates or ((template,) if template else ())
         if not texts:
             raise InputError(
-                "facts without a template", where=row.where, fix="add a 'template' column or pass one ('... {} ...')"
+                "facts without a template",
+                where=row.where,
+                fix="add a 'template' column or pass one ('... {} ...')",
             )
         draft.templates.setdefault(tongue, {}).update(dict.fromkeys(texts))
         draft.about.update(row.about)
@@ -203,11 +229,14 @@ def assemble(
 
 
 def _key(subject: str) -> str:
-    """A subject's key where none is given: spellings that differ in case or blanks must not be told apart by a split."""
+    """A subject's key where none is given: spellings that differ in case
+    or blanks must not be told apart by a split.
+    """
     return " ".join(plain(subject).split())
 
 
-# --- bundled files ----------------------------------------------------------------------------------------------------
+# --- bundled files
+# ----------------------------------------------------------------------------------------------------
 
 
 def read_relation(path: Path) -> Relation:

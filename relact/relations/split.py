@@ -19,11 +19,14 @@ class Split:
     leaking: dict[str, int]
 
 
-def split(relation: Relation, *, shots: int = 0, test_size: int = 50, seed: int = 0, keep_leaks: bool = False) -> Split:
+def split(
+    relation: Relation, *, shots: int = 0, test_size: int = 50, seed: int = 0, keep_leaks: bool = False
+) -> Split:
     """Deal a relation's keys to test, examples and identify, once for all languages.
 
-    Keys that exist in more languages come first, then the hash decides. Test takes keys until every language has
-    ``test_size`` facts, or a third of what it has; examples take the next until every language has ``shots``.
+    Keys that exist in more languages come first, then the hash decides. Test takes keys until every language
+    has ``test_size`` facts, or a third of what it has; examples take the next until every language has
+    ``shots``.
     """
     usable: dict[tuple[str, str], list[Fact]] = {}
     leaking: dict[str, int] = {}
@@ -45,7 +48,9 @@ def split(relation: Relation, *, shots: int = 0, test_size: int = 50, seed: int 
         for language, number in by_language.items():
             totals[language] = totals.get(language, 0) + number
     answerable = any(fact.object for fact in relation.facts)
-    wanted = {name: min(test_size, max(n // 3, 1)) if n > 1 and answerable else 0 for name, n in totals.items()}
+    wanted = {
+        name: min(test_size, max(n // 3, 1)) if n > 1 and answerable else 0 for name, n in totals.items()
+    }
     test = _deal(keys, counts, wanted)
     rest = [key for key in keys if key not in test]
     examples = _deal(rest, counts, dict.fromkeys(totals, shots))
@@ -55,7 +60,9 @@ def split(relation: Relation, *, shots: int = 0, test_size: int = 50, seed: int 
 
 
 def _deal(keys: Sequence[str], counts: dict[str, dict[str, int]], wanted: dict[str, int]) -> dict[str, None]:
-    """The first keys that fill what every language wants; a key whose facts would overshoot its need is passed over."""
+    """The first keys that fill what every language wants;
+    a key whose facts would overshoot its need is passed over.
+    """
     need, dealt = dict(wanted), dict[str, None]()
     for key in keys:
         if any(0 < number <= need[language] for language, number in counts[key].items()):

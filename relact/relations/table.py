@@ -17,7 +17,9 @@ SPLITS = ("identify", "test")
 
 
 def summary(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """One row per relation: identify and test prompts, templates, shots, and a note where something was left out."""
+    """One row per relation: identify and test prompts, templates, shots,
+    and a note where something was left out.
+    """
     by_relation = frame.groupby("relation", sort=False)
     columns = {role: (frame["split"] == role).groupby(frame["relation"], sort=False).sum() for role in SPLITS}
     table = pandas.DataFrame(
@@ -49,7 +51,9 @@ def write(frame: pandas.DataFrame, path: str | Path) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise InputError(f"cannot be written ({error.strerror})", where=path, fix="choose another place") from error
+        raise InputError(
+            f"cannot be written ({error.strerror})", where=path, fix="choose another place"
+        ) from error
     return path
 
 
@@ -57,7 +61,9 @@ def _encode(frame: pandas.DataFrame, path: Path, part: Path) -> None:
     if path.suffix == ".parquet":
         frame.to_parquet(part, index=False)
     elif path.suffix == ".csv":
-        plain = frame.assign(answers=[json.dumps(answers, ensure_ascii=False) for answers in frame["answers"]])
+        plain = frame.assign(
+            answers=[json.dumps(answers, ensure_ascii=False) for answers in frame["answers"]]
+        )
         plain.to_csv(part, index=False)
     elif path.suffix == ".jsonl":
         with part.open("w", encoding="utf-8") as file:
@@ -93,7 +99,9 @@ def read(prompts: pandas.DataFrame | str | Path) -> pandas.DataFrame:
     except (ValueError, OSError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"not readable ({error})", where=path, fix="make it again with `relact prompts`") from error
+        raise InputError(
+            f"not readable ({error})", where=path, fix="make it again with `relact prompts`"
+        ) from error
     return check(frame, where=path)
 
 
@@ -102,7 +110,9 @@ def _unknown_kind(path: Path) -> InputError:
 
 
 def check(frame: pandas.DataFrame, *, where: object = "prompts") -> pandas.DataFrame:
-    """A table with exactly the columns of ``COLUMNS`` and plain values, or an ``InputError`` with row and column."""
+    """A table with exactly the columns of ``COLUMNS`` and plain values,
+    or an ``InputError`` with row and column.
+    """
     for column in ("text", "relation"):
         if column not in frame:
             fix = f"a prompt table has {' '.join(COLUMNS)}"
@@ -150,4 +160,8 @@ def _answers(value: object) -> tuple[object, str]:
     except ValueError:
         given = None
     answers = list(given) if isinstance(given, Iterable) and not isinstance(given, str | dict) else [None]
-    return (answers, "") if all(isinstance(one, str) for one in answers) else ([], 'write a list of texts: ["Paris"]')
+    return (
+        (answers, "")
+        if all(isinstance(one, str) for one in answers)
+        else ([], 'write a list of texts: ["Paris"]')
+    )

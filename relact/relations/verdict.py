@@ -12,12 +12,14 @@ RULES = ("prefix", "exact", "paper")
 
 
 def is_correct(generated: str, answers: Sequence[str], rule: str = "prefix") -> bool:
-    """Whether what a model generated is one of the accepted answers. An empty generation is wrong under every rule.
+    """Whether what a model generated is one of the accepted answers.
+    An empty generation is wrong under every rule.
 
     ``paper``: the generated text (two greedy tokens), stripped, is a prefix of an answer, case aside.
-    ``prefix``: also right when it says the whole answer and goes on after a word boundary (``B``, then a newline).
-    ``exact``: the first line says the whole answer and nothing else but punctuation at its end.
-    Case and Unicode compatibility forms never matter; a character that was cut off between two tokens is left out.
+    ``prefix``: also right when it says the whole answer and goes on after a word boundary (``B``, then a
+    newline). ``exact``: the first line says the whole answer and nothing else but punctuation at its end.
+    Case and Unicode compatibility forms never matter; a character that was cut off between two tokens is left
+    out.
     """
     if rule not in RULES:
         raise InputError(f"unknown rule {rule!r}", where="match", fix=f"use one of {', '.join(RULES)}")

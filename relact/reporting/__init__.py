@@ -1,1 +1,3 @@
-"""One page and its figures: gather (the store as tables) -> figures (tables to charts) -> page (charts and text to HTML)."""
+"""One page and its figures: gather (the store as tables) -> figures (tables to charts) -> page (charts
+and text to HTML).
+"""

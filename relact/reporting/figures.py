@@ -1,9 +1,9 @@
 """Figures: the tables of a study as Altair charts, one function each.
 
-Every chart exists in two forms. As a file or in a notebook it shows one choice and carries its title. ``live``, on the page, it
-fills its frame and follows the signals ``choice``, ``relation`` and ``site`` that the page's controls set. Colours are
-blue to orange around zero and cividis from zero upwards, both told apart with every common form of colour blindness; the
-value stands in the cell wherever there is room.
+Every chart exists in two forms. As a file or in a notebook it shows one choice and carries its title.
+``live``, on the page, it fills its frame and follows the signals ``choice``, ``relation`` and ``site`` that
+the page's controls set. Colours are blue to orange around zero and cividis from zero upwards, both told apart
+with every common form of colour blindness; the value stands in the cell wherever there is room.
 """
 
 from __future__ import annotations
@@ -82,20 +82,29 @@ def charts(study: Study, look: Look = LIGHT, live: bool = False) -> dict[str, al
 
 
 def ablation(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
-    """What switching off each relation's neurons (columns) does to every relation (rows): points of accuracy gained or lost."""
+    """What switching off each relation's neurons (columns) does to every relation (rows):
+    points of accuracy gained or lost.
+    """
     table = study.accuracy.assign(change=-study.accuracy["drop"])
     intact = table.drop_duplicates(["choice", "relation"]).assign(condition=INTACT, change=0.0)
     intact["accuracy"] = intact["intact"]
     table = pd.concat([intact, table]).drop(columns="drop").round(2)
     shown = zip(table["condition"], table["accuracy"], table["change"], strict=True)
-    table["label"] = [f"{right:.0f} %" if name == INTACT else _signed(change) for name, right, change in shown]
+    table["label"] = [
+        f"{right:.0f} %" if name == INTACT else _signed(change) for name, right, change in shown
+    ]
     named = [name for name in study.relations if name in set(table["condition"])]
     rest = [name for name in dict.fromkeys(table["condition"]) if name not in {*named, INTACT, CONTROL}]
     columns = [INTACT, *named, *rest, *([CONTROL] if CONTROL in set(table["condition"]) else [])]
     rows = [name for name in study.relations if name in set(table["relation"])]
     far = max(10.0, float(table["change"].abs().max()))
     base = _chosen(table, live, choice=next(iter(study.choices))).encode(
-        x=alt.X("condition:N", sort=columns, title="neurons switched off", axis=alt.Axis(labelAngle=-55, orient="top")),
+        x=alt.X(
+            "condition:N",
+            sort=columns,
+            title="neurons switched off",
+            axis=alt.Axis(labelAngle=-55, orient="top"),
+        ),
         y=alt.Y("relation:N", sort=rows, title=None),
         tooltip=[
             alt.Tooltip("relation:N", title="relation"),
@@ -114,7 +123,9 @@ def ablation(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLev
         legend=None,
     )
     down, up = (-far * _turn(look, look.loss), far * _turn(look, look.gain))
-    text = alt.condition(f"datum.change < {down} || datum.change > {up}", alt.value(look.strong), alt.value(look.plain))
+    text = alt.condition(
+        f"datum.change < {down} || datum.change > {up}", alt.value(look.strong), alt.value(look.plain)
+    )
     cells = base.mark_rect(stroke=look.paper, strokeWidth=1.5).encode(color=colour)
     values = base.mark_text(fontSize=11).encode(text="label:N", color=text)
     own = base.transform_filter("datum.relation == datum.condition").mark_rect(
@@ -125,7 +136,9 @@ def ablation(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLev
 
 
 def sweep(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
-    """Points of accuracy lost over the number of neurons switched off: a relation's own, another's, random ones."""
+    """Points of accuracy lost over the number of neurons switched off: a relation's own, another's,
+    random ones.
+    """
     table = study.sweep.drop(columns="choice").round(2)
     whose = ["own", "other", "random"]
     chart = (
@@ -169,11 +182,16 @@ def overlap(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLeve
         x=alt.X("other:N", sort=study.relations, title=None, axis=alt.Axis(labelAngle=-55, orient="top")),
         y=alt.Y("relation:N", sort=study.relations, title=None),
         tooltip=[
-            "relation:N", alt.Tooltip("other:N", title="and"), alt.Tooltip("shared:Q", format=","),
-            alt.Tooltip("expected:Q", title="expected by chance", format=",.1f"), alt.Tooltip("jaccard:Q", format=".3f"),
+            "relation:N",
+            alt.Tooltip("other:N", title="and"),
+            alt.Tooltip("shared:Q", format=","),
+            alt.Tooltip("expected:Q", title="expected by chance", format=",.1f"),
+            alt.Tooltip("jaccard:Q", format=".3f"),
         ],
-    )  # fmt: skip
-    colour = alt.Color("jaccard:Q", title="Jaccard", scale=alt.Scale(scheme="cividis", domain=[0, far]), legend=None)
+    )
+    colour = alt.Color(
+        "jaccard:Q", title="Jaccard", scale=alt.Scale(scheme="cividis", domain=[0, far]), legend=None
+    )
     text = alt.condition(f"datum.jaccard > {0.45 * far}", alt.value("#000000"), alt.value("#ffffff"))
     cells = base.mark_rect(stroke=look.paper, strokeWidth=1.5).encode(color=colour)
     values = base.mark_text(fontSize=11).encode(text=alt.Text("shared:Q", format=","), color=text)
@@ -188,11 +206,15 @@ def growth(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevel
     table = table.assign(pair=table["relation"] + " & " + table["other"])
     first = study.relations[0]
     base = alt.Chart(_data(table)).encode(
-        x=alt.X("k:Q", scale=alt.Scale(type="log", nice=False, padding=8), title="top k", axis=_over_k(table["k"]))
+        x=alt.X(
+            "k:Q", scale=alt.Scale(type="log", nice=False, padding=8), title="top k", axis=_over_k(table["k"])
+        )
     )
     if live:
         marked: Any = alt.condition(
-            "datum.relation == relation || datum.other == relation", alt.value(look.series[0]), alt.value(look.faint)
+            "datum.relation == relation || datum.other == relation",
+            alt.value(look.series[0]),
+            alt.value(look.faint),
         )
         width: Any = alt.condition(
             "datum.relation == relation || datum.other == relation", alt.value(2.5), alt.value(1)
@@ -205,10 +227,13 @@ def growth(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevel
         color=marked,
         strokeWidth=width,
         tooltip=[
-            "relation:N", alt.Tooltip("other:N", title="and"), alt.Tooltip("k:Q", format=","),
-            alt.Tooltip("share:Q", format=".1%"), alt.Tooltip("chance:Q", format=".1%"),
+            "relation:N",
+            alt.Tooltip("other:N", title="and"),
+            alt.Tooltip("k:Q", format=","),
+            alt.Tooltip("share:Q", format=".1%"),
+            alt.Tooltip("chance:Q", format=".1%"),
         ],
-    )  # fmt: skip
+    )
     chance = base.mark_line(strokeDash=[6, 4], color=look.ink).encode(y="mean(chance):Q")
     chart = _with_choices(alt.layer(lines, chance), live, relation=first)
     return _dressed(chart, look, live, title="Overlap of every two relations over k (dashed: chance)")
@@ -221,17 +246,25 @@ def layers(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevel
         _chosen(study.layers.round(2), live, site=ALL)
         .mark_rect()
         .encode(
-            x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0, labelOverlap=True, values=list(range(0, last + 1, 2)))),
+            x=alt.X(
+                "layer:O",
+                title="layer",
+                axis=alt.Axis(labelAngle=0, labelOverlap=True, values=list(range(0, last + 1, 2))),
+            ),
             y=alt.Y("relation:N", sort=study.relations, title=None),
             color=alt.Color("neurons:Q", title="neurons", scale=alt.Scale(scheme="cividis", domainMin=0)),
             tooltip=[
-                "relation:N", "layer:O", alt.Tooltip("neurons:Q", format=","),
+                "relation:N",
+                "layer:O",
+                alt.Tooltip("neurons:Q", format=","),
                 alt.Tooltip("chance:Q", title="if spread evenly", format=",.1f"),
             ],
         )
-    )  # fmt: skip
+    )
     chart = _with_choices(chart, live, site=ALL)
-    return _dressed(chart, look, live, len(study.relations), (last + 1) // 2, f"Neurons per layer ({study.mask})")
+    return _dressed(
+        chart, look, live, len(study.relations), (last + 1) // 2, f"Neurons per layer ({study.mask})"
+    )
 
 
 def distribution(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
@@ -249,16 +282,23 @@ def distribution(study: Study, look: Look = LIGHT, live: bool = False) -> alt.To
         axis=alt.Axis(values=TICKS, format=",d"),
     )
     names = alt.Scale(domain=["found", "expected by chance"], range=[look.series[1], look.series[0]])
-    bars = base.transform_calculate(what="'found'").mark_rect(opacity=0.75).encode(
-        x2="high:Q",
-        y=count,
-        y2=alt.datum(0),
-        color=alt.Color("what:N", scale=names, title=None),
-        tooltip=[
-            "relation:N", alt.Tooltip("low:Q", title="from"), alt.Tooltip("high:Q", title="to"),
-            alt.Tooltip("neurons:Q", format=","), alt.Tooltip("chance:Q", title="expected by chance", format=",.1f"),
-        ],
-    )  # fmt: skip
+    bars = (
+        base.transform_calculate(what="'found'")
+        .mark_rect(opacity=0.75)
+        .encode(
+            x2="high:Q",
+            y=count,
+            y2=alt.datum(0),
+            color=alt.Color("what:N", scale=names, title=None),
+            tooltip=[
+                "relation:N",
+                alt.Tooltip("low:Q", title="from"),
+                alt.Tooltip("high:Q", title="to"),
+                alt.Tooltip("neurons:Q", format=","),
+                alt.Tooltip("chance:Q", title="expected by chance", format=",.1f"),
+            ],
+        )
+    )
     null = (
         base.transform_calculate(what="'expected by chance'")
         .mark_line(interpolate="step-after", strokeWidth=2)
@@ -297,9 +337,13 @@ def save(drawn: Mapping[str, alt.TopLevelMixin], folder: str | Path) -> list[Pat
 
 
 def _turn(look: Look, colour: str) -> float:
-    """How far from even to ``colour`` the text of a cell turns from black to white, or the reverse, to stay readable."""
+    """How far from even to ``colour`` the text of a cell turns from black to white, or the reverse,
+    to stay readable.
+    """
     grounds = ((step / 100, colours.mix(look.even, colour, step / 100)) for step in range(101))
-    turned = (at for at, ground in grounds if colours.readable(ground, look.plain, look.strong) == look.strong)
+    turned = (
+        at for at, ground in grounds if colours.readable(ground, look.plain, look.strong) == look.strong
+    )
     return next(turned, 1.0)
 
 
@@ -316,7 +360,9 @@ def _over_k(sizes: pd.Series) -> alt.Axis:
 
 def _data(table: pd.DataFrame) -> Any:
     """Rows inside the chart, whatever their number."""
-    return alt.InlineData(values=cast(list[Any], table.astype(object).where(table.notna(), None).to_dict("records")))
+    return alt.InlineData(
+        values=cast(list[Any], table.astype(object).where(table.notna(), None).to_dict("records"))
+    )
 
 
 def _chosen(table: pd.DataFrame, live: bool, **choice: str) -> alt.Chart:
@@ -325,12 +371,18 @@ def _chosen(table: pd.DataFrame, live: bool, **choice: str) -> alt.Chart:
         for name, value in choice.items():
             table = table[table[name] == value]
     chart = alt.Chart(_data(table))
-    return chart.transform_filter(" && ".join(f"datum.{name} == {name}" for name in choice)) if live else chart
+    return (
+        chart.transform_filter(" && ".join(f"datum.{name} == {name}" for name in choice)) if live else chart
+    )
 
 
 def _with_choices(chart: Any, live: bool, **choice: str) -> Any:
     """Give a live chart its signals."""
-    return chart.add_params(*(alt.param(name=name, value=value) for name, value in choice.items())) if live else chart
+    return (
+        chart.add_params(*(alt.param(name=name, value=value) for name, value in choice.items()))
+        if live
+        else chart
+    )
 
 
 def _dressed(
@@ -357,7 +409,12 @@ def _themed(chart: Any, look: Look) -> Any:
         chart.configure(background=look.paper, font=FONT)
         .configure_view(stroke=None)
         .configure_axis(
-            gridColor=look.faint, domainColor=look.faint, tickColor=look.faint, labelLimit=220, labelFontSize=11, **text
+            gridColor=look.faint,
+            domainColor=look.faint,
+            tickColor=look.faint,
+            labelLimit=220,
+            labelFontSize=11,
+            **text,
         )
         .configure_legend(orient="bottom", **text)
         .configure_header(labelColor=look.ink, labelFont=FONT, labelFontSize=12)

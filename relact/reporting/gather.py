@@ -1,6 +1,7 @@
 """Gather: everything that the figures and the page show, read from a store once, as plain tables.
 
-The tables are long (one number a row), their columns named once here; `figures` draws them, `page` embeds them.
+The tables are long (one number a row), their columns named once here; `figures` draws them, `page` embeds
+them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ BINS = 50  # of average precision between 0 and 1
 DRAWS = 20_000  # random rankings behind a null
 FALSE = 0.01  # expected share of false discoveries
 DEFAULT_K = 400
-LISTED, LISTED_BY_SITE, SHOWN = 300, 60, 10  # best neurons of a relation: listed, of every site, with their prompts
+# best neurons of a relation: listed, of every site, with their prompts
+LISTED, LISTED_BY_SITE, SHOWN = 300, 60, 10
 PROMPTS = 4  # that drive a neuron most, and as many least
 
 
@@ -43,18 +45,23 @@ class Study:
     """What a report shows. Every table is long; columns are in this order.
 
     Attributes:
-        accuracy: choice, condition, relation, accuracy, intact, drop (in points of 100); conditions without ``intact``.
-        sweep: choice, k, relation (with `ALL`), whose (own, other, random), drop; of ablations like the first choice.
+        accuracy: choice, condition, relation, accuracy, intact, drop (in points of 100); conditions without
+            ``intact``.
+        sweep: choice, k, relation (with `ALL`), whose (own, other, random), drop; of ablations like the first
+            choice.
         overlap: site (with `ALL`), relation, other, shared, jaccard, expected.
         growth: k, relation, other, share (shared of k), chance.
         layers: site (with `ALL`), relation, layer, neurons, chance.
         histogram: site (with `ALL`), relation, low, high, neurons, chance (expected of the null).
-        nulls: relation, positives, prompts, chance (mean of the null), found (neurons that survive a false-discovery rate
-            of `FALSE`).
-        neurons: site, layer, neuron, then one average precision per relation: the best of every relation and site.
-        details: of the best few neurons of every relation: the prompts that drive them and their distribution.
+        nulls: relation, positives, prompts, chance (mean of the null), found (neurons that survive a
+            false-discovery rate of `FALSE`).
+        neurons: site, layer, neuron, then one average precision per relation: the best of every relation and
+            site.
+        details: of the best few neurons of every relation: the prompts that drive them and their
+            distribution.
         prompts: identification prompts that `details` point to by number: relation, subject, object, text.
-        choices: k and the mean drops of every ablation by its name, the widest gap between own and other first.
+        choices: k and the mean drops of every ablation by its name, the widest gap between own and other
+            first.
     """
 
     store: Path | str
@@ -81,7 +88,8 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Study:
     """Read a store into a `Study`.
 
     Args:
-        mask: the neuron sets for overlaps and layers; by default those of the ablation shown first, or the top 400.
+        mask: the neuron sets for overlaps and layers; by default those of the ablation shown first, or the
+            top 400.
 
     Raises:
         StoreError: the store has no scores. InputError: no such mask.
@@ -116,7 +124,8 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Study:
     )
 
 
-# --- ablations --------------------------------------------------------------------------------------------------------
+# --- ablations
+# --------------------------------------------------------------------------------------------------------
 
 
 def _ablations(store: Store) -> tuple[dict[str, dict[str, float]], pd.DataFrame, pd.DataFrame]:
@@ -134,7 +143,8 @@ def _ablations(store: Store) -> tuple[dict[str, dict[str, float]], pd.DataFrame,
     order = sorted(choices, key=lambda choice: np.nan_to_num(choices[choice][OTHER]) - choices[choice][OWN])
     alike = {choice for choice in order if kinds[choice] == kinds[order[0]]}
     sweep = pd.concat(sweeps)
-    sweep = sweep[sweep["choice"].isin(alike)].drop_duplicates(["k", "relation", "whose"])  # a k may be there twice
+    # a k may be there twice
+    sweep = sweep[sweep["choice"].isin(alike)].drop_duplicates(["k", "relation", "whose"])
     return {choice: choices[choice] for choice in order}, pd.concat(matrices), sweep
 
 
@@ -164,7 +174,11 @@ def _matrix(choice: str, dataset: xr.Dataset, drops: xr.DataArray) -> pd.DataFra
 def _conditions(drops: xr.DataArray) -> list[tuple[str, np.ndarray]]:
     """(condition, drops of every relation), the mean of all random controls last."""
     names = [str(name) for name in drops["condition"].values]
-    kept = [(name, values) for name, values in zip(names, drops.values, strict=True) if not name.startswith(RANDOM)]
+    kept = [
+        (name, values)
+        for name, values in zip(names, drops.values, strict=True)
+        if not name.startswith(RANDOM)
+    ]
     random = [values for name, values in zip(names, drops.values, strict=True) if name.startswith(RANDOM)]
     return [*kept, (CONTROL, np.mean(random, axis=0))] if random else kept
 
@@ -185,7 +199,8 @@ def _sweep(choice: str, k: int, drops: xr.DataArray) -> pd.DataFrame:
     return pd.concat([mean, table]).assign(choice=choice, k=k)[["choice", "k", "relation", "whose", "drop"]]
 
 
-# --- neuron sets ------------------------------------------------------------------------------------------------------
+# --- neuron sets
+# ------------------------------------------------------------------------------------------------------
 
 
 def _sets(
@@ -194,9 +209,13 @@ def _sets(
     mask: str | None,
     choices: Mapping[str, Mapping[str, float]],
 ) -> tuple[str, Mapping[str, np.ndarray]]:
-    """Name and neuron sets, bool [relation, layer, neuron] per site: of the mask, of the first ablation's, or the top few."""
+    """Name and neuron sets, bool [relation, layer, neuron] per site: of the mask, of the first ablation's,
+    or the top few.
+    """
     first = next(iter(choices), "")
-    k = min(int(choices[first]["k"]) if first else DEFAULT_K, sum(values[0].size for values in scores.values()))
+    k = min(
+        int(choices[first]["k"]) if first else DEFAULT_K, sum(values[0].size for values in scores.values())
+    )
     stored = store.children(schema.MASKS)
     if mask is None:
         likely = [name for name in (first, f"top-{k}") if name in stored]
@@ -240,7 +259,8 @@ def _layers(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.Data
     return pd.concat(parts)[["site", "relation", "layer", "neurons", "chance"]]
 
 
-# --- scores -----------------------------------------------------------------------------------------------------------
+# --- scores
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _distributions(
@@ -293,11 +313,15 @@ def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.Data
 def _details(
     store: Store, relations: Sequence[str], neurons: pd.DataFrame
 ) -> tuple[list[dict[str, Any]], dict[int, dict[Hashable, Any]]]:
-    """Prompts and distribution of the best few neurons of every relation; empty where the store holds no activations."""
+    """Prompts and distribution of the best few neurons of every relation;
+    empty where the store holds no activations.
+    """
     if not query.has_activations(store):
         return [], {}
     table = store.prompts(schema.IDENTIFY)
-    rows = dict.fromkeys(row for name in relations for row in query.best(neurons[name].to_numpy(), SHOWN).tolist())
+    rows = dict.fromkeys(
+        row for name in relations for row in query.best(neurons[name].to_numpy(), SHOWN).tolist()
+    )
     details, used = [], set()
     for row in rows:
         site, layer, index = neurons.loc[row, ["site", "layer", "neuron"]]
@@ -316,7 +340,8 @@ def _details(
     return details, {int(at): row for at, row in zip(kept.index, kept.to_dict("records"), strict=True)}
 
 
-# --- provenance -------------------------------------------------------------------------------------------------------
+# --- provenance
+# -------------------------------------------------------------------------------------------------------
 
 
 def _provenance(store: Store) -> dict[str, Any]:

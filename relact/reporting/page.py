@@ -1,7 +1,7 @@
 """Page: a study as one HTML file that needs nothing else.
 
-The chart libraries come from vl-convert, the same that draw the files. Text of the store enters the page in two ways only: as
-escaped text of the template, and as JSON in which no ``<`` is left.
+The chart libraries come from vl-convert, the same that draw the files. Text of the store enters the page in
+two ways only: as escaped text of the template, and as JSON in which no ``<`` is left.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ COLUMNS = {
     "layers": ["relation", "layer", "neurons", "chance"],
     "distribution": ["low", "high", "neurons", "chance"],
 }  # of "The numbers" under each figure
-LABELS, CELL, PLAIN = 170, 34, 300  # pixels: row labels, the narrowest readable cell, the narrowest plain chart
+# pixels: row labels, the narrowest readable cell, the narrowest plain chart
+LABELS, CELL, PLAIN = 170, 34, 300
 
 
 def render(study: Study) -> str:
@@ -39,7 +40,10 @@ def render(study: Study) -> str:
         version=__version__,
         model=study.provenance["capture"]["model"]["id"],
         lead=_lead(study, next(iter(study.choices), None)),
-        facts=[*((name, about[name]) for name in ("model", "prompts", "sites")), ("neurons", f"{study.n_neurons:,}")],
+        facts=[
+            *((name, about[name]) for name in ("model", "prompts", "sites")),
+            ("neurons", f"{study.n_neurons:,}"),
+        ],
         relations=study.relations,
         sites=study.sites,
         choices=list(study.choices),
@@ -108,9 +112,17 @@ def _data(study: Study) -> dict[str, Any]:
         "specs": specs,
         "datasets": datasets,
         "uses": {name: sorted(_named(spec)) for name, spec in specs["light"].items()},
-        "signals": {name: [param["name"] for param in spec.get("params", ())] for name, spec in specs["light"].items()},
-        "filters": {"ablation": ["choice"], "sweep": ["swept"], "overlap": ["site"], "growth": [], "layers": ["site"],
-                    "distribution": ["relation", "site"]},
+        "signals": {
+            name: [param["name"] for param in spec.get("params", ())] for name, spec in specs["light"].items()
+        },
+        "filters": {
+            "ablation": ["choice"],
+            "sweep": ["swept"],
+            "overlap": ["site"],
+            "growth": [],
+            "layers": ["site"],
+            "distribution": ["relation", "site"],
+        },
         "columns": COLUMNS,
         "neurons": {
             "site": [places[site] for site in study.neurons["site"]],
@@ -120,7 +132,7 @@ def _data(study: Study) -> dict[str, Any]:
         },
         "details": study.details,
         "prompts": study.prompts,
-    }  # fmt: skip
+    }
 
 
 def _named(spec: Any) -> set[str]:
@@ -136,9 +148,7 @@ def _named(spec: Any) -> set[str]:
 def _lead(study: Study, choice: str | None) -> str:
     """The answer in two sentences."""
     if choice is None:
-        return (
-            f"{len(study.relations)} relations and {study.n_neurons:,} neurons are scored; none was switched off yet."
-        )
+        return f"{len(study.relations)} relations and {study.n_neurons:,} neurons are scored; none was switched off yet."
     found = study.choices[choice]
     parts = [
         f"Switching off a relation's own best {found['k']:,} neurons costs it {found[OWN]:.1f} points of accuracy on average"

@@ -4,7 +4,8 @@
     report("study.zarr", figures="figures/")                # every figure as PNG, SVG and PDF
     charts("study.zarr")["ablation"]                        # an Altair chart, drawn by a notebook
 
-Order of reading: study (the store as tables) -> figures (tables to charts) -> page (charts, tables and text to HTML).
+Order of reading: study (the store as tables) -> figures (tables to charts) -> page (charts, tables and text
+to HTML).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def report(
     figures: str | Path | None = None,
     mask: str | None = None,
 ) -> list[Path]:
-    """Write the page of a study to ``output`` and its figures into the folder ``figures``; returns the files written.
+    """Write the page of a study to ``output`` and its figures into the folder ``figures``;
+    returns the files written.
 
     Args:
         mask: the neuron sets for overlaps and layers; those of the ablation shown first by default.

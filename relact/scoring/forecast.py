@@ -20,7 +20,8 @@ TIMED = 64  # neurons scored to estimate the time
 
 
 def forecast(options: ScoreOptions, store: str | Path | Store) -> plan.Plan:
-    """The plan of `score` with the same options, everything computed anew; bytes are a bound, as scores are compressed.
+    """The plan of `score` with the same options, everything computed anew; bytes are a bound,
+    as scores are compressed.
 
     Raises:
         StoreError: the capture is not complete. BudgetError: the memory is too little.
@@ -43,7 +44,8 @@ def forecast_of(
         peak = max(peak, shape.memory(shape.fit(plan.parse_bytes(options.memory))))
         layers = layers_per_chunk(lay.n_layers, lay.width)
         chunks = len(statistics) * len(chosen) * -(-lay.n_layers // layers)
-        files = 1 + 2 * 3 + len(statistics) + chunks  # the group, three coordinates, the statistics, their chunks
+        # the group, three coordinates, the statistics, their chunks
+        files = 1 + 2 * 3 + len(statistics) + chunks
         coordinates = 8 * (lay.width + lay.n_layers) + sum(4 + len(name.encode()) for name in chosen)
         n_bytes += chunks * plan.compressed(layers * lay.width * 4) + 3 * plan.compressed(coordinates)
         n_bytes += files * plan.NAME + (4 + len(statistics)) * plan.METADATA
@@ -54,7 +56,9 @@ def forecast_of(
     return plan.Plan("score", n_files, n_bytes, False, peak, seconds)
 
 
-def _seconds_of_a_neuron(names: Sequence[str], relations: Sequence[str], statistics: Sequence[str], item: int) -> float:
+def _seconds_of_a_neuron(
+    names: Sequence[str], relations: Sequence[str], statistics: Sequence[str], item: int
+) -> float:
     """Time of one neuron in one thread, from scoring random ones; the second of two runs counts."""
     labels = kernels.Labels.one_vs_rest(list(names), list(relations))
     values = np.random.default_rng(0).standard_normal((len(names), TIMED)).astype(f"f{item}")

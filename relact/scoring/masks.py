@@ -1,7 +1,8 @@
 """Masks: scores -> neuron sets.
 
-A mask is bool [relation, layer, neuron] per site. Neurons are numbered flat over the chosen sites, in the order site, layer,
-index; ties at the edge of a top-k go to the lower number, so a selection is the same everywhere.
+A mask is bool [relation, layer, neuron] per site. Neurons are numbered flat over the chosen sites, in the
+order site, layer, index; ties at the edge of a top-k go to the lower number, so a selection is the same
+everywhere.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ def select(
     sites: str | Sequence[str] | None = None,
     statistic: str = schema.AVERAGE_PRECISION,
 ) -> str:
-    """Write ``masks/<name>``: a set of neurons for every relation, chosen by score over all chosen sites together.
+    """Write ``masks/<name>``: a set of neurons for every relation,
+    chosen by score over all chosen sites together.
 
     Args:
         k: neurons per relation.
         kind: the ``top`` k (highest scores), the ``bottom`` k, or ``both``: half of k of each.
-        fdr: instead of k, every neuron whose average precision beats chance at this rate of false discoveries.
+        fdr: instead of k, every neuron whose average precision beats chance at this rate of false
+            discoveries.
         name: of the mask; by default what it is: ``top-400``, ``bottom-400-attn``, ``fdr-0.01``.
         sites: a subset of the captured sites.
 
@@ -52,14 +55,18 @@ def select(
     opened = local.writable(store)
     local.recover(opened)
     if (k is None) == (fdr is None):
-        raise InputError("name k, or a rate of false discoveries", where="--k/--fdr", fix="give exactly one of them")
+        raise InputError(
+            "name k, or a rate of false discoveries", where="--k/--fdr", fix="give exactly one of them"
+        )
     if kind not in KINDS:
         raise InputError(f"unknown kind {kind!r}", where="--kind", fix=f"choose from {', '.join(KINDS)}")
     name = name or "-".join([f"fdr-{fdr:g}" if fdr else f"{kind}-{k}", *_sites_named(sites)])
     scores = dict(ranked(opened, statistic))
     chosen = [site for site in scores if sites is None or site in site_names.expand(sites)]
     if not chosen:
-        raise InputError(f"none of the sites {sites} is captured", where=opened.path, fix=f"use {', '.join(scores)}")
+        raise InputError(
+            f"none of the sites {sites} is captured", where=opened.path, fix=f"use {', '.join(scores)}"
+        )
     scored = opened.scores_record()
     scores = {site: scores[site] for site in chosen}
     sets = significant(scores, opened, scored, fdr) if fdr else KINDS[kind](scores, k or 0)
@@ -74,8 +81,8 @@ def combine(
     """Write a mask of set algebra between the relations of another mask.
 
     Args:
-        pair: two relations A and B, for the sets ``A and B``, ``A without B`` and ``B without A``. Without it, every
-            relation's neurons that no other relation has.
+        pair: two relations A and B, for the sets ``A and B``, ``A without B`` and ``B without A``. Without
+            it, every relation's neurons that no other relation has.
         name: of the new mask; ``<mask>-only`` or ``<mask>-<A>-<B>`` by default.
 
     Returns:
@@ -89,7 +96,9 @@ def combine(
     )
     size, kind = round(float(rows.sum(axis=1).mean())), "only" if pair is None else "pair"
     record = replace(opened.mask_record(mask), k=size, kind=kind, of=mask)
-    return write(opened, name or "-".join([mask, *(pair or ("only",))]), unflatten(rows, sets), labels, record)
+    return write(
+        opened, name or "-".join([mask, *(pair or ("only",))]), unflatten(rows, sets), labels, record
+    )
 
 
 def _algebra(
@@ -105,7 +114,9 @@ def _algebra(
     return [f"{a} and {b}", f"{a} without {b}", f"{b} without {a}"], rows
 
 
-def write(store: LocalStore, name: str, sets: Masks, relations: Sequence[str], record: schema.MaskRecord) -> str:
+def write(
+    store: LocalStore, name: str, sets: Masks, relations: Sequence[str], record: schema.MaskRecord
+) -> str:
     """Write ``masks/<name>`` unless it is there with the same record; returns the name."""
     if "/" in name or name.startswith("."):
         raise InputError(f"{name!r} cannot name a mask", fix="use letters, digits, dots and dashes")
@@ -151,7 +162,8 @@ def significant(
     """The neurons whose average precision beats random rankings, with ``fdr`` false ones expected among them.
 
     Args:
-        scores: average precisions, site -> [relation, layer, neuron]. scored: how they were made (negatives per positive).
+        scores: average precisions, site -> [relation, layer, neuron]. scored: how they were made (negatives
+            per positive).
     """
     counts = store.prompts(schema.IDENTIFY)["relation"].value_counts()
     flat = flatten(scores)

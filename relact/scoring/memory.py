@@ -11,7 +11,8 @@ from relact.store.layout import Layout
 from relact.store.shards import MAPPED_BYTES
 
 LIBRARIES = 400 * 2**20  # a scoring process: interpreter, numpy, numba (compiling), dask, zarr, xarray
-CHUNK_TARGET = 2**18  # bytes of one relation and statistic written together: all of a small model, layers of a large
+# bytes of one relation and statistic written together: all of a small model, layers of a large
+CHUNK_TARGET = 2**18
 
 
 def layers_per_chunk(n_layers: int, width: int) -> int:
@@ -36,9 +37,14 @@ class ScoreShape:
 
     def memory(self, span: int) -> int:
         """Upper bound of a scoring process's peak with tasks of ``span`` neurons."""
-        rows, item, key = self.site.n_prompts + self.site.rows, self.site.item, 4 if self.site.item == 2 else 8
+        rows, item, key = (
+            self.site.n_prompts + self.site.rows,
+            self.site.item,
+            4 if self.site.item == 2 else 8,
+        )
         read = rows * span * item if self.mapped else 2 * rows * self.site.span * item
-        read += self.site.rows * span * item if span < self.site.span else 0  # a block's columns, made contiguous
+        # a block's columns, made contiguous
+        read += self.site.rows * span * item if span < self.site.span else 0
         kept = min(MAPPED_BYTES, self.site.bytes) if self.mapped else 0
         kernel = rows * (COPIED_TOGETHER * item + 8 * key + 64)  # columns, keys, places, labels and tables
         values = self.n_relations * self.n_statistics

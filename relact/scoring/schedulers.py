@@ -26,11 +26,12 @@ Compute = Callable[[Function, Any, Sequence[Task], Collect], None]
 def on_scheduler(scheduler: str = THREADS, workers: int = 1) -> Iterator[Compute]:
     """``with on_scheduler("tcp://host:8786") as compute: compute(function, job, tasks, collect)``.
 
-    This calls ``collect(task, function(job, task))`` in this thread for every task, in the order in which they finish.
-    ``job`` is what the tasks share, sent to each worker once.
+    This calls ``collect(task, function(job, task))`` in this thread for every task, in the order in which
+    they finish. ``job`` is what the tasks share, sent to each worker once.
 
     Args:
-        scheduler: ``threads``, or the address of a Dask scheduler. Tasks of a worker that dies run again elsewhere.
+        scheduler: ``threads``, or the address of a Dask scheduler. Tasks of a worker that dies run again
+            elsewhere.
         workers: threads.
 
     Raises:
@@ -44,7 +45,9 @@ def on_scheduler(scheduler: str = THREADS, workers: int = 1) -> Iterator[Compute
         try:
             client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
         except OSError as error:
-            raise InputError("no scheduler answers", where=scheduler, fix="start one with `dask scheduler`") from error
+            raise InputError(
+                "no scheduler answers", where=scheduler, fix="start one with `dask scheduler`"
+            ) from error
         with client:
             if not client.scheduler_info()["workers"]:
                 fix = f"start one with `dask worker {scheduler}`"
@@ -57,7 +60,10 @@ def on_scheduler(scheduler: str = THREADS, workers: int = 1) -> Iterator[Compute
 
 def _in_threads(workers: int, function: Function, job: Any, tasks: Sequence[Task], collect: Collect) -> None:
     named = {f"task-{number}": task for number, task in enumerate(tasks)}
-    calls = [dask.delayed(partial(function, job, task), pure=False)(dask_key_name=key) for key, task in named.items()]
+    calls = [
+        dask.delayed(partial(function, job, task), pure=False)(dask_key_name=key)
+        for key, task in named.items()
+    ]
     with Callback(posttask=lambda key, result, *_: collect(named[key], result)):
         dask.compute(*calls, scheduler="threads", num_workers=workers)
 
@@ -70,7 +76,9 @@ def _on_cluster(client: Any, function: Function, job: Any, tasks: Sequence[Task]
     left, held = set(calls.values()), set[int]()
     while left:
         try:
-            for call, result in as_completed(list(calls), client.loop, with_results=True, timeout=PATIENCE_SECONDS):
+            for call, result in as_completed(
+                list(calls), client.loop, with_results=True, timeout=PATIENCE_SECONDS
+            ):
                 number = calls.pop(call)
                 if number in left:
                     left.remove(number)
@@ -79,9 +87,15 @@ def _on_cluster(client: Any, function: Function, job: Any, tasks: Sequence[Task]
                     break
         except KilledWorker as error:
             fix = "give the workers more memory, or score with fewer neurons per task (--memory)"
-            raise RelactError(f"workers kept dying ({error})", where=client.scheduler.address, fix=fix) from error
-        except TimeoutError:  # tasks take long; or a worker's death hid from the client that others have finished
+            raise RelactError(
+                f"workers kept dying ({error})", where=client.scheduler.address, fix=fix
+            ) from error
+        # tasks take long; or a worker's death hid from the client that others have finished
+        except TimeoutError:
             holders = client.who_has(list(calls))
-            before, held = held, {number for call, number in calls.items() if number in left and holders.get(call.key)}
+            before, held = (
+                held,
+                {number for call, number in calls.items() if number in left and holders.get(call.key)},
+            )
             for number in before & held:
                 calls[client.submit(function, shared, tasks[number], pure=False)] = number

@@ -1,8 +1,8 @@
 """Score: one sort per neuron for every relation, in tasks of one neuron span, within a memory budget.
 
-A task reads one span of one layer from every block (mapped, no copy), ranks it once and returns the statistics of all
-relations. Tasks are independent, so any scheduler (`schedulers`) gives the same bits. Relations that are stored already for the
-same prompts, labels and model are taken over, not computed again.
+A task reads one span of one layer from every block (mapped, no copy), ranks it once and returns the
+statistics of all relations. Tasks are independent, so any scheduler (`schedulers`) gives the same bits.
+Relations that are stored already for the same prompts, labels and model are taken over, not computed again.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def score(
 ) -> LocalStore:
     """Write ``scores/<site>`` for every captured site: each statistic float32 [relation, layer, neuron].
 
-    Average precision is scikit-learn's ``average_precision_score`` of the raw activations, the relation's prompts
-    against the others'.
+    Average precision is scikit-learn's ``average_precision_score`` of the raw activations, the relation's
+    prompts against the others'.
 
     Args:
         relations: score only these; the other prompts stay negatives.
@@ -76,9 +76,10 @@ def score(
         seed: of that sampling.
         statistics: names in ``kernels.STATISTICS``; register your own with ``kernels.statistic``.
         workers: threads; all cores by default. A cluster has its own.
-        memory: budget of a process that only scores, in bytes or as text ("4GiB"); the span per task shrinks to fit.
-        scheduler: ``threads``, or the address of a Dask scheduler (``tcp://host:port``) whose workers see the store's
-            path.
+        memory: budget of a process that only scores, in bytes or as text ("4GiB"); the span per task shrinks
+            to fit.
+        scheduler: ``threads``, or the address of a Dask scheduler (``tcp://host:port``) whose workers see the
+            store's path.
         device: ``cpu``, or a CUDA device: the same numbers within float32 rounding.
 
     Raises:
@@ -89,7 +90,9 @@ def score(
     return score_with(options, store, progress=progress)
 
 
-def score_with(options: ScoreOptions, store: str | Path | Store, *, progress: Progress = silent) -> LocalStore:
+def score_with(
+    options: ScoreOptions, store: str | Path | Store, *, progress: Progress = silent
+) -> LocalStore:
     """`score` with options that travel together."""
     opened = local.writable(store)
     local.recover(opened)
@@ -123,11 +126,18 @@ class _Scoring:
 
     @classmethod
     def of(
-        cls, options: ScoreOptions, store: LocalStore, names: Sequence[str], relations: list[str], kept: list[str]
+        cls,
+        options: ScoreOptions,
+        store: LocalStore,
+        names: Sequence[str],
+        relations: list[str],
+        kept: list[str],
     ) -> _Scoring:
         """With tasks that fit the memory."""
         n_statistics, budget = len(options.statistics), parse_bytes(options.memory)
-        shapes = [shape_of(store, site, len(relations), n_statistics, workers_of(options)) for site in store.layouts]
+        shapes = [
+            shape_of(store, site, len(relations), n_statistics, workers_of(options)) for site in store.layouts
+        ]
         spans = [shape.fit(budget) for shape in shapes]
         todo = [name for name in relations if name not in kept]
         labels = labels_of(names, todo, options.negatives, options.seed) if todo else None
@@ -185,7 +195,9 @@ class _Part(NamedTuple):
     @classmethod
     def of(cls, statistics: Sequence[str], relations: list[str], layers: range, width: int) -> _Part:
         """Not filled yet."""
-        return cls(np.empty((len(statistics), len(relations), len(layers), width), np.float32), relations, layers)
+        return cls(
+            np.empty((len(statistics), len(relations), len(layers), width), np.float32), relations, layers
+        )
 
     def put(self, task: Task, relations: Sequence[str], values: np.ndarray) -> None:
         rows = [self.relations.index(name) for name in relations]
@@ -199,7 +211,9 @@ class _Part(NamedTuple):
 
 
 def run_task(job: Job, task: Task) -> np.ndarray:
-    """One task, wherever it runs: float32 [statistic, relation, neuron]. `NumericError` names a NaN's place."""
+    """One task, wherever it runs: float32 [statistic, relation, neuron].
+    `NumericError` names a NaN's place.
+    """
     columns = _opened(job.path, job.created).columns(*task)
     rank = kernels.rank_statistics if job.device == "cpu" else kernels.on_device(job.device)
     try:
@@ -219,7 +233,9 @@ def _opened(path: str, created: str) -> LocalStore:
     return local.open(path)
 
 
-def labels_of(names: Sequence[str], relations: Sequence[str], negatives: int | None, seed: int) -> kernels.Labels:
+def labels_of(
+    names: Sequence[str], relations: Sequence[str], negatives: int | None, seed: int
+) -> kernels.Labels:
     """One relation's prompts against all others', or against ``negatives`` times as many drawn from them."""
     labels = kernels.Labels.one_vs_rest(names, relations)
     return labels.sampled(negatives, seed) if negatives else labels
@@ -248,7 +264,9 @@ def _chosen(store: Store, names: Sequence[str], relations: Sequence[str] | None)
     unknown = sorted(set(relations or ()) - set(known))
     if unknown:
         raise InputError(
-            f"no prompts of relation {', '.join(unknown)}", where=store.path, fix=f"choose from {', '.join(known)}"
+            f"no prompts of relation {', '.join(unknown)}",
+            where=store.path,
+            fix=f"choose from {', '.join(known)}",
         )
     if len(known) < 2:
         raise InputError(
@@ -260,7 +278,9 @@ def _chosen(store: Store, names: Sequence[str], relations: Sequence[str] | None)
 
 
 def _kept(store: LocalStore, record: schema.ScoresRecord, statistics: Sequence[str]) -> list[str]:
-    """Relations whose stored scores were computed from the same prompts, labels and model, with these statistics."""
+    """Relations whose stored scores were computed from the same prompts, labels and model,
+    with these statistics.
+    """
     if not store.has(schema.SCORES):
         return []
     stored = store.scores_record()
@@ -286,7 +306,9 @@ def tasks_of(site: str, layers: range, width: int, span: int) -> list[Task]:
 def create_arrays(
     group: zarr.Group, lay: Layout, relations: Sequence[str], statistics: Sequence[str]
 ) -> list[zarr.Array]:
-    """Empty arrays [relation, layer, neuron], one per statistic; a query for one relation reads only its own chunks."""
+    """Empty arrays [relation, layer, neuron], one per statistic;
+    a query for one relation reads only its own chunks.
+    """
     write_coordinates(group, relation=list(relations), layer=range(lay.n_layers), neuron=range(lay.width))
     return [
         group.create_array(

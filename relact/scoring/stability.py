@@ -35,10 +35,11 @@ def stability(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> xr.Dataset:
-    """Bootstrap of the prompts: the share of every relation's top-k neurons by average precision that stay in it.
+    """Bootstrap of the prompts: the share of every relation's top-k neurons by average precision that stay in
+    it.
 
-    A resample draws as many identification prompts of each relation as there are, with replacement, and scores all
-    neurons again. Neurons that only fit these very prompts fall out.
+    A resample draws as many identification prompts of each relation as there are, with replacement, and
+    scores all neurons again. Neurons that only fit these very prompts fall out.
 
     Args:
         k: neurons per relation. resamples: passes over the activations.
@@ -50,7 +51,10 @@ def stability(
     opened = local.writable(store)
     names = np.array(relation_of_prompts(opened))
     relations = list(dict.fromkeys(names.tolist()))
-    draws = [np.arange(len(names)), *(_draw(names, np.random.default_rng([seed, n])) for n in range(resamples))]
+    draws = [
+        np.arange(len(names)),
+        *(_draw(names, np.random.default_rng([seed, n])) for n in range(resamples)),
+    ]
     tops = []
     for number, rows in enumerate(draws):
         labels = labels_of(names[rows], relations, negatives, seed)
@@ -59,7 +63,9 @@ def stability(
         progress("bootstrap", number + 1, len(draws), "passes")
     kept = [(top & tops[0]).sum(axis=1) / k for top in tops[1:]]
     return xr.Dataset(
-        {"survival": (("resample", "relation"), np.array(kept))}, {"relation": relations}, {"k": k, "seed": seed}
+        {"survival": (("resample", "relation"), np.array(kept))},
+        {"relation": relations},
+        {"k": k, "seed": seed},
     )
 
 
@@ -69,7 +75,9 @@ def _draw(names: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.sort(np.concatenate([random.choice(part, part.size) for part in parts]))
 
 
-def _average_precision(store: Store, rows: np.ndarray, labels: kernels.Labels, workers: int) -> dict[str, np.ndarray]:
+def _average_precision(
+    store: Store, rows: np.ndarray, labels: kernels.Labels, workers: int
+) -> dict[str, np.ndarray]:
     """Float32 [relation, layer, neuron] per site over the given prompts."""
     shape = {site: (len(labels.relations), lay.n_layers, lay.width) for site, lay in store.layouts.items()}
     scores = {site: np.empty(size, np.float32) for site, size in shape.items()}
@@ -79,10 +87,17 @@ def _average_precision(store: Store, rows: np.ndarray, labels: kernels.Labels, w
 
     with on_scheduler(workers=workers) as compute:
         for site, lay in store.layouts.items():
-            compute(_run, _Job(store, rows, labels), tasks_of(site, range(lay.n_layers), lay.width, lay.span), collect)
+            compute(
+                _run,
+                _Job(store, rows, labels),
+                tasks_of(site, range(lay.n_layers), lay.width, lay.span),
+                collect,
+            )
     return scores
 
 
 def _run(job: _Job, task: Task) -> np.ndarray:
     drawn = np.concatenate(job.store.columns(*task))[job.rows]
-    return kernels.rank_statistics([drawn], job.labels, [AVERAGE_PRECISION])[AVERAGE_PRECISION].astype(np.float32)
+    return kernels.rank_statistics([drawn], job.labels, [AVERAGE_PRECISION])[AVERAGE_PRECISION].astype(
+        np.float32
+    )

@@ -121,7 +121,11 @@ def _figures(store: Store) -> dict[str, dict[str, float | int | None]]:
 
 
 def _effect_lines(figure: Mapping[str, Any]) -> list[str]:
-    labels = {"own": "a relation's own neurons", "other": "another relation's neurons", "random": "random neurons"}
+    labels = {
+        "own": "a relation's own neurons",
+        "other": "another relation's neurons",
+        "random": "random neurons",
+    }
     rows = [f"| {label} | {figure[key]} |" for key, label in labels.items() if figure[key] is not None]
     return [
         f"Mean loss of accuracy in points, k = {_bare(figure['k'])}:",

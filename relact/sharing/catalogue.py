@@ -1,6 +1,7 @@
 """The catalogue: a JSON file that lists published stores, as ``stores/index.json`` of this repository does.
 
-    {"format": 1, "stores": [{"name", "location", "sha256", "bytes", "model", "relations", "neurons", "licence"}, ...]}
+    {"format": 1, "stores": [{"name", "location", "sha256", "bytes", "model", "relations", "neurons",
+    "licence"}, ...]}
 
 ``location`` is a URL, or a path beside the catalogue.
 """
@@ -54,7 +55,9 @@ def stores(index: str | Path | None = None) -> list[Listed]:
     found = trust.document(place(where).get("", LIMIT), where)
     rows = found.get("stores")
     if found.get("format") != FORMAT or not isinstance(rows, list):
-        raise InputError("not a catalogue of stores", where=where, fix="give the path or URL of an index.json")
+        raise InputError(
+            "not a catalogue of stores", where=where, fix="give the path or URL of an index.json"
+        )
     return [_listed(row, where) for row in rows]
 
 
@@ -79,9 +82,21 @@ def add(packed: Packed, index: str | Path) -> None:
 
 
 def _listed(row: Any, where: str) -> Listed:
-    kinds: Mapping[str, Any] = {"name": str, "location": str, "sha256": (str, type(None)), "bytes": int, "model": str,
-                                "relations": int, "neurons": int, "licence": str}  # fmt: skip
-    good = isinstance(row, dict) and set(row) == set(kinds) and all(isinstance(row[key], kinds[key]) for key in kinds)
+    kinds: Mapping[str, Any] = {
+        "name": str,
+        "location": str,
+        "sha256": (str, type(None)),
+        "bytes": int,
+        "model": str,
+        "relations": int,
+        "neurons": int,
+        "licence": str,
+    }
+    good = (
+        isinstance(row, dict)
+        and set(row) == set(kinds)
+        and all(isinstance(row[key], kinds[key]) for key in kinds)
+    )
     if not good or not all(value.isprintable() for value in row.values() if isinstance(value, str)):
         raise InputError(f"an entry that cannot be read: {row!r:.80}", where=where)
     location = row["location"]

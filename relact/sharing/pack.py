@@ -1,8 +1,9 @@
-"""Pack: chosen stages of a store as one archive or one folder that anybody opens, where it lies, over a network.
+"""Pack: chosen stages of a store as one archive or one folder that anybody opens, where it lies,
+over a network.
 
-The files are the store's own, byte for byte. Added are: the metadata of all groups in the root's zarr.json (one request
-opens the store), the group ``top`` (a relation's best neurons, in a few kilobytes), and a card. `unpack` takes them out
-again.
+The files are the store's own, byte for byte. Added are: the metadata of all groups in the root's zarr.json
+(one request opens the store), the group ``top`` (a relation's best neurons, in a few kilobytes), and a card.
+`unpack` takes them out again.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def pack(
     opened = local.writable(store)
     unknown = sorted(set(stages) - set(STAGES))
     if unknown:
-        raise InputError(f"no stage {', '.join(unknown)}", where="--stages", fix=f"choose from {', '.join(STAGES)}")
+        raise InputError(
+            f"no stage {', '.join(unknown)}", where="--stages", fix=f"choose from {', '.join(STAGES)}"
+        )
     target = Path(out)
     if target.exists():
         raise StoreError("exists already", where=target, fix="choose another path or remove it")
@@ -98,11 +101,15 @@ def pack(
         raise (error if isinstance(error, StoreError) else durable.explain(error, target)) from error
     finally:
         _remove(partial)
-    return Packed(target, written.files, written.size, sha256_of(target) if target.is_file() else None, described)
+    return Packed(
+        target, written.files, written.size, sha256_of(target) if target.is_file() else None, described
+    )
 
 
 def add_metadata(put: Callable[[str, bytes], None], store: LocalStore, licence: str | None) -> None:
-    """Make a package of a complete capture whose blocks are where they belong already: ``put`` all else, the root last."""
+    """Make a package of a complete capture whose blocks are where they belong already: ``put`` all else,
+    the root last.
+    """
     source, writer = _Source(store, [], True, away=True), _Writer(put)
     writer.size = sum(lay.bytes for lay in store.layouts.values())
     card = {**cards.describe(store, [schema.ACTIVATIONS], licence), "model": source.model}
@@ -112,7 +119,9 @@ def add_metadata(put: Callable[[str, bytes], None], store: LocalStore, licence: 
 class _Source:
     """The files of the chosen stages, each checked against its seal, and their metadata."""
 
-    def __init__(self, store: LocalStore, stages: Sequence[str], activations: bool, away: bool = False) -> None:
+    def __init__(
+        self, store: LocalStore, stages: Sequence[str], activations: bool, away: bool = False
+    ) -> None:
         """``away``: the blocks are where they belong already, as they were written."""
         self.store, self.stages, self.activations, self.away = store, stages, activations, away
         self.root = json.loads((store.path / DOCUMENT).read_bytes())
@@ -129,7 +138,9 @@ class _Source:
                 raise StoreError("is not sealed", where=f"{store.path}/{group}", fix=skeleton.VERIFY)
             self.sums[f"{group}/{DOCUMENT}"] = hexadecimal(google_crc32c.value(raw))
             self.sums |= {f"{group}/{name}": sum_ for name, sum_ in listed.items()}
-        self.parents = [f"{stage}/{DOCUMENT}" for stage in (schema.MASKS, schema.ABLATIONS) if stage in stages]
+        self.parents = [
+            f"{stage}/{DOCUMENT}" for stage in (schema.MASKS, schema.ABLATIONS) if stage in stages
+        ]
         self.nodes = {
             name.removesuffix(f"/{DOCUMENT}"): json.loads(self.read(name))
             for name in sorted([*self.sums, *self.parents])
@@ -151,7 +162,9 @@ class _Source:
             what = f"damaged: its checksum is {found}, recorded {self.sums[name]}"
             raise StoreError(what, where=self.store.path / name, fix=skeleton.VERIFY)
         if self.recoded and recode.describes_activations(name):
-            return json.dumps(recode.compressed_node(json.loads(raw), self.store.dtype.name), indent=2).encode()
+            return json.dumps(
+                recode.compressed_node(json.loads(raw), self.store.dtype.name), indent=2
+            ).encode()
         return raw
 
     def blocks(self) -> Iterator[tuple[str, bytes]]:
@@ -169,7 +182,10 @@ class _Source:
                     raw = recode.compress(raw, store.layouts[site], store.dtype.name)
                 fresh.append(google_crc32c.value(raw))
                 yield path.relative_to(store.path).as_posix(), raw
-            yield store.log.path(block).relative_to(store.path).as_posix(), commits.encode([start, stop, *fresh])
+            yield (
+                store.log.path(block).relative_to(store.path).as_posix(),
+                commits.encode([start, stop, *fresh]),
+            )
 
 
 class _Writer:
@@ -279,12 +295,16 @@ def _write_top(path: Path, store: LocalStore) -> bool:
     value = np.stack([table[statistics].to_numpy() for table in tables])
     attributes = {"statistic": STATISTIC, "sites": sites}
     group = zarr.create_group(path, attributes={schema.ATTRIBUTE: attributes})
-    skeleton.write_coordinates(group, relation=relations, statistic=statistics, axis=["site", "layer", "neuron"])
+    skeleton.write_coordinates(
+        group, relation=relations, statistic=statistics, axis=["site", "layer", "neuron"]
+    )
     for name, data, last in (
         ("place", place.astype(np.int32), "axis"),
         ("value", value.astype(np.float32), "statistic"),
     ):
-        group.create_array(name, data=data, chunks=(1, *data.shape[1:]), dimension_names=("relation", "rank", last))
+        group.create_array(
+            name, data=data, chunks=(1, *data.shape[1:]), dimension_names=("relation", "rank", last)
+        )
     seal(path)
     return True
 

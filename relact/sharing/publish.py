@@ -1,7 +1,7 @@
 """Push a store to an object store or the hub, pull it from anywhere.
 
-An archive is one object, so it is there whole or not at all. A folder's root comes last: a reader who comes too early
-finds no store, not half of one.
+An archive is one object, so it is there whole or not at all. A folder's root comes last: a reader who comes
+too early finds no store, not half of one.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def push(
     """Pack a store (unless it is packed) and publish it; returns ``url``.
 
     Args:
-        url: ``s3://bucket/path`` and other object stores, or ``hf://datasets/OWNER/DOCUMENT/path``; an archive when it ends
-            in ``.zip``, a folder otherwise.
+        url: ``s3://bucket/path`` and other object stores, or ``hf://datasets/OWNER/DOCUMENT/path``; an
+            archive when it ends in ``.zip``, a folder otherwise.
         stages, activations, licence: as of `pack`.
 
     Raises:
@@ -48,7 +48,9 @@ def push(
     """
     scheme = url.partition("://")[0]
     if scheme not in (*BUCKETS, HUB):
-        raise InputError(f"cannot publish to {url}", fix=f"use {', '.join(f'{name}://' for name in (*BUCKETS, HUB))}")
+        raise InputError(
+            f"cannot publish to {url}", fix=f"use {', '.join(f'{name}://' for name in (*BUCKETS, HUB))}"
+        )
     url = url.rstrip("/")
     with TemporaryDirectory(prefix="relact-") as scratch:
         local = Path(store)
@@ -74,7 +76,8 @@ def pull(
     timeout: float = urls.TIMEOUT,
     progress: Progress = silent,
 ) -> Path:
-    """Fetch a published store and check all of it: to ``out`` as a store, or as the archive when ``out`` ends in ``.zip``.
+    """Fetch a published store and check all of it: to ``out`` as a store,
+    or as the archive when ``out`` ends in ``.zip``.
 
     Args:
         sha256: of the archive, as its author published it.
@@ -87,7 +90,9 @@ def pull(
         raise StoreError("exists already", where=target, fix="choose another path or remove it")
     if not url.endswith(ZIP):
         if sha256 or target.suffix == ZIP:
-            raise InputError("a folder has no SHA-256 and is no archive", where=url, fix="pull it into a folder")
+            raise InputError(
+                "a folder has no SHA-256 and is no archive", where=url, fix="pull it into a folder"
+            )
         shared = open_store(url, timeout=timeout)
         return unpack(shared, target, progress=progress).path
     with TemporaryDirectory(prefix=".relact-", dir=_parent(target)) as scratch:
@@ -145,7 +150,9 @@ def _to_hub(local: Path, url: str) -> None:
         api.create_repo(repository, repo_type="dataset", exist_ok=True)
         if not api.file_exists(repository, CARD, repo_type="dataset", revision=revision):
             adds.append(CommitOperationAdd(CARD, _card(local)))
-        api.create_commit(repository, adds, commit_message=f"Add {path}", repo_type="dataset", revision=revision)
+        api.create_commit(
+            repository, adds, commit_message=f"Add {path}", repo_type="dataset", revision=revision
+        )
     except (HfHubHTTPError, OSError, ValueError) as error:
         what = " ".join(str(error).split())[:200]
         raise StoreError(f"the hub refused ({what})", where=url, fix="log in with `hf auth login`") from error

@@ -1,7 +1,7 @@
 """Activations for transport: the shards of an uncompressed store, compressed, and back to the same bytes.
 
-Uncompressed shards can be mapped, compressed ones travel. Both are the same array to zarr: only its metadata, the shards and
-the checksums in the commit records change.
+Uncompressed shards can be mapped, compressed ones travel. Both are the same array to zarr: only its metadata,
+the shards and the checksums in the commit records change.
 """
 
 from __future__ import annotations

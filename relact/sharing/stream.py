@@ -1,8 +1,10 @@
-"""Stream: a capture whose blocks go to an object store as they are committed; this machine keeps a few at a time.
+"""Stream: a capture whose blocks go to an object store as they are committed;
+this machine keeps a few at a time.
 
-What a package has beside its blocks is put last, the root at the very end, so that a reader who comes early finds no store. A
-small object, `UNFINISHED`, says until then what is being captured. An interrupted stream goes on, from another machine
-too: the commit records that are there tell which blocks need not be captured again.
+What a package has beside its blocks is put last, the root at the very end, so that a reader who comes early
+finds no store. A small object, `UNFINISHED`, says until then what is being captured. An interrupted stream
+goes on, from another machine too: the commit records that are there tell which blocks need not be captured
+again.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def stream(
     timeout: float = urls.TIMEOUT,
     progress: Progress = silent,
 ) -> Store:
-    """Capture into an object store; run it again to resume. The result is a package with activations, as `push` makes.
+    """Capture into an object store; run it again to resume. The result is a package with activations,
+    as `push` makes.
 
     Args:
         url: ``s3://bucket/path/name.zarr`` and other object stores.
@@ -76,9 +79,16 @@ def stream(
     """
     options = CaptureOptions(sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress)
     return stream_with(
-        options, model, prompts, url, model_dtype=model_dtype, device=device, licence=licence, timeout=timeout,
+        options,
+        model,
+        prompts,
+        url,
+        model_dtype=model_dtype,
+        device=device,
+        licence=licence,
+        timeout=timeout,
         progress=progress,
-    )  # fmt: skip
+    )
 
 
 def stream_with(
@@ -119,10 +129,15 @@ class _There:
         self.place, self.finished = place, False
 
     def begin(self, store: LocalStore) -> None:
-        """Make sure that it is the same capture, learn which blocks are there, and send those that only this machine has."""
+        """Make sure that it is the same capture, learn which blocks are there,
+        and send those that only this machine has.
+        """
         known = self._known()
         if known is None:
-            marker = {schema.ATTRIBUTE: _published(store.manifest).to_attributes(), "compressed": store.compressed}
+            marker = {
+                schema.ATTRIBUTE: _published(store.manifest).to_attributes(),
+                "compressed": store.compressed,
+            }
             self.place.put(UNFINISHED, json.dumps(marker, indent=2).encode())
         else:
             self._require_same(store, *known)
@@ -149,7 +164,9 @@ class _There:
             self.place.delete(UNFINISHED)
 
     def _known(self) -> tuple[schema.Manifest, bool | None] | None:
-        """What is captured there and whether compressed (None when it is finished); None when nothing is there."""
+        """What is captured there and whether compressed (None when it is finished);
+        None when nothing is there.
+        """
         raw = self._get(DOCUMENT)
         if raw is not None:
             self.finished = True
@@ -158,7 +175,9 @@ class _There:
         if raw is None:
             return None
         marker: Mapping[str, Any] = trust.document(raw, f"{self.place.shown}: {UNFINISHED}")
-        return schema.Manifest.from_attributes(marker.get(schema.ATTRIBUTE), self.place.shown), marker.get("compressed")
+        return schema.Manifest.from_attributes(marker.get(schema.ATTRIBUTE), self.place.shown), marker.get(
+            "compressed"
+        )
 
     def _require_same(self, store: LocalStore, manifest: schema.Manifest, compressed: bool | None) -> None:
         differences = _published(store.manifest).differences(manifest)
@@ -167,7 +186,9 @@ class _There:
         if differences:
             name, mine, theirs = differences[0]
             what = f"another capture is there: {name} = {theirs!s:.60}, this run has {mine!s:.60}"
-            raise IdentityError(what, where=self.place.shown, fix="use its setting, or capture to another place")
+            raise IdentityError(
+                what, where=self.place.shown, fix="use its setting, or capture to another place"
+            )
 
     def _learn(self, store: LocalStore, block: int) -> None:
         """Take over the record of a block that is there."""

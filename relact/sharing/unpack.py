@@ -1,4 +1,6 @@
-"""Unpack: a packed store, from wherever it lies, becomes a store that can be worked on. Nothing is trusted before it is checked."""
+"""Unpack: a packed store, from wherever it lies, becomes a store that can be worked on.
+Nothing is trusted before it is checked.
+"""
 
 from __future__ import annotations
 
@@ -88,11 +90,16 @@ def _fill(folder: Path, shared: PackedStore, progress: Progress) -> None:
 
 
 def _results(shared: PackedStore) -> list[str]:
-    """Files of the unpacked store, but for its blocks and its root: all that are sealed, and the groups between."""
+    """Files of the unpacked store, but for its blocks and its root: all that are sealed,
+    and the groups between.
+    """
     package = shared.package
     own = [name for name in package.sums if name.split("/")[0] != schema.TOP]
-    between = [f"{path}/{DOCUMENT}" for path, node in package.nodes.items()
-               if node["node_type"] == "group" and f"{path}/{DOCUMENT}" not in package.sums and path != schema.TOP]  # fmt: skip
+    between = [
+        f"{path}/{DOCUMENT}"
+        for path, node in package.nodes.items()
+        if node["node_type"] == "group" and f"{path}/{DOCUMENT}" not in package.sums and path != schema.TOP
+    ]
     return sorted([*own, *between])
 
 
@@ -103,7 +110,10 @@ def _checked(shared: PackedStore, name: str) -> bytes:
     where = f"{package.shown}: {name}"
     if raw is None:
         raise StoreError("missing", where=where, fix=trust.AGAIN)
-    if name.endswith(f"/{DOCUMENT}") and trust.document(raw, where) != package.nodes[name.removesuffix(f"/{DOCUMENT}")]:
+    if (
+        name.endswith(f"/{DOCUMENT}")
+        and trust.document(raw, where) != package.nodes[name.removesuffix(f"/{DOCUMENT}")]
+    ):
         raise StoreError("differs from the copy in the root's zarr.json", where=where, fix=trust.DISTRUST)
     return raw
 
@@ -125,8 +135,11 @@ def _write_block(folder: Path, shared: PackedStore, block: int) -> None:
     start, stop, *sums = (int(value) for value in shared.log.record(block))
     where = f"{package.shown}: block {block}"
     if start != first or not first < stop <= last:
-        raise StoreError(f"records rows {start} to {stop}, the block has {first} to {last}", where=where,
-                         fix=trust.DISTRUST)  # fmt: skip
+        raise StoreError(
+            f"records rows {start} to {stop}, the block has {first} to {last}",
+            where=where,
+            fix=trust.DISTRUST,
+        )
     fresh = []
     for (site, layer), sum_ in zip(blocks.places_of(shared.layouts), sums, strict=True):
         lay = shared.layouts[site]
@@ -161,8 +174,11 @@ def _check_top(shared: PackedStore, folder: Path) -> None:
         listed = shared.short_list(relation, ranks, shared.manifest.capture.sites, statistic)
         real = query.top(unpacked, relation=relation, n=ranks, statistic=statistic)
         if listed is None or not _same(listed, real):
-            raise StoreError(f"its list of the best neurons of {relation!r} is not what its scores say",
-                             where=shared.path, fix=trust.DISTRUST)  # fmt: skip
+            raise StoreError(
+                f"its list of the best neurons of {relation!r} is not what its scores say",
+                where=shared.path,
+                fix=trust.DISTRUST,
+            )
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -1,11 +1,11 @@
 """One block in memory, and its way to disk: shards first, then the commit.
 
-The buffer of a site is [layer, span number, row, neuron in span]: exactly the order of the bytes in its shard files,
-so writing a shard copies nothing.
+The buffer of a site is [layer, span number, row, neuron in span]: exactly the order of the bytes in its shard
+files, so writing a shard copies nothing.
 
-Replacing a committed block (a store that grew has one that is not full) must not lose the rows it has. So everything new
-lies durable beside the old, then one file, the *promise*, says that it shall take the old one's place; a crash after
-that is finished by `keep_promises`, a crash before it leaves the old block.
+Replacing a committed block (a store that grew has one that is not full) must not lose the rows it has. So
+everything new lies durable beside the old, then one file, the *promise*, says that it shall take the old
+one's place; a crash after that is finished by `keep_promises`, a crash before it leaves the old block.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class BlockBuffer:
             values.fill(np.nan)
 
     def check(self, site: str, layer: int, n_rows: int, first_row: int) -> None:
-        """Refuse values that are not finite in the first ``n_rows`` rows, naming site, layer, neuron and prompt."""
+        """Refuse values that are not finite in the first ``n_rows`` rows, naming site, layer,
+        neuron and prompt.
+        """
         bits, ones = EXPONENT[self.dtype.name]
         filled = self._sites[site][layer, :, :n_rows]
         for part in filled.view(bits):  # a span at a time: what is computed stays in the cache
@@ -76,7 +78,9 @@ class BlockBuffer:
                 raise _describe(site, layer, filled, first_row, self.layouts[site].span, self.dtype.name)
 
 
-def _describe(site: str, layer: int, filled: np.ndarray, first_row: int, span: int, dtype: str) -> NumericError:
+def _describe(
+    site: str, layer: int, filled: np.ndarray, first_row: int, span: int, dtype: str
+) -> NumericError:
     part, row, neuron = (int(axis[0]) for axis in np.nonzero(~np.isfinite(filled)))
     value = filled[part, row, neuron]
     overflow = dtype == "float16" and np.isinf(value)
@@ -172,7 +176,9 @@ def compressor(dtype: str) -> Any:
     """What ``--compress`` puts on every inner chunk: bitshuffle, then zstd, in a blosc frame."""
     from numcodecs.blosc import Blosc
 
-    return Blosc(cname="zstd", clevel=COMPRESSION, shuffle=Blosc.BITSHUFFLE, typesize=np.dtype(dtype).itemsize)
+    return Blosc(
+        cname="zstd", clevel=COMPRESSION, shuffle=Blosc.BITSHUFFLE, typesize=np.dtype(dtype).itemsize
+    )
 
 
 def _forget(promised: Path) -> None:

@@ -1,9 +1,9 @@
 """The commit log: which blocks exist, and the checksum of each of their shards.
 
-``commits/record`` is one array (block, field) of uint64 with one chunk, so one file, per block: start row, stop row,
-then the CRC-32C of every shard (site, layer). The chunk carries a checksum of its own. A block without a chunk
-reads as zeros: not committed. A block whose record stops early is the last one of a store that has grown since: its
-rows count, the rest is missing.
+``commits/record`` is one array (block, field) of uint64 with one chunk, so one file, per block: start row,
+stop row, then the CRC-32C of every shard (site, layer). The chunk carries a checksum of its own. A block
+without a chunk reads as zeros: not committed. A block whose record stops early is the last one of a store
+that has grown since: its rows count, the rest is missing.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class CommitLog:
         self.n_blocks = n_blocks
 
     def read(self) -> np.ndarray:
-        """uint64 [block, field]; rows of zeros are blocks not committed. `StoreError` names a damaged record."""
+        """uint64 [block, field]; rows of zeros are blocks not committed.
+        `StoreError` names a damaged record.
+        """
         records = np.zeros((self.n_blocks, len(self.fields)), "<u8")
         for block in self.present():
             records[block] = self.record(block)

@@ -83,9 +83,13 @@ class Layout:
         return self.files * self.shard_bytes
 
 
-def layouts(n_prompts: int, rows: int, n_layers: int, widths: Mapping[str, int], dtype: str) -> dict[str, Layout]:
+def layouts(
+    n_prompts: int, rows: int, n_layers: int, widths: Mapping[str, int], dtype: str
+) -> dict[str, Layout]:
     """One `Layout` per site."""
-    return {site: Layout(n_prompts, rows, n_layers, width, ITEM_BYTES[dtype]) for site, width in widths.items()}
+    return {
+        site: Layout(n_prompts, rows, n_layers, width, ITEM_BYTES[dtype]) for site, width in widths.items()
+    }
 
 
 def block_bytes(sites: Mapping[str, Layout]) -> int:

@@ -1,7 +1,7 @@
 """A store in a folder: made, opened, resumed, grown, and its stages swapped in.
 
-One `LocalStore` is one Zarr v3 hierarchy (docs/format.md). Here is what plain zarr cannot do: zero-copy columns, blocks
-committed one by one, and stages that appear whole or not at all.
+One `LocalStore` is one Zarr v3 hierarchy (docs/format.md). Here is what plain zarr cannot do: zero-copy
+columns, blocks committed one by one, and stages that appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class LocalStore(Store):
 
     def __init__(self, path: Path, root: zarr.Group, manifest: schema.Manifest) -> None:
         super().__init__(path, root, manifest)
-        self._plain = {site: skeleton.is_plain(array, self.layouts[site]) for site, array in self._arrays.items()}
+        self._plain = {
+            site: skeleton.is_plain(array, self.layouts[site]) for site, array in self._arrays.items()
+        }
         self._maps = Maps()
         self._folders = {site: str(blocks.shard_folder(path, site)) for site in self.layouts}
         self.log = CommitLog(path, schema.commit_fields(manifest.capture.sites, self.n_layers), self.n_blocks)
@@ -92,7 +94,8 @@ class LocalStore(Store):
 
         return xr.open_datatree(self.path, engine="zarr", consolidated=False, chunks=None)
 
-    # --- writing ------------------------------------------------------------------------------------------------------
+    # --- writing
+    # ------------------------------------------------------------------------------------------------------
 
     def buffer(self) -> blocks.BlockBuffer:
         """Memory for one block of every site."""
@@ -138,7 +141,9 @@ class LocalStore(Store):
 
 
 def create(path: str | os.PathLike[str], blueprint: Blueprint) -> LocalStore:
-    """Make a new store, whole or not at all, at a folder that does not exist yet; its parent must be writable."""
+    """Make a new store, whole or not at all, at a folder that does not exist yet;
+    its parent must be writable.
+    """
     target = Path(path)
     aside = durable.place_aside(target, "new", "store")
     with locks.writing(target):
@@ -152,7 +157,8 @@ def create(path: str | os.PathLike[str], blueprint: Blueprint) -> LocalStore:
 def grow(
     store: LocalStore, tables: Mapping[str, pd.DataFrame], described: Mapping[str, Mapping[str, Any]]
 ) -> LocalStore:
-    """The same store with more prompts after the ones it has; their blocks are missing until they are captured.
+    """The same store with more prompts after the ones it has;
+    their blocks are missing until they are captured.
 
     Args:
         tables: both prompt sets, the rows of the store first.
@@ -203,7 +209,9 @@ def open(path: str | os.PathLike[str]) -> LocalStore:
 
 
 def writable(store: str | os.PathLike[str] | Store) -> LocalStore:
-    """The store that is to be written, opened where a path is given; `StoreError` for one that can only be read."""
+    """The store that is to be written, opened where a path is given;
+    `StoreError` for one that can only be read.
+    """
     if isinstance(store, LocalStore):
         return store
     if isinstance(store, Store):
@@ -225,9 +233,13 @@ def read_manifest(target: Path) -> schema.Manifest:
     try:
         attributes = dict(zarr.open_group(target, mode="r", use_consolidated=False).attrs)
     except Exception as error:  # whatever zarr's parsers raise on a damaged file
-        raise StoreError(f"its zarr.json cannot be read ({error})", where=target, fix=skeleton.VERIFY) from error
+        raise StoreError(
+            f"its zarr.json cannot be read ({error})", where=target, fix=skeleton.VERIFY
+        ) from error
     if schema.PACKAGE in attributes:
-        raise StoreError("packed for sharing, so it can only be read", where=target, fix="unpack it: `relact unpack`")
+        raise StoreError(
+            "packed for sharing, so it can only be read", where=target, fix="unpack it: `relact unpack`"
+        )
     return schema.Manifest.from_attributes(attributes.get(schema.ATTRIBUTE), target)
 
 
@@ -242,7 +254,8 @@ def check_target(path: str | os.PathLike[str], damaged: bool = False) -> None:
     target = Path(path)
     if target.exists() and not damaged:
         read_manifest(target)
-    parent = next(parent for parent in target.absolute().parents if parent.exists())  # the lock and new groups go here
+    # the lock and new groups go here
+    parent = next(parent for parent in target.absolute().parents if parent.exists())
     for folder in (parent, target) if target.exists() else (parent,):
         if not folder.is_dir():
             raise StoreError(f"{folder} is a file, not a folder", where=target, fix="choose another path")
@@ -265,7 +278,9 @@ def writing(store: LocalStore) -> Iterator[None]:
 
 
 def recover(store: LocalStore) -> None:
-    """Finish or undo what an interrupted writer left: promises, partial files, parked stages, half-built groups."""
+    """Finish or undo what an interrupted writer left: promises, partial files, parked stages,
+    half-built groups.
+    """
     with writing(store):
         pass
 

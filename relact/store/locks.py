@@ -1,10 +1,11 @@
-"""One writer at a time: a lock file beside the store, held with ``flock``, so the system frees it when its owner dies.
+"""One writer at a time: a lock file beside the store, held with ``flock``,
+so the system frees it when its owner dies.
 
     with locks.writing(path): ...          # BusyError names the process that is in the way
     with locks.writing_together(path, crew, prepare, finished): ...   # the ranks of one launch share it
 
-The file is ``.<name>.lock`` in the store's parent folder, never inside the hierarchy, and is removed with the lock. Nested
-use in one thread counts once.
+The file is ``.<name>.lock`` in the store's parent folder, never inside the hierarchy, and is removed with the
+lock. Nested use in one thread counts once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from relact import durable
 from relact.errors import BusyError
 
 POLL = 0.1  # seconds between two looks at a lock that another rank holds
-TRIES, PAUSE = 10, 0.05  # a probe (`is_free`, a waiting rank) holds the lock for microseconds: not worth refusing for
+# a probe (`is_free`, a waiting rank) holds the lock for microseconds: not worth refusing for
+TRIES, PAUSE = 10, 0.05
 
 
 @dataclass
@@ -40,7 +42,9 @@ _guard = threading.Lock()
 
 @dataclass(frozen=True)
 class Crew:
-    """The processes of one ``accelerate launch``: this one's rank, how many there are, and what they have in common."""
+    """The processes of one ``accelerate launch``: this one's rank, how many there are,
+    and what they have in common.
+    """
 
     rank: int
     size: int
@@ -83,8 +87,8 @@ def writing_together(
 ) -> Iterator[None]:
     """Hold the lock together with the other ranks of one launch.
 
-    Rank 0 takes it alone, runs ``prepare`` (make or recover the store), then lets its crew in; the others wait for that, or
-    until ``finished`` says that there is nothing left to do.
+    Rank 0 takes it alone, runs ``prepare`` (make or recover the store), then lets its crew in; the others
+    wait for that, or until ``finished`` says that there is nothing left to do.
     """
     if crew.size == 1:
         with writing(store):
@@ -107,7 +111,9 @@ def writing_together(
 
 
 def alone(store: Path) -> bool:
-    """Whether no other rank holds the lock that this process shares; if so it is this process's alone from now on."""
+    """Whether no other rank holds the lock that this process shares;
+    if so it is this process's alone from now on.
+    """
     with _guard:
         mine = _held[lock_path(store)]
     try:
@@ -163,7 +169,8 @@ def _lead(path: Path, store: Path, crew: Crew, prepare: Callable[[], None]) -> i
     """Rank 0: alone until the store is prepared, then shared."""
     descriptor = _acquire(path, store)
     with _guard:
-        _held[path] = _Held(descriptor, threading.get_ident())  # what `prepare` calls may ask for the lock again
+        # what `prepare` calls may ask for the lock again
+        _held[path] = _Held(descriptor, threading.get_ident())
     try:
         _describe(descriptor, "")
         prepare()
@@ -178,7 +185,9 @@ def _lead(path: Path, store: Path, crew: Crew, prepare: Callable[[], None]) -> i
 
 
 def _join(path: Path, crew: Crew, finished: Callable[[], bool]) -> int | None:
-    """The other ranks: share the lock that rank 0 of the same launch holds; None once there is nothing left to do."""
+    """The other ranks: share the lock that rank 0 of the same launch holds;
+    None once there is nothing left to do.
+    """
     while not finished():
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -204,7 +213,9 @@ def _open(path: Path) -> int:
 
 
 def _release(store: Path, descriptor: int, mode: int) -> None:
-    """Let go; the last holder removes the file, and the folder aside if nothing is in it, while it still has the lock."""
+    """Let go; the last holder removes the file, and the folder aside if nothing is in it,
+    while it still has the lock.
+    """
     path = lock_path(store)
     try:
         if mode == fcntl.LOCK_SH:
@@ -227,7 +238,9 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _describe(descriptor: int, launch: str) -> None:
-    """Say in the file who holds it, for whoever is refused and for the crew; on a full disk it stays empty."""
+    """Say in the file who holds it, for whoever is refused and for the crew;
+    on a full disk it stays empty.
+    """
     text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "launch": launch}).encode()
     with suppress(OSError):
         os.ftruncate(descriptor, 0)

@@ -1,7 +1,8 @@
-"""What any store answers: its identity, prompts, columns of activations, results as lazy datasets, and what they record.
+"""What any store answers: its identity, prompts, columns of activations, results as lazy datasets,
+and what they record.
 
-`local.LocalStore` answers from a folder that may be written, `relact.packed.store.PackedStore` from a package that may lie
-anywhere. Everything that plain zarr can do is left to zarr and xarray.
+`local.LocalStore` answers from a folder that may be written, `relact.packed.store.PackedStore` from a package
+that may lie anywhere. Everything that plain zarr can do is left to zarr and xarray.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Store(ABC):
             for site, array in self._arrays.items()
         }
 
-    # --- the capture --------------------------------------------------------------------------------------------------
+    # --- the capture
+    # --------------------------------------------------------------------------------------------------
 
     @property
     def n_prompts(self) -> int:
@@ -92,35 +94,43 @@ class Store(ABC):
         """Blocks that are not committed, or not with all the rows that an append gave them; in order."""
         missing = set(range(self.n_blocks)) - set(self.log.present())
         grown = {row // self.manifest.capture.block for row in self.appended()} - missing
-        return sorted(missing | {block for block in grown if self.committed_stop(block) < self.rows_of(block)[1]})
+        return sorted(
+            missing | {block for block in grown if self.committed_stop(block) < self.rows_of(block)[1]}
+        )
 
     def appended(self) -> list[int]:
         """First row of every later append."""
         return [int(row) for row in self.manifest.prompts[schema.IDENTIFY].get(schema.APPENDED, ())]
 
     def segments(self, block: int) -> list[tuple[int, int]]:
-        """Row ranges of ``block`` that were given together: batches never cross an append, whenever it is captured."""
+        """Row ranges of ``block`` that were given together: batches never cross an append,
+        whenever it is captured.
+        """
         first, last = self.rows_of(block)
         cuts = [first, *(row for row in self.appended() if first < row < last), last]
         return list(pairwise(cuts))
 
     def columns(self, site: str, layer: int, start: int, stop: int) -> list[np.ndarray]:
-        """Activations of neurons ``start`` to ``stop``: one read-only array [rows, neurons] per block, in order.
+        """Activations of neurons ``start`` to ``stop``: one read-only array [rows, neurons] per block,
+        in order.
 
-        The store must be complete, and the slice lie inside one inner chunk (`Layout.span`). Zero-copy where the shard
-        can be mapped; through zarr, with the same numbers, where it cannot (compressed, packed, or written by another
-        tool).
+        The store must be complete, and the slice lie inside one inner chunk (`Layout.span`). Zero-copy where
+        the shard can be mapped; through zarr, with the same numbers, where it cannot (compressed, packed, or
+        written by another tool).
         """
         return [self.chunk(site, layer, block, start, stop) for block in range(self.n_blocks)]
 
     def chunk(self, site: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
-        """The part of `columns` that lies in one block: [rows of the block, neurons ``start`` to ``stop``]."""
+        """The part of `columns` that lies in one block: [rows of the block,
+        neurons ``start`` to ``stop``].
+        """
         first, last = self.rows_of(block)
         values = np.asarray(self._arrays[site][first:last, layer, start:stop])
         values.flags.writeable = False
         return values
 
-    # --- groups -------------------------------------------------------------------------------------------------------
+    # --- groups
+    # -------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def has(self, group: str) -> bool:
@@ -142,7 +152,9 @@ class Store(ABC):
     def tree(self) -> xr.DataTree:
         """The whole hierarchy, lazily."""
 
-    def short_list(self, relation: str, n: int, sites: tuple[str, ...], statistic: str) -> pd.DataFrame | None:
+    def short_list(
+        self, relation: str, n: int, sites: tuple[str, ...], statistic: str
+    ) -> pd.DataFrame | None:
         """A relation's best neurons, if they are listed already; None where the scores must be read."""
         return None
 
@@ -166,7 +178,9 @@ class Store(ABC):
     def _require(self, group: str) -> None:
         if not self.has(group):
             command = MAKERS.get(group.split("/")[0], "capture")
-            raise StoreError(f"no {group} in this store", where=self.path, fix=f"run `relact {command}` first")
+            raise StoreError(
+                f"no {group} in this store", where=self.path, fix=f"run `relact {command}` first"
+            )
 
     def prompts(self, split: str) -> pd.DataFrame:
         """The prompts of ``identify`` or ``test`` as a table; test prompts carry ``answers`` as lists."""
@@ -175,14 +189,17 @@ class Store(ABC):
         for name in schema.PROMPT_TEXT:
             frame[name] = frame[name].astype(object).map(str)
         if schema.ANSWERS in dataset:
-            frame[schema.ANSWERS] = [[str(text) for text in row if text] for row in dataset[schema.ANSWERS].values]
+            frame[schema.ANSWERS] = [
+                [str(text) for text in row if text] for row in dataset[schema.ANSWERS].values
+            ]
         return frame
 
     def relations(self) -> list[str]:
         """Relation names in the order in which they first occur among the identification prompts."""
         return list(dict.fromkeys(self.prompts(schema.IDENTIFY)["relation"]))
 
-    # --- for people ---------------------------------------------------------------------------------------------------
+    # --- for people
+    # ---------------------------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
         """What the store holds, in words: names and values as `relact info` prints them."""
@@ -208,6 +225,7 @@ class Store(ABC):
     def _repr_html_(self) -> str:
         """`describe` as a table, for notebooks."""
         rows = (
-            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in self.describe().items()
+            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+            for name, value in self.describe().items()
         )
         return f"<table class='relact-store'>{''.join(rows)}</table>"

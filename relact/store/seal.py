@@ -1,7 +1,8 @@
 """Seals: a folder's zarr.json records the CRC-32C of every file below it, and one of itself.
 
-The attribute ``checksums`` of a sealed group is ``{"files": {relative path: hex}, "this_file": hex}``. ``this_file`` is the
-checksum of the zarr.json's own bytes with these eight digits replaced by zeros: no byte of a sealed folder is left out.
+The attribute ``checksums`` of a sealed group is ``{"files": {relative path: hex}, "this_file": hex}``.
+``this_file`` is the checksum of the zarr.json's own bytes with these eight digits replaced by zeros: no byte
+of a sealed folder is left out.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from relact.schema import DOCUMENT
 ATTRIBUTE = "checksums"
 FILES, SELF = "files", "this_file"
 BLANK = "0" * 8  # where the digits of a document's own checksum will stand
-EMPTY_GROUP = b'{\n  "attributes": {},\n  "zarr_format": 3,\n  "node_type": "group"\n}'  # every byte of a plain group
+# every byte of a plain group
+EMPTY_GROUP = b'{\n  "attributes": {},\n  "zarr_format": 3,\n  "node_type": "group"\n}'
 
 
 def seal(folder: Path, skip: Iterable[str] = ()) -> None:
-    """Record the checksums of all files below ``folder`` in its zarr.json; ``skip`` names subfolders that are not part of it."""
+    """Record the checksums of all files below ``folder`` in its zarr.json;
+    ``skip`` names subfolders that are not part of it.
+    """
     skipped = tuple(f"{name}/" for name in skip)
     names = [name for name in files_below(folder) if name != DOCUMENT and not name.startswith(skipped)]
     document = json.loads((folder / DOCUMENT).read_bytes())
@@ -55,7 +59,9 @@ def intact(raw: bytes, key: str = SELF) -> bool:
 
 
 def signed(raw: bytes, key: str) -> bytes:
-    """A document with the CRC-32C of its own bytes as the eight digits of ``key``, counted with zeros in their place."""
+    """A document with the CRC-32C of its own bytes as the eight digits of ``key``,
+    counted with zeros in their place.
+    """
     blank = _digits(key).sub(_member(key, BLANK), raw)
     return blank.replace(_member(key, BLANK), _member(key, hexadecimal(google_crc32c.value(blank))))
 

@@ -1,9 +1,9 @@
 """Shards as bytes: encode one, find an inner chunk of one, map it without copying.
 
-A shard is what zarr's ``sharding_indexed`` codec writes with the index at the end: the inner chunks one after the other,
-then for each chunk its offset and length as little-endian uint64, then the CRC-32C of that index
-(zarr v3 specification, sharding codec 1.0). For uncompressed chunks the bytes on disk are the array, so a memory map
-of the file is the data.
+A shard is what zarr's ``sharding_indexed`` codec writes with the index at the end: the inner chunks one after
+the other, then for each chunk its offset and length as little-endian uint64, then the CRC-32C of that index
+(zarr v3 specification, sharding codec 1.0). For uncompressed chunks the bytes on disk are the array, so a
+memory map of the file is the data.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def read_index(tail: bytes, n_chunks: int) -> list[tuple[int, int]]:
 
 
 class Maps:
-    """Mapped shard files of one store; the last ones stay mapped, for spans of one layer are read one after the other.
+    """Mapped shard files of one store; the last ones stay mapped,
+    for spans of one layer are read one after the other.
 
     Args:
         size: bytes of shards that stay mapped at most.
@@ -78,8 +79,11 @@ class Maps:
         self._kept: OrderedDict[str, _Shard] = OrderedDict()
         self._guard = threading.Lock()
 
-    def chunk(self, path: str, number: int, n_chunks: int, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-        """Read-only view [rows, neurons] of inner chunk ``number`` on the mapped shard file; it keeps the map open.
+    def chunk(
+        self, path: str, number: int, n_chunks: int, shape: tuple[int, int], dtype: np.dtype
+    ) -> np.ndarray:
+        """Read-only view [rows, neurons] of inner chunk ``number`` on the mapped shard file;
+        it keeps the map open.
 
         Where no more files can be mapped the shard is read instead.
 
@@ -125,7 +129,9 @@ class Maps:
 
 
 class _Shard(NamedTuple):
-    """A shard's bytes and the (offset, length) of its chunks; ``version`` tells whether the file is still this one."""
+    """A shard's bytes and the (offset, length) of its chunks;
+    ``version`` tells whether the file is still this one.
+    """
 
     version: tuple[int, int, int]
     whole: Any

@@ -1,7 +1,8 @@
 """The skeleton of a store: everything but the activations themselves, whole before it is seen.
 
-A new store is a skeleton that is renamed into place. A store grows (more prompts) by a second skeleton of the greater size
-whose files replace the first one's: all of them are one chunk per array, so the names are the same and none is left over.
+A new store is a skeleton that is renamed into place. A store grows (more prompts) by a second skeleton of the
+greater size whose files replace the first one's: all of them are one chunk per array, so the names are the
+same and none is left over.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from relact.store.seal import files_below, seal
 GROWTH = "ready~grow"  # a skeleton that shall replace the store's, complete and durable
 VERIFY = "run `relact verify`"
 COMPRESSED = BloscCodec(cname="zstd", clevel=blocks.COMPRESSION, shuffle="bitshuffle")
-KEYS: Any = {"name": "default", "separator": "."}  # all shards of a site in one folder: one fsync makes a block durable
+# all shards of a site in one folder: one fsync makes a block durable
+KEYS: Any = {"name": "default", "separator": "."}
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Blueprint:
     """What a new store is made of.
 
     Attributes:
-        tables: ``identify`` and ``test`` prompts with the columns of `schema.PROMPT_TEXT` and ``n_tokens``; ``test`` also
-            has ``answers`` (lists of strings).
+        tables: ``identify`` and ``test`` prompts with the columns of `schema.PROMPT_TEXT` and ``n_tokens``;
+            ``test`` also has ``answers`` (lists of strings).
         widths: neurons per layer of every captured site.
         compress: bitshuffle and zstd on every inner chunk: smaller, slower, not mappable.
     """
@@ -90,7 +92,9 @@ def build(path: Path, blueprint: Blueprint) -> None:
 
 
 def promise_growth(path: Path, store: Path) -> None:
-    """The skeleton at ``path`` shall replace that of ``store``: from here on a crash is finished by `apply_growth`."""
+    """The skeleton at ``path`` shall replace that of ``store``:
+    from here on a crash is finished by `apply_growth`.
+    """
     durable.sync_tree(path)
     ready = durable.aside_of(store) / GROWTH
     os.rename(path, ready)
@@ -98,7 +102,9 @@ def promise_growth(path: Path, store: Path) -> None:
 
 
 def apply_growth(store: Path) -> None:
-    """Move the promised files into place, the root's zarr.json last; safe to repeat after a crash anywhere in it."""
+    """Move the promised files into place, the root's zarr.json last;
+    safe to repeat after a crash anywhere in it.
+    """
     ready = durable.aside_of(store) / GROWTH
     if not ready.is_dir():
         return
@@ -167,7 +173,9 @@ def inner_codecs(array: zarr.Array) -> list[Any]:
 
 
 def is_plain(array: zarr.Array, lay: Layout) -> bool:
-    """Whether the array's shards are the bytes that `mmap` expects: uncompressed, in our layout, index at the end."""
+    """Whether the array's shards are the bytes that `mmap` expects: uncompressed, in our layout,
+    index at the end.
+    """
     expected = {
         "name": "sharding_indexed",
         "configuration": {

@@ -1,8 +1,9 @@
 """Verify: every committed byte against its recorded checksum, the structure against the schema.
 
-Three kinds of files, three witnesses: shards by their block's commit record, commit records by their own checksum, all the
-rest by the seal of the folder they belong to (the root, or a stage). The root's zarr.json is checked first, then the
-metadata: where these are damaged, nothing that they describe can be judged, so the blocks wait for their repair.
+Three kinds of files, three witnesses: shards by their block's commit record, commit records by their own
+checksum, all the rest by the seal of the folder they belong to (the root, or a stage). The root's zarr.json
+is checked first, then the metadata: where these are damaged, nothing that they describe can be judged, so the
+blocks wait for their repair.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Problem:
 
     Attributes:
         file: relative to the store.
-        group: where it belongs: ``activations/<site>``, ``scores``, ``masks/<name>``, ...; empty for the root.
+        group: where it belongs: ``activations/<site>``, ``scores``, ``masks/<name>``, ...; empty for the
+            root.
         site, block, layer: of a damaged shard; a damaged commit record has a block only.
         repair: the command that makes it anew.
     """
@@ -80,11 +82,15 @@ class Verdict:
 
     def damaged_stages(self) -> list[str]:
         """Results to compute again, such as ``masks/top-400``."""
-        return sorted({problem.group for problem in self.problems if problem.group.split("/")[0] not in ("", *OWN)})
+        return sorted(
+            {problem.group for problem in self.problems if problem.group.split("/")[0] not in ("", *OWN)}
+        )
 
     def damaged_skeleton(self) -> bool:
         """Whether prompts, coordinates or metadata of the capture are damaged."""
-        return any(problem.block is None and problem.group.split("/")[0] in ("", *OWN) for problem in self.problems)
+        return any(
+            problem.block is None and problem.group.split("/")[0] in ("", *OWN) for problem in self.problems
+        )
 
     def repairs(self) -> list[str]:
         """Commands to run, in order, each once."""
@@ -112,7 +118,10 @@ def verify(path: str | Path, *, workers: int = READERS, progress: Progress = sil
         listed = {}
     verdict.files, verdict.bytes = 1, len(raw)
     _compare(
-        root, [Expected(sum_, Problem("", name, _group(name), capture)) for name, sum_ in listed.items()], verdict, 1
+        root,
+        [Expected(sum_, Problem("", name, _group(name), capture)) for name, sum_ in listed.items()],
+        verdict,
+        1,
     )
     expected = list(_stages(root, verdict))
     if not verdict.damaged_skeleton():
@@ -136,7 +145,9 @@ def _group(name: str) -> str:
 
 
 def _stages(root: Path, verdict: Verdict) -> Iterator[Expected]:
-    """Files of every sealed group that is not part of the skeleton; damaged zarr.json files go to ``verdict``."""
+    """Files of every sealed group that is not part of the skeleton;
+    damaged zarr.json files go to ``verdict``.
+    """
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and folder.name not in OWN)
     while folders:
         folder = folders.pop(0)
@@ -193,7 +204,9 @@ def _shards(root: Path, capture: str, verdict: Verdict) -> list[Expected]:
     return expected
 
 
-def _compare(root: Path, expected: list[Expected], verdict: Verdict, workers: int, progress: Progress = silent) -> None:
+def _compare(
+    root: Path, expected: list[Expected], verdict: Verdict, workers: int, progress: Progress = silent
+) -> None:
     """Read the files and add what differs to ``verdict``, in their order."""
 
     def one(item: Expected) -> tuple[int, str | None]:
@@ -201,8 +214,13 @@ def _compare(root: Path, expected: list[Expected], verdict: Verdict, workers: in
         try:
             size, found = path.stat().st_size, hexadecimal(durable.checksum_of(path))
         except OSError as error:
-            return 0, "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        return size, None if found == item.checksum else f"damaged: its checksum is {found}, recorded {item.checksum}"
+            return 0, "missing" if isinstance(
+                error, FileNotFoundError
+            ) else f"cannot be read ({error.strerror})"
+        return (
+            size,
+            None if found == item.checksum else f"damaged: its checksum is {found}, recorded {item.checksum}",
+        )
 
     total = sum(_size(root / item.problem.file) for item in expected)
     done = 0

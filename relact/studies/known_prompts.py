@@ -22,7 +22,8 @@ def known(
     device: str = "auto",
     progress: Progress = silent,
 ) -> pd.DataFrame:
-    """The prompt table with only those identification prompts that the model answers correctly; test prompts stay.
+    """The prompt table with only those identification prompts that the model answers correctly;
+    test prompts stay.
 
     Args:
         model: what `models.loading.load` accepts, or an already loaded model.
@@ -42,7 +43,9 @@ def known(
     for relation, count in counts.items():
         if count < 2:
             what = f"answers {count} of its {(identify['relation'] == relation).sum()} identification prompts"
-            raise InputError(f"{loaded.id} {what}", where=f"relation {relation}", fix="drop it, or give more --shots")
+            raise InputError(
+                f"{loaded.id} {what}", where=f"relation {relation}", fix="drop it, or give more --shots"
+            )
     if per_relation is not None:
         right = right.groupby("relation", sort=False).head(per_relation)
     keep = np.isin(prompts.index, right.index) | (prompts["split"] != IDENTIFY)

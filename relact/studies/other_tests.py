@@ -19,7 +19,8 @@ def asked_otherwise(store: str | Path | Store, options: PromptOptions) -> pd.Dat
     """Test prompts about the same held-out facts in another language or with the other templates.
 
     Args:
-        options: shots, test size and seed are those of the store's own prompts, so that the same facts are held out.
+        options: shots, test size and seed are those of the store's own prompts, so that the same facts are
+            held out.
 
     Raises:
         InputError: the store's relations are not bundled ones, or none has this language.

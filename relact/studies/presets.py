@@ -1,4 +1,6 @@
-"""Recipes: the options of every step of a study, and those of a published one. Nothing heavy is imported here."""
+"""Recipes: the options of every step of a study, and those of a published one.
+Nothing heavy is imported here.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ def repeat(
 
     Args:
         like: a store, packed or not; path or URL.
-        model: where the model is, when it is not where the store says; its fingerprint must be the recorded one.
+        model: where the model is, when it is not where the store says; its fingerprint must be the recorded
+            one.
         ablation: the one to repeat; the first by default.
 
     Raises:
@@ -59,7 +60,9 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
     names = store.children(schema.ABLATIONS)
     if not names or (ablation and ablation not in names):
         known = ", ".join(names) or "none"
-        raise InputError(f"no ablation {ablation or ''} to repeat", where=store.path, fix=f"there are: {known}")
+        raise InputError(
+            f"no ablation {ablation or ''} to repeat", where=store.path, fix=f"there are: {known}"
+        )
     record = store.ablation_record(ablation or names[0])
     mask = record.masks[0]
     plain = mask.statistic == schema.AVERAGE_PRECISION and mask.sites == tuple(capture.sites)

@@ -85,7 +85,8 @@ def run(
         sources: as of `relact.prompts`, or a prompt table.
         model, store: as in `capture`.
         k: neurons per relation to switch off; the preset's, or 400.
-        preset: a published study's settings (`presets`); options of a step that are given here take the place of its own.
+        preset: a published study's settings (`presets`); options of a step that are given here take the place
+            of its own.
         prompts, capture, scores, ablate: options of those steps.
     """
     recipe = recipe_of(preset, k=k, prompts=prompts, capture=capture, scores=scores, ablate=ablate)
@@ -127,10 +128,11 @@ def follow(
 def forecast(
     recipe: Recipe, model: str | LoadedModel, table: pd.DataFrame, store: str | Path | None = None
 ) -> list[Plan]:
-    """What `follow` with the same arguments would write and need, step by step; the model is loaded and timed.
+    """What `follow` with the same arguments would write and need, step by step;
+    the model is loaded and timed.
 
-    Nothing is written. What a ``store`` holds already is left out of the capture's plan. Where a recipe keeps only the
-    prompts that the model answers, the plans are those of all prompts.
+    Nothing is written. What a ``store`` holds already is left out of the capture's plan. Where a recipe keeps
+    only the prompts that the model answers, the plans are those of all prompts.
     """
     loaded, capture = load(model), recipe.capture
     tests = table[table["split"] == schema.TEST]
@@ -151,4 +153,8 @@ def table_of(sources: Iterable[str | Path | Relation] | pd.DataFrame, recipe: Re
     """The prompts of a study."""
     if isinstance(sources, pd.DataFrame):
         return sources
-    return published(list(sources), recipe.prompts) if recipe.published else build(load_all(sources), recipe.prompts)
+    return (
+        published(list(sources), recipe.prompts)
+        if recipe.published
+        else build(load_all(sources), recipe.prompts)
+    )

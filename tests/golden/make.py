@@ -1,4 +1,5 @@
-"""Made the stores of this folder, once, when format 1 was fixed. They are never made again: every later version must open them.
+"""Made the stores of this folder, once, when format 1 was fixed. They are never made again:
+every later version must open them.
 
 python tests/golden/make.py FOLDER
 """
@@ -17,7 +18,9 @@ from relact.scoring import masks, score
 
 
 def make(folder: Path) -> None:
-    """``plain.zarr``, grown once in the middle of a block, and ``compressed.zarr``; both scored, with a mask."""
+    """``plain.zarr``, grown once in the middle of a block, and ``compressed.zarr``; both scored,
+    with a mask.
+    """
     plain = sample.full(folder / "plain.zarr", 6)
     sample.capture(prepare.append(plain, sample.intake(9)))
     sample.full(folder / "compressed.zarr", 9, dtype="float32", compress=True)

@@ -1,4 +1,5 @@
-"""Hostile packages: every case is refused in one line, with nothing written outside the target and nothing left behind.
+"""Hostile packages: every case is refused in one line, with nothing written outside the target
+and nothing left behind.
 
 The fuzz test runs 1,500 inputs; ``RELACT_FUZZ=20000 pytest tests/hostile -k fuzz`` runs the full count.
 """
@@ -90,7 +91,9 @@ def test_a_link(package, tmp_path):
         if entry.filename == "link":
             entry.external_attr = (stat.S_IFLNK | 0o777) << 16
 
-    assert "link" in refused(archive(tmp_path / "p.zarr.zip", [*package.items(), ("link", b"/etc")], link), tmp_path)
+    assert "link" in refused(
+        archive(tmp_path / "p.zarr.zip", [*package.items(), ("link", b"/etc")], link), tmp_path
+    )
 
 
 def test_duplicate_names(package, tmp_path):
@@ -131,14 +134,20 @@ AP = "scores/mlp.up/average_precision"
 FORGERIES = {
     "a huge shape": lambda d: node(d, AP).update(shape=[2, 3, 10**12]),
     "a negative shape": lambda d: node(d, AP).update(shape=[2, 3, -1]),
-    "a huge chunk": lambda d: node(d, AP)["chunk_grid"]["configuration"].update(chunk_shape=[1, 10**6, 10**6]),
-    "an unknown codec": lambda d: node(d, AP)["codecs"].append({"name": "numcodecs.pickle", "configuration": {}}),
+    "a huge chunk": lambda d: node(d, AP)["chunk_grid"]["configuration"].update(
+        chunk_shape=[1, 10**6, 10**6]
+    ),
+    "an unknown codec": lambda d: node(d, AP)["codecs"].append(
+        {"name": "numcodecs.pickle", "configuration": {}}
+    ),
     "an unknown data type": lambda d: node(d, AP).update(data_type="object"),
     "another data type": lambda d: node(d, AP).update(data_type="float64"),
     "labels that are numbers": lambda d: node(d, "scores/mlp.up/relation").update(
         data_type="float64", fill_value="NaN"
     ),
-    "neurons that the model lacks": lambda d: node(d, "activations/mlp.up/activation").update(shape=[16, 3, 45]),
+    "neurons that the model lacks": lambda d: node(d, "activations/mlp.up/activation").update(
+        shape=[16, 3, 45]
+    ),
     "more prompts than there are": lambda d: d["attributes"]["relact"]["prompts"]["identify"].update(n=10**9),
     "a block of no rows": lambda d: d["attributes"]["relact"]["capture"].update(block=0),
     "sites that are numbers": lambda d: d["attributes"]["relact"]["capture"].update(sites=[1, 2]),
@@ -184,7 +193,9 @@ def test_scripts_and_markup_in_names_are_only_text(tiny_study):
 
 
 def test_fuzzed_metadata(package, tmp_path):
-    """Values and bytes changed at random, checksums made valid again: opened and asked, or refused; nothing else."""
+    """Values and bytes changed at random, checksums made valid again: opened and asked, or refused;
+    nothing else.
+    """
     generator = random.Random(0)
     folder = tmp_path / "p.zarr"
     for name, raw in package.items():
