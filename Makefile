@@ -50,7 +50,7 @@ build: setup
 	$(BIN)/python -m build --outdir dist .
 
 look: setup
-	$(BIN)/python tests/browser.py demo/report.html
+	$(BIN)/python tests/helpers/browser.py demo/report.html
 
 .venv/.bench: $(STAMP)
 	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

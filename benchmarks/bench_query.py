@@ -52,7 +52,8 @@ def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> 
         capture=schema.CaptureRecord(tuple(widths), "mean", "float16", len(rows), 2048, True),
         prompts={split: {"n": len(rows), "digest": ""} for split in (schema.IDENTIFY, schema.TEST)},
     )
-    made = local.create(path, manifest, {schema.IDENTIFY: table, schema.TEST: table}, n_layers, widths)
+    tables = {schema.IDENTIFY: table, schema.TEST: table}
+    made = local.create(path, skeleton.Blueprint(manifest, tables, n_layers, widths))
     random = np.random.default_rng(0)
     buffer = made.buffer()
     for site, width in widths.items():
@@ -61,9 +62,10 @@ def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> 
                 site, layer, np.arange(len(rows)), random.standard_normal((len(rows), width), np.float32)
             )
     made.write_block(0, buffer)
-    with made.stage(schema.SCORES, {"relations": names, "negatives": None}) as group:
+    record = schema.ScoresRecord(tuple(names), None, None, "0" * 32, "0" * 32)
+    with made.stage(schema.SCORES, record.to_attributes()) as group:
         for site, lay in made.layouts.items():
-            for array in score.create_arrays(group.create_group(site), lay, names, score.STATISTICS):
+            for array in score.create_arrays(group.create_group(site), lay, names, schema.STATISTICS):
                 array[:] = random.beta(2, 20, array.shape).astype(np.float32)
     for k in (10, 100, 1000, 3000):
         masks.select(made, k=k)

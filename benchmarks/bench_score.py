@@ -200,7 +200,7 @@ def end_to_end(prompts: int, layers: int, relations: int, workers: int, rounds: 
         shutil.rmtree(path / "scores")
         budget = memory.ScoreShape(lay, relations, len(STORED), workers).memory(lay.span)
         code = (  # not ru_maxrss: that of a process starts from its parent's
-            "import re, sys; from pathlib import Path; from relact.score import score; "
+            "import re, sys; from pathlib import Path; from relact.scoring.score import score; "
             "score(sys.argv[1], workers=int(sys.argv[2]), memory=int(sys.argv[3])); "
             r"print(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])"
         )

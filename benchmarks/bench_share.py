@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from servers import Plain, Ranged, serving
 
 from relact import schema

@@ -35,6 +35,7 @@ import zarr
 from relact import durable, plan, schema
 from relact.store import layout, local
 from relact.store.reading import Store
+from relact.store.skeleton import Blueprint
 from relact.store.verify import READERS, verify
 
 SITE = "mlp.up"
@@ -71,7 +72,7 @@ def create(
         schema.CaptureRecord((SITE,), "mean", "float16", layout.BLOCK, 2048, True),
         {split: {"n": len(table), "digest": ""} for split, table in tables.items()},
     )
-    return local.create(path, manifest, tables, n_layers, {SITE: WIDTH}, compress)
+    return local.create(path, Blueprint(manifest, tables, n_layers, {SITE: WIDTH}, compress))
 
 
 def write(store: Store, values: np.ndarray) -> None:

@@ -188,7 +188,8 @@ class MaskRecord:
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> MaskRecord:
         """Parse what `to_attributes` gave; `StoreError` when something is missing."""
-        values = _known(cls, raw, where, lists=("sites",))
+        before = {"kind": "top", "fdr": None}  # what masks were that do not say it
+        values = _known(cls, {**before, **raw}, where, lists=("sites",))
         return cls(**{**values, "scores": ScoresRecord.from_attributes(values["scores"], where)})
 
 

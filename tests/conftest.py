@@ -12,14 +12,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 
 import pandas as pd
 import pytest
-import tiny
+from helpers import tiny
 
 import relact
 from relact.cli import app
 from relact.models import loading
 from relact.relations import prompts as prompt_tables
 from relact.relations import sources, table
-from relact.store.reading import Store
+from relact.store.local import LocalStore
 
 RELATIONS = ("country_capital", "adj_comparative", "word_first_letter")
 
@@ -40,7 +40,7 @@ def prompts() -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def study(
     smollm2: loading.LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
-) -> Store:
+) -> LocalStore:
     """A finished study: captured in three blocks as float32, scored, selected, ablated.
     Tests must not change it.
     """
@@ -112,7 +112,7 @@ def the_command(
 @pytest.fixture(scope="session")
 def tiny_study(
     tiny_folder: Path, tiny_prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
-) -> Store:
+) -> LocalStore:
     """A finished study of the tiny model, all sites in four blocks of float16. Tests must not change it."""
     path = tmp_path_factory.mktemp("tiny-study") / "study.zarr"
     capture, ablate = relact.CaptureOptions(sites="all", block=5), relact.AblateOptions(seeds=(0, 1))

@@ -18,9 +18,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tiny
 import torch
 import transformers
+from helpers import tiny
 from torch import Tensor
 from torch.nn import functional as F
 

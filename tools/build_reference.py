@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from relact.app import app
 
 import relact
-from relact.cli import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 INTRO = """# Reference
@@ -28,7 +28,7 @@ def build() -> str:
     """The page as text."""
     group: Any = typer.main.get_command(app.app)
     commands = [command(name, found) for name, found in sorted(group.commands.items())]
-    functions = [function(name) for name in sorted(relact.__all__)]
+    functions = [function(name) for name in sorted(set(relact.__all__) - {"errors", "kernels"})]
     parts = [
         INTRO,
         "## Commands",
@@ -61,8 +61,7 @@ def command(name: str, found: Any) -> str:
 
 def function(name: str) -> str:
     """Signature and docstring of one public name."""
-    found = getattr(relact, name)
-    target = getattr(found, relact._MODULES[name]) if name in relact._MODULES else found
+    target = getattr(relact, name)
     text = inspect.getdoc(target) or ""
     shown = f"class relact.{name}" if inspect.isclass(target) else f"relact.{name}{_signature(target)}"
     return f"### relact.{name}\n\n```python\n{shown}\n```\n\n```text\n{text}\n```"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -76,10 +77,14 @@ def _on_cluster(client: Any, function: Function, job: Any, tasks: Sequence[Task]
     left, held = set(calls.values()), set[int]()
     while left:
         try:
-            for call, result in as_completed(
-                list(calls), client.loop, with_results=True, timeout=PATIENCE_SECONDS
-            ):
+            completed = as_completed(list(calls), client.loop, with_results=True, timeout=PATIENCE_SECONDS)
+            for call, result in completed:
                 number = calls.pop(call)
+                if isinstance(result, CancelledError):  # lost with the worker that had it
+                    again = client.submit(function, shared, tasks[number], pure=False)
+                    calls[again] = number
+                    completed.add(again)
+                    continue
                 if number in left:
                     left.remove(number)
                     collect(tasks[number], result)

@@ -1,0 +1,316 @@
+"""Ablation gives the verdicts of the straightforward way: one condition at a time, plain hooks,
+``generate``.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from helpers import victims
+
+from relact import schema
+from relact.ablating import ablate, answers, conditions
+from relact.ablating.perplexity import plain_text
+from relact.errors import IdentityError, InputError
+from relact.models import loading
+from relact.models.hooks import visit
+from relact.relations import prompts as tables
+from relact.relations import sources, verdict
+from relact.scoring import masks
+from relact.store import local
+
+MODULES = {"mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.down": "down_proj"}
+
+
+def straightforward(loaded, text, off):
+    """Greedy two tokens with the neurons of ``off`` zeroed by plain forward hooks."""
+    handles = []
+    for site, mask in off.items():
+        for layer, block in enumerate(loaded.model.model.layers):
+            columns = torch.from_numpy(mask[layer])
+
+            def hook(module, inputs, output, columns=columns):
+                return output.masked_fill(columns, 0)
+
+            handles.append(getattr(block.mlp, MODULES[site]).register_forward_hook(hook))
+    ids = loaded.tokenizer(text, return_tensors="pt")
+    with torch.inference_mode():
+        out = loaded.model.generate(**ids, max_new_tokens=2, do_sample=False)
+    for handle in handles:
+        handle.remove()
+    return loaded.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def test_verdicts_and_texts_equal_plain_generate(study, smollm2):
+    tests = study.prompts(schema.TEST)
+    result = study.dataset("ablations/top-200").load()
+    relations, chosen = masks.read(study, "top-200")
+    off = {"intact": {}, "random-1": masks.random_matched(chosen, 1)}
+    off |= {name: {site: mask[at] for site, mask in chosen.items()} for at, name in enumerate(relations)}
+    assert set(off) < set(result["condition"].values)
+    for condition, neurons in off.items():
+        for row, test in tests[::2].iterrows():
+            text = straightforward(smollm2, test.text, neurons)
+            stored = result.sel(condition=condition, prompt=row)
+            said = str(stored["generated"].values)
+            assert text == said or (text.startswith(said) and not verdict.is_correct(said, test.answers))
+            assert bool(stored["correct"]) == verdict.is_correct(text, test.answers)
+
+
+def test_accuracy_is_the_mean_of_the_verdicts_per_relation(study):
+    result = study.dataset("ablations/top-200").load()
+    relation_of = study.prompts(schema.TEST).relation.to_numpy()
+    for relation in study.relations():
+        expected = result["correct"].values[:, relation_of == relation].mean(axis=1)
+        np.testing.assert_allclose(result["accuracy"].sel(relation=relation).values, expected, rtol=1e-6)
+    assert result.attrs["k"] == 200 and result.attrs["mode"] == "zero"
+    assert list(result.attrs["seeds"]) == [0, 1] and result.attrs["match"] == "prefix"
+
+
+def test_logits_differ_inside_and_are_bit_identical_afterwards(study, smollm2):
+    ids = torch.tensor([smollm2.tokenizer("The capital of France is")["input_ids"]])
+    _, chosen = masks.read(study, "top-200")
+    off = {site: torch.from_numpy(mask[0]) for site, mask in chosen.items()}
+
+    def zero(site, layer, values):
+        return values.masked_fill(off[site][layer], 0)
+
+    with torch.inference_mode():
+        before = smollm2.model(ids).logits
+        with visit(smollm2.model, list(off), zero):
+            inside = smollm2.model(ids).logits
+        after = smollm2.model(ids).logits
+    assert not torch.equal(before, inside)
+    assert torch.equal(before, after)
+
+
+def test_results_are_reused(study, smollm2, monkeypatch):
+    monkeypatch.setattr(loading, "encode", lambda *_, **__: pytest.fail("computed again"))
+    again = ablate.ablate(study, mask="top-200", model=smollm2, seeds=[0, 1])
+    assert again["accuracy"].shape == (6, 3)
+
+
+@pytest.fixture
+def copied(study, tmp_path):
+    """A copy of the finished study that may be changed."""
+    shutil.copytree(study.path, tmp_path / "s.zarr")
+    return local.open(tmp_path / "s.zarr")
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_killed_ablation_goes_on_where_it_was(copied, smollm2, monkeypatch):
+    options = {"mask": "top-200", "model": smollm2, "seeds": [], "name": "killed"}
+    expected = ablate.ablate(copied, **{**options, "name": "whole"}).load()
+    local.drop(copied.path, "ablations/whole")
+    local.drop(copied.path, "ablations/top-200")
+    steps: list[int] = []
+
+    def stop(stage, done, total, unit):
+        steps.append(done)
+        if len(steps) == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        ablate.ablate(copied, **options, progress=stop)
+    journal = copied.path.with_name(".s.zarr.killed.jsonl")
+    with journal.open("a") as file:
+        file.write('{"cut": {"0"')  # as a crash in the middle of a line leaves it
+    assert not copied.has("ablations/killed")
+    again: list[int] = []
+    result = ablate.ablate(
+        copied, **options, progress=lambda stage, done, total, unit: again.append(done)
+    ).load()
+    assert again[0] > steps[1]
+    xr.testing.assert_identical(result, expected)
+    assert not journal.exists()
+
+
+def test_what_another_ablation_of_the_store_found_is_not_computed_again(copied, smollm2, monkeypatch):
+    before = copied.dataset("ablations/top-200").load()
+    monkeypatch.setattr(
+        answers, "decode", lambda loaded, tokens, conditions, *_, todo, **__: todo.any() and pytest.fail()
+    )
+    fewer = ablate.ablate(copied, mask="top-200", model=smollm2, seeds=[1], name="fewer").load()
+    xr.testing.assert_equal(fewer["generated"], before["generated"].sel(condition=fewer["condition"]))
+
+
+def test_a_sweep_has_a_dimension_k_and_equals_its_parts(copied, smollm2):
+    result = ablate.ablate(copied, k=[50, 200], model=smollm2, seeds=[0, 1]).load()
+    assert dict(result["correct"].sizes) == {"k": 2, "condition": 6, "prompt": 18}
+    assert result["k"].values.tolist() == [50, 200]
+    alone = copied.dataset("ablations/top-200").load()
+    xr.testing.assert_equal(result["correct"].sel(k=200, drop=True), alone["correct"])
+    xr.testing.assert_equal(result["accuracy"].sel(k=200, drop=True), alone["accuracy"])
+    assert not result["accuracy"].sel(k=50, drop=True).equals(alone["accuracy"])
+
+
+def twin(loaded, text, condition, last):
+    """Text of two greedy tokens by plain hooks, without a cache;
+    overrides at all tokens or from the prompt's end on.
+    """
+    ids = loaded.tokenizer(text)["input_ids"]
+    start = len(ids)
+    for _ in range(2):
+        handles = []
+        for site, off in condition.off.items():
+            for layer, block in enumerate(loaded.model.model.layers):
+                new = torch.from_numpy(
+                    np.asarray(condition.values.get(site, np.zeros(off.shape))[layer])
+                ).float()
+                columns = torch.from_numpy(off[layer])
+
+                def hook(module, inputs, output, columns=columns, new=new):
+                    output = output.clone()
+                    first = start - 1 if last else 0
+                    output[:, first:, columns] = new[columns]
+                    return output
+
+                handles.append(getattr(block.mlp, MODULES[site]).register_forward_hook(hook))
+        with torch.inference_mode():
+            ids = [*ids, int(loaded.model(torch.tensor([ids])).logits[0, -1].argmax())]
+        for handle in handles:
+            handle.remove()
+    return loaded.tokenizer.decode(ids[start:], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(("mode", "tokens"), [("zero", "last"), ("on_p50", "all"), ("resample", "last")])
+def test_every_mode_and_choice_of_tokens_equals_its_twin(copied, smollm2, mode, tokens):
+    result = ablate.ablate(copied, mask="top-200", model=smollm2, seeds=[], mode=mode, tokens=tokens).load()
+    assert (result.attrs["mode"], result.attrs["tokens"]) == (mode, tokens)
+    tests = copied.prompts(schema.TEST)
+    for condition in conditions.of_mask(copied, "top-200", seeds=[], mode=mode)[1:]:
+        for row in (0, 13):
+            text = twin(smollm2, tests.text[row], condition, tokens == "last")
+            stored = result.sel(condition=condition.name, prompt=row)
+            assert text.startswith(str(stored["generated"].values))
+            assert bool(stored["correct"]) == verdict.is_correct(text, tests.answers[row])
+
+
+def test_replacements_are_what_they_are_called(study):
+    activations = {site: study.dataset(f"activations/{site}")["activation"].values for site in study.layouts}
+    relation_of = study.prompts(schema.IDENTIFY).relation.to_numpy()
+    relation = study.relations()[1]
+    own = relation_of == relation
+    expected = {
+        "mean": lambda values: values.mean(axis=0),
+        "off_mean": lambda values: values[~own].mean(axis=0),
+        "on_p50": lambda values: np.percentile(values[own], 50, axis=0),
+        "on_p90": lambda values: np.percentile(values[own], 90, axis=0),
+    }
+    for mode, twin_of in expected.items():
+        found = conditions.replacements(study, mode, list(study.layouts), relation)
+        for site, values in activations.items():
+            np.testing.assert_allclose(found[site], twin_of(values), rtol=1e-4, atol=1e-6)
+    found = conditions.replacements(study, "resample", list(study.layouts), relation)
+    donors = [
+        np.flatnonzero((values == found[site]).all(axis=(1, 2))) for site, values in activations.items()
+    ]
+    assert len({int(donor[0]) for donor in donors}) == 1 and not own[donors[0][0]]
+    assert conditions.replacements(study, "zero", ["mlp.up"], relation) == {}
+    with pytest.raises(InputError, match=r"unknown mode 'ap'.*on_p50"):
+        conditions.replacements(study, "ap", ["mlp.up"], relation)
+
+
+def test_other_test_prompts(copied, smollm2):
+    other = tables.prompts(
+        [sources.load("country_capital")[0]], shots=3, per_relation=12, test_size=6, paraphrase=True
+    )
+    result = ablate.ablate(
+        copied, mask="top-200", model=smollm2, seeds=[0], tests=other, name="paraphrase"
+    ).load()
+    assert set(result["relation_of"].values) == {"country_capital"} and result.sizes["relation"] == 1
+    asked = other[other["split"] == "test"].reset_index(drop=True)
+    assert result.sizes["prompt"] == len(asked)
+    assert straightforward(smollm2, asked.text[0], {}).startswith(
+        str(result["generated"].sel(condition="intact")[0].values)
+    )
+
+
+def test_another_model_is_refused(study, tiny_folder):
+    with pytest.raises(IdentityError, match="the store records model fingerprint"):
+        ablate.ablate(study, mask="top-200", model=str(tiny_folder), name="other", seeds=[7])
+
+
+def test_mask_or_k_but_not_both(study):
+    for options in ({}, {"mask": "top-200", "k": 3}):
+        with pytest.raises(InputError, match="exactly one"):
+            ablate.ablate(study, **options)
+
+
+def test_steps_of_a_sweep_override_only_what_a_k_adds(copied, smollm2):
+    result = ablate.ablate(copied, k=[50, 200], model=smollm2, seeds=[]).load()
+    small, large = (conditions.of_mask(copied, f"top-{k}", seeds=[]) for k in (50, 200))
+    added = {one.name: one for one in conditions.added(small, large)}
+    tests = copied.prompts(schema.TEST)
+    assert {one.name: sum(off.sum() for off in one.off.values()) for one in added.values()} == dict.fromkeys(
+        copied.relations(), 150
+    )
+    for row in (0, 8, 17):
+        own = tests.relation[row]
+        text = twin(smollm2, tests.text[row], added[own], last=False)
+        assert text.startswith(str(result["step_generated"].sel(k=200, prompt=row).values))
+        assert bool(result["step_correct"].sel(k=200, prompt=row)) == verdict.is_correct(
+            text, tests.answers[row]
+        )
+    relation_of = xr.DataArray(tests.relation.to_numpy(), dims="prompt")
+    first = (
+        result["correct"].sel(k=50, drop=True).sel(condition=relation_of, prompt=result["prompt"], drop=True)
+    )
+    assert np.array_equal(result["step_correct"].sel(k=50).values, first.values)
+
+
+def test_perplexity_is_that_of_plain_transformers(copied, smollm2):
+    result = ablate.ablate(copied, mask="top-200", model=smollm2, seeds=[], perplexity=True).load()
+    for name, off in {"intact": {}, **dict(list(zip(*read_off(copied), strict=True))[:1])}.items():
+        losses, n = 0.0, 0
+        handles = [
+            block.mlp.get_submodule(MODULES[site]).register_forward_hook(
+                zeroing(torch.from_numpy(mask[layer]))
+            )
+            for site, mask in off.items()
+            for layer, block in enumerate(smollm2.model.model.layers)
+        ]
+        for text in plain_text():
+            ids = smollm2.tokenizer(text.strip(), return_tensors="pt")["input_ids"]
+            with torch.inference_mode():
+                losses += float(smollm2.model(ids, labels=ids).loss) * (ids.shape[1] - 1)
+            n += ids.shape[1] - 1
+        for handle in handles:
+            handle.remove()
+        assert float(result["perplexity"].sel(condition=name)) == pytest.approx(np.exp(losses / n), rel=5e-4)
+
+
+def zeroing(columns):
+    return lambda module, inputs, output: output.masked_fill(columns, 0)
+
+
+def read_off(store):
+    """Relation names, and the mask of each as {site: bool [layer, neuron]}."""
+    relations, chosen = masks.read(store, "top-200")
+    return relations, [{site: mask[at] for site, mask in chosen.items()} for at in range(len(relations))]
+
+
+def test_test_prompts_about_subjects_that_identified_neurons_are_refused(copied, smollm2, prompts):
+    leaking = prompts[prompts["split"] == "identify"].assign(split="test")
+    with pytest.raises(InputError, match="36 test subjects are also identification subjects"):
+        ablate.ablate(copied, mask="top-200", model=smollm2, seeds=[], tests=leaking)
+
+
+def test_an_ablation_stays_below_its_planned_memory(study, tmp_path):
+    shutil.copytree(study.path, tmp_path / "s.zarr")
+    context = victims.context()
+    told = context.Queue()
+    child = context.Process(target=victims.ablated, args=(tmp_path / "s.zarr", told))
+    child.start()
+    child.join(300)
+    assert child.exitcode == 0
+    planned, peak = told.get()
+    print(f"planned {planned}, peak {peak}")
+    assert peak <= planned <= 3 * peak

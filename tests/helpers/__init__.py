@@ -1,0 +1,1 @@
+"""What tests share: tiny models, small stores, servers, processes that are killed."""

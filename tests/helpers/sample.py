@@ -1,0 +1,112 @@
+"""Small stores made without a model: a value is a function of prompt, site, layer and neuron,
+so a test knows what must be there.
+
+Two sites of different widths, one of them with two inner chunks per shard; blocks of four prompts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from relact import schema
+from relact.capturing.prepare import Intake, describe
+from relact.store import local
+from relact.store.local import LocalStore
+from relact.store.skeleton import Blueprint
+
+WIDTHS = {"mlp.gate": 706, "attn.k": 24}
+LAYERS = 2
+BLOCK = 4
+MODEL = schema.ModelRecord("sample", None, "f0", "float32", "llama")
+
+
+def table(n: int, start: int = 0, split: str = schema.IDENTIFY) -> pd.DataFrame:
+    """Prompts number ``start`` to ``start + n`` of a split, as a store takes them."""
+    numbers = range(start, start + n)
+    rows = {
+        "text": [f"{split} question {number} — ?" for number in numbers],
+        "relation": [("size", "colour", "Größe")[number % 3] for number in numbers],
+        "subject": [f"{split} {number}" for number in numbers],
+        "object": [str(number) for number in numbers],
+        "template": "question {} — ?",
+        "language": "en",
+        "n_tokens": [3 + number % 5 for number in numbers],
+    }
+    frame = pd.DataFrame(rows)
+    if split == schema.TEST:
+        frame[schema.ANSWERS] = [[str(number), f"no. {number}"][: 1 + number % 2] for number in numbers]
+    return frame
+
+
+def intake(n: int, *, dtype: str = "float16", n_test: int = 3, compress: bool = False) -> Intake:
+    """What a capture of ``n`` prompts would start from; its tokens are never run."""
+    tables = {schema.IDENTIFY: table(n), schema.TEST: table(n_test, split=schema.TEST)}
+    settings = schema.CaptureRecord(tuple(WIDTHS), "mean", dtype, BLOCK, 64, True)
+    manifest = schema.Manifest(
+        MODEL, "t0", settings, describe(tables), {"relact": "0"}, "2026-01-01T00:00:00+00:00"
+    )
+    return Intake(Blueprint(manifest, tables, LAYERS, WIDTHS, compress), [[1]] * n)
+
+
+def make(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) -> LocalStore:
+    """A new store of ``n`` prompts without any block."""
+    return local.create(path, intake(n, dtype=dtype, compress=compress).blueprint)
+
+
+def values(site: str, rows: Iterable[int]) -> np.ndarray:
+    """float64 [row, layer, neuron]: exact in float16."""
+    row, layer, neuron = np.ix_(list(rows), range(LAYERS), range(WIDTHS[site]))
+    return ((row * 131 + layer * 57 + neuron * 7 + WIDTHS[site]) % 509) / 8 - 30
+
+
+def capture(store: LocalStore, blocks: Iterable[int] | None = None) -> LocalStore:
+    """Write and commit the given blocks, or all that are missing, as a capture does."""
+    with local.writing(store):
+        buffer = store.buffer()
+        for block in store.missing_blocks() if blocks is None else blocks:
+            first, stop = store.rows_of(block)
+            rows = np.arange(store.load_block(block, buffer), stop)
+            for site in WIDTHS:
+                for layer in range(LAYERS):
+                    buffer.put(site, layer, rows - first, values(site, rows)[:, layer].astype(store.dtype))
+            store.write_block(block, buffer)
+            buffer.clear()
+    return store
+
+
+def full(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) -> LocalStore:
+    """A complete store."""
+    return capture(make(path, n, dtype=dtype, compress=compress))
+
+
+def read(store: LocalStore, site: str) -> np.ndarray:
+    """[row, layer, neuron] through `LocalStore.columns`, as scoring reads."""
+    lay = store.layouts[site]
+    spans = range(0, lay.width, lay.span)
+    layers = [
+        np.concatenate(
+            [np.concatenate(store.columns(site, layer, at, at + lay.span)) for at in spans], axis=1
+        )
+        for layer in range(lay.n_layers)
+    ]
+    return np.stack(layers, axis=1)
+
+
+def files(path: Path) -> dict[str, bytes]:
+    """Every file of a store by its relative name."""
+    return {
+        file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()
+    }
+
+
+def without_time(contents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Files of a store with the time of its making, and the root's own checksum of that, taken out."""
+
+    root = json.loads(contents["zarr.json"])
+    root["attributes"]["relact"]["created"] = root["attributes"]["checksums"]["this_file"] = ""
+    return {**contents, "zarr.json": json.dumps(root).encode()}

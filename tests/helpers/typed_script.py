@@ -1,0 +1,67 @@
+"""Every public name as the README and the docs use it; never run, checked by ``mypy --strict`` in test_public.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import relact
+
+
+def study(folder: Path) -> None:
+    """Make one."""
+    prompts = relact.prompts(["starter"], shots=5, per_relation=100)
+    store = relact.capture("smollm2", prompts, folder / "study.zarr", sites=["mlp.gate"], memory="8GiB")
+    relact.score(store, negatives=4)
+    name: str = relact.select(store, k=400)
+    relact.combine(store, name, ("country_capital", "country_currency"))
+    result = relact.ablate(store, mask=name, seeds=range(3))
+    print(result["accuracy"].sel(condition="intact"), store.describe()["neurons"])
+    made: relact.Study = relact.run(
+        ["starter"],
+        store=folder / "again.zarr",
+        k=400,
+        prompts=relact.PromptOptions(shots=5),
+        capture=relact.CaptureOptions(dtype="float32"),
+        scores=relact.ScoreOptions(workers=2),
+        ablate=relact.AblateOptions(perplexity=True),
+    )
+    print(made.store.path, made.effects().own, made.ablation["correct"])
+    relact.repeat(made.store, folder / "third.zarr")
+    relact.stream("smollm2", prompts, "s3://bucket/study.zarr", licence="cc-by-4.0").missing_blocks()
+
+
+def questions(path: str) -> None:
+    """Ask one."""
+    tree = relact.open(path)
+    print(tree["scores/mlp.gate"]["average_precision"])
+    best = relact.top(path, relation="country_capital", n=20)
+    relact.write_table(best, "best.md")
+    relact.neuron(path, "mlp.gate", 12, 345).head()
+    relact.activations(path, "mlp.gate", 12, 345).head()
+    relact.extremes(path, "mlp.gate", 12, 345, n=3).head()
+    print(relact.overlap(path, "top-400")["shared"], relact.stability(path, k=400)["survival"])
+    relact.agreement(path, "other.zarr", k=400).head()
+    relact.moved(path, "other.zarr", relation="country_capital").head()
+    result = tree["ablations/top-400"].to_dataset()
+    found = relact.evidence(result)
+    relact.influences(found).head()
+    relact.cumulativity(result).head()
+    print(relact.effects(result).own, relact.kernels.lape(best.to_numpy()))
+
+
+def others(path: str) -> None:
+    """Share one."""
+    store: relact.Store = relact.open_store(path)
+    print(store.manifest.model.id, relact.verify(path).ok)
+    print(relact.pack(path, "study.zarr.zip").sha256, relact.unpack("study.zarr.zip", "copy.zarr").path)
+    relact.push(path, "s3://bucket/study.zarr")
+    relact.pull("s3://bucket/study.zarr", "copy.zarr")
+    print([listed.location for listed in relact.stores()])
+    relact.export(store, "masks.json", "json", mask="top-400")
+    relact.import_scores(path, "expertise/")
+    relact.report(store, "report.html", figures="figures")
+    print(relact.charts(store)["ablation"])
+    try:
+        relact.open_store("nowhere.zarr")
+    except relact.errors.StoreError as error:
+        print(error)

@@ -1,0 +1,5 @@
+"""Imported by the server of `victims`: what it has done, no process that comes from it does again."""
+
+from helpers import victims
+
+victims.warm()

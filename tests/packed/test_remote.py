@@ -1,0 +1,350 @@
+"""Stores opened where they lie: static servers, an S3-compatible server, a hub; few requests,
+clear errors.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import servers
+from helpers.servers import Broken, Hub, Plain, Ranged, serving
+
+from relact.analysis import query
+from relact.cli import app
+from relact.errors import InputError, StoreError
+from relact.packed import archive, urls
+from relact.packed.store import open_store
+from relact.sharing.pack import pack
+from relact.sharing.publish import pull, push
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and no credentials of this machine."""
+    monkeypatch.setenv("RELACT_CACHE", str(tmp_path / "cache"))
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def web(tiny_study, study, tmp_path_factory):
+    """A folder to serve, with small and large packages of both forms."""
+    folder = tmp_path_factory.mktemp("web")
+    pack(tiny_study.path, folder / "tiny.zarr.zip", activations=True)
+    pack(tiny_study.path, folder / "tiny.zarr", activations=True)
+    pack(study.path, folder / "study.zarr.zip")
+    pack(study.path, folder / "study.zarr")
+    return folder
+
+
+def same_answers(url, store):
+    for relation in store.relations():
+        ours, theirs = (query.top(one, relation=relation, n=20) for one in (url, store))
+        pd.testing.assert_frame_equal(ours, theirs, check_dtype=False)
+
+
+@pytest.mark.parametrize("handler", [Plain, Ranged])
+@pytest.mark.parametrize("name", ["study.zarr", "study.zarr.zip"])
+def test_a_static_server_is_enough(web, study, handler, name):
+    with serving(handler, web) as server:
+        same_answers(f"{server.url}/{name}", study)
+        data = query.open(f"{server.url}/{name}")["scores/mlp.down"]["off_mean"]
+        assert np.array_equal(data.values, study.dataset("scores/mlp.down")["off_mean"].values)
+
+
+@pytest.mark.parametrize(
+    ("handler", "name", "requests"),
+    [(Plain, "study.zarr", 6), (Ranged, "study.zarr", 6), (Ranged, "study.zarr.zip", 4)],
+)
+def test_top_20_takes_a_handful_of_requests_and_less_than_2_percent_of_the_bytes(
+    web, study, handler, name, requests
+):
+    path = web / name
+    size = (
+        path.stat().st_size
+        if path.is_file()
+        else sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    )
+    with serving(handler, web) as server:
+        query.top(f"{server.url}/{name}", relation="country_capital", n=20)
+    moved = (
+        f"{name}: {len(server.paths)} requests, {server.bytes:,} of {size:,} bytes, {server.bytes / size:.2%}"
+    )
+    print(moved)
+    assert len(server.paths) <= requests, server.paths
+    assert server.bytes < 0.02 * size, moved
+
+
+@pytest.mark.parametrize(("name", "requests"), [("study.zarr", 12), ("study.zarr.zip", 9)])
+def test_the_whole_tree_opens_with_few_requests(web, name, requests):
+    with serving(Ranged, web) as server:
+        tree = query.open(f"{server.url}/{name}")
+        assert tree["masks/top-200/mlp.gate"]["mask"].dims == ("relation", "layer", "neuron")
+        assert len(server.paths) <= requests, server.paths
+
+
+def test_what_was_read_once_is_not_fetched_again(web, study, cache):
+    with serving(Plain, web) as server:
+        url = f"{server.url}/study.zarr"
+        same_answers(url, study)
+        query.neuron(url, "mlp.up", 3, 4)
+        before = len(server.paths)
+        same_answers(url, study)
+        query.neuron(url, "mlp.up", 3, 4)
+        opened = 1 + len(study.relations())
+        assert server.paths[before:] == ["/study.zarr/zarr.json"] * opened
+        for kept in cache.rglob("*"):
+            if kept.is_file():
+                kept.write_bytes(b"spoilt")
+        same_answers(url, study)
+
+
+def test_the_cache_stays_within_its_bound(web, cache, monkeypatch):
+    from relact.packed import package
+
+    monkeypatch.setattr(package, "CACHE_BYTES", 10_000)
+    with serving(Plain, web) as server:
+        for _ in range(3):
+            with serving(Plain, web) as other:
+                query.neuron(f"{other.url}/tiny.zarr", "mlp.up", 0, 0)
+        query.top(f"{server.url}/tiny.zarr", relation="size")
+    assert len(list((cache / "stores").iterdir())) <= 3
+
+
+def test_activations_are_read_in_parts(web, tiny_study):
+    with serving(Ranged, web) as server:
+        for name in ("tiny.zarr", "tiny.zarr.zip"):
+            shared = open_store(f"{server.url}/{name}")
+            assert shared.missing_blocks() == []
+            ours, theirs = (store.columns("mlp.gate", 1, 0, 44) for store in (shared, tiny_study))
+            assert all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_an_archive_on_a_server_without_ranges_is_fetched_whole_only_when_small(web, tiny_study, monkeypatch):
+    with serving(Plain, web) as server:
+        same_answers(f"{server.url}/tiny.zarr.zip", tiny_study)
+        monkeypatch.setattr(archive, "WHOLE", 1000)
+        with pytest.raises(StoreError, match=r"tiny\.zarr\.zip.*more than 1000"):
+            open_store(f"{server.url}/tiny.zarr.zip")
+
+
+def test_spaces_and_letters_in_addresses(tiny_study, tmp_path):
+    folder = tmp_path / "my störe"
+    folder.mkdir()
+    pack(tiny_study.path, folder / "a b.zarr.zip")
+    with serving(Ranged, tmp_path) as server:
+        same_answers(f"{server.url}/my%20st%C3%B6re/a%20b.zarr.zip", tiny_study)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("403/s.zarr", "access is forbidden"),
+        ("401/s.zarr.zip", "access is forbidden"),
+        ("404/s.zarr", "no such file"),
+        ("404/s.zarr.zip", "no such file"),
+        ("500/s.zarr", "the server answered 500"),
+        ("cut/s.zarr", "the answer was cut off"),
+        ("slow/s.zarr", "no answer within 0.5 seconds"),
+    ],
+)
+def test_a_server_that_does_not_answer_well_is_one_line(path, message):
+    with serving(Broken) as server:
+        started = time.monotonic()
+        with pytest.raises(StoreError, match=message) as caught:
+            open_store(f"{server.url}/{path}", timeout=0.5)
+        assert server.url in str(caught.value) and "\n" not in str(caught.value)
+        assert time.monotonic() - started < 10
+
+
+def test_a_server_that_is_not_there():
+    with pytest.raises(StoreError, match="cannot be reached"):
+        open_store("http://127.0.0.1:9/s.zarr", timeout=2)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ftp://host/s.zarr", "cannot open ftp://"),
+        ("http:///s.zarr", "no host"),
+        ("https://host/s.zarr?token=1", "with \\? or #"),
+        ("hf://models/me/x", "not a data set"),
+        ("hf://datasets/justone", "not a data set"),
+    ],
+)
+def test_addresses_that_mean_nothing(url, message):
+    with pytest.raises(InputError, match=message):
+        open_store(url)
+
+
+def test_truncated_packages(web, tmp_path):
+    whole = (web / "tiny.zarr.zip").read_bytes()
+    (tmp_path / "cut.zarr.zip").write_bytes(whole[: len(whole) // 2])
+    folder = tmp_path / "cut.zarr"
+    folder.mkdir()
+    (folder / "zarr.json").write_bytes((web / "tiny.zarr" / "zarr.json").read_bytes()[:-100])
+    with serving(Ranged, tmp_path) as server:
+        for name in ("cut.zarr.zip", "cut.zarr"):
+            with pytest.raises(StoreError, match="cut off"):
+                open_store(f"{server.url}/{name}")
+
+
+def test_one_file_that_is_cut_or_changed_is_named(web, tmp_path):
+    import shutil
+
+    shutil.copytree(web / "tiny.zarr", tmp_path / "s.zarr")
+    chunk = tmp_path / "s.zarr" / "scores" / "mlp.up" / "on_p90" / "c" / "0" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+    with serving(Plain, tmp_path) as server:
+        opened = open_store(f"{server.url}/s.zarr")
+        with pytest.raises(StoreError, match=r"scores/mlp\.up/on_p90/c/0/0/0: damaged: its checksum"):
+            opened.dataset("scores/mlp.up")["on_p90"].load()
+
+
+def test_an_unpacked_store_on_a_server_is_explained(tiny_study):
+    with serving(Plain, tiny_study.path.parent) as server, pytest.raises(StoreError, match="relact pack"):
+        open_store(f"{server.url}/study.zarr")
+
+
+# --- object stores
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny.zarr.zip", "tiny.zarr"])
+def test_pushed_to_an_object_store_queried_there_and_pulled(bucket, tiny_study, tmp_path, name):
+    url = f"s3://neurons/some/where/{name}"
+    assert push(tiny_study.path, url, activations=True) == url
+    keys = [one["Key"] for one in bucket.list_objects_v2(Bucket="neurons")["Contents"]]
+    assert all(key.startswith("some/where/tiny.zarr") for key in keys)
+    same_answers(url, tiny_study)
+    pull(url, tmp_path / "again.zarr")
+    for path in tiny_study.path.rglob("*"):
+        if path.is_file() and path.name != "zarr.json":
+            assert (
+                tmp_path / "again.zarr" / path.relative_to(tiny_study.path)
+            ).read_bytes() == path.read_bytes()
+
+
+def test_the_root_of_a_folder_is_published_last(bucket, tiny_study, monkeypatch):
+    put, order = urls.Place.put, []
+
+    def noted(self, key, data):
+        order.append(key)
+        put(self, key, data)
+
+    monkeypatch.setattr(urls.Place, "put", noted)
+    push(tiny_study.path, "s3://neurons/tiny.zarr")
+    assert order[-1] == "zarr.json" and "scores/zarr.json" in order[:-1]
+
+
+def test_top_20_from_an_object_store_moves_less_than_2_percent(bucket, web, monkeypatch):
+    moved = []
+    for kind in ("get", "part"):
+        inner = getattr(urls.Place, kind)
+
+        def counted(self, *arguments, inner=inner):
+            moved.append(len(raw := inner(self, *arguments)))
+            return raw
+
+        monkeypatch.setattr(urls.Place, kind, counted)
+    tail = urls.Place.tail
+    monkeypatch.setattr(
+        urls.Place, "tail", lambda self, *a: (moved.append(len((r := tail(self, *a))[0])), r)[1]
+    )
+    push(web / "study.zarr.zip", "s3://neurons/study.zarr.zip")
+    query.top("s3://neurons/study.zarr.zip", relation="country_capital", n=20)
+    size = (web / "study.zarr.zip").stat().st_size
+    print(f"s3: {len(moved)} requests, {sum(moved):,} of {size:,} bytes, {sum(moved) / size:.2%}")
+    assert len(moved) <= 4 and sum(moved) < 0.02 * size
+
+
+def test_missing_buckets_and_objects_are_one_line(bucket):
+    for url in ("s3://neurons/none.zarr", "s3://neurons/none.zarr.zip", "s3://no-such-bucket/s.zarr"):
+        with pytest.raises(StoreError, match=f"{url}.*no such file"):
+            open_store(url)
+
+
+def test_an_archive_is_kept_when_its_name_says_so_and_its_checksum_is_asked(bucket, tiny_study, tmp_path):
+    packed = pack(tiny_study.path, tmp_path / "tiny.zarr.zip")
+    push(packed.path, "s3://neurons/tiny.zarr.zip")
+    with pytest.raises(StoreError, match="SHA-256 is"):
+        pull("s3://neurons/tiny.zarr.zip", tmp_path / "copy.zarr.zip", sha256="0" * 64)
+    assert not (tmp_path / "copy.zarr.zip").exists()
+    pull("s3://neurons/tiny.zarr.zip", tmp_path / "copy.zarr.zip", sha256=packed.sha256)
+    assert (tmp_path / "copy.zarr.zip").read_bytes() == packed.path.read_bytes()
+
+
+def test_only_places_that_take_files_are_pushed_to(tiny_study):
+    with pytest.raises(InputError, match="cannot publish"):
+        push(tiny_study.path, "https://host/s.zarr")
+
+
+# --- the hub
+# ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub on loopback, and a token for it."""
+    import huggingface_hub.constants as constants
+
+    with serving(Hub) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        yield server
+
+
+@pytest.mark.parametrize("name", ["tiny.zarr.zip", "tiny.zarr"])
+def test_a_data_set_on_the_hub(hub, tiny_study, tmp_path, name):
+    url = f"hf://datasets/me/neurons/{name}"
+    push(tiny_study.path, url)
+    same_answers(url, tiny_study)
+    pull(url, tmp_path / "again.zarr")
+    assert any(
+        path.endswith("/datasets/me/neurons/resolve/main/README.md") or "README.md" in path
+        for path in hub.paths
+    )
+    reads = [path for path in hub.paths if f"/resolve/main/{name}" in path]
+    assert reads and all(path.endswith("Bearer hf_secret") for path in reads)
+    with pytest.raises(StoreError, match="no such file"):
+        open_store("hf://datasets/me/neurons/none.zarr")
+
+
+# --- commands
+# ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_take_addresses(web, tmp_path, capsys, monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["relact", *map(str, arguments)])
+        try:
+            app.main()
+        except SystemExit as end:
+            code = end.code or 0
+        else:
+            code = 0
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    with serving(Ranged, web) as server:
+        url = f"{server.url}/tiny.zarr.zip"
+        code, out, _ = run("top", url, "--relation", "size", "-n", 2, "--json")
+        assert code == 0 and out.count('"average_precision"') == 2
+        assert run("info", url)[0] == run("neuron", url, "mlp.up", 0, 1)[0] == 0
+        assert run("pull", url, tmp_path / "s.zarr")[0] == 0 and run("info", tmp_path / "s.zarr")[0] == 0
+        code, _, err = run("top", f"{server.url}/none.zarr.zip", "--relation", "size")
+        assert code == 1 and err.count("\n") == 1 and "no such file" in err
+
+
+__all__ = ["servers"]

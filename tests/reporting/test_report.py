@@ -1,0 +1,231 @@
+"""The tables behind a report against the store, the figures as files, and text that must stay text."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import relact
+from relact import colours, kernels
+from relact.analysis import compare, query
+from relact.errors import InputError, StoreError
+from relact.reporting import figures
+from relact.reporting import gather as gathering
+from relact.reporting.page import render
+
+
+@pytest.fixture(scope="module")
+def gathered(study):
+    return gathering.gather(study)
+
+
+@pytest.fixture(scope="module")
+def plain(study):
+    """The study as plain xarray sees it."""
+    return xr.open_datatree(study.path, engine="zarr", consolidated=False).load()
+
+
+def test_accuracies_are_those_of_the_store(gathered, plain):
+    accuracy = plain["ablations/top-200"]["accuracy"] * 100
+    table = gathered.accuracy.set_index(["condition", "relation"])
+    for relation in gathered.relations:
+        intact = float(accuracy.sel(condition="intact", relation=relation))
+        for condition in gathered.relations:
+            found = float(accuracy.sel(condition=condition, relation=relation))
+            assert table.loc[(condition, relation), "accuracy"] == pytest.approx(found, abs=1e-4)
+            assert table.loc[(condition, relation), "drop"] == pytest.approx(intact - found, abs=1e-4)
+        random = float(accuracy.sel(condition=["random-0", "random-1"], relation=relation).mean())
+        assert table.loc[("random", relation), "accuracy"] == pytest.approx(random, abs=1e-4)
+    assert len(table) == 3 * 4
+
+
+def test_several_k_in_one_group_are_a_sweep(gathered):
+    random = np.random.default_rng(0)
+    names = ["a", "b"]
+    accuracy = xr.DataArray(
+        random.random((2, 4, 2)),
+        dims=("k", "condition", "relation"),
+        coords={"k": [10, 100], "condition": ["intact", "a", "b", "random-0"], "relation": names},
+    )
+
+    class Fake:
+        def children(self, group):
+            return ["sweep"]
+
+        def dataset(self, group):
+            return accuracy.to_dataset(name="accuracy")
+
+    choices, table, sweep = gathering._ablations(Fake())
+    assert {name: found["k"] for name, found in choices.items()} == {
+        "sweep, k = 10": 10,
+        "sweep, k = 100": 100,
+    }
+    gap = [found["own"] - found["other"] for found in choices.values()]
+    assert gap == sorted(gap, reverse=True)
+    drop = 100 * (accuracy.sel(condition="intact") - accuracy)
+    rows = sweep.set_index(["k", "relation", "whose"])["drop"]
+    for k in (10, 100):
+        assert rows[k, "a", "own"] == pytest.approx(float(drop.sel(k=k, condition="a", relation="a")))
+        assert rows[k, "b", "other"] == pytest.approx(float(drop.sel(k=k, condition="a", relation="b")))
+        assert rows[k, "all", "random"] == pytest.approx(float(drop.sel(k=k, condition="random-0").mean()))
+    assert len(table) == 2 * 3 * 2
+
+
+def test_layers_and_overlaps_count_the_mask(gathered, plain, study):
+    masks = {site: plain[f"masks/top-200/{site}"]["mask"].values for site in study.layouts}
+    for site in ("all", *masks):
+        chosen = list(masks.values()) if site == "all" else [masks[site]]
+        counts = sum(mask.sum(axis=2) for mask in chosen)
+        table = gathered.layers[gathered.layers.site == site].pivot(
+            index="relation", columns="layer", values="neurons"
+        )
+        np.testing.assert_array_equal(table.loc[gathered.relations], counts)
+    whole = gathered.overlap[gathered.overlap.site == "all"].pivot(
+        index="relation", columns="other", values="shared"
+    )
+    shared = compare.overlap(study, "top-200")["shared"]
+    np.testing.assert_array_equal(whole.loc[gathered.relations, gathered.relations], shared)
+
+
+def test_histograms_hold_every_neuron_and_the_null_is_that_of_the_counts(gathered, plain):
+    values = np.concatenate(
+        [plain[f"scores/{site}"]["average_precision"].values.reshape(3, -1) for site in gathered.sites], 1
+    )
+    null = kernels.average_precision_null(12, 36, gathering.DRAWS, seed=0)
+    for at, relation in enumerate(gathered.relations):
+        table = gathered.histogram[
+            (gathered.histogram.relation == relation) & (gathered.histogram.site == "all")
+        ]
+        counts = np.histogram(values[at], np.linspace(0, 1, gathering.BINS + 1))[0]
+        np.testing.assert_array_equal(table.neurons, counts)
+        assert table.neurons.sum() == 109_440 and table.chance.sum() == pytest.approx(109_440, abs=1)
+        row = gathered.nulls.iloc[at]
+        assert (row.positives, row.prompts) == (12, 36) and row.chance == pytest.approx(null.mean())
+        found = kernels.false_discovery(kernels.p_values(values[at], null), gathering.FALSE).sum()
+        assert row.found == found
+
+
+def test_listed_neurons_are_the_best_and_their_prompts_the_extremes(gathered, study):
+    for relation in gathered.relations:
+        best = query.top(study, relation=relation, n=gathering.LISTED)
+        listed = gathered.neurons.sort_values(relation, ascending=False, kind="stable").head(gathering.LISTED)
+        np.testing.assert_allclose(listed[relation], best.average_precision, atol=1e-4)
+        down = query.top(study, relation=relation, n=gathering.LISTED_BY_SITE, sites="mlp.down")
+        keys = set(zip(gathered.neurons.site, gathered.neurons.layer, gathered.neurons.neuron, strict=True))
+        assert keys >= set(zip(down.site, down.layer, down.neuron, strict=True))
+    for detail in gathered.details[:5]:
+        site, layer, neuron = gathered.neurons.loc[detail["row"], ["site", "layer", "neuron"]]
+        expected = query.extremes(study, site, int(layer), int(neuron), n=gathering.PROMPTS)
+        assert detail["most"] + detail["least"] == expected.prompt.tolist()
+        texts = [gathered.prompts[at]["text"] for at in detail["most"] + detail["least"]]
+        assert texts == expected.text.tolist()
+
+
+def test_figures_are_written_in_every_format(gathered, tmp_path):
+    names = ["ablation", "overlap", "growth", "layers", "distribution"]
+    drawn = figures.charts(gathered)
+    assert list(drawn) == names
+    written = figures.save({"ablation": drawn["ablation"]}, tmp_path / "new" / "figures")
+    assert [path.name for path in written] == ["ablation.png", "ablation.svg", "ablation.pdf"]
+    starts = (b"\x89PNG", b"<svg", b"%PDF")
+    assert all(path.read_bytes().startswith(start) for path, start in zip(written, starts, strict=True))
+    texts = "".join(ET.fromstring(written[1].read_bytes()).itertext())
+    for relation in gathered.relations:
+        assert texts.count(relation) >= 2  # a row and a column
+    table = gathered.accuracy.query("condition == relation")
+    assert all(figures._signed(-drop) in texts for drop in table["drop"])
+
+
+@pytest.mark.parametrize("look", [figures.LIGHT, figures.DARK], ids=["light", "dark"])
+def test_values_in_cells_can_be_read(look):
+    for colour in (look.loss, look.gain):
+        turn = figures._turn(look, colour)
+        for share in np.linspace(0, 1, 101):
+            text = look.strong if share >= turn else look.plain
+            assert colours.contrast(colours.mix(look.even, colour, share), text) >= 4.4, (colour, share)
+    assert colours.contrast(look.ink, look.paper) > 12
+
+
+def test_a_notebook_draws_the_charts(study):
+    drawn = relact.charts(study)["overlap"]
+    assert any("vega" in kind or "vega" in text for kind, text in drawn._repr_mimebundle_(None, None).items())
+
+
+class Tags(HTMLParser):
+    """Collects (tag, attributes) and the text of the page's scripts and the rest."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.scripts, self.text, self.inside = [], [], [], None
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts[-1] += data
+        else:
+            self.text.append(data)
+
+
+def test_the_page_is_one_file(gathered):
+    text = render(gathered)
+    page = Tags()
+    page.feed(text)
+    assert len(text.encode()) < 2_000_000
+    outside = [a for _, a in page.tags if "src" in a or ("href" in a and not a["href"].startswith("#"))]
+    assert not outside and len(page.scripts) == 3
+    data = json.loads(page.scripts[0])
+    assert data["relations"] == gathered.relations and set(data["uses"]) == set(data["columns"]) - {"sweep"}
+    assert "one false discovery in 100 is allowed" in " ".join(page.text)
+    assert re.search(
+        r"Switching off a relation's own best 200 neurons costs it \d+\.\d points", " ".join(page.text)
+    )
+
+
+def test_the_command(command, study, tmp_path):
+    code, out, _ = command("report", study.path, "-o", tmp_path / "r.html", "--json")
+    assert code == 0 and json.loads(out)["written"] == [str(tmp_path / "r.html")]
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    assert command("report", study.path)[0] == 2
+    code, _, err = command("report", study.path, "-o", tmp_path / "nowhere" / "r.html")
+    assert code == 1 and "cannot be written" in err and err.count("\n") == 1
+    code, _, err = command("report", study.path, "-o", tmp_path / "r.html", "--mask", "best")
+    assert code == 1 and "no mask 'best', there are: top-200" in err
+
+
+def test_a_store_that_is_only_scored_has_a_report(tiny_folder, tiny_prompts, tmp_path):
+    store = relact.score(relact.capture(str(tiny_folder), tiny_prompts, tmp_path / "s.zarr"))
+    gathered = gathering.gather(store)
+    assert not gathered.choices and gathered.mask == "top 360"
+    text = render(gathered)
+    assert "none was switched off yet" in text and 'id="f-ablation"' not in text and 'id="f-layers"' in text
+
+
+def test_a_store_without_scores_is_refused(tiny_folder, tiny_prompts, tmp_path):
+    store = relact.capture(str(tiny_folder), tiny_prompts, tmp_path / "s.zarr")
+    with pytest.raises(StoreError, match="relact score"):
+        gathering.gather(store)
+    with pytest.raises(InputError, match="no mask"):
+        gathering.gather(relact.score(store), mask="none")
+
+
+def test_tables_have_the_columns_that_are_documented(gathered):
+    for name in ("accuracy", "sweep", "overlap", "growth", "layers", "histogram", "nulls"):
+        documented = re.search(rf"^ +{name}: ([^.;]*)", gathering.Study.__doc__, re.M).group(1)
+        columns = [part.split(" (")[0].strip() for part in re.sub(r"\([^)]*\)", "", documented).split(",")]
+        table: pd.DataFrame = getattr(gathered, name)
+        assert list(table.columns) == columns, name

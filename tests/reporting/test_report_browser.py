@@ -1,0 +1,218 @@
+"""The report in a real browser: drawn without an error or a request, its controls work,
+hostile text stays text.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from helpers import browser as browsers
+from playwright.sync_api import expect
+
+import relact
+from relact.analysis import query
+
+EVIL = ["<script>window.owned = 1</script>", '"><img src=x onerror="window.owned = 1">']
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless chromium; a missing one is a failure, not a skip."""
+    try:
+        with browsers.chromium() as started:
+            yield started
+    except browsers.Missing as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def open_report(browser):
+    """Open a report and wait until it is drawn; afterwards: nothing said, nothing asked."""
+    visits = []
+
+    def open_file(path, size="desktop", scheme="light"):
+        visits.append(browsers.visit(browser, path, size, scheme))
+        return visits[-1]
+
+    yield open_file
+    for visit in visits:
+        visit.page.close()
+        assert visit.problems() == []
+
+
+@pytest.fixture(scope="module")
+def report(study, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    relact.report(study, path)
+    return path
+
+
+def test_everything_is_drawn(open_report, report, study):
+    visit = open_report(report)
+    page = visit.page
+    visit.keep("desktop")
+    assert visit.undrawn() == []
+    marks = {"ablation": 3 * 5, "overlap": 3 * 2, "layers": 3 * 30, "distribution": 50}
+    for figure, least in marks.items():
+        assert page.locator(f"#f-{figure} svg .mark-rect path").count() >= least, figure
+    assert page.locator("#f-growth svg .mark-line path").count() >= 3
+    cells = page.locator("#f-ablation svg .mark-text text").all_text_contents()
+    assert any(cell.endswith("%") for cell in cells)
+    best = query.top(study, relation="country_capital", n=1).iloc[0]
+    first = page.locator("#neurons tbody tr").first.locator("td").all_inner_texts()
+    assert first[1:5] == [best.site, str(best.layer), str(best.neuron), f"{best.average_precision:.4f}"]
+
+
+def test_choosing_a_relation_and_a_site(open_report, report, study):
+    visit = open_report(report)
+    page = visit.page
+    before = page.locator("#f-distribution svg .mark-rect").first.inner_html()
+    page.select_option("#relation", "word_first_letter")
+    page.select_option("#site", "mlp.down")
+    assert page.locator("#h-neurons").inner_text() == "The best neurons of word_first_letter"
+    assert visit.signal("distribution", "relation") == "word_first_letter"
+    assert [visit.signal(figure, "site") for figure in ("distribution", "overlap", "layers")] == [
+        "mlp.down"
+    ] * 3
+    assert page.locator("#f-distribution svg .mark-rect").first.inner_html() != before
+    best = query.top(study, relation="word_first_letter", n=20, sites="mlp.down")
+    shown = page.locator("#neurons tbody tr td:nth-child(5)").all_inner_texts()
+    assert shown == [f"{value:.4f}" for value in best.average_precision]
+    assert set(page.locator("#neurons tbody tr td:nth-child(2)").all_inner_texts()) == {"mlp.down"}
+
+
+def test_sorting_searching_and_opening_a_neuron_by_keyboard(open_report, report, study):
+    visit = open_report(report)
+    page = visit.page
+    page.get_by_role("button", name="layer").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#neurons th[aria-sort]").get_attribute("aria-sort") == "descending"
+    layers = [int(text) for text in page.locator("#neurons tbody tr td:nth-child(3)").all_inner_texts()]
+    assert layers == sorted(layers, reverse=True) and len(layers) == 20
+    page.locator("#more").click()
+    assert page.locator("#neurons tbody tr").count() == 120
+    best = query.top(study, relation="country_capital", n=1).iloc[0]
+    page.fill("#search", f"{best.site} {best.layer} {best.neuron}")
+    assert (
+        page.locator("#neurons tbody tr").count() == 1 and page.locator("#found").inner_text() == "1 listed"
+    )
+    page.locator("#neurons button.open").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#neurons button.open").get_attribute("aria-expanded") == "true"
+    most = query.extremes(study, best.site, int(best.layer), int(best.neuron), n=4)
+    detail = page.locator("#neurons .detail").inner_text()
+    assert all(text.strip().splitlines()[-1] in detail for text in most.text)
+    visit.keep("neuron")
+    page.fill("#search", "mlp.gate 3 77777")
+    assert "relact neuron STORE mlp.gate 3 77777" in page.locator("#found").inner_text()
+
+
+def test_the_numbers_of_a_figure_can_be_read_and_sorted(open_report, report):
+    visit = open_report(report)
+    page = visit.page
+    details = page.locator("details.numbers[data-figure=ablation]")
+    details.locator("summary").click()
+    expect(details.locator("tbody tr")).to_have_count(3 * 5)
+    details.get_by_role("button", name="change").click()
+    values = [float(text) for text in details.locator("tbody td:nth-child(5)").all_inner_texts()]
+    assert values == sorted(values, reverse=True)
+    overlap = page.locator("details.numbers[data-figure=overlap]")
+    overlap.locator("summary").click()
+    expect(overlap.locator("tbody tr")).to_have_count(3 * 2)
+    page.select_option("#site", "mlp.up")
+    expect(overlap.locator("tbody tr")).to_have_count(3 * 2)
+
+
+def test_light_and_dark(open_report, report):
+    visit = open_report(report, scheme="dark")
+    page = visit.page
+    visit.keep("dark")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(ground) == "rgb(1, 4, 9)"
+    page.select_option("#relation", "adj_comparative")
+    page.click("#theme")
+    page.wait_for_selector("html[data-drawn=light]")
+    assert page.evaluate(ground) == "rgb(244, 246, 248)"
+    assert visit.signal("distribution", "relation") == "adj_comparative"  # the choice survives
+    assert page.locator("#theme").inner_text() == "Dark"
+
+
+def test_a_phone_needs_no_sideways_scrolling(open_report, report):
+    visit = open_report(report, size="phone")
+    page = visit.page
+    visit.keep("phone")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    sizes = "[...document.querySelectorAll('main p, td, th, select')].map((e) => parseFloat(getComputedStyle(e).fontSize))"
+    assert min(page.evaluate(sizes)) >= 13
+
+
+@pytest.fixture(scope="module")
+def hostile(tiny_folder, tmp_path_factory):
+    """A sweep of a tiny model on relations, subjects and texts that are markup."""
+    rows = [
+        {
+            "text": f"{relation}</script><script>window.owned = 1</script> {number}",
+            "relation": relation,
+            "subject": f"<b onclick='window.owned = 1'>{number}</b>",
+            "object": "</pre><iframe src='https://example.org'>",
+            "answers": [str(number)],
+            "template": "{}",
+            "language": "en",
+            "split": "identify" if number < 8 else "test",
+            "shots": 0,
+        }
+        for relation in EVIL
+        for number in range(11)
+    ]
+    folder = tmp_path_factory.mktemp("hostile")
+    store = relact.score(relact.capture(str(tiny_folder), pd.DataFrame(rows), folder / "s.zarr"))
+    for k in (4, 16, 64):
+        relact.ablate(store, k=k, seeds=[0])
+    relact.report(store, folder / "report.html")
+    return folder / "report.html"
+
+
+def test_hostile_text_stays_text(open_report, hostile):
+    visit = open_report(hostile)
+    page = visit.page
+    assert page.locator("#f-sweep svg .mark-line path").count() == 3
+    assert page.locator("#relation option").all_inner_texts() == EVIL
+    page.select_option("#relation", EVIL[1])
+    page.locator("#neurons button.open").first.click()
+    for details in page.locator("details").all():
+        if "numbers" in (details.get_attribute("class") or ""):
+            details.locator("summary").click()
+    page.locator("#f-ablation svg .mark-text text").nth(2).hover()
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    assert EVIL[0] in page.locator("#vg-tooltip-element").inner_text()
+    assert "<b onclick" not in page.locator("#neurons .detail").inner_html()
+    assert page.evaluate("window.owned") is None
+    assert (
+        page.evaluate("document.images.length + document.querySelectorAll('iframe, [onclick]').length") == 0
+    )
+
+
+def test_an_ablation_can_be_chosen_from_a_sweep(open_report, hostile):
+    visit = open_report(hostile)
+    page = visit.page
+    options = page.locator("#choice option").all_inner_texts()
+    assert sorted(options) == ["top-16", "top-4", "top-64"]
+    page.select_option("#choice", "top-64")
+    assert visit.signal("ablation", "choice") == "top-64"
+    assert "own best 64 neurons" in page.locator("#lead").inner_text()
+    page.select_option("[data-signal=swept]", EVIL[0])
+    assert visit.signal("sweep", "swept") == EVIL[0]
+
+
+def test_the_check_that_the_demo_gets(browser, report, tmp_path):
+    assert browsers.check(browser, report) == []
+    broken = tmp_path / "broken.html"
+    text = report.read_text()
+    broken.write_text(
+        text.replace("img-src data: blob:", "img-src *").replace(
+            "<footer>", "<footer><img src='https://example.org/x.png'>"
+        )
+    )
+    assert any(
+        "asked for https://example.org/x.png" in problem for problem in browsers.check(browser, broken)
+    )

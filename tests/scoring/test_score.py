@@ -1,0 +1,276 @@
+"""Scores of a real study equal scikit-learn's, neuron by neuron,
+and depend on nothing but the activations.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import distributed
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from sklearn.metrics import average_precision_score
+
+from relact import kernels, schema
+from relact.capturing.capture import capture
+from relact.errors import BudgetError, InputError, ModelError, NumericError, StoreError
+from relact.kernels.ranks import BUILT_IN
+from relact.schema import STATISTICS
+from relact.scoring import schedulers
+from relact.scoring.score import labels_of, run_task, score, shape_of
+from relact.store import blocks, local
+
+
+@pytest.fixture
+def captured(tiny_folder, tiny_prompts, tmp_path):
+    """A captured store of the tiny model, not scored."""
+    return capture(str(tiny_folder), tiny_prompts, tmp_path / "s.zarr", dtype="float32", block=5)
+
+
+def test_average_precision_of_the_embedded_model_equals_scikit_learn(study):
+    relation_of = study.prompts(schema.IDENTIFY).relation.to_numpy()
+    generator = np.random.default_rng(0)
+    tree = xr.open_datatree(study.path, engine="zarr", consolidated=False)
+    for site in study.layouts:
+        activation = tree[f"activations/{site}"]["activation"].values
+        stored = tree[f"scores/{site}"]["average_precision"]
+        for _ in range(40):
+            layer, neuron = (int(generator.integers(size)) for size in activation.shape[1:])
+            for relation in stored["relation"].values:
+                expected = average_precision_score(relation_of == relation, activation[:, layer, neuron])
+                assert float(stored.sel(relation=relation, layer=layer, neuron=neuron)) == pytest.approx(
+                    expected, abs=1e-6
+                )
+
+
+def test_ties_signed_zeros_and_constant_columns(captured):
+    """Columns written by hand, so that every special case is there."""
+    generator = np.random.default_rng(1)
+    lay = captured.layouts["mlp.up"]
+    values = generator.integers(-2, 3, (captured.n_prompts, lay.width)).astype(np.float32)  # many ties
+    values[:, 0] = 0.5
+    values[:, 1] = np.where(generator.random(captured.n_prompts) < 0.5, -0.0, 0.0)
+    values[:, 2] = np.where(generator.random(captured.n_prompts) < 0.5, -0.0, 1.0)
+    rewrite(captured, "mlp.up", 1, values)
+    score(captured)
+    stored = captured.dataset("scores/mlp.up")["average_precision"]
+    relation_of = captured.prompts(schema.IDENTIFY).relation.to_numpy()
+    for relation in captured.relations():
+        expected = [average_precision_score(relation_of == relation, column) for column in values.T]
+        np.testing.assert_allclose(stored.sel(relation=relation, layer=1).values, expected, atol=1e-6)
+    np.testing.assert_allclose(stored.sel(layer=1, neuron=[0, 1]).values, 0.5)
+
+
+def rewrite(captured, site, layer, values):
+    """Replace one layer of one site in every block, commits included."""
+    for block in range(captured.n_blocks):
+        first, last = captured.rows_of(block)
+        buffer = captured.buffer()
+        rows = np.arange(last - first)
+        for name, lay in captured.layouts.items():
+            for number in range(lay.n_layers):
+                spans = range(0, lay.width, lay.span)
+                old = [captured.columns(name, number, start, start + lay.span)[block] for start in spans]
+                buffer.put(name, number, rows, np.concatenate(old, axis=1))
+        buffer.put(site, layer, rows, values[first:last])
+        blocks.write_block(captured.path, captured.log, block, first, last, buffer)
+
+
+def test_every_statistic_follows_its_definition(study):
+    relation_of = study.prompts(schema.IDENTIFY).relation.to_numpy()
+    activation = study.dataset("activations/mlp.gate")["activation"].values.astype(np.float64)
+    scores = study.dataset("scores/mlp.gate")
+    assert set(STATISTICS) <= set(scores.data_vars)
+    for relation in study.relations():
+        on, off = activation[relation_of == relation], activation[relation_of != relation]
+        for name, expected in {
+            "on_p50": np.percentile(on, 50, axis=0),
+            "on_p90": np.percentile(on, 90, axis=0),
+            "off_p50": np.percentile(off, 50, axis=0),
+            "off_mean": off.mean(axis=0),
+        }.items():
+            np.testing.assert_allclose(
+                scores[name].sel(relation=relation).values, expected, rtol=1e-5, atol=1e-7
+            )
+
+
+def test_workers_and_memory_do_not_change_a_bit(study, tmp_path):
+    results = []
+    tight = max(shape_of(study, site, 3, len(STATISTICS), workers=3).memory(64) for site in study.layouts)
+    for workers, memory in ((1, "4GiB"), (3, tight)):
+        copy = tmp_path / f"w{workers}.zarr"
+        shutil.copytree(study.path, copy)
+        shutil.rmtree(copy / "scores")
+        opened = score(copy, workers=workers, memory=memory)
+        results.append({site: opened.dataset(f"scores/{site}").load() for site in opened.layouts})
+    for site, dataset in results[0].items():
+        assert dataset.identical(results[1][site])
+        assert dataset.identical(study.dataset(f"scores/{site}").load())
+
+
+def test_sampled_negatives_are_four_to_one_and_seeded(captured):
+    score(captured, negatives=1, seed=3)
+    names = captured.prompts(schema.IDENTIFY).relation.tolist()
+    labels = kernels.Labels.one_vs_rest(names, captured.relations()).sampled(1, 3)
+    columns = captured.columns("mlp.down", 2, 0, captured.layouts["mlp.down"].span)
+    expected = kernels.rank_statistics(columns, labels, ["average_precision"])["average_precision"]
+    stored = captured.dataset("scores/mlp.down")["average_precision"][:, 2].values
+    np.testing.assert_allclose(stored, expected, atol=1e-6)
+
+
+def test_only_what_changed_is_computed_again(captured, monkeypatch):
+    computed = []
+    monkeypatch.setattr(
+        "relact.scoring.score.run_task",
+        lambda job, task: computed.append(job.labels.relations) or run_task(job, task),
+    )
+    score(captured, relations=["size"])
+    assert set(computed) == {("size",)}
+    computed.clear()
+    score(captured)
+    assert set(computed) == {("colour",)}
+    computed.clear()
+    both = {site: captured.dataset(f"scores/{site}").load() for site in captured.layouts}
+    score(captured)
+    score(captured, relations=["colour", "size"])  # another order: nothing to compute
+    assert not computed
+    for site, dataset in both.items():
+        assert captured.dataset(f"scores/{site}").identical(dataset.sel(relation=["colour", "size"]))
+    shutil.rmtree(captured.path / "scores")
+    assert score(captured).dataset("scores/mlp.up").load().identical(both["mlp.up"])
+    score(captured, seed=1, negatives=1)
+    assert set(computed) == {("size", "colour")}
+
+
+def test_a_cluster_gives_the_same_bits_though_a_worker_dies(captured, tmp_path):
+    """A scheduler and two workers as processes of their own; one is killed while it works."""
+    score(captured)
+    expected = {site: captured.dataset(f"scores/{site}").load() for site in captured.layouts}
+    shutil.rmtree(captured.path / "scores")
+    address = f"tcp://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--host", address]
+    with running(command, tmp_path) as _:
+        worker = [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            address,
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+        ]
+        with (
+            running(worker, tmp_path),
+            running(worker, tmp_path) as victim,
+            distributed.Client(address) as client,
+        ):
+            client.wait_for_workers(2, timeout=60)
+            killed = []
+
+            def kill(stage, done, total, unit):
+                if not killed:
+                    killed.append(done)
+                    victim.kill()
+                    victim.wait()
+
+            score(captured, scheduler=address, progress=kill)
+            assert 0 < killed[0] < sum(lay.n_layers * lay.width for lay in captured.layouts.values())
+    for site, dataset in expected.items():
+        assert captured.dataset(f"scores/{site}").load().identical(dataset)
+    with pytest.raises(InputError, match=r"no scheduler answers"):
+        score(captured, relations=["size"], negatives=1, scheduler=address)
+    with pytest.raises(InputError, match="'slurm' is not a scheduler"):
+        score(captured, relations=["size"], negatives=1, scheduler="slurm")
+
+
+def test_a_cluster_that_seems_silent_is_asked_again(captured, monkeypatch):
+    """A client that missed the scheduler's word of finished tasks, as it can when a worker dies,
+    does not wait for ever.
+    """
+    score(captured)
+    expected = {site: captured.dataset(f"scores/{site}").load() for site in captured.layouts}
+    shutil.rmtree(captured.path / "scores")
+    missed, hear = set(), distributed.Client._handle_key_in_memory
+
+    def miss_three(client, key=None, **rest):
+        if str(key).startswith("run_task") and (key in missed or len(missed) < 3):
+            missed.add(key)
+        else:
+            hear(client, key=key, **rest)
+
+    monkeypatch.setattr(distributed.Client, "_handle_key_in_memory", miss_three)
+    monkeypatch.setattr(schedulers, "PATIENCE_SECONDS", 0.5)
+    with distributed.LocalCluster(
+        n_workers=1, processes=False, protocol="tcp", dashboard_address=None
+    ) as cluster:
+        score(captured, scheduler=cluster.scheduler_address)
+    assert len(missed) == 3
+    for site, dataset in expected.items():
+        assert captured.dataset(f"scores/{site}").load().identical(dataset)
+
+
+@contextmanager
+def running(command, folder):
+    """A process in the background, ended with the block."""
+    with (
+        (folder / "log.txt").open("ab") as log,
+        subprocess.Popen(command, cwd=folder, stdout=log, stderr=log) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_device_gives_the_same_within_rounding(captured, study, tmp_path):
+    """The torch kernels, on the device that every machine has."""
+    for negatives in (None, 2):
+        labels = labels_of(study.prompts("identify").relation.tolist(), study.relations(), negatives, 0)
+        columns = study.columns("mlp.up", 11, 0, study.layouts["mlp.up"].span)
+        ours = kernels.rank_statistics(columns, labels, BUILT_IN)
+        theirs = kernels.on_device("cpu")(columns, labels, BUILT_IN)
+        for name in BUILT_IN:
+            np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-6, atol=1e-7)
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match=r"Score with --device cpu"):
+            score(captured, device="cuda")
+
+
+def test_refusals_name_what_is_wrong_and_leave_the_scores(captured, tiny_folder, tiny_prompts, tmp_path):
+    with pytest.raises(InputError, match=r"no prompts of relation shape\. Choose from size, colour"):
+        score(captured, relations=["shape"])
+    with pytest.raises(BudgetError, match="budget is 1 MB"):
+        score(captured, memory="1MB")
+    single = tiny_prompts[tiny_prompts.relation == "size"]
+    alone = capture(str(tiny_folder), single, tmp_path / "alone.zarr")
+    with pytest.raises(InputError, match="all prompts belong to 'size'"):
+        score(alone)
+    captured.log.remove(0)
+    with pytest.raises(StoreError, match=r"1 of 4 blocks are not captured yet.*relact capture"):
+        score(captured)
+    assert not captured.has(schema.SCORES)
+
+
+def test_not_a_number_is_named(captured, monkeypatch):
+    monkeypatch.setattr(blocks.BlockBuffer, "check", lambda *_: None)
+    values = np.zeros((captured.n_prompts, captured.layouts["mlp.up"].width), np.float32)
+    values[9, 3] = np.nan
+    rewrite(captured, "mlp.up", 2, values)
+    with pytest.raises(
+        NumericError, match=r"site mlp.up, layer 2: the activation of neuron 3 on prompt 9 is NaN"
+    ):
+        score(captured)
+    assert not local.open(captured.path).has(schema.SCORES)

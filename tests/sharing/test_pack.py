@@ -1,0 +1,259 @@
+"""Packing and unpacking: the same bytes come back, others open the package without relact,
+nothing local leaks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+
+import relact
+from relact import schema
+from relact.analysis import compare, query
+from relact.errors import IdentityError, InputError, StoreError
+from relact.packed.store import open_store
+from relact.sharing.pack import pack
+from relact.sharing.unpack import unpack
+from relact.store import verify
+from relact.store.seal import files_below
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in files_below(folder)}
+
+
+@pytest.mark.parametrize("out", ["p.zarr.zip", "p.zarr"])
+@pytest.mark.parametrize("activations", [False, True])
+def test_packing_and_unpacking_gives_the_same_bytes(study, tmp_path, out, activations):
+    pack(study.path, tmp_path / out, activations=activations)
+    repeat = unpack(tmp_path / out, tmp_path / "again.zarr")
+    before, after = contents(study.path), contents(repeat.path)
+    blocks = {name for name in before if "/activation/c." in name or name.startswith("commits/record/c.")}
+    assert len(blocks) > 90
+    expected = before if activations else {name: raw for name, raw in before.items() if name not in blocks}
+    assert after == expected
+    verdict = verify.verify(repeat.path)
+    assert verdict.ok and verdict.missing == ([] if activations else list(range(study.n_blocks)))
+
+
+def test_activations_travel_compressed_and_come_back_mappable(study, tmp_path):
+    with_them = pack(study.path, tmp_path / "a.zarr.zip", activations=True)
+    without = pack(study.path, tmp_path / "b.zarr.zip")
+    raw = sum(lay.bytes for lay in study.layouts.values())
+    assert 0 < with_them.bytes - without.bytes < 0.95 * raw
+    shared = open_store(tmp_path / "a.zarr.zip")
+    ours = shared.columns("mlp.up", 7, 512, 1024)
+    theirs = study.columns("mlp.up", 7, 512, 1024)
+    assert [column.shape for column in ours] == [column.shape for column in theirs]
+    assert all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    assert unpack(tmp_path / "a.zarr.zip", tmp_path / "u.zarr").is_mapped("mlp.up")
+
+
+def test_only_the_chosen_stages_are_packed(tiny_study, tmp_path):
+    pack(tiny_study.path, tmp_path / "m.zarr.zip", stages=["masks"])
+    with zipfile.ZipFile(tmp_path / "m.zarr.zip") as archive:
+        stages = {name.split("/")[0] for name in archive.namelist()}
+    assert stages == {"zarr.json", "README.md", "activations", "commits", "prompts", "masks", "top"}
+    shared = open_store(tmp_path / "m.zarr.zip")
+    listed = query.top(shared, relation="size", n=5)
+    pd.testing.assert_frame_equal(listed, query.top(tiny_study, relation="size", n=5), check_dtype=False)
+    with pytest.raises(InputError, match="no stage prompts"):
+        pack(tiny_study.path, tmp_path / "n.zip", stages=["prompts"])
+
+
+def test_the_same_store_gives_the_same_archive(tiny_study, tmp_path):
+    first = pack(tiny_study.path, tmp_path / "one.zarr.zip")
+    second = pack(tiny_study.path, tmp_path / "two.zarr.zip")
+    assert first.sha256 == second.sha256
+
+
+@pytest.mark.parametrize("out", ["p.zarr.zip", "p.zarr"])
+def test_plain_zarr_and_xarray_open_it_without_relact(study, tmp_path, out):
+    pack(study.path, tmp_path / out, activations=True)
+    code = f"""
+import sys, warnings
+warnings.simplefilter("error")
+sys.modules["relact"] = None
+import numpy as np, xarray as xr, zarr
+place = {str(tmp_path / out)!r}
+store = zarr.storage.ZipStore(place, read_only=True) if place.endswith(".zip") else place
+tree = xr.open_datatree(store, engine="zarr", chunks=None)
+np.save({str(tmp_path / "ap.npy")!r}, tree["scores/mlp.gate"]["average_precision"].values)
+np.save({str(tmp_path / "act.npy")!r}, zarr.open_group(store, mode="r")["activations/mlp.down/activation"][:])
+assert tree["masks/top-200/mlp.up"]["mask"].dtype == bool and "accuracy" in tree["ablations/top-200"]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    own = study.dataset("scores/mlp.gate")["average_precision"].values
+    assert np.array_equal(np.load(tmp_path / "ap.npy"), own)
+    whole = zarr.open_group(study.path, mode="r")["activations/mlp.down/activation"][:]
+    assert np.array_equal(np.load(tmp_path / "act.npy"), whole)
+
+
+@pytest.mark.parametrize("activations", [False, True])
+def test_no_path_of_this_machine_is_in_a_package(tiny_study, tmp_path, activations):
+    assert os.fspath(tiny_study.manifest.model.id).startswith("/")
+    packed = pack(tiny_study.path, tmp_path / "p.zarr", activations=activations)
+    everything = b"\n".join(contents(packed.path).values())
+    for local in (
+        tiny_study.manifest.model.id,
+        str(tmp_path),
+        str(tiny_study.path.parent),
+        f"{Path.home()}/",
+    ):
+        assert local.encode() not in everything
+    shared = open_store(packed.path)
+    assert shared.manifest.model.id == "llama"
+    assert shared.manifest.model.fingerprint == tiny_study.manifest.model.fingerprint
+
+
+def test_the_card_tells_what_it_is_and_cannot_be_tricked(study, tmp_path):
+    packed = pack(study.path, tmp_path / "p.zarr", licence="cc-by-4.0")
+    text = (packed.path / "README.md").read_text()
+    manifest = study.manifest
+    for fact in (
+        "smollm2",
+        manifest.model.revision,
+        manifest.model.fingerprint,
+        manifest.prompts["test"]["digest"],
+        "country_capital",
+        "109,440",
+        "mlp.gate",
+        "cc-by-4.0",
+        "relact run --like",
+        "random neurons",
+    ):
+        assert fact in text
+    from relact.sharing import card
+
+    forged = {**packed.card, "model": "<script>alert(1)</script> | `x`", "relations": ["a\n# b", "![x](y)|z"]}
+    shown = card.render(forged, 1)
+    assert "<script>" not in shown and "\n# b" not in shown
+
+
+def test_a_damaged_store_is_not_packed(tiny_study, tmp_path):
+    copy = tmp_path / "copy.zarr"
+    subprocess.run(["cp", "-r", tiny_study.path, copy], check=True)
+    chunk = next((copy / "scores" / "mlp.up" / "average_precision").rglob("c/0/0/0"))
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"\0")
+    with pytest.raises(StoreError, match="its checksum is"):
+        pack(copy, tmp_path / "p.zarr.zip")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.zarr"]
+
+
+def test_nothing_is_overwritten(tiny_study, tmp_path):
+    pack(tiny_study.path, tmp_path / "p.zarr.zip")
+    with pytest.raises(StoreError, match="exists already"):
+        pack(tiny_study.path, tmp_path / "p.zarr.zip")
+    with pytest.raises(StoreError, match="exists already"):
+        unpack(tmp_path / "p.zarr.zip", tmp_path)
+
+
+def test_a_package_is_read_only(tiny_study, tmp_path):
+    pack(tiny_study.path, tmp_path / "p.zarr")
+    before = contents(tmp_path / "p.zarr")
+    shared = open_store(tmp_path / "p.zarr")
+    for refused in (
+        lambda: relact.score(shared),
+        lambda: relact.score(tmp_path / "p.zarr"),
+        lambda: relact.select(shared, k=3),
+        lambda: relact.select(tmp_path / "p.zarr", k=3),
+    ):
+        with pytest.raises(StoreError, match=r"only be read|read-only"):
+            refused()
+    assert contents(tmp_path / "p.zarr") == before
+
+
+def test_unpacked_without_activations_a_capture_makes_them_again(
+    tiny_study, tiny_folder, tiny_prompts, tmp_path
+):
+    pack(tiny_study.path, tmp_path / "p.zarr.zip")
+    repeat = unpack(tmp_path / "p.zarr.zip", tmp_path / "again.zarr")
+    with pytest.raises(IdentityError, match=r"model\.id"):  # the name lost its folders
+        relact.capture(str(tiny_folder), tiny_prompts, repeat.path, sites="all", block=5)
+    with pytest.raises(StoreError, match="not captured yet"):
+        relact.score(repeat.path)
+
+
+def test_a_store_tells_what_made_it_and_that_is_repeated(tiny_study, tiny_folder, tmp_path):
+    pack(tiny_study.path, tmp_path / "p.zarr.zip")
+
+    store = relact.repeat(tmp_path / "p.zarr.zip", tmp_path / "again.zarr", model=str(tiny_folder)).store
+    old = contents(tiny_study.path)
+    new = contents(store.path)
+    assert set(old) == set(new)
+    changed = {name for name in old if old[name] != new[name]}
+    assert changed <= {"zarr.json"}  # the time of its making
+    assert store.manifest.prompts == tiny_study.manifest.prompts
+
+
+def test_another_model_does_not_repeat_a_study(tiny_study, tmp_path):
+    from helpers import tiny
+
+    other = tiny.save(tmp_path / "other", "llama", seed=1)
+    with pytest.raises(IdentityError, match="fingerprint"):
+        relact.repeat(tiny_study, tmp_path / "again.zarr", model=str(other))
+    assert not (tmp_path / "again.zarr").exists()
+
+
+def test_the_catalogue_lists_stores_that_open(tiny_study, tmp_path):
+    from relact.sharing import catalogue
+
+    packed = pack(tiny_study.path, tmp_path / "tiny.zarr.zip", licence="cc0-1.0")
+    catalogue.add(packed, tmp_path / "index.json")
+    catalogue.add(packed, tmp_path / "index.json")
+    (listed,) = catalogue.stores(tmp_path / "index.json")
+    assert (listed.name, listed.model, listed.neurons, listed.licence) == ("tiny", "llama", 648, "cc0-1.0")
+    assert listed.bytes == (tmp_path / "tiny.zarr.zip").stat().st_size
+    unpack(listed.location, tmp_path / "u.zarr", sha256=listed.sha256)
+    with pytest.raises(StoreError, match="SHA-256"):
+        unpack(listed.location, tmp_path / "v.zarr", sha256="0" * 64)
+    row = json.loads((tmp_path / "index.json").read_text())
+    row["stores"][0]["location"] = "../elsewhere"
+    (tmp_path / "index.json").write_text(json.dumps(row))
+    with pytest.raises(StoreError, match="elsewhere"):
+        catalogue.stores(tmp_path / "index.json")
+
+
+def test_every_query_agrees_on_a_package(tiny_study, tmp_path):
+    pack(tiny_study.path, tmp_path / "p.zarr.zip")
+    shared = open_store(tmp_path / "p.zarr.zip")
+    for options in ({"n": 20}, {"n": 3, "sites": "mlp.up"}, {"n": 648}, {"n": 9, "statistic": "on_p90"}):
+        ours, theirs = (query.top(store, relation="colour", **options) for store in (shared, tiny_study))
+        pd.testing.assert_frame_equal(ours, theirs, check_dtype=False)
+    ours, theirs = (query.neuron(store, "attn.k", 1, 3) for store in (shared, tiny_study))
+    pd.testing.assert_frame_equal(ours, theirs[list(ours)])  # the distributions need the activations
+    assert {"relation", "average_precision"} <= set(ours) and "p50" in theirs
+    tree = query.open(tmp_path / "p.zarr.zip")
+    xr.testing.assert_identical(
+        tree["scores/mlp.up"].to_dataset().drop_attrs(), tiny_study.dataset("scores/mlp.up").drop_attrs()
+    )
+    xr.testing.assert_identical(
+        *(compare.overlap(store, "top-12") for store in (tmp_path / "p.zarr.zip", tiny_study))
+    )
+    assert compare.agreement(shared, tiny_study, k=12)["jaccard"].tolist() == [1.0, 1.0]
+    assert relact.report(str(tmp_path / "p.zarr.zip"), tmp_path / "p.html")[0].stat().st_size > 10_000
+    assert shared.prompts(schema.TEST).equals(tiny_study.prompts(schema.TEST))
+    with pytest.raises(InputError, match="no relation 'shape'"):
+        query.top(shared, relation="shape")
+
+
+def test_the_committed_store_is_what_the_catalogue_says(tmp_path):
+    from relact.sharing import catalogue
+
+    listed = {one.name: one for one in catalogue.stores()}["smollm2-starter"]
+    store = unpack(listed.location, tmp_path / "u.zarr", sha256=listed.sha256)
+    assert verify.verify(store.path).ok and len(store.relations()) == listed.relations
+    assert store.manifest.model.id == listed.model == "smollm2"
+    top = query.top(listed.location, relation="country_capital", n=20)
+    mask = store.dataset("masks/top-400/" + top["site"][0])["mask"]
+    assert bool(mask.sel(relation="country_capital", layer=top["layer"][0], neuron=top["neuron"][0]))

@@ -1,0 +1,154 @@
+"""Processes killed at random moments, and at every single change they make to the disk:
+no store is lost or differs afterwards.
+
+A kill cannot lose what the system already has, so these tests run in memory where there is such a place; that
+everything is flushed before a commit is tested by order.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from helpers import sample, victims
+
+from relact.store import local
+from relact.store.verify import verify
+
+KILLS = 200
+ATTEMPTS = 6  # kills of one study at most
+CHAINS = 2  # studies at a time
+IN_MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def place():
+    """A folder in memory if there is one."""
+    folder = Path(tempfile.mkdtemp(dir=IN_MEMORY if IN_MEMORY.is_dir() else None))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def contents(path):
+    return sample.without_time(sample.files(path))
+
+
+def start(path, context, stage):
+    """A study that has begun at ``stage``."""
+    begun = context.Event()
+    child = context.Process(target=victims.study, args=(path, begun, stage))
+    child.start()
+    assert begun.wait(60)
+    return child
+
+
+def timed(path, context):
+    """Seconds that every stage takes, uninterrupted."""
+    stage, spent = context.Value("i", 0), Counter()
+    child = start(path, context, stage)
+    while child.is_alive():
+        spent[stage.value] += 0.001
+        time.sleep(0.001)
+    assert child.exitcode == 0
+    return spent
+
+
+def test_two_hundred_kills_lose_nothing(place):
+    context = victims.context()
+    spent = timed(place / "whole.zarr", context)
+    whole = contents(place / "whole.zarr")
+    killed, finished = Counter(), []
+
+    def chain(number):
+        """Studies one after the other, each killed a few times and resumed until it gets through."""
+        generator = random.Random(number)
+        path, stage = place / f"{number}.zarr", context.Value("i", 0)
+        while killed.total() < KILLS:
+            stage.value, attempts = 0, 0
+            while True:
+                child = start(path, context, stage)
+                if attempts < ATTEMPTS:
+                    target = min(generator.choices(range(stage.value, len(victims.STAGES)), k=2))
+                    while child.is_alive() and stage.value < target:
+                        time.sleep(0.001)
+                    child.join(generator.uniform(0, 1.2 * spent[target]))
+                    child.kill()
+                child.join()
+                if child.exitcode == 0:
+                    break
+                attempts += 1
+                killed[victims.STAGES[stage.value]] += 1
+                if path.exists():
+                    local.open(path)
+                    assert verify(path).ok
+            finished.append(contents(path) == whole)
+            shutil.rmtree(path)
+
+    with ThreadPoolExecutor(CHAINS) as pool:
+        list(pool.map(chain, range(CHAINS)))
+    print(f"kills: {dict(killed)}; {len(finished)} resumed studies, {finished.count(False)} of them differ")
+    assert all(finished) and len(finished) >= KILLS // ATTEMPTS and set(killed) == set(victims.STAGES)
+
+
+def make_and_fill(path):
+    victims.create(path, 6)
+    victims.fill(path)
+
+
+def grow_and_fill(path):
+    victims.append(path, 9)
+    victims.fill(path)
+
+
+def replace_a_stage(path):
+    victims.put(path, "masks/top-4", 2)
+
+
+def drop_a_stage(path):
+    if local.open(path).has("masks/top-4"):
+        victims.drop(path, "masks/top-4")
+    local.recover(local.open(path))
+
+
+@pytest.mark.parametrize(
+    ("action", "step"), [(make_and_fill, 3), (grow_and_fill, 7), (replace_a_stage, 1), (drop_a_stage, 1)]
+)
+def test_killed_just_before_a_change_to_the_disk(place, action, step):
+    """Before every change, or every third or seventh where there are some hundred alike."""
+    base, whole, path = place / "base.zarr", place / "whole.zarr", place / "s.zarr"
+    if action is not make_and_fill:
+        sample.full(base, 6)
+        victims.put(base, "masks/top-4", 1)
+        shutil.copytree(base, whole)
+    action(whole)
+    expected, context = sample.files(whole), victims.context()
+    for change in range(1, 1000, step):
+        if base.exists():
+            shutil.copytree(base, path)
+        child = context.Process(target=victims.killed_at, args=(change, action, path))
+        child.start()
+        child.join()
+        if child.exitcode == 0:
+            break
+        if path.exists():
+            store = local.open(path)
+            assert verify(path).ok
+            if base.exists() and action is not drop_a_stage:
+                assert store.attributes("masks/top-4")["number"] in (1, 2)
+                assert store.committed_stop(1) >= 6  # the rows that were there are never lost
+        if action is not make_and_fill or not path.exists():
+            action(path)
+        else:
+            victims.fill(path)
+        assert sample.files(path) == expected, change
+        assert sorted(file.name for file in place.iterdir()) == sorted(
+            file.name for file in (base, whole, path) if file.exists()
+        )
+        shutil.rmtree(path)
+    assert change > 5

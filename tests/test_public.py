@@ -1,0 +1,129 @@
+"""The public face: every name is the real thing, found on first use, documented, picklable, and seen by type checkers."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import doctest
+import importlib
+import inspect
+import pickle
+import pkgutil
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import relact
+
+STUB = Path(relact.__file__).with_suffix(".pyi")
+MODULES = {"errors", "kernels"}
+NAMES = sorted(set(relact.__all__) - MODULES)
+RECORDS = {
+    "prompts": relact.PromptOptions,
+    "capture": relact.CaptureOptions,
+    "stream": relact.CaptureOptions,
+    "score": relact.ScoreOptions,
+    "ablate": relact.AblateOptions,
+}
+
+
+def test_the_stub_and_the_package_name_the_same():
+    imported = [node for node in ast.parse(STUB.read_text()).body if isinstance(node, ast.ImportFrom)]
+    assert sorted(alias.name for node in imported for alias in node.names) == sorted(relact.__all__)
+    assert set(relact.__all__) <= set(dir(relact))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_is_a_plain_function_or_class(name):
+    thing = getattr(relact, name)
+    assert inspect.isfunction(thing) or inspect.isclass(thing)
+    assert thing.__name__ == name and getattr(importlib.import_module(thing.__module__), name) is thing
+    assert pickle.loads(pickle.dumps(thing)) is thing
+    assert len(inspect.getdoc(thing) or "") > 40
+    if inspect.isfunction(thing):
+        described = inspect.signature(thing)
+        bare = [one.name for one in described.parameters.values() if one.annotation is one.empty]
+        assert not bare and described.return_annotation is not described.empty
+        assert not any(one.kind is one.VAR_KEYWORD for one in described.parameters.values())
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_two_modules_are_public_too(name):
+    assert isinstance(getattr(relact, name), ModuleType)
+
+
+def test_what_is_not_public_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        relact.nothing_of_the_kind  # noqa: B018
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_keywords_and_their_defaults_are_those_of_the_option_record(name):
+    parameters = inspect.signature(getattr(relact, name)).parameters
+    for field in dataclasses.fields(RECORDS[name]):
+        assert parameters[field.name].default == field.default, field.name
+        assert parameters[field.name].annotation == field.type, field.name
+        assert parameters[field.name].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+@pytest.mark.parametrize("record", set(RECORDS.values()), ids=lambda record: record.__name__)
+def test_options_are_frozen_hashable_values(record):
+    assert record() == record() and len({record(), record()}) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(record(), dataclasses.fields(record)[0].name, None)
+
+
+def test_a_verb_stays_a_verb_when_its_module_is_imported():
+    code = (
+        "import relact, relact.analysis.effects, relact.reporting.report, relact.scoring.score, relact.cli.app; "
+        f"print([name for name in {NAMES!r} if not callable(getattr(relact, name))])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
+
+
+def test_a_verb_travels_to_another_process(tiny_study):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        found = pool.submit(relact.top, tiny_study.path, relation="size", n=3).result()
+    assert found.equals(relact.top(tiny_study, relation="size", n=3))
+
+
+def test_a_script_that_uses_every_public_name_passes_mypy_strict(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text((Path(__file__).parent / "helpers" / "typed_script.py").read_text())
+    used = {node.attr for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Attribute)}
+    assert set(relact.__all__) <= used, "use the new name in tests/helpers/typed_script.py"
+    root = Path(relact.__file__).parents[1]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--config-file",
+        str(root / "pyproject.toml"),
+        str(script),
+    ]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert found.returncode == 0, found.stdout
+
+
+def _documented() -> list[str]:
+    """Modules whose docstrings hold examples."""
+    names = [name for _, name, _ in pkgutil.walk_packages(relact.__path__, "relact.")]
+    paths = {name: importlib.util.find_spec(name).origin for name in ["relact", *names]}
+    return [name for name, path in paths.items() if ">>> " in Path(path).read_text()]
+
+
+@pytest.mark.parametrize("name", _documented())
+def test_the_examples_in_docstrings_run(name, study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.zarr").symlink_to(study.path)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    module = importlib.import_module(name)
+    failed, tried = doctest.testmod(module, extraglobs={"relact": relact}, optionflags=flags)
+    assert tried and not failed

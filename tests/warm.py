@@ -1,5 +1,0 @@
-"""Imported by the server of `victims`: what it has done, no process that comes from it does again."""
-
-import victims
-
-victims.warm()
