@@ -27,6 +27,7 @@ from relact.analysis import query
 from relact.scoring import score
 from relact.sharing.pack import pack
 from relact.store import local as stores
+from relact.store.skeleton import Blueprint
 
 LAYERS, WIDTHS = 30, {"mlp.gate": 1536, "mlp.up": 1536, "mlp.down": 576}  # as the embedded model
 
@@ -51,17 +52,13 @@ def made(path: Path, relations: int) -> Path:
     described = {split: {"n": len(rows), "digest": "0" * 32} for split in tables}
     capture = schema.CaptureRecord(tuple(WIDTHS), "mean", "float16", relations, 2048, True)
     model = schema.ModelRecord("random", None, "0" * 32, "float32", "llama")
-    store = stores.create(
-        path,
-        schema.Manifest(model, "0" * 32, capture, described, created="2026-01-01"),
-        tables,
-        LAYERS,
-        WIDTHS,
-    )
+    manifest = schema.Manifest(model, "0" * 32, capture, described, created="2026-01-01")
+    store = stores.create(path, Blueprint(manifest, tables, LAYERS, WIDTHS))
     generator = np.random.default_rng(0)
-    with store.stage(schema.SCORES, {"relations": names}) as built:
+    record = schema.ScoresRecord(tuple(names), None, None, "0" * 32, "0" * 32)
+    with store.stage(schema.SCORES, record.to_attributes()) as built:
         for site, lay in store.layouts.items():
-            for array in score.create_arrays(built.create_group(site), lay, names, score.STATISTICS):
+            for array in score.create_arrays(built.create_group(site), lay, names, schema.STATISTICS):
                 array[:] = generator.random(array.shape, np.float32)
     return path
 
