@@ -18,7 +18,8 @@ import transformers
 from relact import sites
 from relact.errors import InputError, ModelError, RelactError
 from relact.models import fingerprint as fingerprints
-from relact.models.checkpoints import Checkpoint, locate, one_line, quiet
+from relact.models.checkpoints import Checkpoint, locate
+from relact.models.quiet import one_line, quiet
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,

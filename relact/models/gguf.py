@@ -1,0 +1,114 @@
+"""GGUF files decoded to folders of float32 safetensors, once per content.
+
+    decoded(file, sha256(file))    # -> ~/.cache/relact/models/<first half of the SHA-256>-f32-1
+
+transformers reads the format through the ``gguf`` package; what it makes of a file is kept in relact's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from contextlib import redirect_stderr
+from functools import lru_cache
+from io import StringIO
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+import transformers
+from filelock import FileLock
+
+from relact.caches import cache_folder
+from relact.durable import sync, sync_tree
+from relact.errors import ModelError, RelactError
+from relact.models.quiet import one_line, quiet
+
+DECODED = "f32-1"  # how files are decoded; another way needs another word, so that old folders are not reused
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes; remembered while size and modification time stay the same."""
+    state = file.stat()
+    return _sha256(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _sha256(file: Path, size: int, changed: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def decoded(file: Path, digest: str, *, fix: str = "use the same file as before") -> Path:
+    """The decoded folder of a GGUF file whose SHA-256 is ``digest``, made on first use.
+
+    The folder is built aside, flushed and renamed in whole, so that one that exists is complete; a lock makes
+    a second process wait for the first instead of decoding too.
+
+    Args:
+        fix: what to do about a file of another content.
+
+    Raises:
+        ModelError: another content, not a GGUF file that transformers knows, no place in the cache.
+    """
+    folder = cache_folder() / "models" / f"{digest[:32]}-{DECODED}"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(folder.name + ".lock")):
+            if not folder.is_dir():
+                _require_content(file, digest, fix)
+                _build(file, folder)
+    except OSError as error:
+        raise ModelError(
+            f"cannot decode the model: {one_line(error)}",
+            where=folder.parent,
+            fix="set RELACT_CACHE to a folder with space that you may write",
+        ) from error
+    return folder
+
+
+def _require_content(file: Path, digest: str, fix: str) -> None:
+    if (actual := sha256(file)) != digest:
+        raise ModelError(f"SHA-256 is {actual}, expected {digest}", where=file, fix=fix)
+
+
+def _build(file: Path, folder: Path) -> None:
+    """Decode aside, then put the whole folder in its place; the caller holds the lock."""
+    prefix = f".{folder.name}-"
+    for left in folder.parent.glob(f"{prefix}*"):  # the lock is ours: whoever built these was interrupted
+        shutil.rmtree(left, ignore_errors=True)
+    aside = Path(mkdtemp(prefix=prefix, dir=folder.parent))
+    try:
+        _decode(file, aside)
+        sync_tree(aside)
+        aside.rename(folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _decode(file: Path, folder: Path) -> None:
+    """Write config, float32 weights and tokenizer of a GGUF file as plain safetensors."""
+    place, name = str(file.parent), file.name
+    try:
+        with quiet(), redirect_stderr(StringIO()):  # the decoder draws a bar of its own
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                place,
+                gguf_file=name,
+                dtype=torch.float32,
+                quantization_config=transformers.GgufConfig(dequantize=True),
+            )
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config  # the saved weights are plain
+            model.save_pretrained(folder)
+            transformers.AutoTokenizer.from_pretrained(place, gguf_file=name).save_pretrained(folder)
+    except (OSError, RelactError):
+        raise
+    except Exception as error:  # whatever transformers and gguf raise for a file they cannot read
+        raise ModelError(
+            f"cannot decode this GGUF file: {one_line(error)}",
+            where=file,
+            fix="use the model's safetensors instead",
+        ) from error
