@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+Pass = tuple[
+    int, int, int
+]  # shape of a forward pass: rows, prefix tokens, tokens of the longest row after it
 SHARED_FLOOR = 12  # tokens; a shorter common prefix costs more in bookkeeping than it saves
-Pass = tuple[int, int, int]  # shape of a forward pass: rows, prefix tokens, own tokens of the longest row
-SAVED_FLOOR = 128  # tokens; a group must save this many to be worth a forward pass of its own
+SAVED_FLOOR = 128  # tokens; a group must save this many to be worth a forward pass for its prefix
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,11 @@ class PrefixGroup:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that run together after ``prefix``, longest first;
-    ``own`` are the tokens of the longest without the prefix.
-    """
+    """Rows that run together after ``prefix``, longest first; ``longest``: its tokens after the prefix."""
 
     prefix: tuple[int, ...]
     rows: tuple[int, ...]
-    own: int
+    longest: int
 
 
 def schedule(tokens: Sequence[Sequence[int]], budget: int) -> Iterator[Batch]:
@@ -41,9 +41,9 @@ def schedule(tokens: Sequence[Sequence[int]], budget: int) -> Iterator[Batch]:
         budget: tokens in one forward pass, padding included.
     """
     for group in prefix_groups(tokens):
-        own = [len(row) - len(group.prefix) for row in tokens]
-        for rows in by_length(group.rows, own, budget):
-            yield Batch(group.prefix, tuple(rows), own[rows[0]])
+        lengths = [len(row) - len(group.prefix) for row in tokens]  # true of the group's rows only
+        for rows in by_length(group.rows, lengths, budget):
+            yield Batch(group.prefix, tuple(rows), lengths[rows[0]])
 
 
 def passes(tokens: Sequence[Sequence[int]], budget: int) -> Iterator[Pass]:
@@ -53,7 +53,7 @@ def passes(tokens: Sequence[Sequence[int]], budget: int) -> Iterator[Pass]:
         if batch.prefix and batch.prefix != before:
             yield 1, 0, len(batch.prefix)
         before = batch.prefix
-        yield len(batch.rows), len(batch.prefix), batch.own
+        yield len(batch.rows), len(batch.prefix), batch.longest
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
@@ -63,7 +63,7 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def prefix_groups(tokens: Sequence[Sequence[int]], floor: int = SHARED_FLOOR) -> list[PrefixGroup]:
-    """Partition rows into groups with a shared prefix; every row keeps at least one token of its own.
+    """Partition rows into groups with a shared prefix; every row keeps at least one token after it.
 
     Neighbours in lexicographic order share the longest prefixes, so one pass over the sorted rows finds the
     groups. Rows whose sharing would not pay go together into one group without a prefix.
@@ -73,16 +73,15 @@ def prefix_groups(tokens: Sequence[Sequence[int]], floor: int = SHARED_FLOOR) ->
     for row in order:
         if groups:
             shared, rows = groups[-1]
-            mine = tokens[row]
-            overlap = min(shared, common_prefix(tokens[rows[0]], mine), len(mine) - 1)
+            overlap = min(shared, common_prefix(tokens[rows[0]], tokens[row]), len(tokens[row]) - 1)
             if overlap >= floor:
                 groups[-1] = (overlap, [*rows, row])
                 continue
         groups.append((len(tokens[row]) - 1, [row]))
-    worth = [(n, rows) for n, rows in groups if n * (len(rows) - 1) >= SAVED_FLOOR]
-    shared_groups = [PrefixGroup(tuple(tokens[rows[0]][:n]), tuple(sorted(rows))) for n, rows in worth]
-    alone = sorted(set(range(len(tokens))) - {row for _, rows in worth for row in rows})
-    return shared_groups + ([PrefixGroup((), tuple(alone))] if alone else [])
+    worthy = [(shared, rows) for shared, rows in groups if shared * (len(rows) - 1) >= SAVED_FLOOR]
+    sharing = [PrefixGroup(tuple(tokens[rows[0]][:n]), tuple(sorted(rows))) for n, rows in worthy]
+    alone = sorted(set(range(len(tokens))) - {row for _, rows in worthy for row in rows})
+    return sharing + ([PrefixGroup((), tuple(alone))] if alone else [])
 
 
 def by_length(rows: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -20,14 +20,16 @@ WRITE_RATE = 300 * 10**6  # bytes per second that a plain disk takes; slower tha
 
 
 def forward_bytes(hidden: int, intermediate: int, kv: int, n_layers: int, heads: int, batch: Pass) -> int:
-    """Upper bound of what one forward pass allocates in float32; ``hidden, intermediate,
-    kv`` are the model's widths.
+    """Upper bound of what one forward pass allocates in float32.
+
+    Args:
+        hidden, intermediate, kv: widths of the model's states, MLP, keys and values.
     """
-    rows, prefix, own = batch
-    states = rows * own * (8 * hidden + 6 * intermediate)  # residual, norms, projections, pooled copies
+    rows, prefix, longest = batch
+    states = rows * longest * (8 * hidden + 6 * intermediate)  # residual, norms, projections, pooled copies
     # repeated, grown, and the copy between
-    cache = 3 * 2 * n_layers * kv * rows * (prefix + own) if prefix else 0
-    scores = 3 * rows * heads * own * (prefix + own)  # where attention is not fused, and its mask
+    cache = 3 * 2 * n_layers * kv * rows * (prefix + longest) if prefix else 0
+    scores = 3 * rows * heads * longest * (prefix + longest)  # where attention is not fused, and its mask
     return int(4 * SLACK * (states + cache + scores))
 
 
@@ -39,23 +41,21 @@ def held_bytes(loaded: LoadedModel, passes: Iterable[Pass]) -> int:
     heads = int(getattr(config, "num_attention_heads", 1))
     kv = loaded.widths.get("attn.k", hidden)
     sizes = (forward_bytes(hidden, widest, kv, loaded.n_layers, heads, batch) for batch in passes)
-    largest = max(sizes, default=0)
-    here = largest if loaded.device.type == "cpu" else 0  # elsewhere it is the device's memory
+    # elsewhere it is the device's memory
+    largest = max(sizes, default=0) if loaded.device.type == "cpu" else 0
     weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters() if p.device.type == "cpu")
-    return max(peak(), LIBRARIES + weights) + here
+    return max(peak(), LIBRARIES + weights) + largest
 
 
 def seconds(loaded: LoadedModel, passes: Sequence[Pass], stored: int) -> float:
-    """Time of all passes, from timing a middling one (twice, the second counts),
-    or of the writing if that is longer.
+    """Time of all passes, or of writing ``stored`` bytes meanwhile if that is longer.
 
-    Args:
-        stored: bytes that are written meanwhile.
+    A middling pass is timed, twice: the second counts.
     """
     if not passes:
         return 0.0
-    rows, _, own = sorted(passes, key=lambda batch: batch[0] * batch[2])[len(passes) // 2]
-    ids = torch.ones((rows, own), dtype=torch.long, device=loaded.device)
+    rows, _, longest = sorted(passes, key=lambda batch: batch[0] * batch[2])[len(passes) // 2]
+    ids = torch.ones((rows, longest), dtype=torch.long, device=loaded.device)
     taken = 0.0
     with torch.inference_mode():
         for _ in range(2):
@@ -63,8 +63,8 @@ def seconds(loaded: LoadedModel, passes: Sequence[Pass], stored: int) -> float:
             output: Any = loaded.model.base_model(input_ids=ids, use_cache=False)
             float(output[0].sum())  # waits for the device
             taken = time.perf_counter() - start
-    work = sum(rows * own for rows, _, own in passes)
-    return max(taken * work / (rows * own), stored / WRITE_RATE)
+    work = sum(batch[0] * batch[2] for batch in passes)
+    return max(taken * work / (rows * longest), stored / WRITE_RATE)
 
 
 def peak() -> int:

@@ -1,7 +1,6 @@
-"""Short names for what a model and a tokenizer compute: equal only if weights, configuration,
-vocabulary are equal.
+"""Short names for what a model and a tokenizer compute: equal only if weights, settings, vocabulary are.
 
-    of_model(model) -> 32 hexadecimal digits; of_tokenizer(tokenizer) likewise
+    of_model(model), of_tokenizer(tokenizer)    # 32 hexadecimal digits each
 
 A checksum (CRC-32C) per tensor, all of them hashed with BLAKE2b: finds accidents and changed checkpoints at
 several GB/s; it is no defence against weights forged to collide.
@@ -33,9 +32,7 @@ _VOLATILE = {
 
 
 def of_model(model: Any) -> str:
-    """Fingerprint of the configuration and of name, shape, dtype and bytes
-    of every tensor in ``state_dict``.
-    """
+    """Fingerprint of the configuration and of every tensor in ``state_dict``: name, shape, dtype, bytes."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(_stable(model.config.to_diff_dict()), sort_keys=True, default=str).encode())
     known: dict[tuple[int, torch.Size, torch.dtype], int] = {}  # tied weights are read once
@@ -76,16 +73,14 @@ def _crc32c(tensor: Tensor) -> int:
 
 
 def _offloaded(model: nn.Module, name: str) -> Tensor:
-    """A tensor that accelerate keeps on disk or in host memory,
-    where the module itself holds only its shape.
-    """
+    """A tensor that accelerate keeps on disk or in host memory: the module itself holds only its shape."""
     path, _, leaf = name.rpartition(".")
     hook = getattr(model.get_submodule(path), "_hf_hook", None)
     for candidate in _flat(hook):
         weights = getattr(candidate, "weights_map", None)
         if weights is not None:
-            found: Tensor = weights[leaf]
-            return found
+            tensor: Tensor = weights[leaf]
+            return tensor
     raise LookupError(name)
 
 

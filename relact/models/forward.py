@@ -1,6 +1,4 @@
-"""What every forward pass of ours needs: padded batches, and a prefix's keys
-and values for many continuations.
-"""
+"""What every forward pass of ours needs: padded batches, and a prefix's cache for many continuations."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ def advance(
 
 
 def repeat_cache(cache: Any, times: int) -> Any:
-    """A copy of a transformers cache with every batch row repeated ``times`` times in place;
-    the original stays.
-    """
+    """A copy of a transformers cache with every batch row repeated ``times`` times in place."""
     copied = copy.deepcopy(cache)
     copied.batch_repeat_interleave(times)
     return copied

@@ -1,8 +1,7 @@
 """Read or replace activations at sites while a model runs: one context manager for capture and for ablation.
 
     with visit(model, ["mlp.gate", "attn.q"], callback):
-        model(**batch)                       # callback(site, layer, tensor[batch, tokens, width]) at every
-        layer
+        model(**batch)    # callback(site, layer, tensor[batch, tokens, width]) in every layer
 
 Leaving the block removes every hook, after an exception too, and the model computes what it did before, to
 the bit.
@@ -47,8 +46,7 @@ class _Spot:
 def visit(
     model: nn.Module, sites: str | Sequence[str], callback: Callback, *, layers: Iterable[int] | None = None
 ) -> Iterator[Visit]:
-    """Call ``callback(site, layer, tensor)`` for every site and layer,
-    each time the decoder runs inside the block.
+    """Call ``callback(site, layer, tensor)`` at every site each time the decoder runs inside the block.
 
     The tensor has shape [batch, tokens, width] and is the model's own memory: read it during the call, keep a
     copy. Returning None leaves the value alone; returning a tensor of that shape replaces it (cast to its
@@ -75,15 +73,16 @@ def visit(
         for (layer, tap), spots in plan.items():
             module = _child(blocks[layer], tap.module, f"{path}.{layer}")
             _attach(stack, module, tap.side, spots, callback, state)
-        _count_forwards(
-            stack, owner, [(spot.site, spot.layer) for spots in plan.values() for spot in spots], state
-        )
+        expected = [(spot.site, spot.layer) for spots in plan.values() for spot in spots]
+        _count_forwards(stack, owner, expected, state)
         yield state
 
 
 def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
-    """The module whose forward runs the decoder layers, and its list of layers.
-    ModelError if it is not there.
+    """The module whose forward runs the decoder layers, and its list of them.
+
+    Raises:
+        ModelError: it is not there.
     """
     path = family(getattr(model, "config", None)).layers.split(".")
     for start in range(len(path)):  # a base model lacks the leading names of the path
@@ -125,16 +124,13 @@ def _layer_numbers(model: nn.Module, layers: Iterable[int] | None, available: in
 
 
 def _plan(config: Any, sites: Sequence[str], layers: Sequence[int]) -> dict[tuple[int, Tap], list[_Spot]]:
-    """Group the sites by the tensor they are read from, so that each tensor has one hook
-    and is copied at most once.
-    """
-    row, width = family(config), widths(config)
-    # reading a configuration is slow: once, not per layer
-    columns = {site: part(config, site) for site in sites}
+    """Group the sites by the tensor they are read from: one hook, and at most one copy, per tensor."""
+    taps, width = family(config).taps, widths(config)
+    parts = {site: part(config, site) for site in sites}  # reading a configuration is slow: not per layer
     plan: dict[tuple[int, Tap], list[_Spot]] = defaultdict(list)
     for layer in layers:
         for site in sites:
-            plan[layer, row.taps[site]].append(_Spot(site, layer, columns[site], width[site]))
+            plan[layer, taps[site]].append(_Spot(site, layer, parts[site], width[site]))
     return plan
 
 
@@ -169,44 +165,27 @@ def _attach(
 
 
 def _serve(value: Tensor, spots: list[_Spot], callback: Callback, state: Visit) -> Tensor | None:
-    """Show every spot of one tensor to the callback. Returns the tensor to go on with,
-    None if nothing was replaced.
-    """
+    """Show every spot of one tensor to the callback; the tensor to go on with if something was replaced."""
     flat = value.dim() == 2  # OPT runs its MLP on [batch x tokens, width]
     full = value.unflatten(0, (state.batch, -1)) if flat else value  # [batch, tokens, width]
-    changed = False
+    replaced = False
     for spot in spots:
         state.fired[spot.site, spot.layer] += 1
-        seen = _columns(full, spot.part)
-        if seen.shape[-1] != spot.width:
-            raise ModelError(
-                f"width {seen.shape[-1]} where the configuration says {spot.width}",
-                where=f"{spot.site} in layer {spot.layer}",
-                fix="correct the family's row in relact/sites.py",
-            )
-        new = callback(spot.site, spot.layer, seen)
-        if new is None:
-            continue
-        if new.shape != seen.shape:
-            raise ModelError(
-                f"replacement of shape {list(new.shape)} for {list(seen.shape)}",
-                where=f"{spot.site} in layer {spot.layer}",
-                fix="return a tensor of the same shape or None",
-            )
-        new = new.to(device=value.device, dtype=value.dtype)
-        if spot.part is None:
-            full = new
-        else:
-            full = full if changed else full.clone()
-            grouped = full.view(*full.shape[:-1], spot.part.groups, -1)  # [batch, tokens, groups, part]
-            grouped[..., spot.part.start : spot.part.stop] = new.unflatten(-1, (spot.part.groups, -1))
-        changed = True
-    if not changed:
+        columns = _columns(full, spot.part)
+        _require_width(columns, spot)
+        new = callback(spot.site, spot.layer, columns)
+        if new is not None:
+            _require_shape(new, columns, spot)
+            new = new.to(device=value.device, dtype=value.dtype)
+            full = _with_columns(full, new, spot.part, copied=replaced)
+            replaced = True
+    if not replaced:
         return None
     return full.flatten(0, 1) if flat else full
 
 
 def _columns(full: Tensor, part: Part | None) -> Tensor:
+    """A site's columns of [batch, tokens, width]."""
     if part is None:
         return full
     if part.groups == 1:
@@ -215,17 +194,43 @@ def _columns(full: Tensor, part: Part | None) -> Tensor:
     return full.unflatten(-1, (part.groups, -1))[..., part.start : part.stop].flatten(-2)
 
 
+def _with_columns(full: Tensor, new: Tensor, part: Part | None, *, copied: bool) -> Tensor:
+    """``full`` with a site's columns replaced, in a copy unless it is one already."""
+    if part is None:
+        return new
+    full = full if copied else full.clone()
+    grouped = full.view(*full.shape[:-1], part.groups, -1)  # [batch, tokens, groups, part]
+    grouped[..., part.start : part.stop] = new.unflatten(-1, (part.groups, -1))
+    return full
+
+
+def _require_width(columns: Tensor, spot: _Spot) -> None:
+    if columns.shape[-1] != spot.width:
+        raise ModelError(
+            f"width {columns.shape[-1]} where the configuration says {spot.width}",
+            where=f"{spot.site} in layer {spot.layer}",
+            fix="correct the family's row in relact/sites.py",
+        )
+
+
+def _require_shape(new: Tensor, columns: Tensor, spot: _Spot) -> None:
+    if new.shape != columns.shape:
+        raise ModelError(
+            f"replacement of shape {list(new.shape)} for {list(columns.shape)}",
+            where=f"{spot.site} in layer {spot.layer}",
+            fix="return a tensor of the same shape or None",
+        )
+
+
 def _count_forwards(
     stack: ExitStack, owner: nn.Module, expected: list[tuple[str, int]], state: Visit
 ) -> None:
-    """Before each decoder forward forget the counts and note the batch size;
-    after it every count must be one.
-    """
+    """Before each decoder forward forget the counts and note the batch size; after it each must be one."""
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         state.fired.clear()
-        given = [kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args]
-        state.batch = next((x.shape[0] for x in given if isinstance(x, Tensor)), 1)
+        inputs = [kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args]
+        state.batch = next((value.shape[0] for value in inputs if isinstance(value, Tensor)), 1)
 
     def after(_: nn.Module, __: tuple[Any, ...], ___: Any) -> None:
         for site, layer in expected:

@@ -31,9 +31,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 @dataclass
 class LoadedModel:
-    """A causal language model ready to be read: in eval mode, without gradients,
-    with everything that identifies it.
-    """
+    """A causal language model ready to be read, in eval mode, without gradients, and what identifies it."""
 
     model: Any
     tokenizer: Any
@@ -76,9 +74,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a configuration tells: ``sites`` maps each site to its width,
-    ``neurons`` each alias to the whole count.
-    """
+    """What a configuration tells: ``sites`` has each site's width, ``neurons`` the whole count by alias."""
 
     id: str
     revision: str | None
@@ -99,8 +95,7 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load ``name`` from safetensors; the family must be one of ``sites.FAMILIES``.
-    A loaded model is handed back.
+    """Load ``name`` from safetensors, of a family in ``sites.FAMILIES``; a loaded model is handed back.
 
     Args:
         dtype: "auto" is the checkpoint's own (float16 becomes float32 on a CPU), else a name in ``DTYPES``.
@@ -123,19 +118,19 @@ def load(
         )
     target = None if device_map is not None else _device(device)
     # refuses a family before its weights are fetched
-    config, found = _config(name, revision, trust_remote_code)
-    found = locate(name, revision=found.revision, code=trust_remote_code)
-    chosen, notes = _dtype(dtype, config, target)
+    config, described = _config(name, revision, trust_remote_code)
+    checkpoint = locate(name, revision=described.revision, code=trust_remote_code)
+    weight_dtype, notes = _dtype(dtype, config, target)
     if target is not None and target.type != "cpu":
         device_map = {"": target}  # straight to the device; quantised models cannot be moved later
-    model = _weights(found, chosen, device_map, trust_remote_code)
+    model = _weights(checkpoint, weight_dtype, device_map, trust_remote_code)
     model.eval().requires_grad_(False)
-    tokenizer = _tokenizer(found, trust_remote_code)
+    tokenizer = _tokenizer(checkpoint, trust_remote_code)
     return LoadedModel(
         model,
         tokenizer,
-        found.id,
-        found.revision,
+        checkpoint.id,
+        checkpoint.revision,
         fingerprints.of_model(model),
         fingerprints.of_tokenizer(tokenizer),
         str(model.dtype).removeprefix("torch."),
@@ -145,14 +140,12 @@ def load(
 
 
 def describe(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
-    """Sites, widths and neuron counts of ``name`` without loading (or, from the hub,
-    fetching) its weights.
-    """
-    config, found = _config(name, revision, trust_remote_code)
+    """Sites, widths and neuron counts of ``name``; its weights are not loaded, nor fetched from the hub."""
+    config, checkpoint = _config(name, revision, trust_remote_code)
     dtype = _config_dtype(config)
     return ModelInfo(
-        id=found.id,
-        revision=found.revision,
+        id=checkpoint.id,
+        revision=checkpoint.revision,
         family=config.model_type,
         dtype=str(dtype).removeprefix("torch.") if dtype is not None else None,
         n_layers=sites.n_layers(config),
@@ -163,9 +156,7 @@ def describe(name: str, *, revision: str | None = None, trust_remote_code: bool 
 
 
 def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = True) -> list[list[int]]:
-    """Token ids of each text, neither padded nor cut; ``special_tokens`` adds what the tokenizer adds
-    (BOS).
-    """
+    """Token ids of each text, neither padded nor cut; ``special_tokens`` adds the tokenizer's own (BOS)."""
     if not texts:
         return []
     rows = loaded.tokenizer(
@@ -175,19 +166,19 @@ def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = 
 
 
 def _config(name: str, revision: str | None, code: bool) -> tuple[Any, Checkpoint]:
-    found = locate(name, revision=revision, code=code, weights=False)
-    with _told(found.id):
+    checkpoint = locate(name, revision=revision, code=code, weights=False)
+    with _explained(checkpoint.id):
         config = transformers.AutoConfig.from_pretrained(
-            found.folder, trust_remote_code=code, local_files_only=True
+            checkpoint.folder, trust_remote_code=code, local_files_only=True
         )
     sites.family(config)
-    return config, found
+    return config, checkpoint
 
 
-def _weights(found: Checkpoint, dtype: torch.dtype | str, device_map: Any, code: bool) -> Any:
-    with _told(found.id):
-        model, told = transformers.AutoModelForCausalLM.from_pretrained(
-            found.folder,
+def _weights(checkpoint: Checkpoint, dtype: torch.dtype | str, device_map: Any, code: bool) -> Any:
+    with _explained(checkpoint.id):
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
             dtype=dtype,
             device_map=device_map,
             use_safetensors=True,
@@ -195,25 +186,25 @@ def _weights(found: Checkpoint, dtype: torch.dtype | str, device_map: Any, code:
             local_files_only=True,
             output_loading_info=True,
         )
-    lacking = sorted(told["missing_keys"]) + sorted(str(key) for key in told["mismatched_keys"])
+    lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if lacking:  # transformers would go on with random numbers in their place
         raise ModelError(
             f"the checkpoint lacks {len(lacking)} of the model's weights, first {lacking[0]}",
-            where=found.id,
+            where=checkpoint.id,
             fix="fetch or convert the model again",
         )
     return model
 
 
-def _tokenizer(found: Checkpoint, code: bool) -> Any:
-    with _told(found.id):
+def _tokenizer(checkpoint: Checkpoint, code: bool) -> Any:
+    with _explained(checkpoint.id):
         return transformers.AutoTokenizer.from_pretrained(
-            found.folder, trust_remote_code=code, local_files_only=True
+            checkpoint.folder, trust_remote_code=code, local_files_only=True
         )
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _explained(name: str) -> Iterator[None]:
     """Run transformers silently; whatever it raises becomes one line that names the model."""
     try:
         with quiet():
@@ -243,22 +234,20 @@ def _dtype(asked: str, config: Any, target: torch.device | None) -> tuple[torch.
     """The dtype to load with, and a note where it is not the checkpoint's."""
     if asked != "auto":
         return DTYPES[asked], ()
-    own = _config_dtype(config)
-    if own is torch.float16 and target is not None and target.type == "cpu":
+    stored = _config_dtype(config)
+    if stored is torch.float16 and target is not None and target.type == "cpu":
         return torch.float32, ("float16 weights are loaded as float32 on a CPU; dtype='float16' keeps them",)
-    return own or "auto", ()
+    return stored or "auto", ()
 
 
 def _config_dtype(config: Any) -> torch.dtype | None:
     text = getattr(config, "text_config", None)
-    own: torch.dtype | None = getattr(config, "dtype", None) or getattr(text, "dtype", None)
-    return own
+    stored: torch.dtype | None = getattr(config, "dtype", None) or getattr(text, "dtype", None)
+    return stored
 
 
 def _max_tokens(config: Any) -> int | None:
-    """The number of positions: a limit where they are embedded,
-    what rotary and ALiBi models were trained for.
-    """
+    """Positions: a limit where they are embedded, what rotary and ALiBi models were trained for."""
     text = sites.text_config(config)
     for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         value = getattr(text, key, None)
