@@ -1,7 +1,7 @@
 """The written format, version 1: every stored name, dimension and attribute, in one place.
 
-Readers and writers take names from here and never spell them again. The same facts, for authors of other
-tools, are in docs/format.md.
+Readers and writers take names from here and never spell them again; only those of a seal are where it is
+made, in `relact.store.seal`. The same facts, for authors of other tools, are in docs/format.md.
 """
 
 from __future__ import annotations
@@ -14,43 +14,50 @@ from typing import Any
 
 from relact.errors import StoreError
 
+# --- the hierarchy: its groups, and what every one of them has
 FORMAT = 1
+DOCUMENT = "zarr.json"  # metadata of a group or an array
 ATTRIBUTE = "relact"  # key of our attributes in every zarr.json we write
+PROMPTS = "prompts"
+ACTIVATIONS = "activations"
+SCORES = "scores"
+MASKS = "masks"
+ABLATIONS = "ablations"
+COMMITS = "commits"
 
-PROMPTS, ACTIVATIONS, SCORES, MASKS, ABLATIONS, COMMITS = (
-    "prompts",
-    "activations",
-    "scores",
-    "masks",
-    "ablations",
-    "commits",
-)
-PACKAGE = "package"  # root attribute of a store packed for sharing: what is in it, and its card
-TOP = "top"  # group of a packed store: every relation's best neurons, ready to be shown
+# --- prompts/<split>, and prompts.<split> of the root's attributes
 IDENTIFY, TEST = "identify", "test"
-# string columns of both prompt sets
-PROMPT_TEXT = ("text", "relation", "subject", "object", "template", "language")
-ANSWERS = "answers"  # test prompts: (prompt, answer) strings, padded with ""
-ACTIVATION, RECORD, FIELD = "activation", "record", "field"
-APPENDED = "appended"  # prompts.identify of the manifest: first row of every later append
-START, STOP = "start", "stop"  # the first two fields of a commit record; then one checksum per site and layer
-STATISTICS = ("average_precision", "on_p50", "on_p90", "off_mean", "off_p50")  # of scores/<site>, by default
+PROMPT_TEXT = ("text", "relation", "subject", "object", "template", "language")  # strings of both prompt sets
+N_TOKENS = "n_tokens"  # integers of both prompt sets
+ANSWERS = "answers"  # (prompt, answer) strings of test prompts, padded with ""
+N_ROWS, ROWS_DIGEST = "n", "digest"  # attributes: how many prompts, and `digest` of them
+APPENDED = "appended"  # attribute of identify, where there was an append: first row of every one
+
+# --- activations/<site>, commits
+ACTIVATION = "activation"  # (prompt, layer, neuron)
+RECORD, FIELD = "record", "field"  # (block, field), and the names along `field`: see `commit_fields`
+START, STOP = "start", "stop"  # the first two fields: row range of the block
 DTYPES = ("float16", "float32")
 POOLS = ("mean", "max", "last", "positive")
-AVERAGE_PRECISION = STATISTICS[0]
-MASK = "mask"  # the array of masks/<name>/<site>
+
+# --- scores/<site>, masks/<name>/<site>
 BY_NEURON = ("relation", "layer", "neuron")  # dimensions of every score and mask
-INTACT, RANDOM = "intact", "random-"  # conditions of an ablation: the model as it is; a seed follows
-CORRECT, GENERATED, ACCURACY, DIGEST, RELATION_OF = (
-    "correct",
-    "generated",
-    "accuracy",
-    "digest",
-    "relation_of",
-)
-STEP_CORRECT, STEP_GENERATED, PERPLEXITY = "step_correct", "step_generated", "perplexity"  # of some ablations
-N_TOKENS = "n_tokens"  # integer column of both prompt sets
-DOCUMENT = "zarr.json"  # metadata of a group or an array
+AVERAGE_PRECISION = "average_precision"
+ON_P50, ON_P90, OFF_MEAN, OFF_P50 = "on_p50", "on_p90", "off_mean", "off_p50"
+STATISTICS = (AVERAGE_PRECISION, ON_P50, ON_P90, OFF_MEAN, OFF_P50)  # those that are computed by default
+MASK = "mask"
+
+# --- ablations/<name>
+INTACT, RANDOM = "intact", "random-"  # conditions: the model as it is; a seed follows. Others are relations
+CORRECT, GENERATED, ACCURACY, DIGEST = "correct", "generated", "accuracy", "digest"
+RELATION_OF = "relation_of"  # the relation of every prompt
+STEP_CORRECT, STEP_GENERATED = "step_correct", "step_generated"  # of a sweep: without what a step of k adds
+PERPLEXITY = "perplexity"  # where a text was given
+
+# --- a store packed for sharing
+PACKAGE = "package"  # root attribute: what is in it, and its card
+TOP = "top"  # group: every relation's best neurons, ready to be shown
+PLACE, VALUE = "place", "value"  # (relation, rank, axis) site, layer, neuron; (relation, rank, statistic)
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,10 @@ class CaptureRecord:
 class Manifest:
     """The root attributes of a store: its identity.
 
-    ``prompts`` maps a split to ``{"n": rows, "digest": hex}``. Two captures belong together when all fields
-    but ``versions`` and ``created`` are equal.
+    Two captures belong together when all fields but ``versions`` and ``created`` are equal.
+
+    Attributes:
+        prompts: per split ``{N_ROWS: rows, ROWS_DIGEST: hex}``, of ``identify`` also what was ``APPENDED``.
     """
 
     model: ModelRecord
@@ -91,6 +100,18 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     format: int = FORMAT
+
+    def n_prompts(self, split: str) -> int:
+        """How many prompts a split has."""
+        return int(self.prompts[split][N_ROWS])
+
+    def prompts_digest(self, split: str) -> str:
+        """The digest of a split's prompts."""
+        return str(self.prompts[split][ROWS_DIGEST])
+
+    def appended(self) -> list[int]:
+        """The first identification prompt of every later append."""
+        return [int(row) for row in self.prompts[IDENTIFY].get(APPENDED, ())]
 
     def to_attributes(self) -> dict[str, Any]:
         """JSON-ready dictionary for ``attrs["relact"]``."""
@@ -103,7 +124,9 @@ class Manifest:
     def from_attributes(cls, raw: Any, where: object) -> Manifest:
         """Parse root attributes; `StoreError` says what is missing or of a later format."""
         if not isinstance(raw, dict) or "format" not in raw:
-            raise StoreError("not a relact store: its zarr.json has no 'relact' attributes", where=where)
+            raise StoreError(
+                f"not a relact store: its {DOCUMENT} has no {ATTRIBUTE!r} attributes", where=where
+            )
         if raw["format"] != FORMAT:
             raise StoreError(
                 f"store format {raw['format']!r}, this version reads {FORMAT}",
@@ -125,19 +148,27 @@ class Manifest:
             raise StoreError(f"damaged root attributes ({error})", where=where) from error
 
     def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:
-        """Fields of the identity that differ: ``(name, mine, theirs)``, nested names dotted."""
-        mine, theirs = _flatten(self.to_attributes()), _flatten(other.to_attributes())
-        names = sorted(set(mine) | set(theirs))
+        """Fields of the identity that differ: ``(name, of this, of the other)``, nested names dotted."""
+        ours, theirs = _flatten(self.to_attributes()), _flatten(other.to_attributes())
+        names = sorted(ours.keys() | theirs.keys())
         ignored = ("versions.", "created")
         return [
-            (name, mine.get(name), theirs.get(name))
+            (name, ours.get(name), theirs.get(name))
             for name in names
-            if not name.startswith(ignored) and mine.get(name) != theirs.get(name)
+            if not name.startswith(ignored) and ours.get(name) != theirs.get(name)
         ]
 
 
+class _Result:
+    """A record of how a result was made, kept in the attributes of its group."""
+
+    def to_attributes(self) -> dict[str, Any]:
+        """JSON-ready dictionary."""
+        return _plain(self)
+
+
 @dataclass(frozen=True)
-class ScoresRecord:
+class ScoresRecord(_Result):
     """What ``scores`` were computed from.
 
     Attributes:
@@ -153,10 +184,6 @@ class ScoresRecord:
     model: str
     imported: tuple[str, ...] | None = None
 
-    def to_attributes(self) -> dict[str, Any]:
-        """JSON-ready dictionary."""
-        return _plain(self)
-
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> ScoresRecord:
         """Parse what `to_attributes` gave; `StoreError` when something is missing."""
@@ -164,7 +191,7 @@ class ScoresRecord:
 
 
 @dataclass(frozen=True)
-class MaskRecord:
+class MaskRecord(_Result):
     """How a mask was chosen.
 
     Attributes:
@@ -181,10 +208,6 @@ class MaskRecord:
     scores: ScoresRecord
     of: str | None = None
 
-    def to_attributes(self) -> dict[str, Any]:
-        """JSON-ready dictionary."""
-        return _plain(self)
-
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> MaskRecord:
         """Parse what `to_attributes` gave; `StoreError` when something is missing."""
@@ -194,7 +217,7 @@ class MaskRecord:
 
 
 @dataclass(frozen=True)
-class AblationRecord:
+class AblationRecord(_Result):
     """What an ablation did: one mask, or several of growing k in a sweep.
 
     Attributes:
@@ -214,22 +237,17 @@ class AblationRecord:
         """The masks, one per k."""
         return self.mask if isinstance(self.mask, tuple) else (self.mask,)
 
-    def to_attributes(self) -> dict[str, Any]:
-        """JSON-ready dictionary."""
-        return _plain(self)
-
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> AblationRecord:
         """Parse what `to_attributes` gave; `StoreError` when something is missing."""
         values = _known(cls, raw, where, lists=("k", "seeds"))
-        mask = values["mask"]
-        parse = MaskRecord.from_attributes
-        masks = tuple(parse(part, where) for part in mask) if isinstance(mask, list) else parse(mask, where)
-        return cls(**{**values, "mask": masks})
+        mask, parse = values["mask"], MaskRecord.from_attributes
+        parsed = tuple(parse(step, where) for step in mask) if isinstance(mask, list) else parse(mask, where)
+        return cls(**{**values, "mask": parsed})
 
 
 def commit_fields(sites: Sequence[str], n_layers: int) -> list[str]:
-    """Names along the ``field`` dimension of a commit record: start, stop, then ``site/layer`` checksums."""
+    """Names along the ``field`` of a commit record: start, stop, then ``site/layer`` of every checksum."""
     return [START, STOP, *(f"{site}/{layer}" for site in sites for layer in range(n_layers))]
 
 
@@ -244,22 +262,24 @@ def digest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _plain(record: Any) -> dict[str, Any]:
     """A record as JSON has it: tuples are lists, and what is optional and not there is left out."""
-    values = ((part, getattr(record, part.name)) for part in fields(record))
-    return {part.name: _json(value) for part, value in values if value is not None or part.default is MISSING}
+    values = ((entry, getattr(record, entry.name)) for entry in fields(record))
+    return {
+        entry.name: _json(value) for entry, value in values if value is not None or entry.default is MISSING
+    }
 
 
 def _json(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [_json(part) for part in value]
+        return [_json(item) for item in value]
     return _plain(value) if is_dataclass(value) else value
 
 
 def _known(cls: type, raw: Mapping[str, Any], where: object, lists: Sequence[str]) -> dict[str, Any]:
     """The fields of a record among stored attributes; ``lists`` name those that are tuples here."""
-    names = [part.name for part in fields(cls) if part.name in raw]
-    missing = [part.name for part in fields(cls) if part.default is MISSING and part.name not in raw]
-    if missing:
-        raise StoreError(f"its attributes have no {missing[0]!r}", where=where, fix="run `relact verify`")
+    for entry in fields(cls):
+        if entry.default is MISSING and entry.name not in raw:
+            raise StoreError(f"its attributes have no {entry.name!r}", where=where, fix="run `relact verify`")
+    names = [entry.name for entry in fields(cls) if entry.name in raw]
     return {
         name: tuple(raw[name]) if name in lists and isinstance(raw[name], list) else raw[name]
         for name in names
