@@ -108,7 +108,7 @@ def ablate_with(
     if current and (not options.perplexity or schema.PERPLEXITY in opened.dataset(group)):
         return opened.dataset(group)
     job = _Job(
-        [conditions.of_mask(opened, one, seeds=options.seeds, mode=options.mode) for one in masks],
+        [conditions.of_mask(opened, each, seeds=options.seeds, mode=options.mode) for each in masks],
         table,
         prepare.model_of(opened, model, device),
         opened.manifest.capture.special_tokens,
@@ -193,7 +193,7 @@ class _Job:
             progress=progress,
         )
         generated = texts[: len(flat)].reshape(len(self.every), -1, n_prompts)
-        return generated, _own(texts[len(flat) :], own, len(steps)) if self.sweep else None
+        return generated, _of_own(texts[len(flat) :], own, len(steps)) if self.sweep else None
 
     def perplexities(self, progress: Progress) -> np.ndarray | None:
         """[k, condition], if asked for."""
@@ -204,7 +204,7 @@ class _Job:
         return values.reshape(len(self.every), -1)
 
 
-def _own(texts: np.ndarray, own: np.ndarray, n_steps: int) -> np.ndarray:
+def _of_own(texts: np.ndarray, own: np.ndarray, n_steps: int) -> np.ndarray:
     """[k, prompt]: of texts [k x relation, prompt] those under the prompt's ``own`` relation,
     "" where it has none.
     """

@@ -86,14 +86,15 @@ def passes_of(
     passes: list[tuple[int, int, int]] = []
     work, most = 0, 1
     for group in _groups(tokens):
-        prefix, own = len(group.prefix), [len(tokens[row]) - len(group.prefix) for row in group.rows]
+        prefix = len(group.prefix)
+        lengths = [len(tokens[row]) - prefix for row in group.rows]
         for start in range(0, max(1, n_conditions), CONDITIONS):
             rows = 1 + min(CONDITIONS, n_conditions - start)
-            size = min(sum(own), batch_tokens // rows + max(own))
+            size = min(sum(lengths), batch_tokens // rows + max(lengths))
             passes += [(rows, 0, prefix)] if prefix else []
             passes.append((rows, prefix, size))
-            most = max(most, rows * -(-size // min(own)))
-            work += rows * (prefix + sum(own) + len(own))  # and a second token
+            most = max(most, rows * -(-size // min(lengths)))
+            work += rows * (prefix + sum(lengths) + len(lengths))  # and a second token
     return passes, work, most
 
 
@@ -158,8 +159,8 @@ class _Pack:
 
     def __init__(self, chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int]) -> None:
         self.chunk, self.n_prefix = chunk, len(chunk.prefix)
-        own = [tokens[row][self.n_prefix :] for row in rows]
-        lengths = torch.tensor([len(ids) for ids in own])
+        tails = [tokens[row][self.n_prefix :] for row in rows]
+        lengths = torch.tensor([len(ids) for ids in tails])
         self.ends = lengths.cumsum(0) - 1
         self.n_tokens = torch.tensor([len(tokens[row]) for row in rows])
         self.owner = torch.repeat_interleave(torch.arange(len(rows)), lengths)  # of every token, its prompt
@@ -171,7 +172,7 @@ class _Pack:
         ends = self.ends.to(chunk.device)
         with chunk.overridden(joining=True, ends=ends if chunk.last else None):
             output, self.cache = self._forward(
-                torch.tensor([[*chain.from_iterable(own)]]), place[None], sees[None], ends, cache
+                torch.tensor([[*chain.from_iterable(tails)]]), place[None], sees[None], ends, cache
             )
         self.logits: Tensor = output.logits
 
@@ -211,11 +212,13 @@ def _answer_packed(
     texts, going_on = _judge(chunk, first, rows, is_open)
     slots = max(map(len, going_on))
     if slots:
-        prompts = torch.tensor([[*own, *[0] * (slots - len(own))] for own in going_on])  # [rows, slots]
+        padded = [[*undecided, *[0] * (slots - len(undecided))] for undecided in going_on]
+        prompts = torch.tensor(padded)  # [rows, slots]
         second = pack.second(first.gather(1, prompts), prompts).argmax(dim=-1).cpu()
-        for row, own in enumerate(going_on):
-            pairs = [[int(first[row, prompt]), int(second[row, slot])] for slot, prompt in enumerate(own)]
-            for prompt, text in zip(own, _texts(chunk.loaded, pairs), strict=True):
+        for row, undecided in enumerate(going_on):
+            slotted = enumerate(undecided)
+            pairs = [[int(first[row, prompt]), int(second[row, slot])] for slot, prompt in slotted]
+            for prompt, text in zip(undecided, _texts(chunk.loaded, pairs), strict=True):
                 texts[row][prompt] = text
     return [texts[row] for row in chunk.row_of]
 
@@ -267,14 +270,14 @@ def _can_pack(
         pack, packed = next(_cut(chunk, tokens, group.rows, batch_tokens, True))
         if not packed:
             return True
-        found = _Pack(chunk, tokens, pack).logits[:, -1]
+        packed_logits = _Pack(chunk, tokens, pack).logits[:, -1]
     # no position_ids, a batch that may not grow, another form of mask
     except (TypeError, ValueError, RuntimeError):
         return False
     plain = Chunk(loaded, conditions, group.prefix, last=False, joining=False)
     expected = _first_apart(plain, tokens, pack[-1:])[0][:, 0]
-    tolerance = torch.finfo(found.dtype).eps ** 0.5 * (expected.max() - expected.min())
-    return bool((found - expected).abs().max() <= tolerance)
+    tolerance = torch.finfo(packed_logits.dtype).eps ** 0.5 * (expected.max() - expected.min())
+    return bool((packed_logits - expected).abs().max() <= tolerance)
 
 
 # --- a row for every prompt
@@ -304,8 +307,8 @@ def _answer_apart(
         with chunk.overridden(joining=False):
             output, _ = advance(chunk.model, first.reshape(-1, 1), cache=cache, logits_to_keep=1)
         second = output.logits[:, -1].argmax(dim=-1).reshape(first.shape)
-        for row, own in enumerate(going_on):
-            pairs = [[int(first[row, prompt]), int(second[row, prompt])] for prompt in own]
-            for prompt, text in zip(own, _texts(chunk.loaded, pairs), strict=True):
+        for row, undecided in enumerate(going_on):
+            pairs = [[int(first[row, prompt]), int(second[row, prompt])] for prompt in undecided]
+            for prompt, text in zip(undecided, _texts(chunk.loaded, pairs), strict=True):
                 texts[row][prompt] = text
     return [texts[row] for row in chunk.row_of]

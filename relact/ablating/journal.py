@@ -31,17 +31,17 @@ class Journal:
             return
         whole = [line for line in lines[1:-1] if line]  # what follows the last newline was cut off
         for line in whole:
-            for digest, found in json.loads(line).items():
-                self.answers[digest].update({int(prompt): text for prompt, text in found.items()})
+            for digest, texts in json.loads(line).items():
+                self.answers[digest].update({int(prompt): text for prompt, text in texts.items()})
         path.write_text("\n".join([identity, *whole, ""]), encoding="utf-8")
 
-    def write(self, found: Mapping[str, Mapping[int, str]]) -> None:
+    def write(self, answers: Mapping[str, Mapping[int, str]]) -> None:
         """Add answers, durably."""
         new = not self.path.exists()
         with self.path.open("a", encoding="utf-8") as file:
             if new:
                 file.write(f"{self.identity}\n")
-            file.write(json.dumps(found, ensure_ascii=False) + "\n")
+            file.write(json.dumps(answers, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 

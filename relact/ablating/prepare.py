@@ -46,9 +46,9 @@ def _require_held_out(store: Store, table: pd.DataFrame) -> None:
     both = table[key].drop_duplicates().merge(store.prompts(schema.IDENTIFY)[key].drop_duplicates())
     both = both[both["subject"] != ""]
     if len(both):
-        what = f"{len(both)} test subjects are also identification subjects, first {both['subject'][0]!r}"
+        problem = f"{len(both)} test subjects are also identification subjects, first {both['subject'][0]!r}"
         fix = "make them with the seed, shots and test size of the store's prompts"
-        raise InputError(what, where=f"relation {both['relation'][0]}", fix=fix)
+        raise InputError(problem, where=f"relation {both['relation'][0]}", fix=fix)
 
 
 def model_of(store: Store, model: str | LoadedModel | None, device: str) -> LoadedModel:
@@ -56,13 +56,13 @@ def model_of(store: Store, model: str | LoadedModel | None, device: str) -> Load
     recorded = store.manifest.model
     commit = None if (recorded.revision or "").startswith("sha256:") else recorded.revision  # of a hub model
     loaded = load(model or recorded.id, dtype=recorded.dtype, revision=commit, device=device)
-    for what, stored, present in (
+    for name, stored, present in (
         ("model fingerprint", recorded.fingerprint, loaded.fingerprint),
         ("tokenizer fingerprint", store.manifest.tokenizer, loaded.tokenizer_fingerprint),
     ):
         if stored != present:
             raise IdentityError(
-                f"the store records {what} {stored} ({recorded.id}), this model has {present} ({loaded.id})",
+                f"the store records {name} {stored} ({recorded.id}), this model has {present} ({loaded.id})",
                 where=store.path,
                 fix="ablate the model that was captured",
             )

@@ -97,7 +97,9 @@ def ablation(
     """The matrix of one k, mean drops with their intervals, and who hurts or helps whom beyond chance."""
     say(f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {k})\n")
     matrix(result)
-    parts = [f"{name} {one['drop']:.1f} [{one['low']:.1f}, {one['high']:.1f}]" for name, one in drops.items()]
+    parts = [
+        f"{name} {drop['drop']:.1f} [{drop['low']:.1f}, {drop['high']:.1f}]" for name, drop in drops.items()
+    ]
     say(f"\nmean drop in points, 95% intervals: {', '.join(parts)}\n")
     clear = influences[influences["own_clear"] & (influences["own"] > 0)]
     own = ", ".join(f"{row.switched_off} {row.own:.0f}" for row in clear.itertuples())

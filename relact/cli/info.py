@@ -10,6 +10,7 @@ import typer
 
 from relact.cli.options import Json
 from relact.cli.printing import show
+from relact.schema import DOCUMENT
 
 
 def info(
@@ -19,7 +20,7 @@ def info(
     """What a store holds, or which sites and how many neurons a model has."""
     from relact.packed.store import is_packed, open_store
 
-    if (Path(what) / "zarr.json").is_file() or is_packed(what):
+    if (Path(what) / DOCUMENT).is_file() or is_packed(what):
         show(open_store(what).describe(), as_json)
         return
     from relact.models import loading

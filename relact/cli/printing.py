@@ -6,44 +6,53 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from relact import schema
 from relact.cli import terminal
+from relact.plan import Plan, show_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 
 def show(values: dict[str, Any], as_json: bool) -> None:
-
+    """Names and values, one pair a line or as JSON."""
     terminal.dump(values) if as_json else terminal.pairs(values)
 
 
-def show_plans(plans: Sequence[Any], as_json: bool) -> None:
+def show_plans(plans: Sequence[Plan], as_json: bool) -> None:
     """What commands are about to do: exact numbers plain, bounds with a sign, times as estimates."""
     import pandas as pd
 
-    from relact import plan
-
     if as_json:
-        terminal.dump([asdict(one) for one in plans])
+        terminal.dump([asdict(step) for step in plans])
         return
-    rows = [
-        {
-            "step": one.what,
-            "files": f"{'' if one.exact else '≤ '}{one.files:,}",
-            "on disk": f"{'' if one.exact else '≤ '}{plan.show_bytes(one.bytes)}",
-            "memory": f"≤ {plan.show_bytes(one.memory)}",
-            "time": "unknown"
-            if one.seconds is None
-            else f"about {timedelta(seconds=max(1, round(one.seconds)))}",
-        }
-        for one in plans
-    ]
+    rows = []
+    for step in plans:
+        bound = "" if step.exact else "≤ "
+        time = (
+            "unknown" if step.seconds is None else f"about {timedelta(seconds=max(1, round(step.seconds)))}"
+        )
+        rows.append(
+            {
+                "step": step.what,
+                "files": f"{bound}{step.files:,}",
+                "on disk": f"{bound}{show_bytes(step.bytes)}",
+                "memory": f"≤ {show_bytes(step.memory)}",
+                "time": time,
+            }
+        )
     terminal.table(pd.DataFrame(rows))
 
 
-def show_frame(frame: Any, as_json: bool, output: Path | None = None, heat: tuple[str, ...] = ()) -> None:
-
+def show_frame(
+    frame: pd.DataFrame, as_json: bool, output: Path | None = None, heat: tuple[str, ...] = ()
+) -> None:
+    """A table on the terminal, as JSON, or into a file."""
     if output:
         from relact.analysis import tables
 
@@ -59,12 +68,12 @@ def show_frame(frame: Any, as_json: bool, output: Path | None = None, heat: tupl
 def numbers(text: str) -> int | list[int]:
     """``400`` or ``10,50,200``."""
     try:
-        numbers = [int(word) for word in text.split(",")]
+        sizes = [int(word) for word in text.split(",")]
     except ValueError:
         raise typer.BadParameter(
             f"{text!r} is neither a number nor numbers with commas", param_hint="--k"
         ) from None
-    return numbers[0] if len(numbers) == 1 else numbers
+    return sizes[0] if len(sizes) == 1 else sizes
 
 
 def listed(names: str | None) -> list[str] | None:
@@ -72,48 +81,50 @@ def listed(names: str | None) -> list[str] | None:
     return [name.strip() for name in names.split(",")] if names else None
 
 
-def show_ablation(result: Any, as_json: bool, where: Path | None = None) -> None:
+def show_ablation(result: xr.Dataset, as_json: bool, where: Path | None = None) -> None:
+    """An ablation, or a sweep k by k: the matrix, mean drops, and who hurts or helps whom beyond chance."""
     from relact.analysis.effects import cumulativity
-    from relact.analysis.evidence import evidence, influences
-    from relact.cli import drawing
 
     sweep = "k" in result.dims
-    found = []
-    for part in [result.sel(k=k) for k in result["k"].values] if sweep else [result]:
-        part = part.load()
-        k = int(part["k"]) if sweep else result.attrs["k"]
-        shown = evidence(part)
-        summary = {
-            str(group): {"drop": float(drop), "low": float(low), "high": float(high)}
-            for group, drop, low, high in zip(
-                shown["group"].values, shown["mean_drop"], shown["mean_low"], shown["mean_high"], strict=True
-            )
-        }
-        table = influences(shown)
-        found.append(
-            {
-                "k": k,
-                "drops": summary,
-                "accuracy": part["accuracy"].values.tolist(),
-                "influences": table.astype(object).where(table.notna(), None).to_dict("records"),
-            }
-        )
-        if "perplexity" in part:
-            found[-1]["perplexity"] = part["perplexity"].values.tolist()
-        if not as_json:
-            drawing.ablation(part, k, summary, table)
+    parts = [result.sel(k=k) for k in result["k"].values] if sweep else [result]
+    summaries = [
+        _show_part(part.load(), int(part["k"] if sweep else result.attrs["k"]), as_json) for part in parts
+    ]
     steps = cumulativity(result) if sweep else None
     if as_json:
-        names = {
-            "condition": result["condition"].values.tolist(),
-            "relation": result["relation"].values.tolist(),
-        }
-        content: dict[str, Any] = {"sweep": found} if sweep else found[0]
+        names = {name: result[name].values.tolist() for name in ("condition", "relation")}
+        content: dict[str, Any] = {"sweep": summaries} if sweep else summaries[0]
         if steps is not None:
-            content["cumulativity"] = steps.astype(object).where(steps.notna(), None).to_dict("records")
+            content["cumulativity"] = _records(steps)
         terminal.dump({"store": where, **names, **content})
         return
     if steps is not None:
         terminal.table(steps[steps["relation"].isin(["macro", "micro"])], title="cumulativity")
     if where:
         terminal.say(f"store: {where}")
+
+
+def _show_part(part: xr.Dataset, k: int, as_json: bool) -> dict[str, Any]:
+    """Print the matrix of one k unless JSON is asked for; returns what JSON says of it."""
+    from relact.analysis.evidence import evidence, influences
+    from relact.cli import drawing
+
+    tested = evidence(part)
+    columns = (tested[name].values for name in ("group", "mean_drop", "mean_low", "mean_high"))
+    drops = {
+        str(group): {"drop": float(drop), "low": float(low), "high": float(high)}
+        for group, drop, low, high in zip(*columns, strict=True)
+    }
+    table = influences(tested)
+    if not as_json:
+        drawing.ablation(part, k, drops, table)
+    accuracy = part[schema.ACCURACY].values.tolist()
+    summary: dict[str, Any] = {"k": k, "drops": drops, "accuracy": accuracy, "influences": _records(table)}
+    if schema.PERPLEXITY in part:
+        summary["perplexity"] = part[schema.PERPLEXITY].values.tolist()
+    return summary
+
+
+def _records(table: pd.DataFrame) -> list[Any]:
+    """Rows for JSON, which has no NaN."""
+    return list(table.astype(object).where(table.notna(), None).to_dict("records"))

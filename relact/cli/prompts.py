@@ -22,7 +22,7 @@ from relact.cli.options import (
     TestSize,
 )
 from relact.cli.progress import Stages
-from relact.relations.options import PromptOptions
+from relact.relations.options import PromptOptions, ReadingOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,9 +85,9 @@ def prompts(
         seed,
         paraphrase,
     )
-    reading = {"label_column": label_column, "template": template, "limit": limit, "skip_bad": skip_bad}
+    reading = ReadingOptions(label_column, template, limit=limit, skip_bad=skip_bad)
     skipped: list[str] = []
-    frame = _frame(sources, options, preset, {**reading, "skipped": skipped})
+    frame = _frame(sources, reading, options, preset, skipped)
     if known_by:
         from relact.studies.known_prompts import known
 
@@ -106,19 +106,23 @@ def prompts(
 
 
 def _frame(
-    sources: list[str], options: PromptOptions, preset: str | None, reading: dict[str, Any]
+    sources: list[str],
+    reading: ReadingOptions,
+    options: PromptOptions,
+    preset: str | None,
+    skipped: list[str],
 ) -> pd.DataFrame:
-    """The prompts of the sources; a preset has options of its own,
-    of which only seed and paraphrase are chosen here.
-    """
+    """The prompts of the sources. A preset has options of its own: only seed and paraphrase are chosen."""
     from relact.relations.prompts import build, published
     from relact.relations.sources import load_all
     from relact.studies import presets
 
     if preset:
-        own = presets.get(preset).prompts
-        return published(sources, replace(own, seed=options.seed, paraphrase=options.paraphrase))
-    return build(load_all(sources, **reading), options)
+        options_of_preset = presets.get(preset).prompts
+        return published(
+            sources, replace(options_of_preset, seed=options.seed, paraphrase=options.paraphrase)
+        )
+    return build(load_all(sources, reading, skipped=skipped), options)
 
 
 def _list_relations(as_json: bool) -> None:

@@ -46,8 +46,8 @@ def neuron(
     frame = query.neuron(opened, site, layer, index)
     prompts = query.extremes(opened, site, layer, index, n) if query.has_activations(opened) else None
     if as_json:
-        found = {"site": site, "layer": layer, "neuron": index, "relations": frame.to_dict("records")}
-        terminal.dump(found | ({} if prompts is None else {"prompts": prompts.to_dict("records")}))
+        document = {"site": site, "layer": layer, "neuron": index, "relations": frame.to_dict("records")}
+        terminal.dump(document | ({} if prompts is None else {"prompts": prompts.to_dict("records")}))
     elif output:
         show_frame(frame, False, output)
     else:

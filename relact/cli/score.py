@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,10 @@ from relact.cli.options import DryRun, Json, Memory, Negatives, Relations, Seed,
 from relact.cli.printing import listed, show, show_plans
 from relact.cli.progress import Stages
 from relact.scoring.options import ScoreOptions
+
+if TYPE_CHECKING:
+    from relact.progress import Progress
+    from relact.store.local import LocalStore
 
 
 def score(
@@ -32,6 +36,10 @@ def score(
         int, typer.Option(help="also draw the prompts again so often: how much of the top K stays")
     ] = 0,
     k: Annotated[int, typer.Option("--k", help="K of --bootstrap")] = 400,
+    check: Annotated[
+        int,
+        typer.Option(metavar="N", help="recompute N random neurons with scikit-learn, say the difference"),
+    ] = 0,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -59,4 +67,14 @@ def score(
                 progress=progress,
             )["survival"]
             shown |= {f"top {k} that stay": dict(survival.mean("resample").round(3).to_series())}
+        if check:
+            shown |= {"check": _checked(opened, check, seed, progress)}
     show(shown, as_json)
+
+
+def _checked(store: LocalStore, neurons: int, seed: int, progress: Progress) -> str:
+    from relact.scoring.check import check
+
+    checked = check(store, neurons, seed=seed, progress=progress)
+    compared = f"{checked.neurons} neurons x {checked.relations} relations as scikit-learn has them"
+    return f"{compared}, largest difference {checked.largest:.1e}"

@@ -36,9 +36,9 @@ def select(
         two = listed(pair)
         if bool(pair) == only or (two and len(two) != 2):
             raise typer.BadParameter("give --only, or --pair with two relations", param_hint="--of")
-        made = masks.combine(store, of, (two[0], two[1]) if two else None, name=name)
+        mask = masks.combine(store, of, (two[0], two[1]) if two else None, name=name)
     else:
-        made = masks.select(store, k=k, kind=kind, fdr=fdr, name=name, sites=sites)
-    relations, sets = masks.read(local.open(store), made)
+        mask = masks.select(store, k=k, kind=kind, fdr=fdr, name=name, sites=sites)
+    relations, sets = masks.read(local.open(store), mask)
     sizes = dict(zip(relations, masks.flatten(sets).sum(axis=1).tolist(), strict=True))
-    show({"mask": made, "store": str(store), **({"neurons": sizes} if as_json else sizes)}, as_json)
+    show({"mask": mask, "store": str(store), **({"neurons": sizes} if as_json else sizes)}, as_json)

@@ -107,8 +107,8 @@ def _algebra(
     """Names and rows of ``A and B``, ``A without B``, ``B without A``."""
     unknown = [name for name in pair if name not in relations]
     if unknown or pair[0] == pair[1]:
-        what = f"no relation {unknown[0]!r} in mask {mask!r}" if unknown else f"{pair[0]!r} twice"
-        raise InputError(what, where="--pair", fix=f"choose two of {', '.join(relations)}")
+        problem = f"no relation {unknown[0]!r} in mask {mask!r}" if unknown else f"{pair[0]!r} twice"
+        raise InputError(problem, where="--pair", fix=f"choose two of {', '.join(relations)}")
     (a, b), (first, second) = pair, (flat[relations.index(name)] for name in pair)
     rows = np.stack([first & second, first & ~second, second & ~first])
     return [f"{a} and {b}", f"{a} without {b}", f"{b} without {a}"], rows

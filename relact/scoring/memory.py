@@ -63,8 +63,8 @@ class ScoreShape:
             if span % divisor == 0 and self.memory(span // divisor) <= budget:
                 return span // divisor
         raise BudgetError(
-            f"scoring {self.site.n_prompts} prompts with {self.workers} workers needs {show_bytes(self.memory(1))}, "
-            f"the budget is {show_bytes(budget)}",
+            f"scoring {self.site.n_prompts} prompts with {self.workers} workers "
+            f"needs {show_bytes(self.memory(1))}, the budget is {show_bytes(budget)}",
             where="--memory",
             fix="give more, or fewer --workers",
         )

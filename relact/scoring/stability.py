@@ -82,8 +82,8 @@ def _average_precision(
     shape = {site: (len(labels.relations), lay.n_layers, lay.width) for site, lay in store.layouts.items()}
     scores = {site: np.empty(size, np.float32) for site, size in shape.items()}
 
-    def collect(task: Task, found: np.ndarray) -> None:
-        scores[task.site][:, task.layer, task.start : task.stop] = found
+    def collect(task: Task, values: np.ndarray) -> None:
+        scores[task.site][:, task.layer, task.start : task.stop] = values
 
     with on_scheduler(workers=workers) as compute:
         for site, lay in store.layouts.items():

@@ -42,9 +42,11 @@ def known(
     counts = right.groupby("relation", sort=False).size().reindex(identify["relation"].unique(), fill_value=0)
     for relation, count in counts.items():
         if count < 2:
-            what = f"answers {count} of its {(identify['relation'] == relation).sum()} identification prompts"
+            problem = (
+                f"answers {count} of its {(identify['relation'] == relation).sum()} identification prompts"
+            )
             raise InputError(
-                f"{loaded.id} {what}", where=f"relation {relation}", fix="drop it, or give more --shots"
+                f"{loaded.id} {problem}", where=f"relation {relation}", fix="drop it, or give more --shots"
             )
     if per_relation is not None:
         right = right.groupby("relation", sort=False).head(per_relation)

@@ -28,7 +28,8 @@ def asked_otherwise(store: str | Path | Store, options: PromptOptions) -> pd.Dat
     relations = load_all(open_store(store).relations())
     told = [relation for relation in relations if options.language in relation.languages]
     if not told:
-        what = f"none of {', '.join(relation.name for relation in relations)} has prompts in {options.language!r}"
-        raise InputError(what, where="--language", fix="see `relact prompts --list`")
+        names = ", ".join(relation.name for relation in relations)
+        problem = f"none of {names} has prompts in {options.language!r}"
+        raise InputError(problem, where="--language", fix="see `relact prompts --list`")
     table = build(told, options)
     return table[table["split"] == schema.TEST].reset_index(drop=True)
