@@ -1,4 +1,4 @@
-"""Where each neuron site is, per model family: a table of data, read by hooks.py, capture.py and plan.py.
+"""Where each neuron site is, per model family: a table of data that hooks and plans read.
 
     family(config).taps["mlp.up"]          -> Tap(module="mlp.up_proj", side="output", fused=())
     widths(config)["mlp.up"], n_layers(config), part(config, "attn.q")

@@ -1,6 +1,6 @@
 """Reports in a real browser: Debian's chromium, headless, driven through the DevTools protocol by playwright.
 
-    python tests/browser.py demo/report.html
+    python tests/helpers/browser.py demo/report.html
 
 opens a report as a person would (light, dark, on a phone), uses its controls, keeps screenshots in
 build/screenshots, and exits 1 with a line for every error said, request made or chart not drawn.

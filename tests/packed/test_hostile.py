@@ -1,7 +1,7 @@
 """Hostile packages: every case is refused in one line, with nothing written outside the target
 and nothing left behind.
 
-The fuzz test runs 1,500 inputs; ``RELACT_FUZZ=20000 pytest tests/hostile -k fuzz`` runs the full count.
+The fuzz test runs 1,500 inputs; ``RELACT_FUZZ=20000 pytest tests/packed/test_hostile.py -k fuzz`` runs the full count.
 """
 
 from __future__ import annotations

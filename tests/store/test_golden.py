@@ -1,5 +1,5 @@
 """Stores that earlier versions wrote, opened by this one. They are never made again
-(tests/golden/make.py says how they were).
+(golden/make.py says how they were).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Made the stores of this folder, once, when format 1 was fixed. They are never made again:
 every later version must open them.
 
-python tests/golden/make.py FOLDER
+python tests/store/golden/make.py FOLDER
 """
 
 from __future__ import annotations
