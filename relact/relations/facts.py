@@ -63,15 +63,14 @@ class Relation:
 
 
 def plain(text: str) -> str:
-    """The form in which texts are compared: Unicode compatibility forms and case don't matter,
-    outer blanks neither.
-    """
+    """The form in which texts are compared: without Unicode compatibility forms, case and outer blanks."""
     return unicodedata.normalize("NFKC", text).casefold().strip()
 
 
 def leaks(answers: Iterable[str], text: str, language: str = "en") -> bool:
-    """Whether an accepted answer stands in the text as a word of its own;
-    anywhere in it for Chinese and Japanese.
+    """Whether an accepted answer stands in the text as a word of its own.
+
+    Chinese and Japanese do not space their words: there, anywhere in it.
     """
     text = plain(text)
     for answer in filter(None, map(plain, answers)):

@@ -1,4 +1,4 @@
-"""How prompts are made of facts: every choice with its default, once."""
+"""How files become relations, and relations prompts: every choice with its default, once."""
 
 from __future__ import annotations
 
@@ -44,3 +44,16 @@ class PromptOptions:
             value = getattr(self, where)
             if value is not None and value < smallest:
                 raise InputError(f"{value} is too small", where=where, fix=f"give {smallest} or more")
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """Choices of `sources.load`, which says what each means: how a file becomes relations."""
+
+    label_column: str | None = None
+    template: str | None = None
+    language: str = "en"
+    limit: int | None = None
+    seed: int = 0
+    duplicates: str = "merge"
+    skip_bad: bool = False

@@ -1,8 +1,7 @@
 """Relations to labelled prompts.
 
-``prompts(["starter"], shots=5)`` gives a table with one prompt a row: ``text relation subject object answers
-template language split shots``. ``split`` is ``identify`` (neurons are found on these) or ``test`` (held
-out).
+``prompts(["starter"], shots=5)`` gives a table with one prompt a row (`table.COLUMNS`). Its ``split`` is
+``identify`` (neurons are found on these) or ``test`` (held out).
 
 Splits go by subject key: no key is in two of {examples, identify, test}, in any language. The order is a hash
 of (seed, relation, key), so adding facts moves few others (`split.split`). All test prompts of one relation
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pandas
 
+from relact import schema
 from relact.errors import InputError
 from relact.relations.facts import UNSPACED, Fact, Relation, order
 from relact.relations.options import FORMS, PromptOptions
@@ -82,9 +82,9 @@ def build(relations: Iterable[Relation], options: PromptOptions) -> pandas.DataF
             seed=options.seed,
             keep_leaks=options.keep_leaks,
         )
-        rows_here = _relation_rows(relation, dealt, options)
-        notes[relation.name] = _note(dealt, options, [row["split"] for row in rows_here].count("test"))
-        rows += rows_here
+        identify, test = _rows(relation, dealt, options)
+        notes[relation.name] = _note(dealt, options, len(test))
+        rows += identify + test
     if not rows:
         raise InputError("no relations given", where="prompts", fix="name at least one, or `starter`")
     frame = pandas.DataFrame(rows, columns=list(COLUMNS))
@@ -100,46 +100,61 @@ def published(sources: Sequence[str | Path | Relation], options: PromptOptions) 
     return build(load_paper(sources[0]), options)
 
 
-def _relation_rows(relation: Relation, dealt: Split, options: PromptOptions) -> list[dict[str, object]]:
+def _rows(
+    relation: Relation, dealt: Split, options: PromptOptions
+) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """The prompts of one relation: to identify, and to test."""
+    templates = relation.templates.get(options.language, ())
+    example_facts, identify_facts, test_facts = (
+        _told(keys, dealt, options.language) for keys in (dealt.examples, dealt.identify, dealt.test)
+    )
+    _check(relation, example_facts, identify_facts, test_facts, options)
+    many = len(templates) if options.templates == "all" else 1
+    asked = templates[1:][:many] if options.paraphrase else templates[:many]
+    shown = example_facts[: options.shots]
+    pool = [*example_facts, *identify_facts][:POOL]
+    identify = [
+        _row(relation, fact, text, schema.IDENTIFY, _examples(relation, fact, pool, shown, options), options)
+        for fact in identify_facts
+        for text in templates[:many]
+    ]
+    held_out = test_facts[: options.test_size]
+    test = [_row(relation, fact, text, schema.TEST, shown, options) for fact in held_out for text in asked]
+    return identify[: options.per_relation], test
+
+
+def _check(
+    relation: Relation,
+    example_facts: Sequence[Fact],
+    identify_facts: Sequence[Fact],
+    test_facts: Sequence[Fact],
+    options: PromptOptions,
+) -> None:
+    """Whether a relation has what the options ask of it."""
     language, where = options.language, f"relation {relation.name}"
-    texts = relation.templates.get(language, ())
-    told = {role: _told(getattr(dealt, role), dealt, language) for role in ("examples", "test", "identify")}
-    total = sum(map(len, told.values()))
-    if not texts or not total:
+    n_templates = len(relation.templates.get(language, ()))
+    total = len(example_facts) + len(identify_facts) + len(test_facts)
+    if not n_templates or not total:
         known = ", ".join(relation.languages) or "none"
         raise InputError(
             f"no facts in language {language!r}", where=where, fix=f"languages there are: {known}"
         )
-    if options.shots and not all(fact.object for fact in told["examples"]):
+    if options.shots and not all(fact.object for fact in example_facts):
         raise InputError("its texts have no answers to show as examples", where=where, fix="ask for 0 shots")
-    if len(told["examples"]) < options.shots or len(told["identify"]) < 2:
+    if len(example_facts) < options.shots or len(identify_facts) < 2:
         roles = f"{options.shots} examples, test and at least 2 to identify"
         fix = "add facts, or ask for fewer shots or test prompts"
         raise InputError(f"{total} usable facts are too few for {roles}", where=where, fix=fix)
-    if options.paraphrase and len(texts) < 2:
+    if options.paraphrase and n_templates < 2:
         raise InputError(
             f"only one template in {language!r}", where=where, fix="add a second one to paraphrase"
         )
-    many = len(texts) if options.templates == "all" else 1
-    asked = texts[1:][:many] if options.paraphrase else texts[:many]
-    shown = told["examples"][: options.shots]
-    pool = [*told["examples"], *told["identify"]][:POOL]
-    identify = [
-        _row(relation, fact, text, "identify", _examples(relation, fact, pool, shown, options), options)
-        for fact in told["identify"]
-        for text in texts[:many]
-    ]
-    held_out = told["test"][: options.test_size]
-    test = [_row(relation, fact, text, "test", shown, options) for fact in held_out for text in asked]
-    return identify[: options.per_relation] + test
 
 
 def _examples(
     relation: Relation, fact: Fact, pool: Sequence[Fact], shared: Sequence[Fact], options: PromptOptions
 ) -> Sequence[Fact]:
-    """The examples before an identification prompt: the test prompts' own,
-    or facts drawn by hash for this one.
-    """
+    """The examples before an identification prompt: the test prompts', or drawn by hash for this one."""
     if options.examples == "shared" or not options.shots:
         return shared
     others = [other for other in pool if other.key != fact.key]
@@ -169,7 +184,7 @@ def _row(
 ) -> dict[str, object]:
     tail = FORMS[options.form]
     gap = "" if options.language in UNSPACED and not tail else " "
-    lines = [f"{template.replace('{}', one.subject)}{tail}{gap}{one.object}\n" for one in examples]
+    lines = [f"{template.replace('{}', shown.subject)}{tail}{gap}{shown.object}\n" for shown in examples]
     return {
         "text": "".join(lines) + template.replace("{}", fact.subject) + tail,
         "relation": relation.name,

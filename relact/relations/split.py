@@ -60,9 +60,7 @@ def split(
 
 
 def _deal(keys: Sequence[str], counts: dict[str, dict[str, int]], wanted: dict[str, int]) -> dict[str, None]:
-    """The first keys that fill what every language wants;
-    a key whose facts would overshoot its need is passed over.
-    """
+    """The first keys that fill what every language wants, without those whose facts would overshoot it."""
     need, dealt = dict(wanted), dict[str, None]()
     for key in keys:
         if any(0 < number <= need[language] for language, number in counts[key].items()):

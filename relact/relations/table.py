@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pandas
 
+from relact import schema
 from relact.errors import InputError
 
 COLUMNS = ("text", "relation", "subject", "object", "answers", "template", "language", "split", "shots")
-SPLITS = ("identify", "test")
+SPLITS = (schema.IDENTIFY, schema.TEST)
 
 
 def summary(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """One row per relation: identify and test prompts, templates, shots,
-    and a note where something was left out.
-    """
+    """A row per relation: identify and test prompts, templates, shots, and a note of what was left out."""
     by_relation = frame.groupby("relation", sort=False)
     columns = {role: (frame["split"] == role).groupby(frame["relation"], sort=False).sum() for role in SPLITS}
     table = pandas.DataFrame(
@@ -110,8 +109,10 @@ def _unknown_kind(path: Path) -> InputError:
 
 
 def check(frame: pandas.DataFrame, *, where: object = "prompts") -> pandas.DataFrame:
-    """A table with exactly the columns of ``COLUMNS`` and plain values,
-    or an ``InputError`` with row and column.
+    """The table with exactly the columns of ``COLUMNS`` and plain values.
+
+    Raises:
+        InputError: with the row and the column.
     """
     for column in ("text", "relation"):
         if column not in frame:
@@ -119,20 +120,20 @@ def check(frame: pandas.DataFrame, *, where: object = "prompts") -> pandas.DataF
             raise InputError(f"column {column!r} is missing", where=where, fix=fix)
     if not len(frame):
         raise InputError("has no prompts", where=where, fix="give at least two")
-    absent: dict[str, object] = {"language": "en", "split": "identify", "shots": 0}
-    out: dict[str, list[object]] = {}
+    absent: dict[str, object] = {"language": "en", "split": schema.IDENTIFY, "shots": 0}
+    cells: dict[str, list[object]] = {}
     for column in COLUMNS:
         if column == "answers" and column not in frame:
-            values: list[object] = [[value] if value else [] for value in out["object"]]
+            values: list[object] = [[value] if value else [] for value in cells["object"]]
         else:
             values = list(frame[column]) if column in frame else [absent.get(column, "")] * len(frame)
-        out[column] = []
+        cells[column] = []
         for row, value in enumerate(values, 1):
             cell, fix = _cell(column, value)
             if fix:
                 raise InputError(f"row {row}, column {column!r}: {value!r}", where=where, fix=fix)
-            out[column].append(cell)
-    checked = pandas.DataFrame(out, columns=list(COLUMNS))
+            cells[column].append(cell)
+    checked = pandas.DataFrame(cells, columns=list(COLUMNS))
     checked.attrs = dict(frame.attrs)
     return checked
 
@@ -156,12 +157,11 @@ def _cell(column: str, value: object) -> tuple[object, str]:
 def _answers(value: object) -> tuple[object, str]:
     """A list of texts as it is, or as a CSV holds it, in JSON."""
     try:
-        given = json.loads(value) if isinstance(value, str) else value
+        listed = json.loads(value) if isinstance(value, str) else value
     except ValueError:
-        given = None
-    answers = list(given) if isinstance(given, Iterable) and not isinstance(given, str | dict) else [None]
-    return (
-        (answers, "")
-        if all(isinstance(one, str) for one in answers)
-        else ([], 'write a list of texts: ["Paris"]')
-    )
+        listed = None
+    if isinstance(listed, Iterable) and not isinstance(listed, str | dict):
+        answers = list(listed)
+        if all(isinstance(answer, str) for answer in answers):
+            return answers, ""
+    return [], 'write a list of texts: ["Paris"]'

@@ -12,8 +12,7 @@ RULES = ("prefix", "exact", "paper")
 
 
 def is_correct(generated: str, answers: Sequence[str], rule: str = "prefix") -> bool:
-    """Whether what a model generated is one of the accepted answers.
-    An empty generation is wrong under every rule.
+    """Whether what a model generated is one of the accepted answers; nothing generated is always wrong.
 
     ``paper``: the generated text (two greedy tokens), stripped, is a prefix of an answer, case aside.
     ``prefix``: also right when it says the whole answer and goes on after a word boundary (``B``, then a

@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relact.errors import InputError
-from relact.relations import facts, importers, sources
+from relact.relations import facts, sources
+from relact.relations.assembly import assemble
 from relact.relations.facts import Fact, Relation
+from relact.relations.options import ReadingOptions
+from relact.relations.row import Row
 
 
 def rows(*pairs, relation="r", templates=("{} is",)):
-    return [importers.Row(relation, subject, answer, templates=templates) for subject, answer in pairs]
+    return [Row(relation, subject, answer, templates=templates) for subject, answer in pairs]
 
 
 def test_bundled_names_load_alone_and_together():
@@ -42,20 +45,18 @@ def test_an_unknown_name_points_to_the_nearest():
 
 
 def test_a_second_answer_of_a_subject_becomes_an_alias():
-    (relation,) = sources.assemble(
-        rows(("Ann", "guitar"), ("Ben", "drums"), ("Ann", "piano"), ("Ann", "guitar"))
-    )
+    (relation,) = assemble(rows(("Ann", "guitar"), ("Ben", "drums"), ("Ann", "piano"), ("Ann", "guitar")))
     assert [fact.answers for fact in relation.facts] == [("guitar", "piano"), ("drums",)]
 
 
 def test_keeping_duplicates_keeps_every_row_under_one_key():
-    (relation,) = sources.assemble(rows(("Ann", "guitar"), ("Ann", "piano")), duplicates="keep")
+    (relation,) = assemble(rows(("Ann", "guitar"), ("Ann", "piano")), ReadingOptions(duplicates="keep"))
     assert [fact.object for fact in relation.facts] == ["guitar", "piano"]
     assert len({fact.key for fact in relation.facts}) == 1
 
 
 def test_spellings_share_a_key_but_stay_two_facts():
-    (relation,) = sources.assemble(rows(("polish", "clean"), ("Polish", "Poland"), ("  polish ", "x")))
+    (relation,) = assemble(rows(("polish", "clean"), ("Polish", "Poland"), ("  polish ", "x")))
     assert len({fact.key for fact in relation.facts}) == 1
     assert len(relation.facts) == 3
 
@@ -63,25 +64,27 @@ def test_spellings_share_a_key_but_stay_two_facts():
 def test_facts_without_a_template_need_one():
     bare = rows(("Ann", "guitar"), templates=())
     with pytest.raises(InputError, match="without a template"):
-        sources.assemble(bare)
-    (relation,) = sources.assemble(bare, template="{} plays the", language="de")
+        assemble(bare)
+    (relation,) = assemble(bare, ReadingOptions(template="{} plays the", language="de"))
     assert relation.templates == {"de": ("{} plays the",)}
     for wrong in ("no slot", "{} and {}"):
         with pytest.raises(InputError, match="no single"):
-            sources.assemble(bare, template=wrong)
+            assemble(bare, ReadingOptions(template=wrong))
 
 
 @given(st.lists(st.text("abcdef", min_size=1, max_size=3), min_size=1, max_size=60), st.integers(1, 8))
 def test_a_limit_keeps_what_comes_first_in_the_seeded_order(subjects, limit):
-    everything = sources.assemble(rows(*((subject, "x") for subject in subjects)))[0].facts
-    kept = sources.assemble(rows(*((subject, "x") for subject in subjects)), limit=limit, seed=3)[0].facts
+    everything = assemble(rows(*((subject, "x") for subject in subjects)))[0].facts
+    kept = assemble(rows(*((subject, "x") for subject in subjects)), ReadingOptions(limit=limit, seed=3))[
+        0
+    ].facts
     first = sorted(everything, key=lambda fact: facts.order(3, "r", fact.key))[:limit]
     assert {fact.key for fact in kept} == {fact.key for fact in first}
 
 
 def test_a_limit_and_kept_duplicates_exclude_each_other():
     with pytest.raises(InputError, match="duplicates"):
-        sources.assemble(rows(("a", "b")), limit=3, duplicates="keep")
+        assemble(rows(("a", "b")), ReadingOptions(limit=3, duplicates="keep"))
 
 
 def test_two_sources_of_one_name_are_refused_unless_they_agree(tmp_path):
@@ -141,7 +144,10 @@ def test_an_answer_in_its_prompt_is_seen(answers, text, language, found):
 
 
 def test_facts_are_light_to_import_and_need_no_tables():
-    code = "import sys, relact.relations.facts, relact.relations.sources; print([name for name in ('pandas', 'pyarrow', 'numpy') if name in sys.modules])"
+    code = (
+        "import sys, relact.relations.facts, relact.relations.sources; "
+        "print([name for name in ('pandas', 'pyarrow', 'numpy') if name in sys.modules])"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
 

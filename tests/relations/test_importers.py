@@ -37,7 +37,6 @@ def refused(path, **options):
 
 
 # --- LRE
-# --------------------------------------------------------------------------------------------------------------
 
 
 def test_an_lre_file_and_a_folder_of_them(tmp_path):
@@ -89,7 +88,6 @@ def test_a_folder_without_json_says_what_to_give(tmp_path):
 
 
 # --- concept data sets
-# ------------------------------------------------------------------------------------------------
 
 
 def concept(path, name, positive, negative, group="g"):
@@ -132,7 +130,6 @@ def test_a_sentence_that_is_no_text_is_named(tmp_path):
 
 
 # --- tables
-# -----------------------------------------------------------------------------------------------------------
 
 
 def write_table(path, records):
@@ -334,7 +331,8 @@ print((peak - before) // 1024, *(f"{{one.name}}:{{len(one.facts)}}" for one in f
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     print(
-        f"grown by {shown[0]} MiB; the columns read are {rows * 28 >> 20} MiB, the whole table {rows * 230 >> 20} MiB"
+        f"grown by {shown[0]} MiB; the columns read are {rows * 28 >> 20} MiB, "
+        f"the whole table {rows * 230 >> 20} MiB"
     )
     assert int(shown[0]) < 64
     assert sorted(shown[1:]) == ["toxic=False:1000", "toxic=True:1000"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -42,7 +43,6 @@ def relations(draw):
 
 
 # --- the split
-# --------------------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None)
@@ -109,7 +109,6 @@ def test_facts_that_give_their_answer_away_are_left_out_and_counted():
 
 
 # --- the texts
-# --------------------------------------------------------------------------------------------------------
 
 
 def shown_before(text):
@@ -211,7 +210,7 @@ def test_the_paper_holds_out_fifty_facts_of_each_relation_and_keeps_the_rest(tmp
         assert not set(rows[rows["split"] == "test"]["subject"]) & set(
             rows[rows["split"] == "identify"]["subject"]
         )
-    again = prompts.paper(tmp_path, paraphrase=True)
+    again = prompts.published([tmp_path], replace(presets.PAPER.prompts, paraphrase=True))
     assert again[again["split"] == "test"]["text"].str.endswith("It is? Answer:").all()
 
 
@@ -241,7 +240,6 @@ def test_an_empty_relation_and_one_with_a_single_prompt_are_refused(count):
 
 
 # --- correct or not
-# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -292,7 +290,6 @@ def test_an_unknown_rule_is_refused():
 
 
 # --- files
-# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
