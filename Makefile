@@ -3,6 +3,7 @@
 #   make demo    the main job on a real model: prompts, capture, score, select, ablate, report, into demo/
 #   make test    lint, types and tests
 #   make lint | types | unit   one of those alone
+#   make reader  an install without torch answers questions to the shared store of this repository
 #   make build   wheel and source distribution into dist/
 #   make look    open the demo's report in a headless browser, use its controls, keep screenshots
 #   make bench   the quick form of every benchmark
@@ -12,9 +13,10 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 STAMP := .venv/.ready
+SHARED := stores/smollm2-starter.zarr.zip
 STUDY := starter country_currency --model smollm2 --store demo/study.zarr --shots 5 --per-relation 100 --k 400
 
-.PHONY: menu setup demo test lint types unit build look bench clean
+.PHONY: menu setup demo test lint types unit reader build look bench clean
 
 menu:
 	@sed -n 's/^#   /  /p' Makefile
@@ -46,6 +48,15 @@ types: setup
 unit: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+reader:
+	$(PYTHON) -m venv --clear .venv-reader || python3 -m venv --clear .venv-reader
+	.venv-reader/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt -r requirements/reader.txt
+	.venv-reader/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .
+	.venv-reader/bin/relact top $(SHARED) --relation country_capital -n 3
+	.venv-reader/bin/relact compare $(SHARED) --mask top-400
+	.venv-reader/bin/relact report $(SHARED) -o .venv-reader/report.html
+	! .venv-reader/bin/relact capture smollm2 nothing.csv nowhere.zarr
+
 build: setup
 	$(BIN)/python -m build --outdir dist .
 
@@ -60,4 +71,4 @@ bench: .venv/.bench
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
 
 clean:
-	rm -rf .venv demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-reader demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -81,6 +81,11 @@ def main() -> None:
         if debug:
             raise
         _fail(str(error), 1)
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        advice = "Install relact with all it depends on: `pip install relact`"
+        _fail(f"this needs {error.name}, which is not installed. {advice}", 1)
     except Exception as error:
         if debug:
             raise
@@ -88,6 +93,5 @@ def main() -> None:
 
 
 def _fail(text: str, code: int) -> None:
-
     terminal.problem(text)
     sys.exit(code)
