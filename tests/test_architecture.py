@@ -1,4 +1,4 @@
-"""The house rules of docs/architecture.md: shelves between packages, no circle inside one, sizes, few doors."""
+"""The house rules of docs/architecture.md: shelves between packages, no circles, sizes, few doors."""
 
 from __future__ import annotations
 
@@ -62,8 +62,7 @@ def test_a_module_imports_lower_shelves_or_its_own_package(name):
     own = package_of(name)
     assert own in SHELF, "a new package or file needs a shelf, here and in docs/architecture.md"
     others = {package_of(other) for other in imports(name)} - {own}
-    # files of the second shelf have no package around them: those that share it may not know each other either,
-    # but for schema, which names what is stored
+    # those that share a shelf do not know each other, but for schema, which names what is stored
     upwards = {other for other in others if SHELF[other] >= SHELF[own] and other != "schema"}
     assert not upwards
 
