@@ -3,21 +3,23 @@
 Use::
 
     labels = Labels.one_vs_rest(["capital", "capital", "sport", ...])
-    scores = rank_statistics(blocks, labels, ["average_precision", "on_p50"])   # each [relations, neurons]
-    float64
+    scores = rank_statistics(blocks, labels, ["average_precision", "on_p50"])  # float64 [relations, neurons]
 
-Order of reading: labels (who is positive for what) -> columns (rows of activations to columns) -> sorting
-(two columns to sorted keys) -> walks (sorts and passes once over the keys for all relations) -> ranks (puts
-it together, with totals for the means) -> significance (how surprising a score is); device: the same on a
-GPU; jit: how kernels are compiled and kept.
+Order of reading: labels (who is positive for what) -> statistics (what is computed, by definition) -> columns
+(rows of activations to columns) -> sorting (two columns to sorted keys) -> average_precision (walks over the
+keys, ties as one threshold) -> walks (sorts and walks once for all relations) -> ranks (puts it together,
+with totals for the means) -> significance (how surprising a score is); device: the same on a GPU; jit: how
+kernels are compiled and kept.
 """
 
 from __future__ import annotations
 
+from relact.kernels.columns import NotANumber
 from relact.kernels.device import on_device
 from relact.kernels.labels import Labels
-from relact.kernels.ranks import STATISTICS, NotANumber, Statistic, lape, rank_statistics, statistic
+from relact.kernels.ranks import rank_statistics
 from relact.kernels.significance import average_precision_null, false_discovery, p_values
+from relact.kernels.statistics import STATISTICS, Statistic, lape, statistic
 
 __all__ = [
     "STATISTICS",

@@ -12,7 +12,7 @@ import numpy as np
 from numba import types, uint64
 from numpy.lib.stride_tricks import as_strided
 
-from relact.errors import InputError
+from relact.errors import InputError, NumericError
 from relact.kernels.jit import kernel, prefetch, reads
 
 COPIED_TOGETHER = 128  # columns that a kernel transposes at a time; a multiple of 4
@@ -46,24 +46,37 @@ FORMATS = {
 }
 
 
+class NotANumber(NumericError):
+    """A NaN among the activations: ``neuron`` and ``prompt`` number it within the arrays given."""
+
+    def __init__(self, neuron: int, prompt: int, where: object = None) -> None:
+        self.neuron, self.prompt = neuron, prompt
+        problem = f"the activation of neuron {neuron} on prompt {prompt} is NaN"
+        super().__init__(problem, where=where, fix="capture again; if it stays, the model itself produces it")
+
+
 def format_of(blocks: Sequence[np.ndarray], prompts: int) -> Format:
-    """The common format of blocks that together hold ``prompts`` rows;
-    anything else is refused with InputError.
-    """
+    """The common format of blocks that together hold ``prompts`` rows; `InputError` for anything else."""
     if not blocks:
         raise InputError("no block of activations", where="activations", fix="give at least one")
     dtypes = {block.dtype for block in blocks}
     shapes = [block.shape for block in blocks]
     if len(dtypes) != 1 or not dtypes <= FORMATS.keys():
-        what = f"blocks of dtype {sorted(map(str, dtypes))}"
-        raise InputError(what, where="activations", fix="give float16, float32, or bfloat16 bits as uint16")
+        raise InputError(
+            f"blocks of dtype {sorted(map(str, dtypes))}",
+            where="activations",
+            fix="give float16, float32, or bfloat16 bits as uint16",
+        )
     if any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes):
         raise InputError(
             f"blocks of shapes {shapes}", where="activations", fix="give [rows, neurons] of one width"
         )
-    if sum(shape[0] for shape in shapes) != prompts:
-        what = f"{sum(shape[0] for shape in shapes)} rows of activations for {prompts} labelled prompts"
-        raise InputError(what, where="activations", fix="label exactly the prompts of these blocks")
+    if (rows := sum(shape[0] for shape in shapes)) != prompts:
+        raise InputError(
+            f"{rows} rows of activations for {prompts} labelled prompts",
+            where="activations",
+            fix="label exactly the prompts of these blocks",
+        )
     return FORMATS[dtypes.pop()]
 
 
@@ -75,9 +88,7 @@ def as_floats(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def keys_to_floats(keys: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The values that order-preserving keys (class bits shifted out) stand for, as float64;
-    -0.0 comes back as 0.0.
-    """
+    """The values of order-preserving keys, class bits shifted out, as float64; -0.0 comes back as 0.0."""
     half = 1 << (8 * dtype.itemsize - 1)
     signed = keys.astype(np.int64) - half
     bits = np.where(signed < 0, half - signed, signed).astype(FORMATS[dtype].bits)
@@ -105,20 +116,18 @@ class Rows:
     def of(
         cls, blocks: Sequence[np.ndarray], bits: type[np.unsignedinteger], orders: Sequence[np.ndarray]
     ) -> list[Rows]:
-        """Blocks [rows, neurons] one after the other, viewed as bits;
-        copied only where memory is not aligned to values.
-        """
+        """Blocks [rows, neurons] one after the other, copied only where memory is not aligned to values."""
         rows, first = [], 0
         for block, order in zip(blocks, orders, strict=True):
-            seen = (block if block.flags.aligned else block.copy()).view(bits)
-            address, (row, value) = seen.__array_interface__["data"][0], seen.strides
-            pitch, width, words = row // 8, seen.shape[1] // 4, None
+            values = (block if block.flags.aligned else block.copy()).view(bits)
+            address, (row, value) = values.__array_interface__["data"][0], values.strides
+            pitch, width, words = row // 8, values.shape[1] // 4, None
             if value == 2 and row % 8 == address % 8 == first % 4 == 0 and pitch > 0 < width:
-                values = ((len(seen) - 1) * pitch + width) * 4
-                flat = seen.reshape(-1) if seen.flags.c_contiguous else as_strided(seen, (values,), (2,))
+                size = ((len(values) - 1) * pitch + width) * 4
+                flat = values.reshape(-1) if values.flags.c_contiguous else as_strided(values, (size,), (2,))
                 words = flat.view(np.uint64)
-            rows.append(cls(seen, first, words, pitch, order))
-            first += len(seen)
+            rows.append(cls(values, first, words, pitch, order))
+            first += len(values)
         return rows
 
     def transpose(self, start: int, stop: int, out: np.ndarray) -> None:
@@ -142,8 +151,7 @@ class Rows:
 def transpose_words(
     source: np.ndarray, pitch: int, order: np.ndarray, start: int, stop: int, out: np.ndarray, first: int
 ) -> None:
-    """Transpose words start to stop of whole groups of four rows in ``order`` to words of columns,
-    from ``first`` on.
+    """Words start to stop of whole groups of four rows, in ``order``, to words of columns from ``first`` on.
 
     Four rows of a word of halves are four columns of a word, by masks and shifts: of many words in one
     instruction, as they go to ``turned`` first. Processors do not foresee what is read of the next four rows,
@@ -162,11 +170,10 @@ def transpose_words(
         for following in range(n + uint64(4), min(n + uint64(8), uint64(4) * groups)):
             for w in range(start, stop, uint64(LINE)):
                 prefetch(data + (uint64(order[following]) * pitch + w) * uint64(8))
-        row0, row1 = start + uint64(order[n]) * pitch, start + uint64(order[n + uint64(1)]) * pitch
-        row2, row3 = (
-            start + uint64(order[n + uint64(2)]) * pitch,
-            start + uint64(order[n + uint64(3)]) * pitch,
-        )
+        row0 = start + uint64(order[n]) * pitch
+        row1 = start + uint64(order[n + uint64(1)]) * pitch
+        row2 = start + uint64(order[n + uint64(2)]) * pitch
+        row3 = start + uint64(order[n + uint64(3)]) * pitch
         for w in range(words):
             a, b, c, d = source[row0 + w], source[row1 + w], source[row2 + w], source[row3 + w]
             ab0, ab1 = (a & even) | ((b & even) << half), ((a >> half) & even) | (b & ~even)
@@ -188,9 +195,7 @@ def transpose_words(
     types.void(reads(u4, 2, "A"), reads(u4, 1), types.Array(u4, 2, "A")),
 )
 def transpose_values(source: np.ndarray, order: np.ndarray, target: np.ndarray) -> None:
-    """The same for single values and any strides: as many rows in ``order`` as ``target`` [neurons,
-    prompts] has.
-    """
+    """The same for single values and any strides; ``target`` is [neurons, prompts in ``order``]."""
     columns, rows = target.shape
     for r0 in range(0, rows, TILE):
         for c0 in range(0, columns, TILE):

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from relact.errors import InputError, ModelError
-from relact.kernels.columns import format_of
+from relact.kernels.columns import NotANumber, format_of
 from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
-from relact.kernels.ranks import BUILT_IN, MEANS, QUANTILES, NotANumber
+from relact.kernels.statistics import BUILT_IN, MEANS, QUANTILES
+from relact.schema import AVERAGE_PRECISION
 
 
 def on_device(device: str) -> Callable[[Sequence[np.ndarray], Labels, Sequence[str]], dict[str, np.ndarray]]:
@@ -43,8 +44,8 @@ def _rank_statistics(
 
     unknown = [name for name in statistics if name not in BUILT_IN]
     if unknown:
-        what = f"{', '.join(unknown)} has no form for a device"
-        raise InputError(what, where="statistics", fix="score it with --device cpu")
+        problem = f"{', '.join(unknown)} has no form for a device"
+        raise InputError(problem, where="statistics", fix="score it with --device cpu")
     format_of(blocks, labels.prompts)
     values = torch.cat([_floats(block, device) for block in blocks])  # float32 [prompts, neurons]
     missing = values.isnan()
@@ -89,7 +90,7 @@ class _Columns:
         positive, negative = roles == POSITIVE, roles == NEGATIVE
         hits, misses = positive.cumsum(dim=0), negative.cumsum(dim=0)
         hits_there, misses_there = hits.gather(0, self.end), misses.gather(0, self.end)
-        if name == "average_precision":
+        if name == AVERAGE_PRECISION:
             share = hits_there.double() / (hits_there + misses_there).clamp(min=1)
             return (share * positive).sum(dim=0) / hits[-1]
         in_group = misses_there - misses.gather(0, self.start) + negative.gather(0, self.start).long()
@@ -102,10 +103,10 @@ class _Columns:
         count = int(chosen[:, 0].sum())
         if not count:
             return torch.full_like(self.values[0], torch.nan)
-        own = self.sorted.T[chosen.T].reshape(-1, count).double().flip(1)  # ascending [neurons, chosen]
+        values = self.sorted.T[chosen.T].reshape(-1, count).double().flip(1)  # ascending [neurons, chosen]
         place = (count - 1) * quantile
         lower = int(place)
-        low, high = own[:, lower], own[:, min(lower + 1, count - 1)]
+        low, high = values[:, lower], values[:, min(lower + 1, count - 1)]
         return torch.where(low == high, low, low + (high - low) * (place - lower))
 
 

@@ -71,9 +71,7 @@ def kernel(*signatures: Any) -> Callable[[Callable[P, T]], Kernel[P, T]]:
 
 
 def _prefetch(_: Any, address: Any) -> Any:
-    """In kernels: begin to load the cache line at a uint64 address, to be read soon.
-    No memory there does no harm.
-    """
+    """In kernels: begin to load the cache line at a uint64 address, which need not be mapped."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)

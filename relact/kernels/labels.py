@@ -37,31 +37,34 @@ class Labels:
     roles: np.ndarray
 
     def __post_init__(self) -> None:
-        if len(set(self.relations)) != len(self.relations):
-            raise InputError(
-                f"a relation is named twice in {list(self.relations)}", where="labels", fix="name each once"
-            )
-        if self.classes.dtype != np.uint16 or self.roles.dtype != np.int8:
-            what = f"classes are {self.classes.dtype} and roles {self.roles.dtype}, not uint16 and int8"
-            raise InputError(what, where="labels", fix="use Labels.from_matrix")
-        if self.classes.ndim != 1 or self.roles.ndim != 2 or self.roles.shape[1] != len(self.relations):
-            what = f"classes {self.classes.shape} and roles {self.roles.shape} do not fit {len(self.relations)} relations"
-            raise InputError(what, where="labels", fix="use Labels.from_matrix")
-        if self.classes.size and int(self.classes.max()) >= len(self.roles):
-            what = f"class {int(self.classes.max())} of a prompt has no row among {len(self.roles)}"
-            raise InputError(what, where="labels", fix="use Labels.from_matrix")
-        if self.roles.size and not np.isin(self.roles, (POSITIVE, NEGATIVE, LEFT_OUT)).all():
-            what = f"roles hold the values {np.unique(self.roles).tolist()}"
-            raise InputError(what, where="labels", fix="use 1 positive, 0 negative, -1 left out")
+        self._require_arrays()
         for field in ("classes", "roles"):
             object.__setattr__(self, field, copy := getattr(self, field).copy())
             copy.flags.writeable = False
         for name, count in zip(self.relations, self.count(POSITIVE), strict=True):
             if not count:
-                fix = "drop the relation or add prompts for it"
                 raise InputError(
-                    "no prompt is positive, so no score is defined", where=f"relation {name}", fix=fix
+                    "no prompt is positive, so no score is defined",
+                    where=f"relation {name}",
+                    fix="drop the relation or add prompts for it",
                 )
+
+    def _require_arrays(self) -> None:
+        relations, classes, roles = self.relations, self.classes, self.roles
+        problem, fix = "", "use Labels.from_matrix"
+        if len(set(relations)) != len(relations):
+            problem, fix = f"a relation is named twice in {list(relations)}", "name each once"
+        elif classes.dtype != np.uint16 or roles.dtype != np.int8:
+            problem = f"classes are {classes.dtype} and roles {roles.dtype}, not uint16 and int8"
+        elif classes.ndim != 1 or roles.ndim != 2 or roles.shape[1] != len(relations):
+            problem = f"classes {classes.shape} and roles {roles.shape} do not fit {len(relations)} relations"
+        elif classes.size and int(classes.max()) >= len(roles):
+            problem = f"class {int(classes.max())} of a prompt has no row among {len(roles)}"
+        elif not np.isin(roles, (POSITIVE, NEGATIVE, LEFT_OUT)).all():
+            problem = f"roles hold the values {np.unique(roles).tolist()}"
+            fix = "use 1 positive, 0 negative, -1 left out"
+        if problem:
+            raise InputError(problem, where="labels", fix=fix)
 
     @property
     def prompts(self) -> int:
@@ -86,24 +89,29 @@ class Labels:
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray, relations: Sequence[str]) -> Labels:
-        """Labels from roles [prompts, relations]: 1 positive, 0 negative, -1 left out;
-        prompts may have several 1s.
+        """Labels from roles [prompts, relations]: 1 positive (several in a row too), 0 negative, -1 left out.
 
         Raises:
             InputError: more than 65,536 different rows, or what the class itself refuses.
         """
         matrix = np.asarray(matrix)
         if matrix.ndim != 2 or matrix.shape[1] != len(relations):
-            what = f"a matrix of shape {matrix.shape} for {len(relations)} relations"
-            raise InputError(what, where="labels", fix="give one row per prompt and one column per relation")
+            raise InputError(
+                f"a matrix of shape {matrix.shape} for {len(relations)} relations",
+                where="labels",
+                fix="give one row per prompt and one column per relation",
+            )
         if not np.isin(matrix, (POSITIVE, NEGATIVE, LEFT_OUT)).all():
             raise InputError(
                 "a role is not one of 1, 0, -1", where="labels", fix="1 positive, 0 negative, -1 left out"
             )
         rows, classes = np.unique(matrix.astype(np.int8), axis=0, return_inverse=True)
         if len(rows) > MOST_CLASSES:
-            what = f"{len(rows)} different label rows, at most {MOST_CLASSES} are supported"
-            raise InputError(what, where="labels", fix="score fewer relations at a time")
+            raise InputError(
+                f"{len(rows)} different label rows, at most {MOST_CLASSES} are supported",
+                where="labels",
+                fix="score fewer relations at a time",
+            )
         return cls(tuple(relations), classes.reshape(-1).astype(np.uint16), rows)
 
     @classmethod
@@ -113,20 +121,19 @@ class Labels:
         ``relations`` chooses which are scored and in which order (default: by first appearance). Prompts of
         others stay negatives, so that a relation's score does not depend on which others are asked for.
         """
-        names = _chosen(relation_of_prompt, relations)
+        names = tuple(dict.fromkeys(relation_of_prompt)) if relations is None else tuple(relations)
         if len(names) >= MOST_CLASSES:
             raise InputError(
                 f"{len(names)} relations, at most {MOST_CLASSES - 1}", where="labels", fix="score fewer"
             )
-        number = {name: i for i, name in enumerate(names)}
+        class_of = {name: number for number, name in enumerate(names)}
         rest = len(names)  # the class of prompts that belong to no chosen relation
-        classes = np.array([number.get(name, rest) for name in relation_of_prompt], np.uint16)
+        classes = np.array([class_of.get(name, rest) for name in relation_of_prompt], np.uint16)
         roles = np.eye(rest + 1, rest, dtype=np.int8)
         return cls(names, classes, roles if rest in classes else roles[:rest])
 
     def sampled(self, negatives: int, seed: int) -> Labels:
-        """``Labels.one_vs_rest(...).sampled(4, seed=0)``: ``negatives`` times as many negatives as positives,
-        drawn.
+        """Labels with ``negatives`` times as many negatives as positives, drawn from those there are.
 
         The draw of a relation depends on the seed, its name and its own roles, not on which relations are
         asked for. Where there are too few negatives, all are kept; the rest is left out. Source: the 4:1 of
@@ -142,7 +149,3 @@ class Labels:
             matrix[others, r] = LEFT_OUT
             matrix[draw.choice(others, keep, replace=False), r] = NEGATIVE
         return Labels.from_matrix(matrix, self.relations)
-
-
-def _chosen(relation_of_prompt: Sequence[str], relations: Sequence[str] | None) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(relation_of_prompt)) if relations is None else tuple(relations)

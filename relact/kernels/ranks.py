@@ -1,33 +1,29 @@
-"""Statistics of neurons from the order of their activations: sort each column once,
-read every relation off it.
+"""Statistics of neurons from the order of their activations: sort a column once, read every relation off it.
 
-A statistic is defined by a plain function of a relation's sorted positives and negatives. Any such function
-can be registered::
-
-    @statistic("gap", "difference of the medians")
-    def gap(positives, negatives):                     # ascending float64 arrays
-        return np.median(positives) - np.median(negatives)
-
-The built-in ones have fast kernels; their definitions here are what the tests hold the kernels to.
+Columns are taken a tile at a time: copied out of the rows, sorted and walked over by the kernels (`walks`).
+Means need no order and are added up as rows are stored (`totals`); statistics without a kernel are computed
+by their definitions, column by column.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from relact.errors import InputError, NumericError
+from relact.errors import InputError
 from relact.kernels import totals, walks
+from relact.kernels.average_precision import MOST_STATES, STATE
 from relact.kernels.columns import (
     COPIED_TOGETHER,
     FORMATS,
     TILE,
     Format,
+    NotANumber,
     Rows,
     as_floats,
     format_of,
@@ -35,95 +31,21 @@ from relact.kernels.columns import (
 )
 from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
 from relact.kernels.sorting import runs_of
+from relact.kernels.statistics import AUROC, BUILT_IN, MEANS, QUANTILES, STATISTICS
+from relact.schema import AVERAGE_PRECISION
 
 MOST_KEPT = 2**24  # bytes of buffers that a thread keeps between calls
-Definition = Callable[[np.ndarray, np.ndarray], float]
-
-
-class NotANumber(NumericError):
-    """A NaN among the activations: ``neuron`` and ``prompt`` number it within the arrays given."""
-
-    def __init__(self, neuron: int, prompt: int, where: object = None) -> None:
-        self.neuron, self.prompt = neuron, prompt
-        what = f"the activation of neuron {neuron} on prompt {prompt} is NaN"
-        super().__init__(what, where=where, fix="capture again; if it stays, the model itself produces it")
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """A named per-neuron, per-relation number, defined on ascending float64 positives and negatives."""
-
-    name: str
-    meaning: str
-    definition: Definition
-
-
-STATISTICS: dict[str, Statistic] = {}
-
-
-def statistic(name: str, meaning: str) -> Callable[[Definition], Definition]:
-    """Register a statistic under a name; the last of a name wins,
-    unless the name is built in (InputError).
-    """
-
-    def register(definition: Definition) -> Definition:
-        if name in BUILT_IN and name in STATISTICS:
-            raise InputError(f"{name} is built in", where="statistics", fix="choose another name")
-        STATISTICS[name] = Statistic(name, meaning, definition)
-        return definition
-
-    return register
-
-
-QUANTILES = {"on_p50": (POSITIVE, 0.5), "on_p90": (POSITIVE, 0.9), "off_p50": (NEGATIVE, 0.5)}
-MEANS = {"on_mean": POSITIVE, "off_mean": NEGATIVE}
-BUILT_IN = {"average_precision", "auroc", *QUANTILES, *MEANS}
-
-
-@statistic("average_precision", "mean over positives of the precision at their rank, ties as one threshold")
-def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> float:
-    hits = positives.size - np.searchsorted(positives, positives)
-    return float(np.mean(hits / (hits + negatives.size - np.searchsorted(negatives, positives))))
-
-
-@statistic(
-    "auroc", "probability that a positive is above a negative, ties counting half; NaN without negatives"
-)
-def _auroc(positives: np.ndarray, negatives: np.ndarray) -> float:
-    below, upto = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
-    return float(np.sum(below + upto)) / (2 * positives.size * negatives.size) if negatives.size else np.nan
-
-
-@statistic("on_p50", "median of the positives")
-def _on_p50(positives: np.ndarray, negatives: np.ndarray) -> float:
-    return float(np.percentile(positives, 50))
-
-
-@statistic("on_p90", "90th percentile of the positives, linear between neighbours")
-def _on_p90(positives: np.ndarray, negatives: np.ndarray) -> float:
-    return float(np.percentile(positives, 90))
-
-
-@statistic("on_mean", "mean of the positives")
-def _on_mean(positives: np.ndarray, negatives: np.ndarray) -> float:
-    return float(np.mean(positives))
-
-
-@statistic("off_mean", "mean of the negatives; NaN without any")
-def _off_mean(positives: np.ndarray, negatives: np.ndarray) -> float:
-    return float(np.mean(negatives)) if negatives.size else np.nan
-
-
-@statistic("off_p50", "median of the negatives; NaN without any")
-def _off_p50(positives: np.ndarray, negatives: np.ndarray) -> float:
-    return float(np.percentile(negatives, 50)) if negatives.size else np.nan
 
 
 def rank_statistics(
-    blocks: Sequence[np.ndarray], labels: Labels, statistics: Sequence[str] = ("average_precision",)
+    blocks: Sequence[np.ndarray], labels: Labels, statistics: Sequence[str] = (AVERAGE_PRECISION,)
 ) -> dict[str, np.ndarray]:
-    """``rank_statistics(blocks, labels, ["average_precision", "on_p90"])["on_p90"]``: float64 [relations,
-    neurons].
+    """Statistics of every neuron for every relation: float64 [relations, neurons] each.
+
+    >>> labels = Labels.one_vs_rest(["capital", "sport", "sport"])
+    >>> rank_statistics([np.float16([[3], [1], [2]])], labels, ["average_precision", "on_p50"])["on_p50"]
+    array([[3. ],
+           [1.5]])
 
     The result does not depend, to the last bit, on how rows are cut into blocks or neurons into calls.
 
@@ -154,11 +76,39 @@ def rank_statistics(
             for start in range(0, neurons, COPIED_TOGETHER):
                 columns = slice(start, min(start + COPIED_TOGETHER, neurons))
                 bits = buffers.bits[: columns.stop - start]
-                for some in rows:
-                    some.transpose(columns.start, columns.stop, bits)
-                here = {name: out[:, columns] for name, out in results.items()}
-                _ranked(bits, buffers.keys, dtype, table, here, start)
+                for block in rows:
+                    block.transpose(columns.start, columns.stop, bits)
+                of_columns = {name: out[:, columns] for name, out in results.items()}
+                _rank(bits, buffers.keys, dtype, table, of_columns, start)
     return results
+
+
+@dataclass(frozen=True)
+class _Quantiles:
+    """Between which values of a relation its quantiles lie: those of the positives, then of the negatives."""
+
+    names: tuple[str, ...]
+    on: np.ndarray  # int64 [relations, 2 per name]: ranks of both neighbours from 0; -1 where no prompt is
+    off: np.ndarray
+    weights: np.ndarray  # float64 [names, relations, 1]: of the upper neighbour; NaN where no prompt is
+
+    @classmethod
+    def of(cls, labels: Labels, statistics: Sequence[str]) -> _Quantiles:
+        """Of the quantiles among ``statistics``."""
+        names = [name for name in QUANTILES if name in statistics]
+        names.sort(key=lambda name: -QUANTILES[name][0])
+        none = np.empty((len(labels.relations), 0), np.int64)
+        ranks, weights = {POSITIVE: none, NEGATIVE: none}, np.empty((len(names), len(labels.relations), 1))
+        for number, name in enumerate(names):
+            role, quantile = QUANTILES[name]
+            count = labels.count(role)
+            place = (count - 1) * quantile
+            lower = np.floor(place).astype(np.int64)
+            neighbours = np.stack([lower, np.minimum(lower + 1, count - 1)], axis=1)
+            neighbours[count == 0] = -1
+            ranks[role] = np.concatenate([ranks[role], neighbours], axis=1)
+            weights[number, :, 0] = np.where(count > 0, place - lower, np.nan)
+        return cls(tuple(names), ranks[POSITIVE], ranks[NEGATIVE], weights)
 
 
 @dataclass(frozen=True)
@@ -176,37 +126,17 @@ class _Table:
     positives: np.ndarray  # int64 [relations, 1]
     negatives: np.ndarray  # int64 [relations, 1]
     reciprocals: np.ndarray  # float64 [prompts + 1]
-    quantiles: tuple[str, ...]  # those of the positives, then those of the negatives
-    weights: np.ndarray  # float64 [quantiles, relations, 1]: of the upper neighbour
-    ranks: dict[int, np.ndarray]  # role -> int64 [relations, 2 per quantile]
+    quantiles: _Quantiles
 
     @classmethod
     @lru_cache(maxsize=2)  # calls for other neurons of the same prompts find it again
     def of(cls, labels: Labels, lengths: tuple[int, ...], statistics: tuple[str, ...]) -> _Table:
         """For blocks of ``lengths`` rows."""
-        firsts = np.cumsum((0, *lengths))[:-1]
-        classes = [
-            labels.classes[first : first + length] for first, length in zip(firsts, lengths, strict=True)
-        ]
-        orders = tuple(np.argsort(some, kind="stable").astype(np.uint32) for some in classes)
-        order = np.concatenate([first + some for first, some in zip(firsts, orders, strict=True)])
-        positives, negatives = labels.count(POSITIVE), labels.count(NEGATIVE)
-        names = [name for name in QUANTILES if name in statistics]
-        ranks: dict[int, list[np.ndarray]] = {POSITIVE: [], NEGATIVE: []}
-        weights = np.empty((len(names), len(positives), 1))
-        names.sort(key=lambda name: -QUANTILES[name][0])
-        for at, name in enumerate(names):
-            role, quantile = QUANTILES[name]
-            count = positives if role == POSITIVE else negatives
-            place = (count - 1) * quantile
-            lower = np.floor(place).astype(np.int64)
-            ranks[role] += [
-                np.where(count > 0, lower, -1),
-                np.where(count > 0, np.minimum(lower + 1, count - 1), -1),
-            ]
-            weights[at, :, 0] = np.where(count > 0, place - lower, np.nan)
-        none = np.empty((len(labels.relations), 0), np.int64)
-        partition = labels.partition and len(labels.roles) <= walks.MOST_STATES
+        stops = np.cumsum(lengths)
+        classes = np.split(labels.classes, stops[:-1])  # of each block
+        orders = tuple(np.argsort(part, kind="stable").astype(np.uint32) for part in classes)
+        order = np.concatenate([first + part for first, part in zip(stops - lengths, orders, strict=True)])
+        partition = labels.partition and len(labels.roles) <= MOST_STATES
         return cls(
             labels=labels,
             partition=partition,
@@ -214,14 +144,12 @@ class _Table:
             roles=np.ascontiguousarray(labels.roles.T),
             orders=orders,
             order=order,
-            runs=runs_of(labels.classes[order], walks.STATE if partition else 1),
+            runs=runs_of(labels.classes[order], STATE if partition else 1),
             stops=np.concatenate([[0], np.cumsum(labels.class_sizes)]).astype(np.int64),
-            positives=positives[:, None],
-            negatives=negatives[:, None],
+            positives=labels.count(POSITIVE)[:, None],
+            negatives=labels.count(NEGATIVE)[:, None],
             reciprocals=1.0 / np.maximum(np.arange(labels.prompts + 1), 1),
-            quantiles=tuple(names),
-            ranks={role: np.stack(some, axis=1) if some else none for role, some in ranks.items()},
-            weights=weights,
+            quantiles=_Quantiles.of(labels, statistics),
         )
 
 
@@ -235,9 +163,7 @@ class _Buffers:
     @classmethod
     @contextmanager
     def of(cls, labels: Labels, stored: Format) -> Iterator[_Buffers]:
-        """``with _Buffers.of(labels, stored) as buffers``: this thread's last, if they fit:
-        new memory is slow at first.
-        """
+        """Those that this thread had last, if they fit: new memory is slow at first."""
         buffers, _kept.buffers = getattr(_kept, "buffers", None), None
         if buffers is None or (buffers.keys.shape[1], buffers.keys.dtype) != (labels.prompts, stored.key):
             line = 64 // np.dtype(stored.bits).itemsize  # values of a cache line
@@ -253,7 +179,7 @@ class _Buffers:
 _kept = threading.local()
 
 
-def _ranked(
+def _rank(
     bits: np.ndarray,
     keys: np.ndarray,
     dtype: np.dtype,
@@ -261,36 +187,34 @@ def _ranked(
     results: dict[str, np.ndarray],
     first: int,
 ) -> None:
-    """Fill the statistics among ``results`` [relations, columns] from bits [columns, prompts or more],
-    by way of ``keys``.
+    """Fill the statistics among ``results`` [relations, columns], but for the means.
 
-    ``first`` numbers the first column.
+    Args:
+        bits: [columns, prompts or more]. keys: [2, prompts] to work in.
+        first: the number of the first column.
     """
     shape, none = (len(table.positives), len(bits)), (0, 0)
-    on, off = table.ranks[POSITIVE], table.ranks[NEGATIVE]
-    order = np.zeros((on.shape[1] + off.shape[1], *shape), np.int64)
-    precision = results.get("average_precision", np.empty(none))
-    wins = np.empty(shape if "auroc" in results else none, np.int64)
-    begin, end = (
-        (bits, keys, FORMATS[dtype].infinity, table.runs),
-        (table.reciprocals, on, off, precision, wins, order),
-    )
+    quantiles = table.quantiles
+    order = np.zeros((quantiles.on.shape[1] + quantiles.off.shape[1], *shape), np.int64)
+    precision = results.get(AVERAGE_PRECISION, np.empty(none))
+    wins = np.empty(shape if AUROC in results else none, np.int64)
+    columns = bits, keys, FORMATS[dtype].infinity, table.runs
+    outputs = table.reciprocals, quantiles.on, quantiles.off, precision, wins, order
     if table.partition:
-        missing = walks.rank_partition(*begin, table.stops, table.class_of, *end)
+        missing = walks.rank_partition(*columns, table.stops, table.class_of, *outputs)
     else:
-        missing = walks.rank_roles(*begin, table.roles, *end)
+        missing = walks.rank_roles(*columns, table.roles, *outputs)
     if missing:
         _refuse(bits, dtype, table, first)
-    if "auroc" in results:
-        results["auroc"][:] = _share(wins, table)
-    if table.quantiles:
-        values = keys_to_floats(order, dtype)
-        for name, found in zip(
-            table.quantiles, _between(values[0::2], values[1::2], table.weights), strict=True
-        ):
-            results[name][:] = found
-    own = {name: out for name, out in results.items() if name not in BUILT_IN}
-    _defined(bits[:, : table.labels.prompts], dtype, table, own)
+    if AUROC in results:
+        results[AUROC][:] = _share(wins, table)
+    if quantiles.names:
+        neighbours = keys_to_floats(order, dtype)
+        values = _between(neighbours[0::2], neighbours[1::2], quantiles.weights)
+        for name, value in zip(quantiles.names, values, strict=True):
+            results[name][:] = value
+    registered = {name: out for name, out in results.items() if name not in BUILT_IN}
+    _define(bits[:, : table.labels.prompts], dtype, table, registered)
 
 
 def _refuse(bits: np.ndarray, dtype: np.dtype, table: _Table, first: int) -> None:
@@ -308,9 +232,7 @@ def _share(wins: np.ndarray, table: _Table) -> np.ndarray:
 
 
 def _between(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Linear between neighbours, as numpy.percentile does it; equal neighbours stay as they are,
-    infinite ones too.
-    """
+    """Linear between neighbours, as numpy.percentile does it; equal ones stay as they are, infinite too."""
     with np.errstate(invalid="ignore"):
         gap = upper - lower
         values = np.where(weight >= 0.5, upper - gap * (1 - weight), lower + gap * weight)
@@ -334,9 +256,9 @@ def _means(blocks: Sequence[np.ndarray], labels: Labels, results: dict[str, np.n
     if np.isnan(sums).any():
         _refuse_nan(blocks)
     for name in results.keys() & MEANS.keys():
-        counts = labels.count(MEANS[name]).astype(np.float64)[:, None]
+        count = labels.count(MEANS[name]).astype(np.float64)[:, None]
         totals.add_classes(sums, np.ascontiguousarray(labels.roles.T) == MEANS[name], results[name])
-        results[name] /= np.where(counts > 0, counts, np.nan)
+        results[name] /= np.where(count > 0, count, np.nan)
 
 
 def _refuse_nan(blocks: Sequence[np.ndarray]) -> None:
@@ -351,7 +273,7 @@ def _refuse_nan(blocks: Sequence[np.ndarray]) -> None:
         row += len(block)
 
 
-def _defined(bits: np.ndarray, dtype: np.dtype, table: _Table, results: dict[str, np.ndarray]) -> None:
+def _define(bits: np.ndarray, dtype: np.dtype, table: _Table, results: dict[str, np.ndarray]) -> None:
     """Registered statistics without a kernel: their definition, column by column."""
     if not results:
         return
@@ -362,21 +284,3 @@ def _defined(bits: np.ndarray, dtype: np.dtype, table: _Table, results: dict[str
             positives, negatives = (np.sort(floats[roles[:, r] == role]) for role in (POSITIVE, NEGATIVE))
             for name, out in results.items():
                 out[r, column] = STATISTICS[name].definition(positives, negatives)
-
-
-def lape(on_mean: np.ndarray) -> np.ndarray:
-    """Language activation probability entropy of every neuron: low means that few relations activate it.
-
-    Args:
-        on_mean: [relations, neurons], the statistic of that name on a store captured with the ``positive``
-            pool, where an activation is the share of tokens on which the neuron is positive.
-
-    Returns:
-        [neurons] in nats; NaN where no relation activates the neuron. Source: Tang et al. 2024, arXiv
-        2402.16438.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = on_mean / on_mean.sum(axis=0)
-        terms = np.where(share > 0, -share * np.log(share), share)
-    entropy: np.ndarray = terms.sum(axis=0)
-    return entropy

@@ -8,15 +8,17 @@ from relact.errors import InputError
 
 
 def average_precision_null(n_positive: int, n: int, draws: int, seed: int) -> np.ndarray:
-    """Sorted average precisions of ``draws`` random rankings of n prompts, n_positive of them positive,
-    without ties.
+    """Average precisions of random rankings of ``n`` prompts without ties: float64 [draws], sorted.
 
     Permuting labels makes every set of ranks equally likely, so the null depends on the two counts only: one
-    table serves all neurons and relations of these counts, and nothing is sorted again. float64 [draws].
+    table serves all neurons and relations of these counts, and nothing is sorted again.
     """
     if not 0 < n_positive <= n or draws < 1:
-        what = f"{n_positive} positives among {n} prompts, {draws} draws"
-        raise InputError(what, where="permutation null", fix="give 1 to n positives and at least one draw")
+        raise InputError(
+            f"{n_positive} positives among {n} prompts, {draws} draws",
+            where="permutation null",
+            fix="give 1 to n positives and at least one draw",
+        )
     random, null = np.random.default_rng(seed), np.empty(draws)
     hits = np.arange(1, n_positive + 1)
     for i in range(draws):
@@ -27,8 +29,7 @@ def average_precision_null(n_positive: int, n: int, draws: int, seed: int) -> np
 
 
 def p_values(ap: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """Share of the null at or above each score, the score itself counted in: never zero.
-    Same shape as ``ap``.
+    """Share of the null at or above each score, itself counted in (never zero), in the shape of ``ap``.
 
     Source: Phipson and Smyth 2010, (exceedances + 1) / (draws + 1).
     """
@@ -39,8 +40,7 @@ def p_values(ap: np.ndarray, null: np.ndarray) -> np.ndarray:
 
 
 def false_discovery(p: np.ndarray, q: float) -> np.ndarray:
-    """Mask of the p-values kept when the expected share of false ones among them may be q.
-    Same shape as ``p``.
+    """Which p-values are kept when the expected share of false ones among them may be ``q``.
 
     Source: Benjamini and Hochberg 1995, as scipy has it.
     """

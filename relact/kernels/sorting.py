@@ -1,5 +1,4 @@
-"""Columns of activations -> sorted keys, by radix: each digit's values are counted,
-then every key is put in its place.
+"""Columns of activations -> sorted keys, by radix: count each digit's values, put every key in its place.
 
 A key is (order-preserving bits << 16) | what stands for the prompt's class. The bits of a float, read as an
 unsigned integer, order like the float once negative numbers are mirrored; both zeros get the same key. 16-bit
@@ -20,20 +19,23 @@ from numba import types, uint16, uint32, uint64
 from numba.extending import overload
 
 CLASS_BITS = 16
+CLASS = (1 << CLASS_BITS) - 1  # the bits of what stands for the class
+VALUE = 1 << CLASS_BITS  # the smallest difference between keys of different values
 LOW_BITS, LOW = uint16(7), uint16(127)  # of 16-bit floats
 HIGH = uint32(CLASS_BITS + 7)
 
 
 def runs_of(classes: np.ndarray, step: int = 1) -> np.ndarray:
-    """Int64 [runs, 3] of the classes [prompts] of a column's values.
+    """Where neighbours of one class lie among the classes [prompts] of a column's values.
 
-    A run is neighbours of one class: ``step`` times the class, which stands for it in keys, the first, the
-    last + 1. Runs are in order of class.
+    Returns:
+        int64 [runs, 3], in order of class: ``step`` times the class, which stands for it in keys, the place
+        of the first, the place after the last.
     """
     starts = np.flatnonzero(np.concatenate([[True], classes[1:] != classes[:-1]]))
-    own = classes[starts].astype(np.int64)
-    runs = np.stack([own * step, starts, np.append(starts[1:], classes.size)], axis=1)
-    return runs[np.argsort(own, kind="stable")]
+    class_of_run = classes[starts].astype(np.int64)
+    runs = np.stack([class_of_run * step, starts, np.append(starts[1:], classes.size)], axis=1)
+    return runs[np.argsort(class_of_run, kind="stable")]
 
 
 def scratch(keys: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -79,26 +81,20 @@ def _scratch_of_halves(keys: Any) -> Any:
 
 def _sort_halves(bits0: Any, bits1: Any, infinity: Any, runs: Any, scratch: Any, keys: Any) -> Any:
     ordered, half, lows, highs = scratch
-    ordered0, ordered1, half0, half1, keys0, keys1 = (
-        ordered[0],
-        ordered[1],
-        half[0],
-        half[1],
-        keys[0],
-        keys[1],
-    )
+    ordered0, ordered1, half0, half1 = ordered[0], ordered[1], half[0], half[1]
+    keys0, keys1 = keys[0], keys[1]
     low0, low1, high0, high1 = lows[0], lows[1], highs[0], highs[1]
     _begin_halves(bits0, ordered0, low0)
     _begin_halves(bits1, ordered1, low1)
     highs[:] = uint32(0)
     for run in range(runs.shape[0]):
-        own = uint32(runs[run, 0])
+        class_bits = uint32(runs[run, 0])
         for i in range(uint64(runs[run, 1]), uint64(runs[run, 2])):
             value0, value1 = ordered0[i], ordered1[i]
             high0[value0 >> LOW_BITS] += uint32(1)
             high1[value1 >> LOW_BITS] += uint32(1)
-            _put((uint32(value0) << uint32(CLASS_BITS)) | own, value0 & LOW, low0, half0)
-            _put((uint32(value1) << uint32(CLASS_BITS)) | own, value1 & LOW, low1, half1)
+            _put((uint32(value0) << uint32(CLASS_BITS)) | class_bits, value0 & LOW, low0, half0)
+            _put((uint32(value1) << uint32(CLASS_BITS)) | class_bits, value1 & LOW, low1, half1)
     _places(high0)
     _places(high1)
     for i in range(uint64(half0.size)):
@@ -149,9 +145,9 @@ def _sort_single(bits: Any, runs: Any, scratch: Any, keys: Any) -> None:
     _places(middle)
     _places(high)
     for run in range(runs.shape[0]):
-        own = uint64(runs[run, 0])
+        class_bits = uint64(runs[run, 0])
         for i in range(uint64(runs[run, 1]), uint64(runs[run, 2])):
-            _put((uint64(ordered[i]) << uint64(CLASS_BITS)) | own, ordered[i] & digit, low, first)
+            _put((uint64(ordered[i]) << uint64(CLASS_BITS)) | class_bits, ordered[i] & digit, low, first)
     for i in range(uint64(first.size)):
         _put(first[i], (first[i] >> uint64(CLASS_BITS + 11)) & uint64(digit), middle, second)
     for i in range(uint64(first.size)):

@@ -41,9 +41,7 @@ def add_halves(
 
 @kernel(types.void(reads(f8, 2), reads(types.boolean, 2), types.Array(f8, 2, "C")))
 def add_classes(sums: np.ndarray, chosen: np.ndarray, out: np.ndarray) -> None:
-    """Add up the sums [classes, neurons] of the chosen [relations, classes], in order of class: [relations,
-    neurons].
-    """
+    """Add the sums [classes, neurons] of the chosen [relations, classes] up in order of class."""
     for r in range(chosen.shape[0]):
         out[r] = 0.0
         for c in range(chosen.shape[1]):

@@ -1,12 +1,9 @@
-"""Sort columns of activations and walk over their keys, once for every relation,
-without branches that depend on the data.
+"""The two compiled kernels: sort columns of activations, walk over their keys once for all relations.
 
-Keys ascend, so ranks from the top are counted down: at the first key of a group of equal values, the number
-of keys not yet passed is the rank of the group's end, and the positives of a class not yet passed are its
-true positives there. Inside a group keys ascend by class, so each class's are adjacent, and the first of them
-carries the count for the others. Two columns are sorted and walked together: their chains of additions
-overlap, and what is at work stays in the caches of one core. The last of an odd number of columns is taken
-twice.
+`rank_partition` is for relations that partition the prompts, `rank_roles` for any labels. Both take two
+columns at a time, so that what is at work stays in the caches of one core; the last of an odd number of
+columns is taken twice. No walk has branches that depend on the data. The walk for average precision is in
+`average_precision`; those for pairs won and for order statistics follow the first kernel.
 """
 
 from __future__ import annotations
@@ -17,15 +14,10 @@ import numba
 import numpy as np
 from numba import types, uint64
 
+from relact.kernels.average_precision import STATE, walk_partition, walk_roles
 from relact.kernels.jit import kernel, reads
-from relact.kernels.labels import MOST_CLASSES
-from relact.kernels.sorting import CLASS_BITS, scratch, sort_two
+from relact.kernels.sorting import CLASS, CLASS_BITS, VALUE, scratch, sort_two
 
-# words per class, of two columns; keys of partitions carry this times the class: where its words begin
-STATE = 4
-MOST_STATES = MOST_CLASSES // STATE
-VALUE = 1 << CLASS_BITS  # the smallest difference between keys of different values
-CLASS = VALUE - 1  # bits of the class
 f8, i1, i8 = types.float64, types.int8, types.int64
 u2, u4, u8 = types.uint16, types.uint32, types.uint64
 
@@ -71,14 +63,14 @@ def rank_partition(
     Returns:
         whether there is a NaN; what is filled then means nothing.
     """
-    columns, classes, found = bits.shape[0], stops.size - 1, False
+    columns, classes, missing = bits.shape[0], stops.size - 1, False
     space, state, midranks = scratch(keys), np.empty(classes * STATE, np.int64), np.empty(classes, np.int64)
     sums, places = state.view(np.float64), np.empty((2, keys.shape[1]), np.uint32)
     for column in range(0, columns, 2):
         lanes = min(2, columns - column)
-        found |= sort_two(bits[column], bits[column + lanes - 1], infinity, runs, space, keys)
+        missing |= sort_two(bits[column], bits[column + lanes - 1], infinity, runs, space, keys)
         if precision.size:
-            _average_precision(keys, stops, state, reciprocals)
+            walk_partition(keys, stops, state, reciprocals)
             for r in range(class_of.size):
                 c = class_of[r]
                 for lane in range(lanes):
@@ -95,52 +87,12 @@ def rank_partition(
                 _order_statistics(
                     keys[lane], places[lane], stops, class_of, on, off, order[:, :, column + lane]
                 )
-    return found
-
-
-@numba.njit(nogil=True)
-def _average_precision(keys: Any, stops: Any, left: Any, reciprocals: Any) -> None:
-    """Fill of each class, for both columns: positives not yet passed (none in the end),
-    and the sum of precisions.
-    """
-    k0, k1, prompts, sums = keys[0], keys[1], uint64(keys.shape[1]), left.view(np.float64)
-    for c in range(stops.size - 1):
-        left[STATE * c] = left[STATE * c + 2] = stops[c + 1] - stops[c]
-        sums[STATE * c + 1] = sums[STATE * c + 3] = 0.0
-    p0, p1 = ~k0[0], ~k1[0]
-    e0 = e1 = uint64(0)
-    h0 = h1 = 0
-    for i in range(prompts):  # unsigned: nothing to be checked for counting from the end
-        key0, key1 = k0[i], k1[i]
-        p0, e0, h0 = _step(key0, p0, prompts - i, e0, h0, left, sums, reciprocals, uint64(key0 & CLASS))
-        p1, e1, h1 = _step(
-            key1, p1, prompts - i, e1, h1, left, sums, reciprocals, uint64(key1 & CLASS) + uint64(2)
-        )
-
-
-@numba.njit(nogil=True)
-def _step(
-    key: Any, previous: Any, rank: Any, end: Any, hits: int, left: Any, sums: Any, reciprocals: Any, own: Any
-) -> Any:
-    """One key of one column; returns the new previous key, the rank of its group's end,
-    and true positives there.
-
-    What is chosen between are integers: processors choose those without a branch, other than floats.
-    """
-    change = key ^ previous
-    there = left[own]
-    end = rank if change >= VALUE else end
-    hits = there if change != 0 else hits
-    sums[own + uint64(1)] += hits * reciprocals[end]
-    left[own] = there - 1
-    return key, end, hits
+    return missing
 
 
 @numba.njit(nogil=True)
 def _midranks(keys: Any, out: Any) -> None:
-    """Sum over each class of (keys below the group) + (keys up to its end): twice its midranks,
-    less its size.
-    """
+    """Sum over each class of the keys below and up to their groups: twice its midranks, less its size."""
     prompts = keys.size
     out[:] = 0
     previous, start = ~keys[0], 0
@@ -157,9 +109,7 @@ def _midranks(keys: Any, out: Any) -> None:
 
 @numba.njit(nogil=True)
 def _list_places(keys: Any, stops: Any, ends: Any, places: Any) -> None:
-    """List the places of each class's keys in the sorted columns, ascending,
-    from the class's ``stops`` on.
-    """
+    """List the places of each class's keys in the sorted columns, ascending, from the class's stop on."""
     k0, k1, places0, places1 = keys[0], keys[1], places[0], places[1]
     for c in range(stops.size - 1):
         ends[STATE * c] = ends[STATE * c + 1] = stops[c]
@@ -169,9 +119,9 @@ def _list_places(keys: Any, stops: Any, ends: Any, places: Any) -> None:
 
 
 @numba.njit(nogil=True)
-def _place(i: Any, places: Any, ends: Any, own: Any) -> None:
-    places[uint64(ends[own])] = i
-    ends[own] += 1
+def _place(i: Any, places: Any, ends: Any, at: Any) -> None:
+    places[uint64(ends[at])] = i
+    ends[at] += 1
 
 
 @numba.njit(nogil=True)
@@ -181,20 +131,19 @@ def _order_statistics(keys: Any, places: Any, stops: Any, class_of: Any, on: Any
     The negative of rank q sits j places after q, where j counts the positives before it: found by bisection.
     """
     for r in range(class_of.size):
-        own = places[stops[class_of[r]] : stops[class_of[r] + 1]]
+        positives = places[stops[class_of[r]] : stops[class_of[r] + 1]]
         for s in range(on.shape[1]):
             if on[r, s] >= 0:
-                out[s, r] = keys[own[on[r, s]]] >> CLASS_BITS
+                out[s, r] = keys[positives[on[r, s]]] >> CLASS_BITS
         for s in range(off.shape[1]):
             if off[r, s] >= 0:
-                out[on.shape[1] + s, r] = keys[off[r, s] + _positives_before(own, off[r, s])] >> CLASS_BITS
+                place = off[r, s] + _positives_before(positives, off[r, s])
+                out[on.shape[1] + s, r] = keys[place] >> CLASS_BITS
 
 
 @numba.njit(nogil=True)
 def _positives_before(places: Any, rank: int) -> int:
-    """Positives before the negative of this rank: the first j
-    with more than ``rank`` negatives before place j.
-    """
+    """Positives before the negative of this rank: the first with more than ``rank`` negatives before it."""
     low, high = 0, places.size
     while low < high:
         middle = (low + high) // 2
@@ -224,16 +173,16 @@ def rank_roles(
     Args:
         roles: [relations, classes]. The others: as above.
     """
-    columns, found = bits.shape[0], False
+    columns, missing = bits.shape[0], False
     space = scratch(keys)
     lists = np.empty((2, keys.shape[1] + 1), np.int64)  # values of negatives, of positives
     for column in range(0, columns, 2):
         lanes = min(2, columns - column)
-        found |= sort_two(bits[column], bits[column + lanes - 1], infinity, runs, space, keys)
+        missing |= sort_two(bits[column], bits[column + lanes - 1], infinity, runs, space, keys)
         for lane in range(lanes):
             n = column + lane
             for r in range(roles.shape[0]):
-                mean, won = _walk_roles(keys[lane], roles[r], reciprocals, lists)
+                mean, won = walk_roles(keys[lane], roles[r], reciprocals, lists)
                 if precision.size:
                     precision[r, n] = mean
                 if wins.size:
@@ -244,32 +193,4 @@ def rank_roles(
                 for s in range(off.shape[1]):
                     if off[r, s] >= 0:
                         order[on.shape[1] + s, r, n] = lists[0, off[r, s]]
-    return found
-
-
-@numba.njit(nogil=True)
-def _walk_roles(keys: Any, role_of: Any, reciprocals: Any, lists: Any) -> Any:
-    """Average precision and wins of one relation; its sorted negatives and positives go to ``lists``."""
-    prompts = keys.size
-    counted = positives = 0
-    for i in range(prompts):
-        role = role_of[uint64(keys[i] & CLASS)]
-        counted += role >= 0
-        positives += role > 0
-    negatives = counted - positives
-    n = p = end = hits = n_below = p_below = wins = 0
-    total, previous = 0.0, ~keys[0]
-    for i in range(prompts):
-        role = role_of[uint64(keys[i] & CLASS)]
-        is_on, is_off = int(role > 0), int(role == 0)
-        fresh = keys[i] ^ previous >= VALUE
-        previous = keys[i]
-        end = counted - n - p if fresh else end
-        hits = positives - p if fresh else hits
-        n_below, p_below = (n if fresh else n_below), (p if fresh else p_below)
-        total += is_on * hits * reciprocals[end]
-        wins += is_on * n_below - is_off * p_below
-        lists[0, n] = lists[1, p] = keys[i] >> CLASS_BITS
-        n, p = n + is_off, p + is_on
-    # negatives <= p are all but those with positives below
-    return total / positives, wins + positives * negatives
+    return missing

@@ -33,8 +33,8 @@ from relact.kernels import (
     lape,
     p_values,
     rank_statistics,
+    ranks,
     statistic,
-    walks,
 )
 from relact.kernels.columns import FORMATS, keys_to_floats
 from relact.kernels.sorting import runs_of, scratch, sort_two
@@ -291,7 +291,7 @@ def test_more_relations_than_fit_the_fast_path(monkeypatch: pytest.MonkeyPatch) 
     names = [str(p % 5) for p in range(60)]
     values = np.random.default_rng(3).normal(size=(60, 9)).astype(np.float16)
     expected = rank_statistics([values], Labels.one_vs_rest(names), list(STATISTICS))
-    monkeypatch.setattr(walks, "MOST_STATES", 4)
+    monkeypatch.setattr(ranks, "MOST_STATES", 4)
     for name, found in rank_statistics([values], Labels.one_vs_rest(names), list(STATISTICS)).items():
         np.testing.assert_allclose(found, expected[name], rtol=CLOSE)
 

@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score
 from relact import kernels, schema
 from relact.capturing.capture import capture
 from relact.errors import BudgetError, InputError, ModelError, NumericError, StoreError
-from relact.kernels.ranks import BUILT_IN
+from relact.kernels.statistics import BUILT_IN
 from relact.schema import STATISTICS
 from relact.scoring import schedulers
 from relact.scoring.score import labels_of, run_task, score, shape_of
