@@ -84,9 +84,7 @@ def overlap_of(relations: Sequence[str], sets: Mapping[str, np.ndarray], by: str
 
 
 def pairs(shared: xr.Dataset) -> pd.DataFrame:
-    """The result of `overlap` as a table: a row for every two relations (and k, site or layer),
-    most shared first.
-    """
+    """The result of `overlap` as a table: every two relations (and k, site or layer), most shared first."""
     table = shared.to_dataframe().reset_index()
     order = {str(name): at for at, name in enumerate(shared["relation"].values)}
     table = table[table["relation"].map(order) < table["other"].map(order)]
@@ -96,49 +94,46 @@ def pairs(shared: xr.Dataset) -> pd.DataFrame:
 
 
 def agreement(store: str | Path | Store, other: str | Path | Store, *, k: int) -> pd.DataFrame:
-    """How far two stores agree on each relation that both score: two seeds, languages, prompt sets,
-    or trainings of a model.
+    """How far two stores agree on each relation that both score.
+
+    Two seeds, two languages, two prompt sets, two trainings of a model.
 
     Returns:
         A row per relation: ``correlation`` (Spearman's, of the average precision of all neurons), then
-            ``shared``,
-        ``jaccard`` and ``expected`` of the two top-``k`` sets.
+        ``shared``, ``jaccard`` and ``expected`` of the two top-``k`` sets.
 
     Raises:
         InputError: no relation or site in common, or models of different shape.
     """
     from scipy.stats import rankdata
 
-    names, mine, theirs = _both(store, other)
-    n_neurons = sum(values[0].size for values in mine.values())
+    names, *scores = _both(open_store(store), open_store(other))
+    n_neurons = sum(values[0].size for values in scores[0].values())
     rows = []
     for at, name in enumerate(names):
-        first, second = (
-            {site: values[at][None] for site, values in scores.items()} for scores in (mine, theirs)
-        )
-        ranks = [rankdata(masks.flatten(scores)[0]) for scores in (first, second)]
-        a, b = (masks.flatten(masks.top_k(scores, k))[0] for scores in (first, second))
-        shared = int((a & b).sum())
-        rows.append(
-            (name, np.corrcoef(*ranks)[0, 1], k, shared, shared / (2 * k - shared), k * k / n_neurons)
-        )
+        of_relation = [{site: values[at][None] for site, values in arrays.items()} for arrays in scores]
+        ranks = [rankdata(masks.flatten(arrays)[0]) for arrays in of_relation]
+        first, second = (masks.flatten(masks.top_k(arrays, k))[0] for arrays in of_relation)
+        shared = int((first & second).sum())
+        correlation, jaccard = np.corrcoef(*ranks)[0, 1], shared / (2 * k - shared)
+        rows.append((name, correlation, k, shared, jaccard, k * k / n_neurons))
     return pd.DataFrame(rows, columns=["relation", "correlation", "k", "shared", "jaccard", "expected"])
 
 
 def moved(
     store: str | Path | Store, other: str | Path | Store, *, relation: str, n: int = 20
 ) -> pd.DataFrame:
-    """The ``n`` neurons whose average precision for a relation differs most between two stores,
-    largest change first.
+    """The ``n`` neurons whose average precision for a relation differs most between two stores.
 
     Returns:
-        site, layer, neuron, ``before`` (first store), ``after`` (second), ``change``.
+        site, layer, neuron, ``before`` (first store), ``after`` (second), ``change``; largest change first.
     """
-    names, mine, theirs = _both(store, other)
-    at = query.position(names, relation, open_store(store))
+    first, second = open_store(store), open_store(other)
+    names, scores, other_scores = _both(first, second)
+    at = query.position(names, relation, first.path)
     parts = []
-    for site, values in mine.items():
-        before, after = values[at].ravel(), theirs[site][at].ravel()
+    for site, values in scores.items():
+        before, after = values[at].ravel(), other_scores[site][at].ravel()
         chosen = np.argsort(-np.abs(after - before), kind="stable")[:n]
         layer, neuron = np.unravel_index(chosen, values[at].shape)
         columns = {"before": before[chosen], "after": after[chosen], "change": (after - before)[chosen]}
@@ -161,39 +156,42 @@ def all_scores(
 
 
 def _only_mask(store: Store) -> str:
-    found = store.children(schema.MASKS)
-    if len(found) == 1:
-        return found[0]
-    what = f"{len(found)} masks to choose from: {', '.join(found)}" if found else "no mask in this store"
-    raise InputError(what, where=store.path, fix="name one with --mask, or give --k")
+    names = store.children(schema.MASKS)
+    if len(names) == 1:
+        return names[0]
+    problem = f"{len(names)} masks to choose from: {', '.join(names)}" if names else "no mask in this store"
+    raise InputError(problem, where=store.path, fix="name one with --mask, or give --k")
 
 
-def _both(
-    store: str | Path | Store, other: str | Path | Store
-) -> tuple[list[str], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Relations that both stores score, and the average precision of those in each,
-    on the sites that both have.
-    """
-    first, second = open_store(store), open_store(other)
-    (mine, a), (theirs, b) = all_scores(first), all_scores(second)
-    names = [name for name in mine if name in theirs]
+def _both(first: Store, second: Store) -> tuple[list[str], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Relations that two stores score, and the average precision of those in each, on the sites of both."""
+    (first_names, first_scores), (second_names, second_scores) = all_scores(first), all_scores(second)
+    names = [name for name in first_names if name in second_names]
     if not names:
-        raise InputError(
-            f"no relation in common: {', '.join(mine)} and {', '.join(theirs)}", where=second.path
-        )
-    sites = [site for site in a if site in b]
+        problem = f"no relation in common: {', '.join(first_names)} and {', '.join(second_names)}"
+        raise InputError(problem, where=second.path)
+    sites = [site for site in first_scores if site in second_scores]
     if not sites:
-        raise InputError(f"no site in common: {', '.join(a)} and {', '.join(b)}", where=second.path)
+        problem = f"no site in common: {', '.join(first_scores)} and {', '.join(second_scores)}"
+        raise InputError(problem, where=second.path)
     for site in sites:
-        if a[site].shape[1:] != b[site].shape[1:]:
-            shapes = (" x ".join(map(str, values.shape[1:])) for values in (a[site], b[site]))
+        shapes = [scores[site].shape[1:] for scores in (first_scores, second_scores)]
+        if shapes[0] != shapes[1]:
+            layers_by_neurons = (" x ".join(map(str, shape)) for shape in shapes)
             raise InputError(
-                f"{site} is {' in one store and '.join(shapes)} in the other: their neurons are not the same",
+                f"{site} is {' in one store and '.join(layers_by_neurons)} in the other: "
+                "their neurons are not the same",
                 where=second.path,
                 fix="compare stores of models of the same shape",
             )
-    rows, columns = [mine.index(name) for name in names], [theirs.index(name) for name in names]
-    return names, {site: a[site][rows] for site in sites}, {site: b[site][columns] for site in sites}
+    rows, other_rows = (
+        [all_names.index(name) for name in names] for all_names in (first_names, second_names)
+    )
+    return (
+        names,
+        {site: first_scores[site][rows] for site in sites},
+        {site: second_scores[site][other_rows] for site in sites},
+    )
 
 
 def _slices(sets: Mapping[str, np.ndarray], by: str) -> Iterator[tuple[str | int, np.ndarray]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-INTACT, RANDOM = "intact", "random-"
+from relact.schema import ACCURACY, CORRECT, INTACT, RANDOM, RELATION_OF, STEP_CORRECT
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Effects:
 
 def effects(ablation: xr.Dataset) -> Effects:
     """Summarise one ``ablations/<name>`` dataset (accuracy [condition, relation], one k of a sweep)."""
-    accuracy = ablation["accuracy"].load() * 100
+    accuracy = ablation[ACCURACY].load() * 100
     intact = accuracy.sel(condition=INTACT, drop=True)
     drops = -(accuracy - intact).drop_sel(condition=INTACT)  # the dimensions' order stays
     groups = cells([str(x) for x in drops["condition"].values], [str(x) for x in drops["relation"].values])
@@ -46,9 +46,7 @@ def effects(ablation: xr.Dataset) -> Effects:
 
 
 def cells(conditions: Sequence[str], relations: Sequence[str]) -> dict[str, np.ndarray]:
-    """Masks [condition, relation] of the cells that are a relation's ``own``, an ``other`` relation's,
-    or ``random``.
-    """
+    """Masks [condition, relation] of the cells by whose neurons are off: ``own``, ``other``, ``random``."""
     names = np.array(conditions)[:, None]
     own = names == np.array(relations)
     random = np.char.startswith(names, RANDOM) & np.ones(own.shape, bool)
@@ -56,24 +54,23 @@ def cells(conditions: Sequence[str], relations: Sequence[str]) -> dict[str, np.n
 
 
 def cumulativity(sweep: xr.Dataset) -> pd.DataFrame:
-    """Whether larger neuron sets break more because they hold the smaller ones:
-    one row per relation and step of k.
+    """Whether larger neuron sets break more because they hold the smaller ones, step by step of k.
 
     Args:
         sweep: an ablation over several k, with ``step_correct`` [k, prompt]: the verdict when only those
             neurons of a prompt's own relation are overridden that a k adds to the one before it.
 
     Returns:
-        relation, k1, k2, total (test prompts right at k1 and wrong at k2), affected (of those, wrong as well
-        when only the added neurons are overridden), cumulativity = 1 - affected / total, NaN where total is
-        0.
-        Then two rows per step: ``macro`` averages the relations, ``micro`` pools their prompts.
+        A row per relation and step: relation, k1, k2, total (test prompts right at k1 and wrong at k2),
+        affected (of those, wrong as well when only the added neurons are overridden), cumulativity =
+        1 - affected / total, NaN where total is 0. Then two rows per step: ``macro`` averages the relations,
+        ``micro`` pools their prompts.
     """
-    relation_of = np.array([str(name) for name in sweep["relation_of"].values])
+    relation_of = np.array([str(name) for name in sweep[RELATION_OF].values])
     relations = [str(name) for name in sweep["relation"].values if name in sweep["condition"].values]
     ks = [int(k) for k in sweep["k"].values]
-    correct = {name: sweep["correct"].sel(condition=name).values for name in relations}  # each [k, prompt]
-    added = sweep["step_correct"].values
+    correct = {name: sweep[CORRECT].sel(condition=name).values for name in relations}  # each [k, prompt]
+    added = sweep[STEP_CORRECT].values
     rows = []
     for step, (k1, k2) in enumerate(pairwise(ks), 1):
         for name in relations:

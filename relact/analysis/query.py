@@ -61,8 +61,7 @@ def top(
     sites: str | Sequence[str] | None = None,
     statistic: str = schema.AVERAGE_PRECISION,
 ) -> pd.DataFrame:
-    """The ``n`` neurons with the highest score for a relation: site, layer,
-    neuron and every stored statistic.
+    """The ``n`` neurons with the highest score for a relation: site, layer, neuron, every stored statistic.
 
     Ties keep the store's order (site, layer, neuron).
 
@@ -81,18 +80,23 @@ def top(
         raise InputError(
             f"none of the sites {sites} is scored", where=opened.path, fix=f"choose from {known}"
         )
-    groups = {site: scores(opened, site) for site in chosen}
-    names = statistics(groups[chosen[0]])
+    return _top_of_scores(opened, chosen, relation, n, statistic)
+
+
+def _top_of_scores(store: Store, sites: Sequence[str], relation: str, n: int, statistic: str) -> pd.DataFrame:
+    """`top` where the store has no short list of it: every score of the relation is read."""
+    groups = {site: scores(store, site) for site in sites}
+    names = statistics(groups[sites[0]])
     if statistic not in names:
         raise InputError(
-            f"no statistic {statistic!r}", where=opened.path, fix=f"choose from {', '.join(names)}"
+            f"no statistic {statistic!r}", where=store.path, fix=f"choose from {', '.join(names)}"
         )
-    row = position(relations(groups[chosen[0]]), relation, opened)
+    row = position(relations(groups[sites[0]]), relation, store.path)
     with ThreadPoolExecutor(READERS) as pool:  # one chunk each: waiting and decompressing overlap
-        read = {(site, name): pool.submit(_row, groups[site][name], row) for name in names for site in chosen}
+        read = {(site, name): pool.submit(_row, groups[site][name], row) for name in names for site in sites}
         rows = {key: future.result() for key, future in read.items()}
     parts = []
-    for site in chosen:
+    for site in sites:
         values = rows[site, statistic]  # [layer, neuron]
         places = best(values.ravel(), n)
         layer, neuron = np.unravel_index(places, values.shape)
@@ -111,8 +115,7 @@ def best(values: np.ndarray, n: int) -> np.ndarray:
 
 
 def neuron(store: str | Path | Store, site: str, layer: int, index: int) -> pd.DataFrame:
-    """One neuron in every relation, best average precision first: each stored statistic,
-    and its distribution.
+    """One neuron in every relation, best average precision first: each statistic, and its distribution.
 
     The distribution (``min p10 p50 p90 max`` of the activation over the relation's identification prompts) is
     left out where the store holds no activations.
@@ -133,10 +136,11 @@ def neuron(store: str | Path | Store, site: str, layer: int, index: int) -> pd.D
 
 
 def activations(store: str | Path | Store, site: str, layer: int, index: int) -> pd.DataFrame:
-    """One neuron's activation on every captured identification prompt: prompt, relation, subject, object,
-    text, activation.
+    """One neuron's activation on every captured identification prompt.
 
-    Rows are in the order of the prompts; ``activation`` is float32, pooled over the prompt's tokens.
+    Returns:
+        prompt, relation, subject, object, text, activation, in the order of the prompts; the activation is
+        float32, pooled over the prompt's tokens.
 
     Raises:
         InputError: the store has no such neuron. StoreError: it holds no activations.
@@ -156,8 +160,7 @@ def column(store: Store, site: str, layer: int, index: int) -> np.ndarray:
 
 
 def extremes(store: str | Path | Store, site: str, layer: int, index: int, n: int = 5) -> pd.DataFrame:
-    """The ``n`` prompts that drive one neuron most and least: the columns of `activations`,
-    after ``drive`` (most or least).
+    """The ``n`` prompts that drive one neuron most and least: ``drive`` says which, then as `activations`.
 
     Strongest first in both halves; a prompt is in one half only.
     """
@@ -189,30 +192,30 @@ def relations(group: Mapping[str, zarr.Array]) -> list[str]:
 
 def statistics(group: Mapping[str, zarr.Array]) -> list[str]:
     """The statistics that a score group holds, the usual ones first and in their usual order."""
-    found = sorted(name for name, array in group.items() if array.ndim == 3)
-    usual = [name for name in schema.STATISTICS if name in found]
-    return usual + [name for name in found if name not in usual]
+    names = sorted(name for name, array in group.items() if array.ndim == len(schema.BY_NEURON))
+    usual = [name for name in schema.STATISTICS if name in names]
+    return usual + [name for name in names if name not in usual]
 
 
-def position(names: Sequence[str], relation: str, store: Store) -> int:
-    """Where ``relation`` is among ``names``; `InputError` lists them when it is not."""
+def position(names: Sequence[str], relation: str, where: object) -> int:
+    """The place of ``relation`` among ``names``; `InputError` lists them when it is not there."""
     if relation not in names:
-        raise InputError(f"no relation {relation!r}", where=store.path, fix=f"choose from {', '.join(names)}")
+        raise InputError(f"no relation {relation!r}", where=where, fix=f"choose from {', '.join(names)}")
     return list(names).index(relation)
 
 
 def _check(store: Store, site: str, layer: int, index: int) -> str:
     """The canonical name of a site whose neuron exists."""
-    found = site_names.expand(site)
-    if len(found) != 1 or found[0] not in store.layouts:
+    canonical, *more = site_names.expand(site)
+    if more or canonical not in store.layouts:
         raise InputError(
             f"no site {site!r} in this store", where=store.path, fix=f"use {', '.join(store.layouts)}"
         )
-    lay = store.layouts[found[0]]
-    for name, value, size in (("layer", layer, lay.n_layers), ("neuron", index, lay.width)):
+    layout = store.layouts[canonical]
+    for name, value, size in (("layer", layer, layout.n_layers), ("neuron", index, layout.width)):
         if not 0 <= value < size:
-            raise InputError(f"{name} {value} of {size}", where=found[0], fix="count from 0")
-    return found[0]
+            raise InputError(f"{name} {value} of {size}", where=canonical, fix="count from 0")
+    return canonical
 
 
 def _row(array: zarr.Array, row: int) -> np.ndarray:

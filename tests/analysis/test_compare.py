@@ -13,7 +13,8 @@ from scipy.stats import spearmanr
 from relact.analysis import compare, query
 from relact.capturing.capture import capture
 from relact.errors import InputError
-from relact.scoring import masks, score
+from relact.scoring import masks
+from relact.scoring.score import score
 from relact.store import local
 
 
