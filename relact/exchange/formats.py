@@ -26,8 +26,9 @@ def export(
     group: str = selfcond.GROUP,
     limited: int | None = None,
 ) -> list[Path]:
-    """Write ``store``'s scores, a mask, an ablation or its prompts in ``form`` (one of ``FORMATS``);
-    returns what was written.
+    """Write ``store``'s scores, a mask, an ablation or its prompts in ``form`` (one of ``FORMATS``).
+
+    Returns the paths written.
 
     Args:
         out: a file, or for ``selfcond``, ``lang_neuron`` and ``concepts`` a folder.

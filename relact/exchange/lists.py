@@ -1,6 +1,4 @@
-"""Neuron lists, ablation results and concept data sets for other tools: JSON, CSV, safetensors, Parquet.
-Never pickles.
-"""
+"""Lists of neurons, results of ablations and concept data sets: JSON, CSV, safetensors, Parquet."""
 
 from __future__ import annotations
 
@@ -13,8 +11,9 @@ import pandas as pd
 
 from relact import schema
 from relact.errors import InputError
-from relact.packed import trust
+from relact.packed.names import check_key
 from relact.packed.store import open_store
+from relact.relations.concepts import LIST as CONCEPT_LIST
 from relact.scoring import masks
 from relact.store.reading import Store
 
@@ -45,9 +44,7 @@ def neurons(store: str | Path | Store, mask: str, out: str | Path, kind: str) ->
 
 
 def ablation(store: str | Path | Store, name: str, out: str | Path) -> Path:
-    """An ablation as tidy Parquet: one row per condition and prompt (and per k of a sweep),
-    with the prompt's facts.
-    """
+    """An ablation as tidy Parquet: a row per condition and prompt (and k), with the prompt's facts."""
     opened, path = open_store(store), Path(out)
     known = opened.children(schema.ABLATIONS)
     if name not in known:
@@ -77,16 +74,19 @@ def concepts(store: str | Path | Store, out: str | Path, group: str) -> list[Pat
     paths = []
     for relation in dict.fromkeys(table["relation"]):
         for part in (group, relation):
-            trust.check_key(part, "export")
-        own = table["relation"] == relation
-        sentences = {"positive": table["text"][own].tolist(), "negative": table["text"][~own].tolist()}
+            check_key(part, "export")
+        positive = table["relation"] == relation
+        sentences = {
+            "positive": table["text"][positive].tolist(),
+            "negative": table["text"][~positive].tolist(),
+        }
         path = root / group / f"{relation}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         document = {"concept": relation, "group": group, "sentences": sentences}
         path.write_text(json.dumps(document, ensure_ascii=False, indent=4), encoding="utf-8")
         paths.append(path)
     listed = pd.DataFrame({"group": group, "concept": [path.stem for path in paths]})
-    listed.to_csv(root / "concept_list.csv", index=False)
+    listed.to_csv(root / CONCEPT_LIST, index=False)
     return paths
 
 
@@ -107,10 +107,10 @@ def _write_json(
     listed = {
         relation: {
             site: {
-                str(layer): np.flatnonzero(own[at, layer]).tolist()
-                for layer in np.flatnonzero(own[at].any(axis=1))
+                str(layer): np.flatnonzero(sets[at, layer]).tolist()
+                for layer in np.flatnonzero(sets[at].any(axis=1))
             }
-            for site, own in chosen.items()
+            for site, sets in chosen.items()
         }
         for at, relation in enumerate(relations)
     }
@@ -125,8 +125,8 @@ def _write_tensors(
     from safetensors.numpy import save_file
 
     tensors = {
-        f"{relation}/{site}": np.ascontiguousarray(own[at])
-        for site, own in chosen.items()
+        f"{relation}/{site}": np.ascontiguousarray(sets[at])
+        for site, sets in chosen.items()
         for at, relation in enumerate(relations)
     }
     model = store.manifest.model

@@ -1,5 +1,4 @@
-"""Score files of ml-selfcond and lang_neuron: written so that those tools read them,
-and read back into a store.
+"""Score files of ml-selfcond and lang_neuron: written as those tools read them, and read into a store.
 
 One folder per concept, as they have it: ``OUT/<model>/<group>/<concept>/expertise/`` with ``expertise.csv``,
 ``expertise_info.json`` and, on request, ``expertise_limited_*.csv``. A unit is a neuron, a layer is the path
@@ -22,7 +21,7 @@ import pandas as pd
 from relact import schema
 from relact import sites as site_names
 from relact.errors import IdentityError, InputError
-from relact.packed import trust
+from relact.packed.names import check_key
 from relact.packed.store import open_store
 from relact.scoring import score
 from relact.store import local
@@ -30,12 +29,12 @@ from relact.store.local import LocalStore
 from relact.store.reading import Store
 
 SELFCOND, LANG_NEURON = "selfcond", "lang_neuron"
-COLUMNS = {
-    "ap": "average_precision",
-    "off_mean": "off_mean",
-    "off_p50": "off_p50",
-    "on_p50": "on_p50",
-    "on_p90": "on_p90",
+COLUMNS = {  # their name of a statistic, in their order -> ours
+    "ap": schema.AVERAGE_PRECISION,
+    "off_mean": schema.OFF_MEAN,
+    "off_p50": schema.OFF_P50,
+    "on_p50": schema.ON_P50,
+    "on_p90": schema.ON_P90,
 }
 WRITTEN = {SELFCOND: ("ap", "off_mean", "on_p50", "on_p90"), LANG_NEURON: tuple(COLUMNS)}
 GROUP = "sense"  # their name for a family of concepts
@@ -73,10 +72,7 @@ def export(
     model = Path(opened.manifest.model.id).name
     folders = []
     for relation in relations or names:
-        for part in (model, group, relation):
-            trust.check_key(part, "export")
-            if "/" in part:
-                raise InputError(f"{part!r} cannot name a folder", where="export", fix="choose another name")
+        _check_folders(model, group, relation)
         at = names.index(relation)
         values = {
             site: {name: data[COLUMNS[name]][at].values for name in WRITTEN[flavour]}
@@ -112,49 +108,47 @@ def import_scores(store: str | Path | Store, sources: str | Path | Sequence[str 
         raise InputError(
             "a concept occurs twice", where=str(sources), fix="import one group of concepts at a time"
         )
-    shared = [name for name in COLUMNS if all(name in table for table in tables)]
-    places = {layer: place for place, layer in _layers(opened).items()}
-    arrays = {
-        site: {
-            COLUMNS[name]: np.full((len(tables), lay.n_layers, lay.width), np.nan, np.float32)
-            for name in shared
-        }
-        for site, lay in opened.layouts.items()
-    }
-    for at, (path, table) in enumerate(zip(files, tables, strict=True)):
-        _place(table, places, arrays, at, shared, path)
+    scores = _placed(opened, files, tables)
     record = schema.ScoresRecord(
         relations=tuple(relations),
         negatives=None,
         seed=None,
-        prompts=opened.manifest.prompts[schema.IDENTIFY]["digest"],
+        prompts=opened.manifest.prompts[schema.IDENTIFY][schema.ROWS_DIGEST],
         model=opened.manifest.model.fingerprint,
         imported=tuple(path.name for path in files),
     )
-    with opened.stage(schema.SCORES, record.to_attributes()) as built:
-        for site, statistics in arrays.items():
-            lay = opened.layouts[site]
-            targets = score.create_arrays(built.create_group(site), lay, relations, list(statistics))
+    with opened.stage(schema.SCORES, record.to_attributes()) as stage:
+        for site, statistics in scores.items():
+            layout = opened.layouts[site]
+            targets = score.create_arrays(stage.create_group(site), layout, relations, list(statistics))
             for target, values in zip(targets, statistics.values(), strict=True):
                 target[:] = values
     return opened
 
 
+def _check_folders(*names: str) -> None:
+    """Whether a folder can be made of each name, inside the one that was given."""
+    for name in names:
+        check_key(name, "export")
+        if "/" in name:
+            raise InputError(f"{name!r} cannot name a folder", where="export", fix="choose another name")
+
+
 def _layers(store: Store) -> dict[tuple[str, int], str]:
     """(site, layer) -> the name that those tools give the module."""
     family = site_names.family(SimpleNamespace(model_type=store.manifest.model.family))
-    found = {}
-    for site, lay in store.layouts.items():
+    names = {}
+    for site, layout in store.layouts.items():
         tap = family.taps[site]
         if tap.fused or tap.side != "output":
             raise InputError(
-                f"{site} of {family.name} is not a module's whole output",
+                f"{site} of {family.names[0]} is not a module's whole output",
                 where=store.path,
                 fix="those tools know only whole modules: choose a store without it",
             )
-        for layer in range(lay.n_layers):
-            found[site, layer] = f"{family.layers}.{layer}.{tap.module}:0"
-    return found
+        for layer in range(layout.n_layers):
+            names[site, layer] = f"{family.layers}.{layer}.{tap.module}:0"
+    return names
 
 
 def _table(
@@ -232,15 +226,38 @@ def _read_table(path: Path) -> pd.DataFrame:
     return table
 
 
+def _placed(
+    store: Store, files: Sequence[Path], tables: Sequence[pd.DataFrame]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Site -> statistic that every table has -> float32 [table, layer, neuron]."""
+    shared = [name for name in COLUMNS if all(name in table for table in tables)]
+    places = {layer: place for place, layer in _layers(store).items()}
+    scores = {
+        site: {
+            COLUMNS[name]: np.full((len(tables), layout.n_layers, layout.width), np.nan, np.float32)
+            for name in shared
+        }
+        for site, layout in store.layouts.items()
+    }
+    for at, (path, table) in enumerate(zip(files, tables, strict=True)):
+        row = {
+            site: {name: scores[site][COLUMNS[name]][at] for name in shared}  # each a view [layer, neuron]
+            for site in scores
+        }
+        _place(table, places, row, path)
+    return scores
+
+
 def _place(
     table: pd.DataFrame,
     places: Mapping[str, tuple[str, int]],
-    arrays: Mapping[str, Mapping[str, np.ndarray]],
-    at: int,
-    names: Sequence[str],
+    targets: Mapping[str, Mapping[str, np.ndarray]],
     path: Path,
 ) -> None:
-    """Put one concept's rows where they belong; all neurons must be there, once."""
+    """Put one concept's rows where they belong in site -> column -> [layer, neuron].
+
+    All neurons must be there, once.
+    """
     seen = set()
     for layer, rows in table.assign(layer=table["layer"].astype(str)).groupby("layer", sort=False):
         layer = str(layer)
@@ -249,12 +266,12 @@ def _place(
                 f"layer {layer!r:.80} is no site of this store", where=path, fix=_hint(places)
             )
         site, number = places[layer]
-        width = next(iter(arrays[site].values())).shape[2]
+        width = next(iter(targets[site].values())).shape[1]
         units = rows["unit"].to_numpy()
         if not np.array_equal(np.sort(units), np.arange(width)):
             raise IdentityError(f"{layer} has {len(units)} units, the store has {width}", where=path)
-        for name in names:
-            arrays[site][COLUMNS[name]][at, number, units] = rows[name].to_numpy(np.float32)
+        for name, target in targets[site].items():
+            target[number, units] = rows[name].to_numpy(np.float32)
         seen.add(layer)
     missing = [layer for layer in places if layer not in seen]
     if missing:
