@@ -40,9 +40,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Part:
-    """A site's columns in a module's output: see the width as [groups,
-    -1] and keep start:stop of every group.
-    """
+    """A site's columns in a module's output: of every group of [groups, -1] those from start to stop."""
 
     groups: int
     start: int
@@ -65,10 +63,14 @@ def _bigcode_kv_heads(config: Any) -> int:
 
 @dataclass(frozen=True)
 class Family:
-    """A row of the table: the exact ``model_type`` names, the path of the decoder layers, a tap per site.
+    """A row of the table.
 
-    ``layers`` is relative to the causal language model. ``inner`` names the configuration's MLP width; absent
-    or None there means 4 x hidden. Multimodal configurations are read through their ``text_config``.
+    Attributes:
+        names: the exact ``model_type`` of every configuration it is for.
+        layers: path of the list of decoder layers in the causal language model.
+        taps: where each site is in a decoder layer.
+        inner: the configuration's name of the MLP's width; absent or None there means 4 x hidden.
+        kv_heads: how many heads the configuration gives keys and values.
     """
 
     names: tuple[str, ...]
@@ -76,10 +78,6 @@ class Family:
     taps: Mapping[str, Tap] = field(repr=False)
     inner: str = "intermediate_size"
     kv_heads: Callable[[Any], int] = field(default=_kv_heads, repr=False)
-
-    @property
-    def name(self) -> str:
-        return self.names[0]
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -227,35 +225,43 @@ FAMILIES: tuple[Family, ...] = (
         inner="",
     ),
 )
+_EXPERT_KEYS = (
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "num_experts_per_tok",
+)
 _BY_NAME: Mapping[str, Family] = {name: row for row in FAMILIES for name in row.names}
 KNOWN: tuple[str, ...] = tuple(sorted(_BY_NAME))
 
 
 def expand(names: str | Sequence[str]) -> tuple[str, ...]:
-    """``expand("mlp,attn.q")`` or a list: aliases resolved, canonical order, no repeats.
-    InputError on other names.
+    """The sites that names and aliases stand for, in canonical order, each once; `InputError` on others.
+
+    >>> expand("attn.q, mlp") == expand(["mlp", "attn.q"])
+    True
     """
-    asked = [
-        word.strip() for entry in ([names] if isinstance(names, str) else names) for word in entry.split(",")
-    ]
-    asked = [word for word in asked if word]
+    asked = _words(names)
     unknown = [word for word in asked if word not in SITES and word not in ALIASES]
     if unknown or not asked:
-        what = f"unknown site {', '.join(unknown)}" if unknown else "no site given"
-        raise InputError(what, where="sites", fix=f"choose from {', '.join((*ALIASES, *SITES))}")
+        problem = f"unknown site {', '.join(unknown)}" if unknown else "no site given"
+        raise InputError(problem, where="sites", fix=f"choose from {', '.join((*ALIASES, *SITES))}")
     wanted = {site for word in asked for site in ALIASES.get(word, (word,))}
     return tuple(site for site in SITES if site in wanted)
 
 
+def _words(names: str | Sequence[str]) -> list[str]:
+    """What is asked for: one text with commas, or several."""
+    texts = [names] if isinstance(names, str) else names
+    words = [word.strip() for text in texts for word in text.split(",")]
+    return [word for word in words if word]
+
+
 def resolve(config: Any, names: str | Sequence[str]) -> tuple[str, ...]:
-    """``expand`` for one model: aliases leave out what the family lacks (a gate);
-    a site named outright must exist.
-    """
+    """``expand`` for one model: aliases leave out what the family lacks, a site named outright must exist."""
     row = family(config)
-    words = [
-        word.strip() for entry in ([names] if isinstance(names, str) else names) for word in entry.split(",")
-    ]
-    missing = [word for word in words if word in SITES and word not in row.taps]
+    missing = [word for word in _words(names) if word in SITES and word not in row.taps]
     if missing:
         raise ModelError(
             f"has no {', '.join(missing)}",
@@ -266,17 +272,15 @@ def resolve(config: Any, names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def family(config: Any) -> Family:
-    """The row of ``config.model_type``, matched exactly. ModelError for mixture-of-experts
-    and unknown families.
-    """
-    name = getattr(config, "model_type", None) or "without model_type"
-    experts = [key for key in _EXPERT_KEYS if (getattr(text_config(config), key, None) or 0) > 1]
-    if experts:
-        raise ModelError(
-            f"mixture-of-experts ({experts[0]}={getattr(text_config(config), experts[0])}) has no fixed set of MLP neurons",
-            where=f"model family {name}",
-            fix="choose a dense model",
-        )
+    """The row of ``config.model_type``, matched exactly; `ModelError` for others and mixtures of experts."""
+    name, text = getattr(config, "model_type", None) or "without model_type", text_config(config)
+    for key in _EXPERT_KEYS:
+        if (experts := getattr(text, key, None) or 0) > 1:
+            raise ModelError(
+                f"mixture-of-experts ({key}={experts}) has no fixed set of MLP neurons",
+                where=f"model family {name}",
+                fix="choose a dense model",
+            )
     row = _BY_NAME.get(name)
     if row is None:
         raise ModelError(
@@ -285,15 +289,6 @@ def family(config: Any) -> Family:
             fix="add a row to FAMILIES in relact/sites.py, see docs/models.md",
         )
     return row
-
-
-_EXPERT_KEYS = (
-    "num_experts",
-    "num_local_experts",
-    "n_routed_experts",
-    "moe_num_experts",
-    "num_experts_per_tok",
-)
 
 
 def text_config(config: Any) -> Any:
@@ -329,9 +324,7 @@ def widths(config: Any) -> dict[str, int]:
 
 
 def part(config: Any, site: str) -> Part | None:
-    """The columns of a fused projection that belong to ``site``;
-    None where the module's output is the site alone.
-    """
+    """The columns of a fused projection that are ``site``; None where the module's output is nothing else."""
     row = family(config)
     tap = row.taps[site]
     if not tap.fused:
