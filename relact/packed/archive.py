@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from relact.errors import StoreError
-from relact.packed import trust
+from relact.packed.names import check_key, check_names
+from relact.packed.refusal import AGAIN, DISTRUST
 from relact.packed.urls import Place, RangesError
 from relact.schema import DOCUMENT
 
@@ -57,9 +58,7 @@ class Archive:
         self._starts: dict[str, int] = {}  # where a file's own bytes begin
 
     def get(self, key: str, limit: int) -> bytes:
-        """The whole file, checked against the archive's own CRC-32;
-        `StoreError` when there is none of that name.
-        """
+        """The whole file, checked against the archive's CRC-32; `StoreError` when none has that name."""
         entry = self._entry(key)
         if entry.size > limit:
             raise StoreError(f"has {entry.size} bytes, more than {limit}", where=self._name(key))
@@ -70,13 +69,11 @@ class Archive:
         skip = self._header(key, raw)
         data = raw[skip : skip + entry.size]
         if len(data) != entry.size:
-            raise StoreError(
-                f"{len(data)} of {entry.size} bytes are there", where=self._name(key), fix=trust.AGAIN
-            )
+            problem = f"{len(data)} of {entry.size} bytes are there"
+            raise StoreError(problem, where=self._name(key), fix=AGAIN)
         if zlib.crc32(data) != entry.crc:
-            raise StoreError(
-                "damaged: its CRC-32 does not match the archive's", where=self._name(key), fix=trust.AGAIN
-            )
+            problem = "damaged: its CRC-32 does not match the archive's"
+            raise StoreError(problem, where=self._name(key), fix=AGAIN)
         return data
 
     def part(self, key: str, start: int, stop: int) -> bytes:
@@ -99,13 +96,14 @@ class Archive:
         name = key.encode()
         head = LOCAL + len(name)
         try:
-            signature, flags, method, own, extra = struct.unpack_from("<4s2xHH16xHH", raw)
+            signature, flags, method, name_length, extra = struct.unpack_from("<4s2xHH16xHH", raw)
         except struct.error as error:
-            raise StoreError("cut off", where=self._name(key), fix=trust.AGAIN) from error
-        same = (signature, method, own, raw[LOCAL:head]) == (SIGNATURE, zipfile.ZIP_STORED, len(name), name)
+            raise StoreError("cut off", where=self._name(key), fix=AGAIN) from error
+        stored = (signature, method, name_length, raw[LOCAL:head])
+        same = stored == (SIGNATURE, zipfile.ZIP_STORED, len(name), name)
         if not same or flags & ENCRYPTED or extra > EXTRA:
             raise StoreError(
-                "its header differs from the archive's index", where=self._name(key), fix=trust.DISTRUST
+                "its header differs from the archive's index", where=self._name(key), fix=DISTRUST
             )
         return head + extra
 
@@ -124,58 +122,61 @@ class Archive:
 
     def _entry(self, key: str) -> Entry:
         if key not in self.entries:
-            raise StoreError("not in this archive", where=self._name(key), fix=trust.AGAIN)
+            raise StoreError("not in this archive", where=self._name(key), fix=AGAIN)
         return self.entries[key]
 
     def _name(self, key: str) -> str:
         return f"{self._place.shown}: {key}"
 
     def _index(self) -> dict[str, Entry]:
+        """Every file by its name, from the archive's central directory."""
         where = self._place.shown
         try:
             with zipfile.ZipFile(_Window(self.size, self._bytes)) as opened:
-                found = opened.infolist()
+                infos = opened.infolist()
         except StoreError:
             raise
         # BadZipFile, struct.error, UnicodeDecodeError, ...: zipfile promises no tree
         except Exception as error:
-            raise StoreError(
-                f"not a zip archive, or cut off ({error})", where=where, fix=trust.AGAIN
-            ) from error
-        if len(found) > ENTRIES:
-            raise StoreError(f"{len(found)} files", where=where, fix=trust.DISTRUST)
+            raise StoreError(f"not a zip archive, or cut off ({error})", where=where, fix=AGAIN) from error
+        if len(infos) > ENTRIES:
+            raise StoreError(f"{len(infos)} files", where=where, fix=DISTRUST)
         entries: dict[str, Entry] = {}
-        for one in found:
-            _refuse_odd(one, where)
-            trust.check_key(one.orig_filename, where)
-            if one.filename in entries:
-                raise StoreError(f"two files are named {one.filename!r}", where=where, fix=trust.DISTRUST)
-            entries[one.filename] = Entry(one.header_offset, one.file_size, one.CRC)
-        trust.check_names(entries, where)
-        reach = 0  # no byte belongs to two files
-        for name, entry in sorted(entries.items(), key=lambda item: item[1].at):
-            if entry.at < reach or entry.at + LOCAL + entry.size > self.size:
-                raise StoreError(
-                    "overlaps another file or the archive's end", where=f"{where}: {name}", fix=trust.DISTRUST
-                )
-            reach = entry.at + LOCAL + entry.size
+        for info in infos:
+            _refuse_odd(info, where)
+            check_key(info.orig_filename, where)
+            if info.filename in entries:
+                raise StoreError(f"two files are named {info.filename!r}", where=where, fix=DISTRUST)
+            entries[info.filename] = Entry(info.header_offset, info.file_size, info.CRC)
+        check_names(entries, where)
+        self._check_disjoint(entries)
         return entries
 
+    def _check_disjoint(self, entries: dict[str, Entry]) -> None:
+        """No byte belongs to two files, or lies outside the archive."""
+        reach = 0
+        for key, entry in sorted(entries.items(), key=lambda item: item[1].at):
+            stop = entry.at + LOCAL + entry.size
+            if entry.at < reach or stop > self.size:
+                problem = "overlaps another file or the archive's end"
+                raise StoreError(problem, where=self._name(key), fix=DISTRUST)
+            reach = stop
 
-def _refuse_odd(one: zipfile.ZipInfo, where: str) -> None:
+
+def _refuse_odd(info: zipfile.ZipInfo, where: str) -> None:
     """Only plain stored files, as relact writes them."""
-    kind = stat.S_IFMT(one.external_attr >> 16)
+    kind = stat.S_IFMT(info.external_attr >> 16)
     problem = None
-    if one.is_dir():
+    if info.is_dir():
         problem = "a folder entry"
     elif kind not in (0, stat.S_IFREG):
         problem = "a link" if kind == stat.S_IFLNK else "not a plain file"
-    elif one.compress_type != zipfile.ZIP_STORED or one.compress_size != one.file_size:
+    elif info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         problem = "compressed, a packed store stores its files"
-    elif one.flag_bits & ENCRYPTED:
+    elif info.flag_bits & ENCRYPTED:
         problem = "encrypted"
     if problem:
-        raise StoreError(f"{one.filename!r} is {problem}", where=where, fix=trust.DISTRUST)
+        raise StoreError(f"{info.filename!r} is {problem}", where=where, fix=DISTRUST)
 
 
 class _Window(io.RawIOBase):

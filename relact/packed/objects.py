@@ -1,4 +1,4 @@
-"""The objects of a package as plain zarr and our commit log see them."""
+"""A package as plain zarr and our commit log see it: a read-only zarr store, a log of its blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from relact import schema
 from relact.errors import StoreError
 from relact.packed.package import Package
 from relact.schema import DOCUMENT
@@ -25,11 +24,10 @@ class Objects(Store):
     def __init__(self, package: Package) -> None:
         super().__init__(read_only=True)
         self.package = package
-        root = {name: package.document[name] for name in ("zarr_format", "node_type", "attributes")}
-        self._documents = {
-            DOCUMENT: root,
-            **{f"{path}/{DOCUMENT}": node for path, node in package.nodes.items()},
-        }
+        contents = package.contents
+        root = {name: contents.document[name] for name in ("zarr_format", "node_type", "attributes")}
+        nodes = {f"{path}/{DOCUMENT}": node for path, node in contents.nodes.items()}
+        self._documents = {DOCUMENT: root, **nodes}
         self._children: dict[str, set[str]] = {}
         for key in self._documents:
             parts = key.split("/")
@@ -74,7 +72,7 @@ class Objects(Store):
         return key in self._documents or self.package.has(key)
 
     async def list(self) -> AsyncIterator[str]:
-        for key in {**self._documents, **self.package.sums}:
+        for key in {**self._documents, **self.package.contents.sums}:
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
@@ -104,8 +102,8 @@ class PackedLog(commits.CommitLog):
     def present(self) -> list[int]:
         """Blocks that have a commit object, in order; in a folder each is asked for, once."""
         if self._present is None:
-            blocks = range(self.n_blocks) if self._package.about["activations"] else ()
-            self._present = [block for block in blocks if self._package.get(self._key(block)) is not None]
+            blocks = range(self.n_blocks) if self._package.contents.about.activations else ()
+            self._present = [block for block in blocks if self._raw(block) is not None]
         return self._present
 
     def has(self, block: int) -> bool:
@@ -114,10 +112,10 @@ class PackedLog(commits.CommitLog):
 
     def record(self, block: int) -> np.ndarray:
         """uint64 [field] of one block."""
-        raw = self._package.get(self._key(block))
+        raw = self._raw(block)
         if raw is None:
             raise StoreError(f"block {block} is not in this package", where=self._package.shown)
         return commits.decode(raw, len(self.fields))
 
-    def _key(self, block: int) -> str:
-        return f"{schema.COMMITS}/{schema.RECORD}/c.{block}.0"
+    def _raw(self, block: int) -> bytes | None:
+        return self._package.get(self.path(block).as_posix())

@@ -13,9 +13,11 @@ import zarr
 
 from relact import schema
 from relact.errors import RelactError, StoreError
-from relact.packed import trust, urls
+from relact.packed import shortlist, urls
+from relact.packed.metadata import parse_document
 from relact.packed.objects import Objects, PackedLog
 from relact.packed.package import ZIP, Package, open_package
+from relact.packed.refusal import AGAIN, DISTRUST
 from relact.schema import DOCUMENT
 from relact.store import local
 from relact.store.reading import Store
@@ -35,32 +37,31 @@ class PackedStore(Store):
     def __init__(self, package: Package) -> None:
         self.package, self.objects = package, Objects(package)
         root = zarr.open_group(self.objects, mode="r", use_consolidated=False)
-        super().__init__(package.shown, root, package.manifest)
-        fields = schema.commit_fields(package.manifest.capture.sites, self.n_layers)
+        super().__init__(package.shown, root, package.contents.manifest)
+        fields = schema.commit_fields(self.manifest.capture.sites, self.n_layers)
         self.log = PackedLog(package, fields, self.n_blocks)
 
     @property
     def card(self) -> dict[str, Any]:
         """What `relact pack` wrote about it."""
-        return dict(self.package.about["card"])
+        return dict(self.package.contents.about.card)
 
     def has(self, group: str) -> bool:
         """Whether the group exists."""
-        return group in self.package.nodes
+        return group in self.package.contents.nodes
 
     def children(self, group: str) -> list[str]:
         """Names below ``group``, sorted."""
         start = f"{group}/"
-        below = (path[len(start) :] for path in self.package.nodes if path.startswith(start))
+        below = (path[len(start) :] for path in self.package.contents.nodes if path.startswith(start))
         return sorted(name for name in below if "/" not in name)
 
     def attributes(self, group: str) -> dict[str, Any]:
         """What was recorded about a stage."""
-        attributes = self.package.nodes[group].get("attributes", {}).get(schema.ATTRIBUTE, {})
+        attributes = self.package.contents.nodes[group].get("attributes", {}).get(schema.ATTRIBUTE, {})
         if not isinstance(attributes, dict):
-            raise StoreError(
-                "attributes that are not an object", where=f"{self.path}: {group}", fix=trust.DISTRUST
-            )
+            problem = "attributes that are not an object"
+            raise StoreError(problem, where=f"{self.path}: {group}", fix=DISTRUST)
         return dict(attributes)
 
     def dataset(self, group: str) -> xr.Dataset:
@@ -83,33 +84,9 @@ class PackedStore(Store):
     def short_list(
         self, relation: str, n: int, sites: tuple[str, ...], statistic: str
     ) -> pd.DataFrame | None:
-        """The best neurons from the package's own short list;
-        None when it cannot tell and the scores must be read.
-        """
+        """The best neurons from the package's own short list; None when the scores must be read."""
         with _told(self.path):
-            return self._top(relation, n, sites, statistic)
-
-    def _top(self, relation: str, n: int, sites: tuple[str, ...], statistic: str) -> pd.DataFrame | None:
-        if not self.has(schema.TOP) or self.attributes(schema.TOP).get("statistic") != statistic:
-            return None
-        listed = self.dataset(schema.TOP)
-        names = [str(name) for name in listed["relation"].values]
-        if relation not in names:
-            return None
-        place = listed["place"][names.index(relation)].values  # [rank, (site, layer, neuron)]
-        value = listed["value"][names.index(relation)].values  # [rank, statistic]
-        known = self.attributes(schema.TOP)["sites"]
-        frame = pd.DataFrame(
-            {
-                "site": [known[at] for at in place[:, 0]],
-                "layer": place[:, 1].astype(int),
-                "neuron": place[:, 2].astype(int),
-            }
-        )
-        for at, name in enumerate(listed["statistic"].values):
-            frame[str(name)] = value[:, at]
-        chosen = frame[frame["site"].isin(sites)].reset_index(drop=True)
-        return chosen.head(n) if len(chosen) >= n else None
+            return shortlist.read(self, relation, n, sites, statistic)
 
 
 def open_store(location: str | os.PathLike[str] | Store, *, timeout: float = urls.TIMEOUT) -> Store:
@@ -141,9 +118,9 @@ def is_packed(location: str | os.PathLike[str]) -> bool:
         raw = (path / DOCUMENT).read_bytes()
     except OSError:
         return False
-    return f'"{schema.PACKAGE}"'.encode() in raw and schema.PACKAGE in trust.document(raw, path).get(
-        "attributes", {}
-    )
+    if f'"{schema.PACKAGE}"'.encode() not in raw:
+        return False
+    return schema.PACKAGE in parse_document(raw, path).get("attributes", {})
 
 
 @contextmanager
@@ -154,6 +131,5 @@ def _told(where: object) -> Iterator[None]:
     except RelactError:
         raise
     except Exception as error:
-        raise StoreError(
-            f"cannot be read ({type(error).__name__}: {error})", where=where, fix=trust.AGAIN
-        ) from error
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        raise StoreError(problem, where=where, fix=AGAIN) from error

@@ -1,8 +1,8 @@
-"""Where a packed store lies, and its bytes by name: a local folder, http(s), an object store,
-a data set on the hub.
+"""Where a URL is opened, or a path: `place` says what it stands for, and a `Place` has its bytes by name.
 
-obstore does the transport: ranges, redirects, retries, time limits, credentials of the environment. Here is
-what a location means, and the one line that a user reads when it does not answer.
+A local folder, http(s), an object store, a data set on the hub. obstore does the transport: ranges,
+redirects, retries, time limits, credentials of the environment. This module knows what a location means, and
+the one line that a user reads when it does not answer.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Place:
         shown: the location as the user gave it, for messages.
         key: path below the folder; empty when the folder itself is meant.
         objects: an obstore store.
+        timeout: seconds for one request.
     """
 
     shown: str
@@ -54,28 +55,26 @@ class Place:
     timeout: float
 
     def get(self, key: str, limit: int) -> bytes:
-        """The whole object; `StoreError` when it is larger than ``limit`` bytes, missing, forbidden,
-        cut off or slow.
-        """
+        """The whole object; `StoreError` when it has more than ``limit`` bytes, or does not come whole."""
         with self._told(key):
-            found = self.objects.get(self._path(key))
-            if found.meta["size"] > limit:
-                raise StoreError(f"has {found.meta['size']} bytes, more than {limit}", where=self._name(key))
-            return self._whole(bytes(found.bytes()), found.meta["size"], key)
+            answer = self.objects.get(self._path(key))
+            size = int(answer.meta["size"])
+            if size > limit:
+                raise StoreError(f"has {size} bytes, more than {limit}", where=self._name(key))
+            return self._whole(bytes(answer.bytes()), size, key)
 
     def part(self, key: str, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop``; `RangesError` where the server cannot."""
         with self._told(key):
-            return self._whole(
-                bytes(self.objects.get_range(self._path(key), start=start, end=stop)), stop - start, key
-            )
+            answer = self.objects.get_range(self._path(key), start=start, end=stop)
+            return self._whole(bytes(answer), stop - start, key)
 
     def tail(self, key: str, count: int) -> tuple[bytes, int]:
         """The last ``count`` bytes (or all there are), and how large the object is."""
         with self._told(key):
-            found = self.objects.get(self._path(key), options={"range": {"suffix": count}})
-            size = int(found.meta["size"])
-            return self._whole(bytes(found.bytes()), min(count, size), key), size
+            answer = self.objects.get(self._path(key), options={"range": {"suffix": count}})
+            size = int(answer.meta["size"])
+            return self._whole(bytes(answer.bytes()), min(count, size), key), size
 
     def put(self, key: str, data: bytes | Path) -> None:
         """Write one object, whole or not at all."""
@@ -104,6 +103,7 @@ class Place:
 
     @contextmanager
     def _told(self, key: str) -> Iterator[None]:
+        """Whatever the transport raises inside the block is told in one line."""
         try:
             yield
         except StoreError:
@@ -112,6 +112,7 @@ class Place:
             raise self._explained(error, key) from error
 
     def _explained(self, error: Exception, key: str) -> StoreError:
+        """The problem behind what obstore raised; it has few types and tells the rest in its texts."""
         text, kind = str(error), type(error).__name__
         if kind == "NotSupportedError":
             return RangesError(
@@ -136,8 +137,8 @@ class Place:
                 "cannot be reached", where=self._name(key), fix="check the address and the network"
             )
         status = re.search(r"status code: (\d+ [\w ]+)", text)
-        what = f"the server answered {status[1].strip()}" if status else text.split("\n")[0]
-        return StoreError(what, where=self._name(key), fix="check the location")
+        problem = f"the server answered {status[1].strip()}" if status else text.split("\n")[0]
+        return StoreError(problem, where=self._name(key), fix="check the location")
 
 
 def is_url(location: str | os.PathLike[str]) -> bool:
@@ -201,8 +202,8 @@ def _bucket(shown: str, root: str, path: str, timeout: float) -> Place:
 
 
 def _s3_credentials() -> dict[str, Any]:
-    """Those of the environment; else those that boto3 finds (profiles, single sign-on);
-    else none are sent.
+    """Options for an S3 store: the environment's credentials, which need none; else those that boto3 finds
+    (profiles, single sign-on); else requests are not signed.
     """
     if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
         return {}

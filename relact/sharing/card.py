@@ -31,7 +31,7 @@ def describe(store: Store, stages: Sequence[str], licence: str | None) -> dict[s
         "fingerprint": manifest.model.fingerprint,
         "family": manifest.model.family,
         "relations": store.relations(),
-        "prompts": {split: dict(own) for split, own in manifest.prompts.items()},
+        "prompts": {split: dict(described) for split, described in manifest.prompts.items()},
         "sites": {site: [lay.n_layers, lay.width] for site, lay in store.layouts.items()},
         "pool": manifest.capture.pool,
         "dtype": manifest.capture.dtype,
@@ -52,42 +52,75 @@ def render(card: Mapping[str, Any], size: int) -> str:
     Args:
         size: bytes of all packed files.
     """
-    named = re.fullmatch(r"[A-Za-z0-9.+-]+", card["licence"])  # one identifier; the hub knows no expressions
-    front = [
-        "---",
-        f"license: {card['licence'].lower()}" if named else "license: other",
-        "tags: [relact, interpretability]",
-        "---",
-    ]
-    sites = ", ".join(f"{_code(site)} {n} x {width}" for site, (n, width) in card["sites"].items())
-    prompts = {split: own["n"] for split, own in card["prompts"].items()}
-    neurons = sum(n * width for n, width in card["sites"].values())
     lines = [
-        *front,
+        *_front_matter(card["licence"]),
         "",
         f"# Neurons of {_code(card['model'])}",
         "",
-        "A store packed by relact: which neurons of a language model belong to a relation, and what breaks without them "
-        f"([the method]({ABOUT})).",
+        "A store packed by relact: which neurons of a language model belong to a relation, "
+        f"and what breaks without them ([the method]({ABOUT})).",
         "",
+        *_identity(card, size),
+        "",
+    ]
+    for name, figure in card["figures"].items():
+        lines += [f"## Ablation {_code(name)}", "", *_effect(figure), ""]
+    return "\n".join([*lines, *_use(card)])
+
+
+def _front_matter(licence: str) -> list[str]:
+    """As the hub reads it; it knows single identifiers of licences, no expressions."""
+    identifier = re.fullmatch(r"[A-Za-z0-9.+-]+", licence)
+    return [
+        "---",
+        f"license: {licence.lower()}" if identifier else "license: other",
+        "tags: [relact, interpretability]",
+        "---",
+    ]
+
+
+def _identity(card: Mapping[str, Any], size: int) -> list[str]:
+    """A table: what the numbers are of, and what made them."""
+    sites = ", ".join(f"{_code(site)} {n} x {width}" for site, (n, width) in card["sites"].items())
+    neurons = sum(n * width for n, width in card["sites"].values())
+    prompts = card["prompts"]
+    return [
         "| | |",
         "|---|---|",
         f"| model | {_code(card['model'])} ({_code(card['family'])}) |",
         f"| revision | {_code(card['revision'] or 'none')} |",
         f"| fingerprint | {_code(card['fingerprint'])} |",
-        f"| prompts | {prompts[schema.IDENTIFY]} to identify, {prompts[schema.TEST]} to test |",
-        *[f"| digest of {split} | {_code(own['digest'])} |" for split, own in card["prompts"].items()],
+        f"| prompts | {prompts[schema.IDENTIFY]['n']} to identify, {prompts[schema.TEST]['n']} to test |",
+        *[f"| digest of {split} | {_code(table['digest'])} |" for split, table in prompts.items()],
         f"| relations | {', '.join(map(_code, card['relations']))} |",
         f"| neurons | {neurons:,}: {sites} |",
         f"| pooled over tokens by | {_code(card['pool'])}, stored as {_code(card['dtype'])} |",
         f"| holds | {', '.join(map(_code, card['stages']))}, {plan.show_bytes(size)} |",
         f"| licence | {_code(card['licence'])} |",
         f"| made by | relact {_code(card['relact'])} |",
-        "",
     ]
-    for name, own in card["figures"].items():
-        lines += [f"## Ablation {_code(name)}", "", *_effect_lines(own), ""]
-    lines += [
+
+
+def _effect(figure: Mapping[str, Any]) -> list[str]:
+    """A table: what one ablation cost."""
+    labels = {
+        "own": "a relation's own neurons",
+        "other": "another relation's neurons",
+        "random": "random neurons",
+    }
+    rows = [f"| {label} | {figure[key]} |" for key, label in labels.items() if figure[key] is not None]
+    return [
+        f"Mean loss of accuracy in points, k = {_bare(figure['k'])}:",
+        "",
+        "| switched off | loss |",
+        "|---|---|",
+        *rows,
+    ]
+
+
+def _use(card: Mapping[str, Any]) -> list[str]:
+    """How to ask it, unpack it, and make it again."""
+    return [
         "## Use",
         "",
         "```console",
@@ -103,7 +136,6 @@ def render(card: Mapping[str, Any], size: int) -> str:
         "```",
         "",
     ]
-    return "\n".join(lines)
 
 
 def _figures(store: Store) -> dict[str, dict[str, float | int | None]]:
@@ -111,29 +143,13 @@ def _figures(store: Store) -> dict[str, dict[str, float | int | None]]:
     figures = {}
     for name in store.children(schema.ABLATIONS):
         group = f"{schema.ABLATIONS}/{name}"
-        found = effects(store.dataset(group))
-        points = {"own": found.own, "other": found.other, "random": found.random}
+        loss = effects(store.dataset(group))
+        points = {"own": loss.own, "other": loss.other, "random": loss.random}
         figures[name] = {
             "k": store.ablation_record(name).to_attributes()["k"],
             **{key: None if math.isnan(value) else round(value, 2) for key, value in points.items()},
         }
     return figures
-
-
-def _effect_lines(figure: Mapping[str, Any]) -> list[str]:
-    labels = {
-        "own": "a relation's own neurons",
-        "other": "another relation's neurons",
-        "random": "random neurons",
-    }
-    rows = [f"| {label} | {figure[key]} |" for key, label in labels.items() if figure[key] is not None]
-    return [
-        f"Mean loss of accuracy in points, k = {_bare(figure['k'])}:",
-        "",
-        "| switched off | loss |",
-        "|---|---|",
-        *rows,
-    ]
 
 
 def _bare(value: object) -> str:

@@ -17,14 +17,15 @@ from typing import Any
 import relact
 from relact import durable
 from relact.errors import InputError
-from relact.packed import trust
+from relact.packed.metadata import parse_document
+from relact.packed.names import check_key
 from relact.packed.urls import is_url, place
 from relact.sharing.pack import Packed
 
 NAME = "index.json"
 FORMAT = 1
 LIMIT = 1 << 20  # bytes of a catalogue
-OWN = Path(relact.__file__ or "").parent.parent / "stores" / NAME  # in a checkout
+CHECKOUT = Path(relact.__file__ or "").parent.parent / "stores" / NAME  # this repository's own
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ def stores(index: str | Path | None = None) -> list[Listed]:
     Raises:
         InputError: not a catalogue. StoreError: it cannot be fetched.
     """
-    where = str(index or OWN)
-    if index is None and not OWN.is_file():
+    where = str(index or CHECKOUT)
+    if index is None and not CHECKOUT.is_file():
         raise InputError("this installation has no catalogue", fix="give the path or URL of an index.json")
     if not is_url(where) and not Path(where).is_file():
         raise InputError("no such catalogue", where=where, fix="give the path or URL of an index.json")
-    found = trust.document(place(where).get("", LIMIT), where)
-    rows = found.get("stores")
-    if found.get("format") != FORMAT or not isinstance(rows, list):
+    document = parse_document(place(where).get("", LIMIT), where)
+    rows = document.get("stores")
+    if document.get("format") != FORMAT or not isinstance(rows, list):
         raise InputError(
             "not a catalogue of stores", where=where, fix="give the path or URL of an index.json"
         )
@@ -76,12 +77,13 @@ def add(packed: Packed, index: str | Path) -> None:
         licence=card["licence"],
     )
     rows = json.loads(path.read_text())["stores"] if path.is_file() else []
-    rows = [other for other in rows if other["name"] != name]
-    document = {"format": FORMAT, "stores": sorted([*rows, asdict(row)], key=lambda one: one["name"])}
+    rows = [*(other for other in rows if other["name"] != name), asdict(row)]
+    document = {"format": FORMAT, "stores": sorted(rows, key=lambda row: row["name"])}
     durable.replace(path, [(json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()])
 
 
 def _listed(row: Any, where: str) -> Listed:
+    """One entry, every value of the type that `Listed` says."""
     kinds: Mapping[str, Any] = {
         "name": str,
         "location": str,
@@ -101,6 +103,6 @@ def _listed(row: Any, where: str) -> Listed:
         raise InputError(f"an entry that cannot be read: {row!r:.80}", where=where)
     location = row["location"]
     if not is_url(location):
-        trust.check_key(location, where)  # beside the catalogue, not anywhere
+        check_key(location, where)  # beside the catalogue, not anywhere
         location = f"{where.rpartition('/')[0]}/{location}" if "/" in where else location
     return Listed(**{**row, "location": location})

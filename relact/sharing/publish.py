@@ -10,16 +10,20 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from zipfile import ZipFile
 
 from relact.errors import InputError, StoreError
-from relact.packed import trust, urls
+from relact.packed import urls
+from relact.packed.metadata import ARRAY_BYTES
 from relact.packed.package import ZIP
+from relact.packed.refusal import AGAIN
 from relact.packed.store import is_packed, open_store
 from relact.packed.urls import BUCKETS, HUB, Place, RangesError
 from relact.progress import Progress, silent
 from relact.schema import DOCUMENT
 from relact.sharing.pack import CARD, STAGES, pack, sha256_of
 from relact.sharing.unpack import unpack
+from relact.store import local
 from relact.store.seal import files_below
 
 PART = 16 << 20  # bytes of one request of a download
@@ -39,7 +43,7 @@ def push(
     """Pack a store (unless it is packed) and publish it; returns ``url``.
 
     Args:
-        url: ``s3://bucket/path`` and other object stores, or ``hf://datasets/OWNER/DOCUMENT/path``; an
+        url: ``s3://bucket/path`` and other object stores, or ``hf://datasets/OWNER/NAME/path``; an
             archive when it ends in ``.zip``, a folder otherwise.
         stages, activations, licence: as of `pack`.
 
@@ -53,18 +57,17 @@ def push(
         )
     url = url.rstrip("/")
     with TemporaryDirectory(prefix="relact-") as scratch:
-        local = Path(store)
+        packed = Path(store)
         if not is_packed(store):
-            name = url.rpartition("/")[2] or "store.zarr"
-            local = Path(scratch) / name
-            pack(store, local, stages=stages, activations=activations, licence=licence, progress=progress)
-        if local.is_file() != url.endswith(ZIP):
-            form = "an archive" if local.is_file() else "a folder"
-            raise InputError(f"{local} is {form}", where=url, fix="end both names in .zip, or neither")
+            packed = Path(scratch) / (url.rpartition("/")[2] or "store.zarr")
+            pack(store, packed, stages=stages, activations=activations, licence=licence, progress=progress)
+        if packed.is_file() != url.endswith(ZIP):
+            form = "an archive" if packed.is_file() else "a folder"
+            raise InputError(f"{packed} is {form}", where=url, fix="end both names in .zip, or neither")
         if scheme == HUB:
-            _to_hub(local, url)
+            _to_hub(packed, url)
         else:
-            _to_bucket(local, urls.place(url, timeout=timeout), progress)
+            _to_bucket(packed, urls.place(url, timeout=timeout), progress)
     return url
 
 
@@ -76,8 +79,7 @@ def pull(
     timeout: float = urls.TIMEOUT,
     progress: Progress = silent,
 ) -> Path:
-    """Fetch a published store and check all of it: to ``out`` as a store,
-    or as the archive when ``out`` ends in ``.zip``.
+    """Fetch a published store and check all of it; an ``out`` that ends in ``.zip`` is the archive itself.
 
     Args:
         sha256: of the archive, as its author published it.
@@ -86,8 +88,7 @@ def pull(
         StoreError: missing, forbidden, cut off, damaged, or not as relact writes it.
     """
     target = Path(out)
-    if target.exists():
-        raise StoreError("exists already", where=target, fix="choose another path or remove it")
+    local.require_absent(target)
     if not url.endswith(ZIP):
         if sha256 or target.suffix == ZIP:
             raise InputError(
@@ -97,9 +98,9 @@ def pull(
         return unpack(shared, target, progress=progress).path
     with TemporaryDirectory(prefix=".relact-", dir=_parent(target)) as scratch:
         archive = Path(scratch) / "store.zarr.zip"
-        found = _fetch(urls.place(url, timeout=timeout), archive, progress)
-        if sha256 and found != sha256.lower():
-            raise StoreError(f"SHA-256 is {found}, expected {sha256}", where=url, fix=trust.AGAIN)
+        fetched = _fetch(urls.place(url, timeout=timeout), archive, progress)
+        if sha256 and fetched != sha256.lower():
+            raise StoreError(f"SHA-256 is {fetched}, expected {sha256}", where=url, fix=AGAIN)
         if target.suffix != ZIP:
             return unpack(archive, target, progress=progress).path
         unpack(archive, Path(scratch) / "checked", progress=progress)
@@ -113,7 +114,7 @@ def _fetch(place: Place, path: Path, progress: Progress) -> str:
     try:
         _, size = place.tail("", 1)
     except RangesError:
-        path.write_bytes(place.get("", trust.ARRAY))
+        path.write_bytes(place.get("", ARRAY_BYTES))
         return sha256_of(path)
     with path.open("wb") as file:
         for start in range(0, size, PART):
@@ -124,17 +125,17 @@ def _fetch(place: Place, path: Path, progress: Progress) -> str:
     return digest.hexdigest()
 
 
-def _to_bucket(local: Path, place: Place, progress: Progress) -> None:
-    if local.is_file():
-        place.put("", local)
+def _to_bucket(packed: Path, place: Place, progress: Progress) -> None:
+    if packed.is_file():
+        place.put("", packed)
         return
-    names = sorted(files_below(local), key=lambda name: name == DOCUMENT)  # the root last
+    names = sorted(files_below(packed), key=lambda name: name == DOCUMENT)  # the root last
     for number, name in enumerate(names, 1):
-        place.put(name, local / name)
+        place.put(name, packed / name)
         progress("push", number, len(names), "files")
 
 
-def _to_hub(local: Path, url: str) -> None:
+def _to_hub(packed: Path, url: str) -> None:
     """One commit; the card becomes the data set's page when it has none."""
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -142,28 +143,26 @@ def _to_hub(local: Path, url: str) -> None:
     repository, revision, path = urls.hub_parts(url)
     if not path:
         raise InputError("no path in the data set", where=url, fix="add one, such as /study.zarr.zip")
-    names = [local.name] if local.is_file() else sorted(files_below(local))
-    root = local.parent if local.is_file() else local
-    adds = [CommitOperationAdd(path if local.is_file() else f"{path}/{name}", root / name) for name in names]
+    names = [packed.name] if packed.is_file() else sorted(files_below(packed))
+    root = packed.parent if packed.is_file() else packed
+    adds = [CommitOperationAdd(path if packed.is_file() else f"{path}/{name}", root / name) for name in names]
     api = HfApi()
     try:
         api.create_repo(repository, repo_type="dataset", exist_ok=True)
         if not api.file_exists(repository, CARD, repo_type="dataset", revision=revision):
-            adds.append(CommitOperationAdd(CARD, _card(local)))
+            adds.append(CommitOperationAdd(CARD, _card(packed)))
         api.create_commit(
             repository, adds, commit_message=f"Add {path}", repo_type="dataset", revision=revision
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
-        what = " ".join(str(error).split())[:200]
-        raise StoreError(f"the hub refused ({what})", where=url, fix="log in with `hf auth login`") from error
+        problem = f"the hub refused ({' '.join(str(error).split())[:200]})"
+        raise StoreError(problem, where=url, fix="log in with `hf auth login`") from error
 
 
-def _card(local: Path) -> bytes:
-    if local.is_dir():
-        return (local / CARD).read_bytes()
-    from zipfile import ZipFile
-
-    with ZipFile(local) as archive:
+def _card(packed: Path) -> bytes:
+    if packed.is_dir():
+        return (packed / CARD).read_bytes()
+    with ZipFile(packed) as archive:
         return archive.read(CARD)
 
 

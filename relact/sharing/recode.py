@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from relact import schema
-from relact.packed import trust
+from relact.packed.chunks import check_shard_index
+from relact.packed.metadata import LITTLE
 from relact.schema import DOCUMENT
 from relact.store import blocks
 from relact.store.layout import Layout
 from relact.store.shards import encode_shard
-
-PLAIN = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
 def compressed_node(node: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -33,12 +32,12 @@ def compressed_node(node: Mapping[str, Any], dtype: str) -> dict[str, Any]:
             "blocksize": 0,
         },
     }
-    return _with_codecs(node, [PLAIN, codec])
+    return _with_codecs(node, [LITTLE, codec])
 
 
 def plain_node(node: Mapping[str, Any]) -> dict[str, Any]:
     """Undo `compressed_node`."""
-    return _with_codecs(node, [PLAIN])
+    return _with_codecs(node, [LITTLE])
 
 
 def describes_activations(name: str) -> bool:
@@ -55,9 +54,9 @@ def compress(raw: bytes, lay: Layout, dtype: str) -> bytes:
 
 
 def expand(raw: bytes, lay: Layout, dtype: str, where: object) -> bytes:
-    """The uncompressed shard from a compressed one whose chunks were checked (`trust.check_object`)."""
+    """The uncompressed shard from a compressed one whose chunks were checked (`chunks.check_object`)."""
     codec = blocks.compressor(dtype)
-    places = trust.check_shard_index(raw, len(raw), lay.n_spans, where)
+    places = check_shard_index(raw, len(raw), lay.n_spans, where)
     chunks = [np.frombuffer(codec.decode(raw[start : start + size]), dtype) for start, size in places]
     data = np.concatenate(chunks).reshape(lay.n_spans, lay.rows, lay.span)
     return b"".join(encode_shard(data))

@@ -1,5 +1,4 @@
-"""Stream: a capture whose blocks go to an object store as they are committed;
-this machine keeps a few at a time.
+"""Stream: a capture whose blocks go to an object store as they are committed; few of them are kept here.
 
 What a package has beside its blocks is put last, the root at the very end, so that a reader who comes early
 finds no store. A small object, `UNFINISHED`, says until then what is being captured. An interrupted stream
@@ -12,11 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -26,19 +24,22 @@ from relact.capturing.capture import capture_with
 from relact.capturing.options import CaptureOptions
 from relact.errors import IdentityError, InputError
 from relact.models.loading import LoadedModel
-from relact.packed import trust, urls
+from relact.packed import urls
+from relact.packed.metadata import DOCUMENT_BYTES, parse_document
 from relact.packed.package import ZIP, open_package
 from relact.packed.store import open_store
 from relact.packed.urls import BUCKETS, MissingError, Place
 from relact.progress import Progress, silent
 from relact.schema import DOCUMENT
-from relact.sharing.pack import add_metadata, without_path
+from relact.sharing.pack import add_metadata
+from relact.sharing.source import without_path
 from relact.store import blocks, commits
 from relact.store.local import LocalStore
 from relact.store.locks import Crew
 from relact.store.reading import Store
 
 UNFINISHED = "unfinished.json"
+COMPRESSED = "compressed"  # key in it
 UPLOADS = 4  # shards on their way at a time
 
 
@@ -61,8 +62,7 @@ def stream(
     timeout: float = urls.TIMEOUT,
     progress: Progress = silent,
 ) -> Store:
-    """Capture into an object store; run it again to resume. The result is a package with activations,
-    as `push` makes.
+    """Capture into an object store, to a package with activations as `push` makes; run it again to resume.
 
     Args:
         url: ``s3://bucket/path/name.zarr`` and other object stores.
@@ -106,38 +106,35 @@ def stream_with(
     """`stream` with options that travel together."""
     url = url.rstrip("/")
     if url.partition("://")[0] not in BUCKETS or url.endswith(ZIP):
-        fix = f"capture to a folder of {', '.join(f'{name}://' for name in BUCKETS)}, or to disk and `relact push` it"
+        folders = ", ".join(f"{name}://" for name in BUCKETS)
+        fix = f"capture to a folder of {folders}, or to disk and `relact push` it"
         raise InputError("blocks cannot be added there one by one", where=url, fix=fix)
     if Crew.of_environment().size > 1:
         raise InputError("several ranks cannot stream", where=url, fix="capture to disk, then `relact push`")
-    there = _There(urls.place(url, timeout=timeout))
+    remote = _Remote(urls.place(url, timeout=timeout))
     folder = cache_folder() / "streams" / hashlib.sha256(url.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     store = folder / "store.zarr"
     opened = capture_with(
-        options, model, prompts, store, model_dtype=model_dtype, device=device, sink=there, progress=progress
+        options, model, prompts, store, model_dtype=model_dtype, device=device, sink=remote, progress=progress
     )
-    there.finish(opened, licence)
+    remote.finish(opened, licence)
     shutil.rmtree(folder)
     return open_store(url, timeout=timeout)
 
 
-class _There:
-    """The store that grows at ``place``; a `capture.Sink`."""
+class _Remote:
+    """The store that grows at ``place``; a `Sink` of the capture."""
 
     def __init__(self, place: Place) -> None:
         self.place, self.finished = place, False
 
     def begin(self, store: LocalStore) -> None:
-        """Make sure that it is the same capture, learn which blocks are there,
-        and send those that only this machine has.
-        """
+        """Make sure that it is the same capture; learn which blocks are there, send those that are not."""
         known = self._known()
         if known is None:
-            marker = {
-                schema.ATTRIBUTE: _published(store.manifest).to_attributes(),
-                "compressed": store.compressed,
-            }
+            identity = _published(store.manifest).to_attributes()
+            marker = {schema.ATTRIBUTE: identity, COMPRESSED: store.compressed}
             self.place.put(UNFINISHED, json.dumps(marker, indent=2).encode())
         else:
             self._require_same(store, *known)
@@ -164,31 +161,28 @@ class _There:
             self.place.delete(UNFINISHED)
 
     def _known(self) -> tuple[schema.Manifest, bool | None] | None:
-        """What is captured there and whether compressed (None when it is finished);
-        None when nothing is there.
-        """
+        """What is captured there and whether compressed (None once it is finished); None for nothing."""
         raw = self._get(DOCUMENT)
         if raw is not None:
             self.finished = True
-            return open_package(self.place).manifest, None
+            return open_package(self.place).contents.manifest, None
         raw = self._get(UNFINISHED)
         if raw is None:
             return None
-        marker: Mapping[str, Any] = trust.document(raw, f"{self.place.shown}: {UNFINISHED}")
-        return schema.Manifest.from_attributes(marker.get(schema.ATTRIBUTE), self.place.shown), marker.get(
-            "compressed"
-        )
+        marker = parse_document(raw, f"{self.place.shown}: {UNFINISHED}")
+        manifest = schema.Manifest.from_attributes(marker.get(schema.ATTRIBUTE), self.place.shown)
+        return manifest, marker.get(COMPRESSED)
 
     def _require_same(self, store: LocalStore, manifest: schema.Manifest, compressed: bool | None) -> None:
+        """`IdentityError` shows the first difference."""
         differences = _published(store.manifest).differences(manifest)
         if compressed is not None and compressed != store.compressed:
             differences = [*differences, ("compression", store.compressed, compressed)]
         if differences:
-            name, mine, theirs = differences[0]
-            what = f"another capture is there: {name} = {theirs!s:.60}, this run has {mine!s:.60}"
-            raise IdentityError(
-                what, where=self.place.shown, fix="use its setting, or capture to another place"
-            )
+            name, setting, recorded = differences[0]
+            problem = f"another capture is there: {name} = {recorded!s:.60}, this run has {setting!s:.60}"
+            fix = "use its setting, or capture to another place"
+            raise IdentityError(problem, where=self.place.shown, fix=fix)
 
     def _learn(self, store: LocalStore, block: int) -> None:
         """Take over the record of a block that is there."""
@@ -202,7 +196,7 @@ class _There:
 
     def _get(self, key: str) -> bytes | None:
         try:
-            return self.place.get(key, trust.DOCUMENT)
+            return self.place.get(key, DOCUMENT_BYTES)
         except MissingError:
             return None
 

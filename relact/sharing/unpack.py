@@ -1,4 +1,5 @@
 """Unpack: a packed store, from wherever it lies, becomes a store that can be worked on.
+
 Nothing is trusted before it is checked.
 """
 
@@ -7,17 +8,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
+import pandas as pd
 
 from relact import durable, schema
 from relact.analysis import query
 from relact.errors import StoreError
-from relact.packed import trust
-from relact.packed.package import CONSOLIDATED
+from relact.packed import shortlist
+from relact.packed.contents import CONSOLIDATED
+from relact.packed.metadata import parse_document
+from relact.packed.refusal import AGAIN, DISTRUST
 from relact.packed.store import PackedStore, open_store
 from relact.progress import Progress, silent
 from relact.schema import DOCUMENT
@@ -28,8 +33,6 @@ from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.seal import ATTRIBUTE as SEAL
 from relact.store.seal import FILES, hexadecimal, render
-
-MEGABYTE = 10**6
 
 
 def unpack(
@@ -52,32 +55,30 @@ def unpack(
     if not isinstance(shared, PackedStore):
         raise StoreError("is not packed", where=source, fix="use it as it is, or copy the folder")
     target = Path(out)
-    building = durable.aside_of(target) / "new~unpacked"
+    aside, parked = (durable.place_aside(target, kind, "unpacked") for kind in ("new", "old"))
+    put = partial(durable.swap_in, target=target, parked=parked)
     with locks.writing(target):
-        if target.exists():
-            raise StoreError("exists already", where=target, fix="choose another path or remove it")
+        local.require_absent(target)
         try:
-            shutil.rmtree(building, ignore_errors=True)
-            building.mkdir(parents=True)
-            _require_room(shared, building)
-            _fill(building, shared, progress)
-            _check_top(shared, building)
-            durable.swap_in(building, target, building.with_name("old~unpacked"))
-        except OSError as error:
-            raise (error if isinstance(error, StoreError) else durable.explain(error, target)) from error
+            with durable.building(target, aside, put):
+                aside.mkdir()
+                _require_room(shared, aside)
+                _fill(aside, shared, progress)
+                _check_top(shared, aside)
         finally:
-            shutil.rmtree(building.parent, ignore_errors=True)
+            durable.remove(aside.parent)  # nothing else is built beside a store that is not there yet
     return local.open(target)
 
 
 def _fill(folder: Path, shared: PackedStore, progress: Progress) -> None:
-    package = shared.package
-    root = _root(package.document)
-    _check_files(shared)
+    """All files of the store, the root last."""
+    contents = shared.package.contents
+    root = _root(contents.document)
+    _check_sealed(shared)
     names = _results(shared)
     for number, name in enumerate(names, 1):
         raw = _checked(shared, name)
-        if package.about["recoded"] and recode.describes_activations(name):
+        if contents.about.recoded and recode.describes_activations(name):
             raw = json.dumps(recode.plain_node(json.loads(raw)), indent=2).encode()
             root["attributes"][SEAL][FILES][name] = hexadecimal(google_crc32c.value(raw))
         put_file(folder, name, raw)
@@ -90,42 +91,37 @@ def _fill(folder: Path, shared: PackedStore, progress: Progress) -> None:
 
 
 def _results(shared: PackedStore) -> list[str]:
-    """Files of the unpacked store, but for its blocks and its root: all that are sealed,
-    and the groups between.
-    """
-    package = shared.package
-    own = [name for name in package.sums if name.split("/")[0] != schema.TOP]
+    """Files of the store but for its blocks and its root: all that are sealed, and the groups between."""
+    contents = shared.package.contents
+    sealed = [name for name in contents.sums if name.split("/")[0] != schema.TOP]
     between = [
         f"{path}/{DOCUMENT}"
-        for path, node in package.nodes.items()
-        if node["node_type"] == "group" and f"{path}/{DOCUMENT}" not in package.sums and path != schema.TOP
+        for path, node in contents.nodes.items()
+        if node["node_type"] == "group" and f"{path}/{DOCUMENT}" not in contents.sums and path != schema.TOP
     ]
-    return sorted([*own, *between])
+    return sorted([*sealed, *between])
 
 
 def _checked(shared: PackedStore, name: str) -> bytes:
     """A file's bytes: sealed, decodable, and its metadata the same as the root's copy."""
-    package = shared.package
-    raw = package.get(name) if name in package.sums else package.unsealed(name)
+    package, contents = shared.package, shared.package.contents
+    raw = package.get(name) if name in contents.sums else package.unsealed(name)
     where = f"{package.shown}: {name}"
     if raw is None:
-        raise StoreError("missing", where=where, fix=trust.AGAIN)
-    if (
-        name.endswith(f"/{DOCUMENT}")
-        and trust.document(raw, where) != package.nodes[name.removesuffix(f"/{DOCUMENT}")]
-    ):
-        raise StoreError("differs from the copy in the root's zarr.json", where=where, fix=trust.DISTRUST)
+        raise StoreError("missing", where=where, fix=AGAIN)
+    path, _, file = name.rpartition("/")
+    if path and file == DOCUMENT and parse_document(raw, where) != contents.nodes.get(path):
+        raise StoreError("differs from the copy in the root's zarr.json", where=where, fix=DISTRUST)
     return raw
 
 
-def _check_files(shared: PackedStore) -> None:
-    """Every node's metadata is a file of the package, so that the unpacked store has all of it."""
-    package = shared.package
-    sealed = {name.removesuffix(f"/{DOCUMENT}") for name in package.sums if name.endswith(f"/{DOCUMENT}")}
-    for path, node in package.nodes.items():
-        inside = path.rpartition("/")[0] in sealed or path.count("/") == 0 or node["node_type"] == "group"
-        if path not in sealed and (node["node_type"] == "array" or not inside):
-            raise StoreError("is not sealed", where=f"{package.shown}: {path}", fix=trust.DISTRUST)
+def _check_sealed(shared: PackedStore) -> None:
+    """Every array's metadata is a file of the package, so that the unpacked store has all of it."""
+    package, contents = shared.package, shared.package.contents
+    sealed = {name.removesuffix(f"/{DOCUMENT}") for name in contents.sums if name.endswith(f"/{DOCUMENT}")}
+    for path, node in contents.nodes.items():
+        if node["node_type"] == "array" and path not in sealed:
+            raise StoreError("is not sealed", where=f"{package.shown}: {path}", fix=DISTRUST)
 
 
 def _write_block(folder: Path, shared: PackedStore, block: int) -> None:
@@ -133,27 +129,22 @@ def _write_block(folder: Path, shared: PackedStore, block: int) -> None:
     package = shared.package
     first, last = shared.rows_of(block)
     start, stop, *sums = (int(value) for value in shared.log.record(block))
-    where = f"{package.shown}: block {block}"
     if start != first or not first < stop <= last:
-        raise StoreError(
-            f"records rows {start} to {stop}, the block has {first} to {last}",
-            where=where,
-            fix=trust.DISTRUST,
-        )
-    fresh = []
-    for (site, layer), sum_ in zip(blocks.places_of(shared.layouts), sums, strict=True):
-        lay = shared.layouts[site]
+        problem = f"records rows {start} to {stop}, the block has {first} to {last}"
+        raise StoreError(problem, where=f"{package.shown}: block {block}", fix=DISTRUST)
+    unpacked_sums = []
+    for (site, layer), checksum in zip(blocks.places_of(shared.layouts), sums, strict=True):
         name = blocks.shard_path(Path(), site, block, layer).as_posix()
+        where = f"{package.shown}: {name}"
         raw = package.get(name)
-        if raw is None or google_crc32c.value(raw) != sum_:
-            what = "missing" if raw is None else "damaged: its checksum is not the one its block records"
-            raise StoreError(what, where=f"{package.shown}: {name}", fix=trust.AGAIN)
-        if package.about["recoded"]:
-            raw = recode.expand(raw, lay, shared.dtype.name, f"{package.shown}: {name}")
-        fresh.append(google_crc32c.value(raw))
+        if raw is None or google_crc32c.value(raw) != checksum:
+            problem = "missing" if raw is None else "damaged: its checksum is not the one its block records"
+            raise StoreError(problem, where=where, fix=AGAIN)
+        if package.contents.about.recoded:
+            raw = recode.expand(raw, shared.layouts[site], shared.dtype.name, where)
+        unpacked_sums.append(google_crc32c.value(raw))
         put_file(folder, name, raw)
-    record = f"{schema.COMMITS}/{schema.RECORD}/c.{block}.0"
-    put_file(folder, record, commits.encode([start, stop, *fresh]))
+    put_file(folder, shared.log.path(block).as_posix(), commits.encode([start, stop, *unpacked_sums]))
 
 
 def _root(document: dict[str, Any]) -> dict[str, Any]:
@@ -168,23 +159,20 @@ def _check_top(shared: PackedStore, folder: Path) -> None:
     """The short list says what the scores say, where they were packed."""
     if not shared.has(schema.TOP) or not shared.has(schema.SCORES):
         return
-    unpacked, statistic = local.open(folder), shared.attributes(schema.TOP)["statistic"]
-    ranks = shared.dataset(schema.TOP).sizes["rank"]
+    unpacked, statistic = local.open(folder), shared.attributes(schema.TOP).get(shortlist.RANKED_BY, "")
+    n_ranks = shared.dataset(schema.TOP).sizes.get("rank", 0)
     for relation in unpacked.scores_record().relations:
-        listed = shared.short_list(relation, ranks, shared.manifest.capture.sites, statistic)
-        real = query.top(unpacked, relation=relation, n=ranks, statistic=statistic)
-        if listed is None or not _same(listed, real):
-            raise StoreError(
-                f"its list of the best neurons of {relation!r} is not what its scores say",
-                where=shared.path,
-                fix=trust.DISTRUST,
-            )
+        listed = shared.short_list(relation, n_ranks, shared.manifest.capture.sites, statistic)
+        scored = query.top(unpacked, relation=relation, n=n_ranks, statistic=statistic)
+        if listed is None or not _same(listed, scored):
+            problem = f"its list of the best neurons of {relation!r} is not what its scores say"
+            raise StoreError(problem, where=shared.path, fix=DISTRUST)
 
 
-def _same(one: Any, other: Any) -> bool:
-    return list(one.columns) == list(other.columns) and all(
-        np.array_equal(one[name].to_numpy(), other[name].to_numpy(), equal_nan=one[name].dtype.kind == "f")
-        for name in one.columns
+def _same(listed: pd.DataFrame, scored: pd.DataFrame) -> bool:
+    return list(listed.columns) == list(scored.columns) and all(
+        np.array_equal(column.to_numpy(), scored[name].to_numpy(), equal_nan=column.dtype.kind == "f")
+        for name, column in listed.items()
     )
 
 
@@ -192,7 +180,7 @@ def _require_room(shared: PackedStore, folder: Path) -> None:
     """Before anything is written: what the metadata promises fits on the disk."""
     need = shared.n_blocks * sum(lay.n_layers * lay.shard_bytes for lay in shared.layouts.values())
     free = shutil.disk_usage(folder).free
-    if shared.package.about["activations"] and need > free:
+    if shared.package.contents.about.activations and need > free:
         raise StoreError(f"needs {need} bytes, the disk has {free}", where=shared.path, fix="make room")
 
 
@@ -202,5 +190,5 @@ def _require_sha256(source: Any, expected: str) -> None:
         raise StoreError(
             "only an archive on this machine has a SHA-256", where=source, fix="fetch it with `relact pull`"
         )
-    if (found := sha256_of(path)) != expected.lower():
-        raise StoreError(f"SHA-256 is {found}, expected {expected}", where=source, fix=trust.AGAIN)
+    if (sha256 := sha256_of(path)) != expected.lower():
+        raise StoreError(f"SHA-256 is {sha256}, expected {expected}", where=source, fix=AGAIN)

@@ -1,7 +1,8 @@
 """Hostile packages: every case is refused in one line, with nothing written outside the target
 and nothing left behind.
 
-The fuzz test runs 1,500 inputs; ``RELACT_FUZZ=20000 pytest tests/packed/test_hostile.py -k fuzz`` runs the full count.
+The fuzz test runs 1,500 inputs; ``RELACT_FUZZ=20000 pytest tests/packed/test_hostile.py -k fuzz`` runs the
+full count.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from numcodecs import zstd
 
 from relact.analysis import query
 from relact.errors import RelactError, StoreError
-from relact.packed import trust, urls
-from relact.packed.package import CONSOLIDATED, open_package, render
+from relact.packed import chunks, urls
+from relact.packed.contents import CONSOLIDATED, render
+from relact.packed.metadata import check_array
+from relact.packed.package import open_package
 from relact.sharing.pack import pack
 from relact.sharing.unpack import unpack
 from relact.store.seal import files_below
@@ -174,11 +177,11 @@ def test_documents_that_are_no_metadata(package, tmp_path, raw):
 
 
 def test_a_chunk_that_declares_more_than_fits(package):
-    facts = trust.check_array("average_precision", json.loads(package[f"{AP}/zarr.json"]), "x")
-    trust.check_object(package[f"{AP}/c/0/0/0"], facts, "x")
+    facts = check_array("average_precision", json.loads(package[f"{AP}/zarr.json"]), "x")
+    chunks.check_object(package[f"{AP}/c/0/0/0"], facts, "x")
     for bomb in (zstd.compress(bytes(10**8)), b"\x28\xb5\x2f\xfd\x00\x00", b"", zstd.compress(b"short")):
         with pytest.raises(StoreError):
-            trust.check_object(bomb, facts, "x")
+            chunks.check_object(bomb, facts, "x")
 
 
 def test_scripts_and_markup_in_names_are_only_text(tiny_study):
@@ -261,7 +264,7 @@ def test_fuzzed_shard_indexes():
     from relact.store.shards import shard_index
 
     good = bytes(64) + shard_index([32, 32])
-    assert trust.check_shard_index(good, len(good), 2, "x") == [(0, 32), (32, 32)]
+    assert chunks.check_shard_index(good, len(good), 2, "x") == [(0, 32), (32, 32)]
     for _ in range(FUZZED):
         raw = bytearray(good)
         for at in generator.integers(64, len(raw), 3):
@@ -271,7 +274,7 @@ def test_fuzzed_shard_indexes():
 
             raw[-4:] = google_crc32c.value(bytes(raw[64:-4])).to_bytes(4, "little")
         try:
-            places = trust.check_shard_index(bytes(raw), len(raw), 2, "x")
+            places = chunks.check_shard_index(bytes(raw), len(raw), 2, "x")
         except StoreError:
             continue
         assert all(0 <= start <= start + size <= 64 for start, size in places)

@@ -106,9 +106,9 @@ def test_what_was_read_once_is_not_fetched_again(web, study, cache):
 
 
 def test_the_cache_stays_within_its_bound(web, cache, monkeypatch):
-    from relact.packed import package
+    from relact.packed import cache as disk_cache
 
-    monkeypatch.setattr(package, "CACHE_BYTES", 10_000)
+    monkeypatch.setattr(disk_cache, "CACHE_BYTES", 10_000)
     with serving(Plain, web) as server:
         for _ in range(3):
             with serving(Plain, web) as other:

@@ -1,0 +1,74 @@
+"""The short list of a package: every relation's best neurons, so that they are shown without its scores.
+
+The group ``top`` holds place [relation, rank, (site, layer, neuron)], a site by its number in the attribute
+``sites``, and value [relation, rank, statistic].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import zarr
+
+from relact import schema
+from relact.store.reading import Store
+from relact.store.seal import seal
+from relact.store.skeleton import write_coordinates
+
+PLACE, VALUE = "place", "value"  # arrays; all others are their coordinates
+RANKED_BY, SITES = "statistic", "sites"  # attributes
+AXIS = ("site", "layer", "neuron")
+
+
+def write(path: Path, tables: Mapping[str, pd.DataFrame], sites: Sequence[str], statistic: str) -> None:
+    """Make the group at ``path``, sealed.
+
+    Args:
+        tables: every relation's best neurons, as `query.top` gives them; all have the same columns and
+            number of rows.
+        statistic: what they are ranked by.
+    """
+    first = next(iter(tables.values()))
+    statistics = [name for name in first.columns if name not in AXIS]
+    places = [
+        np.stack([table["site"].map(list(sites).index).to_numpy(), table["layer"], table["neuron"]], axis=1)
+        for table in tables.values()
+    ]
+    values = [table[statistics].to_numpy() for table in tables.values()]
+    attributes = {RANKED_BY: statistic, SITES: list(sites)}
+    group = zarr.create_group(path, attributes={schema.ATTRIBUTE: attributes})
+    write_coordinates(group, relation=list(tables), statistic=statistics, axis=AXIS)
+    for name, data, last in (
+        (PLACE, np.stack(places).astype(np.int32), "axis"),
+        (VALUE, np.stack(values).astype(np.float32), "statistic"),
+    ):
+        chunks, dimensions = (1, *data.shape[1:]), ("relation", "rank", last)
+        group.create_array(name, data=data, chunks=chunks, dimension_names=dimensions)
+    seal(path)
+
+
+def read(store: Store, relation: str, n: int, sites: Sequence[str], statistic: str) -> pd.DataFrame | None:
+    """The ``n`` best neurons of a relation, as `query.top` gives them; None when the list cannot tell."""
+    if not store.has(schema.TOP) or store.attributes(schema.TOP).get(RANKED_BY) != statistic:
+        return None
+    listed = store.dataset(schema.TOP)
+    names = [str(name) for name in listed["relation"].values]
+    if relation not in names:
+        return None
+    place = listed[PLACE][names.index(relation)].values  # [rank, (site, layer, neuron)]
+    value = listed[VALUE][names.index(relation)].values  # [rank, statistic]
+    known = store.attributes(schema.TOP)[SITES]
+    frame = pd.DataFrame(
+        {
+            "site": [known[number] for number in place[:, 0]],
+            "layer": place[:, 1].astype(int),
+            "neuron": place[:, 2].astype(int),
+        }
+    )
+    for column, name in enumerate(listed["statistic"].values):
+        frame[str(name)] = value[:, column]
+    chosen = frame[frame["site"].isin(sites)].reset_index(drop=True)
+    return chosen.head(n) if len(chosen) >= n else None
