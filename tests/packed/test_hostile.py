@@ -7,7 +7,6 @@ full count.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import random
@@ -15,20 +14,26 @@ import stat
 import struct
 import warnings
 import zipfile
+from collections import Counter
+from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 from numcodecs import zstd
 
+import relact
 from relact.analysis import query
 from relact.errors import RelactError, StoreError
 from relact.packed import chunks, urls
 from relact.packed.contents import CONSOLIDATED, render
 from relact.packed.metadata import check_array
 from relact.packed.package import open_package
+from relact.packed.store import PackedStore
 from relact.sharing.pack import pack
 from relact.sharing.unpack import unpack
 from relact.store.seal import files_below
+from relact.store.shards import shard_index
 
 FUZZED = int(os.environ.get("RELACT_FUZZ", "1500"))
 
@@ -43,6 +48,7 @@ def package(tiny_study, tmp_path_factory):
 
 def archive(path, files, change=None):
     """Write ``files`` as a zip; ``change`` may alter an entry before it is written."""
+    path.parent.mkdir(exist_ok=True)
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
         warnings.simplefilter("ignore")
         for name, raw in files:
@@ -54,13 +60,15 @@ def archive(path, files, change=None):
 
 
 def refused(path, tmp_path):
-    """The package is refused in one line and leaves no trace."""
-    before = sorted(tmp_path.parent.rglob("*"))
+    """The package is refused in one line and leaves no trace, up to two folders above its target."""
+    folder = tmp_path / "deep" / "deeper"
+    folder.mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(StoreError) as caught:
-        unpack(path, tmp_path / "out")
+        unpack(path, folder / "out")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
-    after = [one for one in sorted(tmp_path.parent.rglob("*")) if not one.name.endswith(".lock")]
-    assert [one for one in before if not one.name.endswith(".lock")] == after
+    assert [file for file in sorted(tmp_path.rglob("*")) if file.suffix != ".lock"] == before
+    assert not Path(NAMES["an absolute path"]).exists()
     return str(caught.value)
 
 
@@ -78,15 +86,24 @@ NAMES = {
 }
 
 
+def test_the_package_is_sound_before_anything_is_done_to_it(package, tmp_path):
+    plain = archive(tmp_path / "p.zarr.zip", package.items())
+    rendered = forged(package, tmp_path / "again", lambda document: None)
+    assert [unpack(path, path.parent / "out").relations() for path in (plain, rendered)] == [
+        ["size", "colour"]
+    ] * 2
+
+
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_names(package, tmp_path, name):
-    refused(archive(tmp_path / "p.zarr.zip", [*package.items(), (name, b"x")]), tmp_path)
+    told = refused(archive(tmp_path / "p.zarr.zip", [*package.items(), (name, b"x")]), tmp_path)
+    assert "a file is named" in told or "differ only in case" in told or "is a file and a folder" in told
 
 
 def test_a_name_that_is_not_unicode(package, tmp_path):
     path = archive(tmp_path / "p.zarr.zip", [*package.items(), ("QQQQ", b"x")])
     path.write_bytes(path.read_bytes().replace(b"QQQQ", b"Q\xff\x1bQ"))
-    refused(path, tmp_path)
+    assert "a file is named" in refused(path, tmp_path)
 
 
 def test_a_link(package, tmp_path):
@@ -119,7 +136,7 @@ def test_wrong_sizes_and_overlapping_files(package, tmp_path):
     at = raw.rindex(b"PK\x01\x02")
     struct.pack_into("<II", raw, at + 20, 10**9, 10**9)
     path.write_bytes(raw)
-    refused(path, tmp_path)
+    assert "overlaps another file or the archive's end" in refused(path, tmp_path)
 
 
 def forged(package, tmp_path, change):
@@ -134,46 +151,77 @@ def node(document, path):
 
 
 AP = "scores/mlp.up/average_precision"
-FORGERIES = {
-    "a huge shape": lambda d: node(d, AP).update(shape=[2, 3, 10**12]),
-    "a negative shape": lambda d: node(d, AP).update(shape=[2, 3, -1]),
-    "a huge chunk": lambda d: node(d, AP)["chunk_grid"]["configuration"].update(
-        chunk_shape=[1, 10**6, 10**6]
+FORGERIES = {  # what is forged, and what the refusal says of it
+    "a huge shape": (lambda d: node(d, AP).update(shape=[2, 3, 10**12]), "45454545456 chunks"),
+    "a negative shape": (lambda d: node(d, AP).update(shape=[2, 3, -1]), "shape [2, 3, -1]"),
+    "a huge chunk": (
+        lambda d: node(d, AP)["chunk_grid"]["configuration"].update(chunk_shape=[1, 10**6, 10**6]),
+        "chunks of 4000000000000 bytes",
     ),
-    "an unknown codec": lambda d: node(d, AP)["codecs"].append(
-        {"name": "numcodecs.pickle", "configuration": {}}
+    "an unknown codec": (
+        lambda d: node(d, AP)["codecs"].append({"name": "numcodecs.pickle", "configuration": {}}),
+        "codec 'numcodecs.pickle'",
     ),
-    "an unknown data type": lambda d: node(d, AP).update(data_type="object"),
-    "another data type": lambda d: node(d, AP).update(data_type="float64"),
-    "labels that are numbers": lambda d: node(d, "scores/mlp.up/relation").update(
-        data_type="float64", fill_value="NaN"
+    "an unknown data type": (lambda d: node(d, AP).update(data_type="object"), "data type 'object'"),
+    "another data type": (
+        lambda d: node(d, AP).update(data_type="float64"),
+        "a chunk of 528 bytes, expected 1056",
     ),
-    "neurons that the model lacks": lambda d: node(d, "activations/mlp.up/activation").update(
-        shape=[16, 3, 45]
+    "labels that are numbers": (
+        lambda d: node(d, "scores/mlp.up/relation").update(data_type="float64", fill_value="NaN"),
+        "codec {'name': 'vlen-utf8'",
     ),
-    "more prompts than there are": lambda d: d["attributes"]["relact"]["prompts"]["identify"].update(n=10**9),
-    "a block of no rows": lambda d: d["attributes"]["relact"]["capture"].update(block=0),
-    "sites that are numbers": lambda d: d["attributes"]["relact"]["capture"].update(sites=[1, 2]),
-    "another fingerprint type": lambda d: d["attributes"]["relact"]["model"].update(fingerprint={"a": 1}),
-    "an escape in the model's name": lambda d: d["attributes"]["relact"]["model"].update(id="\x1b[2Jowned"),
-    "a checksum that is none": lambda d: d["attributes"]["checksums"]["files"].update({"prompts/x": "zz"}),
-    "a file that climbs": lambda d: d["attributes"]["checksums"]["files"].update({"../../x": "00000000"}),
-    "a node that climbs": lambda d: d[CONSOLIDATED]["metadata"].update(
-        {"../x": {"zarr_format": 3, "node_type": "group"}}
+    "neurons that the model lacks": (
+        lambda d: node(d, "activations/mlp.up/activation").update(shape=[16, 3, 45]),
+        "dimension neuron of neuron is 44, elsewhere 45",
     ),
-    "metadata that its own file denies": lambda d: node(d, AP)["attributes"].update(units="none"),
-    "a later format": lambda d: d["attributes"]["relact"].update(format=99),
+    "more prompts than there are": (
+        lambda d: d["attributes"]["relact"]["prompts"]["identify"].update(n=10**9),
+        "its identity says mlp.gate of 1000000000 prompts",
+    ),
+    "a block of no rows": (lambda d: d["attributes"]["relact"]["capture"].update(block=0), "block or batch"),
+    "sites that are numbers": (
+        lambda d: d["attributes"]["relact"]["capture"].update(sites=[1, 2]),
+        "not acceptable: sites",
+    ),
+    "another fingerprint type": (
+        lambda d: d["attributes"]["relact"]["model"].update(fingerprint={"a": 1}),
+        "root attributes",
+    ),
+    "an escape in the model's name": (
+        lambda d: d["attributes"]["relact"]["model"].update(id="\x1b[2Jowned"),
+        "root attributes",
+    ),
+    "a checksum that is none": (
+        lambda d: d["attributes"]["checksums"]["files"].update({"prompts/x": "zz"}),
+        "prompts/x: checksum 'zz'",
+    ),
+    "a file that climbs": (
+        lambda d: d["attributes"]["checksums"]["files"].update({"../../x": "00000000"}),
+        "a file is named '../../x'",
+    ),
+    "a node that climbs": (
+        lambda d: d[CONSOLIDATED]["metadata"].update({"../x": {"zarr_format": 3, "node_type": "group"}}),
+        "a file is named '../x'",
+    ),
+    "metadata that its own file denies": (
+        lambda d: node(d, AP)["attributes"].update(units="none"),
+        "differs from the copy in the root's zarr.json",
+    ),
+    "a later format": (lambda d: d["attributes"]["relact"].update(format=99), "store format 99"),
 }
 
 
-@pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES)
-def test_forged_metadata(package, tmp_path, change):
-    refused(forged(package, tmp_path, change), tmp_path)
+@pytest.mark.parametrize(("change", "told"), FORGERIES.values(), ids=FORGERIES)
+def test_forged_metadata(package, tmp_path, change, told):
+    assert told in refused(forged(package, tmp_path, change), tmp_path)
 
 
 @pytest.mark.parametrize("raw", [b"[" * 100_000, b'{"a": NaN}', b'{"a": 1, "a": 2}', b"\xff\xfe", b"[]", b""])
 def test_documents_that_are_no_metadata(package, tmp_path, raw):
-    refused(archive(tmp_path / "p.zarr.zip", {**package, "zarr.json": raw}.items()), tmp_path)
+    assert "zarr.json: " in refused(
+        archive(tmp_path / "p.zarr.zip", {**package, "zarr.json": raw}.items()), tmp_path
+    )
 
 
 def test_a_chunk_that_declares_more_than_fits(package):
@@ -195,86 +243,86 @@ def test_scripts_and_markup_in_names_are_only_text(tiny_study):
     assert "<script>" not in (text := card.render(forged, 1)) and "<img" not in text
 
 
-def test_fuzzed_metadata(package, tmp_path):
-    """Values and bytes changed at random, checksums made valid again: opened and asked, or refused;
-    nothing else.
-    """
-    generator = random.Random(0)
-    folder = tmp_path / "p.zarr"
-    for name, raw in package.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(raw)
-    original = json.loads(package["zarr.json"])
-    odd = [
-        None,
-        True,
-        -1,
-        0,
-        1,
-        2**31,
-        10**18,
-        1.5,
-        "",
-        "x",
-        "../x",
-        "\x00",
-        [],
-        {},
-        [0],
-        {"name": "x"},
-        "NaN",
-        "a" * 2000,
-    ]
-    outcomes = {"refused": 0, "opened": 0}
-    for number in range(FUZZED):
-        if number % 4 == 0:
-            raw = bytearray(package["zarr.json"])
-            for _ in range(generator.randint(1, 5)):
-                raw[generator.randrange(len(raw))] = generator.randrange(256)
-            raw = bytes(raw[: generator.randrange(len(raw))] if number % 8 == 0 else raw)
-        else:
-            document = copy.deepcopy(original)
-            at = document
-            while isinstance(at, (dict, list)) and at:
-                key = generator.choice(list(at) if isinstance(at, dict) else range(len(at)))
-                if not isinstance(at[key], (dict, list)) or not at[key] or generator.random() < 0.1:
-                    break
-                at = at[key]
-            at[key] = generator.choice(odd)
-            try:
-                raw = render(document)
-            except (KeyError, TypeError):
-                raw = json.dumps(document).encode()
-        (folder / "zarr.json").write_bytes(raw)
-        try:
-            from relact.packed.store import PackedStore
+@pytest.fixture(scope="module")
+def small(tiny_folder, tiny_prompts, tmp_path_factory):
+    """A package with every stage of a study of one site, and its root's metadata."""
+    folder = tmp_path_factory.mktemp("small")
+    capture, ablate = relact.CaptureOptions(sites="mlp.up"), relact.AblateOptions(seeds=[0])
+    relact.run(
+        tiny_prompts, model=str(tiny_folder), store=folder / "s.zarr", k=3, capture=capture, ablate=ablate
+    )
+    pack(folder / "s.zarr", folder / "p.zarr")
+    return folder / "p.zarr", (folder / "p.zarr" / "zarr.json").read_bytes()
 
-            opened = PackedStore(open_package(urls.place(folder)))
-            query.top(opened, relation="size", n=3)
-            outcomes["opened"] += 1
+
+ODD = [None, True, -1, 0, 1, 2**31, 10**18, 1.5, "", "x", "../x", "\x00", [], {}, [0], {"name": "x"}, "NaN"]
+ODD.append("a" * 2000)
+
+
+def with_other_bytes(raw, generator):
+    """A few bytes changed; the end cut off half of the time."""
+    changed = bytearray(raw)
+    for _ in range(generator.randint(1, 5)):
+        changed[generator.randrange(len(changed))] = generator.randrange(256)
+    return bytes(changed[: generator.randrange(len(changed))] if generator.random() < 0.5 else changed)
+
+
+def with_another_value(raw, generator):
+    """One value somewhere in the document is an odd one; checksums are valid again where there can be any."""
+    document = json.loads(raw)
+    at = document
+    while True:
+        key = generator.choice(list(at) if isinstance(at, dict) else range(len(at)))
+        if not isinstance(at[key], (dict, list)) or not at[key] or generator.random() < 0.1:
+            break
+        at = at[key]
+    at[key] = generator.choice(ODD)
+    try:
+        return render(document)
+    except (KeyError, TypeError):
+        return json.dumps(document).encode()
+
+
+def test_fuzzed_metadata(small):
+    """Values and bytes changed at random: opened and asked, or refused; nothing else."""
+    generator = random.Random(0)
+    folder, raw = small
+    before = sorted(folder.parent.rglob("*"))
+    outcomes = Counter()
+    for number in range(FUZZED):
+        change = with_another_value if number % 4 else with_other_bytes
+        (folder / "zarr.json").write_bytes(change(raw, generator))
+        try:
+            query.top(PackedStore(open_package(urls.place(folder))), relation="size", n=3)
+            outcomes[change, "opened"] += 1
         except RelactError as error:
             assert "\n" not in str(error)
-            outcomes["refused"] += 1
-    assert sum(outcomes.values()) == FUZZED and outcomes["refused"] > FUZZED // 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.zarr"]
+            outcomes[change, "refused"] += 1
+    print(outcomes)
+    assert outcomes.total() == FUZZED and outcomes[with_another_value, "refused"] > FUZZED // 3
+    assert outcomes[with_other_bytes, "opened"] < FUZZED // 20 < outcomes[with_another_value, "opened"]
+    assert sorted(folder.parent.rglob("*")) == before
 
 
 def test_fuzzed_shard_indexes():
+    """Bytes at random, or a place and a size that are nearly right; mostly with a checksum that is."""
     generator = np.random.default_rng(0)
-    from relact.store.shards import shard_index
-
-    good = bytes(64) + shard_index([32, 32])
+    good, accepted = bytes(64) + shard_index([32, 32]), 0
     assert chunks.check_shard_index(good, len(good), 2, "x") == [(0, 32), (32, 32)]
     for _ in range(FUZZED):
         raw = bytearray(good)
-        for at in generator.integers(64, len(raw), 3):
-            raw[at] = generator.integers(256)
+        if generator.random() < 0.5:
+            at = 64 + 8 * generator.integers(4)
+            raw[at : at + 8] = generator.integers(100).tobytes()
+        else:
+            for at in generator.integers(64, len(raw), 3):
+                raw[at] = generator.integers(256)
         if generator.random() < 0.7:
-            import google_crc32c
-
             raw[-4:] = google_crc32c.value(bytes(raw[64:-4])).to_bytes(4, "little")
         try:
             places = chunks.check_shard_index(bytes(raw), len(raw), 2, "x")
         except StoreError:
             continue
+        accepted += 1
         assert all(0 <= start <= start + size <= 64 for start, size in places)
+    assert accepted > FUZZED // 20
