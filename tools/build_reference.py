@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from relact.app import app
 
 import relact
+from relact.cli.app import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 INTRO = """# Reference
@@ -26,8 +26,8 @@ Made by `python tools/build_reference.py` from the commands' help and the functi
 
 def build() -> str:
     """The page as text."""
-    group: Any = typer.main.get_command(app.app)
-    commands = [command(name, found) for name, found in sorted(group.commands.items())]
+    group: Any = typer.main.get_command(app)
+    commands = [command(name, parsed) for name, parsed in sorted(group.commands.items())]
     functions = [function(name) for name in sorted(set(relact.__all__) - {"errors", "kernels"})]
     parts = [
         INTRO,
@@ -41,10 +41,10 @@ def build() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def command(name: str, found: Any) -> str:
+def command(name: str, parsed: Any) -> str:
     """Usage, purpose and options of one command."""
-    arguments = [option for option in found.params if not option.opts[0].startswith("-")]
-    options = [option for option in found.params if option.opts[0].startswith("-") and option.name != "help"]
+    arguments = [option for option in parsed.params if not option.opts[0].startswith("-")]
+    options = [option for option in parsed.params if option.opts[0].startswith("-") and option.name != "help"]
     usage = " ".join(
         [
             "relact",
@@ -56,7 +56,7 @@ def command(name: str, found: Any) -> str:
     rows = [f"| `{_placeholder(argument)}` | {_cell(argument.help)} | |" for argument in arguments]
     rows += [f"| {_flags(option)} | {_cell(option.help)} | {_default(option)} |" for option in options]
     table = "\n".join(["| argument or option | meaning | default |", "|---|---|---|", *rows])
-    return f"### relact {name}\n\n{inspect.cleandoc(found.help)}\n\n```\n{usage}\n```\n\n{table}"
+    return f"### relact {name}\n\n{inspect.cleandoc(parsed.help)}\n\n```\n{usage}\n```\n\n{table}"
 
 
 def function(name: str) -> str:
@@ -68,15 +68,13 @@ def function(name: str) -> str:
 
 
 def _signature(target: Any) -> str:
-    """As in the source: annotations without quotes, functions by name,
-    one parameter a line when they do not fit in one.
-    """
+    """As in the source: annotations without quotes, functions by name, a line each where one is too short."""
     plain = inspect.signature(target)
-    texts = [re.sub(r"<function (\w+) at 0x\w+>", r"\1", str(one)) for one in plain.parameters.values()]
+    parameters = list(plain.parameters.values())
+    texts = [re.sub(r"<function (\w+) at 0x\w+>", r"\1", str(parameter)) for parameter in parameters]
     texts = [re.sub(r"^([*\w]+): '([^']*)'", r"\1: \2", text) for text in texts]
-    star = next(
-        (at for at, one in enumerate(plain.parameters.values()) if one.kind is one.KEYWORD_ONLY), None
-    )
+    kinds = [parameter.kind for parameter in parameters]
+    star = kinds.index(inspect.Parameter.KEYWORD_ONLY) if inspect.Parameter.KEYWORD_ONLY in kinds else None
     if star is not None:
         texts.insert(star, "*")
     result = "" if plain.return_annotation is plain.empty else f" -> {plain.return_annotation}"

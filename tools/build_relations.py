@@ -23,9 +23,7 @@ TARGET = ROOT / "relact" / "relations"
 
 
 def table(path: Path) -> dict[str, Any]:
-    """A relation from a hand-written table: a head of ``name: value`` lines, ``--``,
-    then ``subject = answer | alias``.
-    """
+    """A relation written by hand: ``name: value`` lines, ``--``, then ``subject = answer | alias`` lines."""
     head, _, body = path.read_text(encoding="utf-8").partition("\n--\n")
     relation: dict[str, Any] = {"name": path.stem, "licence": "Apache-2.0", "templates": {}}
     for line in head.splitlines():
@@ -39,17 +37,15 @@ def table(path: Path) -> dict[str, Any]:
         subject, equals, answers = line.partition(" = ")
         if not equals:
             raise SystemExit(f"{path}:{number}: {line!r} has no ' = '")
-        given = [answer.strip() for answer in answers.split("|")]
-        if world.gives_away(relation["templates"]["en"], subject, given, "en"):
+        accepted = [answer.strip() for answer in answers.split("|")]
+        if world.gives_away(relation["templates"]["en"], subject, accepted, "en"):
             continue  # sheep, sheep: nothing to ask
-        facts.append({"key": subject, "subject": {"en": subject}, "object": {"en": given}})
+        facts.append({"key": subject, "subject": {"en": subject}, "object": {"en": accepted}})
     return {**relation, "facts": facts}
 
 
 def encode(relation: dict[str, Any]) -> str:
-    """The file's text: the head, then one fact a line, so that a change of one fact is a change
-    of one line.
-    """
+    """The file's text: the head, then one fact a line, so that a change of a fact changes one line."""
     head = {
         name: relation[name]
         for name in ("name", "description", "source", "licence", "leaks")
@@ -75,19 +71,18 @@ def main() -> int:
         "--check", action="store_true", help="compare with the files in the repository, write nothing"
     )
     check = parser.parse_args().check
-    made = build()
+    built = build()
     there = {path.name: path.read_text(encoding="utf-8") for path in TARGET.glob("*.json")}
     if check:
-        different = sorted(name for name in made.keys() | there.keys() if made.get(name) != there.get(name))
-        print(
-            f"{len(made)} relations, {len(different)} differ from relact/relations: {', '.join(different) or 'none'}"
-        )
+        different = sorted(name for name in built.keys() | there.keys() if built.get(name) != there.get(name))
+        names = ", ".join(different) or "none"
+        print(f"{len(built)} relations, {len(different)} differ from relact/relations: {names}")
         return 1 if different else 0
-    for name in there.keys() - made.keys():
+    for name in there.keys() - built.keys():
         (TARGET / name).unlink()
-    for name, text in made.items():
+    for name, text in built.items():
         (TARGET / name).write_text(text, encoding="utf-8")
-    print(f"{len(made)} relations, {sum(map(len, made.values())):,} characters")
+    print(f"{len(built)} relations, {sum(map(len, built.values())):,} characters")
     return 0
 
 

@@ -1,5 +1,4 @@
-"""Names of countries, capitals, currencies and cities in six languages, from CLDR,
-with what CLDR lacks written by hand.
+"""Names of countries, capitals, currencies and cities in six languages: CLDR's, the rest written by hand.
 
 A country's name comes in the form that fits the templates of its language: after "of" in English ("the
 Netherlands"), in the dative in German ("den Niederlanden"), with its article in French ("les Pays-Bas"),
@@ -26,8 +25,8 @@ def codes(text: str) -> set[str]:
 
 # Not sovereign states, or no longer there, or with disputed facts: left out of every relation of countries.
 LEFT_OUT = codes(
-    "AI AN AQ AS AW AX BL BM BQ BV CC CK CS CW CX EH FK FO GF GG GI GL GP GS GU HK HM IM IO JE KY MF MO MP MQ MS NC NF "
-    "NU PF PM PN PR PS RE SH SJ SX TC TF TK UM VG VI WF XK YT"
+    "AI AN AQ AS AW AX BL BM BQ BV CC CK CS CW CX EH FK FO GF GG GI GL GP GS GU HK HM IM IO JE KY MF MO MP "
+    "MQ MS NC NF NU PF PM PN PR PS RE SH SJ SX TC TF TK UM VG VI WF XK YT"
 )
 STATES = [code for code in sorted(COUNTRIES) if code not in LEFT_OUT]
 
@@ -272,19 +271,15 @@ CAPITALS = {
 
 
 def zone_city(zone: str, language: str) -> str | None:
-    """CLDR's name of a time zone's city; where it gives none,
-    languages in Latin letters use the zone's own name.
-    """
-    found = LOCALES[language].time_zones.get(zone, {}).get("city")
-    if found:
-        return re.sub(r"\s*\(.*\)", "", found.replace("\u00ad", ""))
+    """CLDR's name of a time zone's city; where it has none and letters are Latin, the zone's own name."""
+    name = LOCALES[language].time_zones.get(zone, {}).get("city")
+    if name:
+        return re.sub(r"\s*\(.*\)", "", name.replace("\u00ad", ""))
     return zone.split("/")[-1].replace("_", " ") if language not in ("zh", "ja") else None
 
 
 def currency(code: str, language: str) -> list[str]:
-    """A currency's accepted names: the plain noun ("yen") first, then CLDR's full name;
-    the full name in Chinese.
-    """
+    """A currency's accepted names: the plain noun ("yen"), then CLDR's full name; in Chinese only that."""
     full = re.sub(r"\s*[(（].*?[)）]", "", LOCALES[language].currencies[code])
     if language == "zh":
         return ["人民币", "元"] if code == "CNY" else [full]

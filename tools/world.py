@@ -37,9 +37,11 @@ Told = Mapping[str, tuple[str, list[str]]]  # language -> (subject, accepted ans
 
 
 def relation(name: str, facts: Iterable[tuple[str, Told]], source: str, licence: str) -> dict[str, Any]:
-    """The file's content. A fact is told in a language unless its prompt would give the answer away there,
-    or its
-    subject is a name of several things there (Japanese has one word for minutes of time and of arc)."""
+    """The file's content.
+
+    A fact is told in a language unless its prompt would give the answer away there, or its subject is a name
+    of several things there (Japanese has one word for minutes of time and of arc).
+    """
     facts = list(facts)
     uses = Counter((language, subject) for _, told in facts for language, (subject, _) in told.items())
     rows = []
@@ -56,7 +58,7 @@ def relation(name: str, facts: Iterable[tuple[str, Told]], source: str, licence:
                 {
                     "key": key,
                     "subject": subjects,
-                    "object": {one: answers for one, (_, answers) in told.items()},
+                    "object": {language: answers for language, (_, answers) in told.items()},
                 }
             )
     about = {"name": name, "description": ABOUT[name], "source": source, "licence": licence}
@@ -75,19 +77,16 @@ def of_countries(
     source: str = "",
     licence: str = "",
 ) -> dict[str, Any]:
-    """A relation of countries; ``answers(code, language)`` may be empty:
-    the fact is not told in that language.
-    """
+    """A relation of countries, told in the languages in which ``answers(code, language)`` gives any."""
     source, licence = source or CLDR, licence or CLDR_LICENCE
     facts = []
     for code in codes:
-        told = {one: (country(code, one), answers(code, one)) for one in LANGUAGES}
-        facts.append((code, {one: pair for one, pair in told.items() if pair[1]}))
+        told = {language: (country(code, language), answers(code, language)) for language in LANGUAGES}
+        facts.append((code, {language: pair for language, pair in told.items() if pair[1]}))
     return relation(name, facts, source, licence)
 
 
 # --- countries
-# --------------------------------------------------------------------------------------------------------
 
 
 def capital_names(code: str, language: str) -> list[str]:
@@ -175,10 +174,10 @@ LANGUAGE_ALIASES = {
 
 def language_names(code: str, language: str) -> list[str]:
     names: list[str] = []
-    for one in official_languages(code):
-        name = LOCALES[language].languages.get(one)
+    for official in official_languages(code):
+        name = LOCALES[language].languages.get(official)
         if name:
-            names += [name.split(" (")[0], *LANGUAGE_ALIASES.get((language, one), [])]
+            names += [name.split(" (")[0], *LANGUAGE_ALIASES.get((language, official), [])]
     return list(dict.fromkeys(names))
 
 
@@ -200,9 +199,7 @@ def continent_names(code: str, language: str) -> list[str]:
 
 
 def tender(code: str) -> str:
-    """The country's own legal tender today; CLDR lists neighbours' currencies too,
-    and later changes not yet.
-    """
+    """The country's own legal tender today; CLDR lists neighbours' currencies too, and changes late."""
     by_hand = {"BT": "BTN", "HT": "HTG", "LS": "LSL", "NA": "NAD", "PA": "PAB", "BG": "EUR", "HR": "EUR"}
     now = [
         entry[0]
@@ -241,7 +238,6 @@ def countries() -> list[dict[str, Any]]:
 
 
 # --- cities
-# -----------------------------------------------------------------------------------------------------------
 
 
 DISPUTED = {"Jerusalem", "Simferopol", "Famagusta", "Sevastopol", "Donetsk"}
@@ -264,9 +260,7 @@ def largest_namesakes() -> dict[str, dict[str, Any]]:
 
 
 def city_facts() -> Iterable[tuple[str, Told]]:
-    """CLDR's time zone cities in six languages, then GeoNames' largest in English,
-    at most twelve of one country.
-    """
+    """CLDR's time zone cities in six languages, then GeoNames' largest in English, twelve of a country."""
     plain = {name: city for name, city in largest_namesakes().items() if name not in DISPUTED}
     named: dict[str, str] = {}  # English name -> zone
     for zone, code in sorted(get_global("zone_territories").items()):
@@ -279,10 +273,13 @@ def city_facts() -> Iterable[tuple[str, Told]]:
         per_country[code] = per_country.get(code, 0) + 1
         seat = name in CAPITALS_EN.get(code, [COUNTRIES[code]["capital"]])
         cities = {
-            one: (capital_names(code, one) or [None])[0] if seat else zone_city(zone, one)
-            for one in LANGUAGES
+            language: (capital_names(code, language) or [None])[0] if seat else zone_city(zone, language)
+            for language in LANGUAGES
         }
-        yield name, {one: (city, country_answers(code, one)) for one, city in cities.items() if city}
+        yield (
+            name,
+            {language: (city, country_answers(code, language)) for language, city in cities.items() if city},
+        )
     left = 300 - len(named)
     for city in sorted(plain.values(), key=lambda city: (-city["population"], city["geonameid"])):
         code, name = city["countrycode"], city["name"]
@@ -293,14 +290,13 @@ def city_facts() -> Iterable[tuple[str, Told]]:
 
 
 # --- codes, scripts, units, elements
-# ----------------------------------------------------------------------------------
 
 
 def currency_code_facts() -> Iterable[tuple[str, Told]]:
     codes = {tender(code) for code in STATES} - {""}
     for code in sorted(codes):
-        names = {one: currency(code, one)[-1] for one in LANGUAGES}
-        yield code, {one: (name, [code]) for one, name in names.items()}
+        names = {language: currency(code, language)[-1] for language in LANGUAGES}
+        yield code, {language: (name, [code]) for language, name in names.items()}
 
 
 def two_letter_languages() -> list[str]:
@@ -312,12 +308,12 @@ def two_letter_languages() -> list[str]:
 
 def language_code_facts() -> Iterable[tuple[str, Told]]:
     for code in two_letter_languages():
-        names = {one: LOCALES[one].languages.get(code) for one in LANGUAGES}
+        names = {language: LOCALES[language].languages.get(code) for language in LANGUAGES}
         yield (
             code,
             {
-                one: (name, [code])
-                for one, name in names.items()
+                language: (name, [code])
+                for language, name in names.items()
                 if name and "(" not in name and "（" not in name
             },
         )
@@ -327,11 +323,12 @@ SEVERAL_SCRIPTS = codes(
     "az bo bs cr ff ha iu ja kk ko ks ku ms mn oj om pa pi sa sd sr su tg tk ug uz yi za zh vo"
 )
 LATIN = codes(  # the better known ones, or nine in ten languages would be written in Latin letters
-    "af ca cs da de en es et fi fr ga hr hu id is it lb lt lv mg mi mt nl pl pt ro sk sl sm sn so sq sv sw to tr vi xh zu"
+    "af ca cs da de en es et fi fr ga hr hu id is it lb lt lv mg mi mt nl pl pt ro sk sl sm sn so sq sv sw "
+    "to tr vi xh zu"
 )
 OTHERS = codes(  # languages with a three-letter code that are written in one script other than Latin
-    "ady awa bgc bho bra brx bua byn ccp chm chr ckb crk csw dar doi gez inh kbd krc kru kum lez lrc mag mai mdf "
-    "mwr myv mzn new nog nqo osa ota raj sah sat sdh shn tig tyv udm xal xnr zgh"
+    "ady awa bgc bho bra brx bua byn ccp chm chr ckb crk csw dar doi gez inh kbd krc kru kum lez lrc mag mai "
+    "mdf mwr myv mzn new nog nqo osa ota raj sah sat sdh shn tig tyv udm xal xnr zgh"
 )
 SCRIPT_ALIASES = {
     ("en", "Beng"): ["Bengali", "Bangla"],
@@ -347,13 +344,13 @@ def script_facts() -> Iterable[tuple[str, Told]]:
         if not script or code in SEVERAL_SCRIPTS or (script == "Latn" and code not in LATIN):
             continue
         told = {}
-        for one in LANGUAGES:
-            name, written = LOCALES[one].languages.get(code), LOCALES[one].scripts.get(script)
+        for language in LANGUAGES:
+            name, written = LOCALES[language].languages.get(code), LOCALES[language].scripts.get(script)
             if name and written:
-                short = [written, written.removesuffix("文字")] if one == "ja" else [written]
-                told[one] = (
+                short = [written, written.removesuffix("文字")] if language == "ja" else [written]
+                told[language] = (
                     name.split(" (")[0],
-                    list(dict.fromkeys(SCRIPT_ALIASES.get((one, script), short))),
+                    list(dict.fromkeys(SCRIPT_ALIASES.get((language, script), short))),
                 )
         yield code, told
 
@@ -389,12 +386,12 @@ def unit_facts() -> Iterable[tuple[str, Told]]:
     for unit in LOCALES["en"].unit_display_names:
         kind = unit.split("-")[0]
         if kind in UNIT_KINDS and unit not in odd:
-            names = {one: unit_name(unit, one) for one in LANGUAGES}
+            names = {language: unit_name(unit, language) for language in LANGUAGES}
             yield (
                 unit,
                 {
-                    one: (name, UNIT_KINDS[kind][one].split("|"))
-                    for one, name in names.items()
+                    language: (name, UNIT_KINDS[kind][language].split("|"))
+                    for language, name in names.items()
                     if name and "." not in name
                 },
             )

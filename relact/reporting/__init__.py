@@ -1,3 +1,5 @@
-"""One page and its figures: gather (the store as tables) -> figures (tables to charts) -> page (charts
-and text to HTML).
+"""One page with every result of a study, and its figures as files.
+
+Order of reading: gather (the store as tables) -> looks (colours, sizes, fonts) -> figures (tables to charts,
+charts to files) -> page (charts, tables and text to HTML) -> report (all of it at once).
 """

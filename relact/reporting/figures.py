@@ -1,110 +1,51 @@
-"""Figures: the tables of a study as Altair charts, one function each.
+"""Figures: the tables of a report as Altair charts, one function each.
 
 Every chart exists in two forms. As a file or in a notebook it shows one choice and carries its title.
 ``live``, on the page, it fills its frame and follows the signals ``choice``, ``relation`` and ``site`` that
-the page's controls set. Colours are blue to orange around zero and cividis from zero upwards, both told apart
-with every common form of colour blindness; the value stands in the cell wherever there is room.
+the page's controls set. The value stands in the cell wherever there is room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import altair as alt
 import pandas as pd
 
-from relact import colours
 from relact.errors import StoreError
-from relact.reporting.gather import ALL, CONTROL, Study
+from relact.reporting.gather import ALL, CONTROL, OTHER, OWN, Contents
+from relact.reporting.looks import LIGHT, Look, dressed, themed, turn
 from relact.schema import INTACT
 
-CELL = {"width": 44, "height": 26}  # pixels of a matrix cell in files
-PLAIN = {"width": 460, "height": 260}
-OVERHANG = 36  # pixels that the last slanted label needs
 FORMATS = ("png", "svg", "pdf")
 PNG_SCALE = 2.0
-FONT = "system-ui, 'DejaVu Sans', sans-serif"
+TICKS = [0, 1, 10, 100, 1000, 10_000, 100_000, 1_000_000]  # of a number of neurons
 
 
-@dataclass(frozen=True)
-class Look:
-    """Colours of the light or the dark page."""
-
-    paper: str
-    ink: str
-    faint: str
-    loss: str
-    even: str
-    gain: str
-    series: tuple[str, str, str]  # own, other, random; also told apart by their dashes
-    plain: str  # text in a cell that is even
-    strong: str  # text in a cell that is far from even
-
-
-LIGHT = Look(
-    "#ffffff",
-    "#1f2328",
-    "#d0d7de",
-    "#b35806",
-    "#f7f7f7",
-    "#2166ac",
-    ("#b35806", "#2166ac", "#6e7781"),
-    "#000000",
-    "#ffffff",
-)
-DARK = Look(
-    "#0d1117",
-    "#e6edf3",
-    "#30363d",
-    "#e08214",
-    "#20262d",
-    "#4393c3",
-    ("#f0a04b", "#6cb2eb", "#9198a1"),
-    "#ffffff",
-    "#000000",
-)
-
-
-def charts(study: Study, look: Look = LIGHT, live: bool = False) -> dict[str, alt.TopLevelMixin]:
-    """Every figure that the study has data for, by name, in the order of the page."""
+def charts(contents: Contents, look: Look = LIGHT, live: bool = False) -> dict[str, alt.TopLevelMixin]:
+    """Every figure that there is data for, by name, in the order of the page."""
     drawn: dict[str, tuple[Callable[..., Any], bool]] = {
-        "ablation": (ablation, bool(study.choices)),
-        "sweep": (sweep, study.sweep["k"].nunique() > 1),
-        "overlap": (overlap, len(study.relations) > 1),
-        "growth": (growth, len(study.growth) > 0),
+        "ablation": (ablation, bool(contents.choices)),
+        "sweep": (sweep, contents.sweep["k"].nunique() > 1),
+        "overlap": (overlap, len(contents.relations) > 1),
+        "growth": (growth, len(contents.growth) > 0),
         "layers": (layers, True),
         "distribution": (distribution, True),
     }
-    return {name: draw(study, look, live) for name, (draw, there) in drawn.items() if there}
+    return {name: draw(contents, look, live) for name, (draw, there) in drawn.items() if there}
 
 
-def ablation(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
-    """What switching off each relation's neurons (columns) does to every relation (rows):
-    points of accuracy gained or lost.
-    """
-    table = study.accuracy.assign(change=-study.accuracy["drop"])
-    intact = table.drop_duplicates(["choice", "relation"]).assign(condition=INTACT, change=0.0)
-    intact["accuracy"] = intact["intact"]
-    table = pd.concat([intact, table]).drop(columns="drop").round(2)
-    shown = zip(table["condition"], table["accuracy"], table["change"], strict=True)
-    table["label"] = [
-        f"{right:.0f} %" if name == INTACT else _signed(change) for name, right, change in shown
-    ]
-    named = [name for name in study.relations if name in set(table["condition"])]
-    rest = [name for name in dict.fromkeys(table["condition"]) if name not in {*named, INTACT, CONTROL}]
-    columns = [INTACT, *named, *rest, *([CONTROL] if CONTROL in set(table["condition"]) else [])]
-    rows = [name for name in study.relations if name in set(table["relation"])]
-    far = max(10.0, float(table["change"].abs().max()))
-    base = _chosen(table, live, choice=next(iter(study.choices))).encode(
-        x=alt.X(
-            "condition:N",
-            sort=columns,
-            title="neurons switched off",
-            axis=alt.Axis(labelAngle=-55, orient="top"),
-        ),
+def ablation(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
+    """Points of accuracy that every relation (rows) gains or loses by each condition (columns)."""
+    table = _changes(contents.accuracy)
+    there = set(table["relation"])
+    rows = [name for name in contents.relations if name in there]
+    columns = _conditions(table, contents.relations)
+    first = next(iter(contents.choices))
+    base = _chosen(table, live, choice=first).encode(
+        x=alt.X("condition:N", sort=columns, title="neurons switched off", axis=_slanted()),
         y=alt.Y("relation:N", sort=rows, title=None),
         tooltip=[
             alt.Tooltip("relation:N", title="relation"),
@@ -114,43 +55,53 @@ def ablation(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLev
             alt.Tooltip("change:Q", title="change (points)", format="+.1f"),
         ],
     )
-    colour = alt.Color(
-        "change:Q",
-        title="points",
-        scale=alt.Scale(
-            domain=[-far, 0, far], range=[look.loss, look.even, look.gain], type="linear", interpolate="rgb"
-        ),
-        legend=None,
+    far = max(10.0, float(table["change"].abs().max()))
+    scale = alt.Scale(
+        domain=[-far, 0, far], range=[look.loss, look.even, look.gain], type="linear", interpolate="rgb"
     )
-    down, up = (-far * _turn(look, look.loss), far * _turn(look, look.gain))
-    text = alt.condition(
+    colour = alt.Color("change:Q", title="points", scale=scale, legend=None)
+    down, up = -far * turn(look, look.loss), far * turn(look, look.gain)
+    ink = alt.condition(
         f"datum.change < {down} || datum.change > {up}", alt.value(look.strong), alt.value(look.plain)
     )
-    cells = base.mark_rect(stroke=look.paper, strokeWidth=1.5).encode(color=colour)
-    values = base.mark_text(fontSize=11).encode(text="label:N", color=text)
     own = base.transform_filter("datum.relation == datum.condition").mark_rect(
         filled=False, stroke=look.ink, strokeWidth=1.5
     )
-    chart = _with_choices(alt.layer(cells, values, own), live, choice=next(iter(study.choices)))
-    return _dressed(chart, look, live, len(rows), len(columns), "Change of accuracy in points")
+    cells = _cells(base, look, colour, "label:N", ink)
+    chart = _with_choices(alt.layer(*cells, own), live, choice=first)
+    return dressed(chart, look, live, len(rows), len(columns), "Change of accuracy in points")
 
 
-def sweep(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
-    """Points of accuracy lost over the number of neurons switched off: a relation's own, another's,
-    random ones.
-    """
-    table = study.sweep.drop(columns="choice").round(2)
-    whose = ["own", "other", "random"]
+def _changes(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `Contents.accuracy` with the change that a cell shows and its label, the intact model first."""
+    table = accuracy.assign(change=-accuracy["drop"])
+    intact = table.drop_duplicates(["choice", "relation"]).assign(condition=INTACT, change=0.0)
+    intact["accuracy"] = intact["intact"]
+    table = pd.concat([intact, table]).drop(columns="drop").round(2)
+    cells = zip(table["condition"], table["accuracy"], table["change"], strict=True)
+    labels = [
+        f"{percent:.0f} %" if condition == INTACT else _signed(change) for condition, percent, change in cells
+    ]
+    return table.assign(label=labels)
+
+
+def _conditions(table: pd.DataFrame, relations: Sequence[str]) -> list[str]:
+    """Conditions of a table in order: intact, the relations, what else was switched off, the controls."""
+    there = dict.fromkeys(table["condition"])
+    named = [name for name in relations if name in there]
+    others = [name for name in there if name not in {*named, INTACT, CONTROL}]
+    return [INTACT, *named, *others, *([CONTROL] if CONTROL in there else [])]
+
+
+def sweep(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
+    """Points of accuracy lost over k neurons switched off: a relation's own, another's, random ones."""
+    table = contents.sweep.drop(columns="choice").round(2)
+    whose = [OWN, OTHER, CONTROL]
     chart = (
         _chosen(table.rename(columns={"relation": "swept"}), live, swept=ALL)
         .mark_line(point=alt.OverlayMarkDef(size=50), strokeWidth=2.5)
         .encode(
-            x=alt.X(
-                "k:Q",
-                scale=alt.Scale(type="log", nice=False, padding=8),
-                title="neurons switched off, k",
-                axis=_over_k(table["k"]),
-            ),
+            x=_over_k(table["k"], "neurons switched off, k"),
             y=alt.Y("drop:Q", title="points of accuracy lost"),
             color=alt.Color(
                 "whose:N",
@@ -169,18 +120,18 @@ def sweep(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelM
             ],
         )
     )
-    return _dressed(
+    return dressed(
         _with_choices(chart, live, swept=ALL), look, live, title="Accuracy lost over k, mean of all relations"
     )
 
 
-def overlap(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
+def overlap(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
     """Neurons that two relations share, coloured by their Jaccard index."""
-    table = study.overlap[study.overlap["relation"] != study.overlap["other"]].round(4)
+    table = contents.overlap[contents.overlap["relation"] != contents.overlap["other"]].round(4)
     far = max(0.01, float(table["jaccard"].max()))
     base = _chosen(table, live, site=ALL).encode(
-        x=alt.X("other:N", sort=study.relations, title=None, axis=alt.Axis(labelAngle=-55, orient="top")),
-        y=alt.Y("relation:N", sort=study.relations, title=None),
+        x=alt.X("other:N", sort=contents.relations, title=None, axis=_slanted()),
+        y=alt.Y("relation:N", sort=contents.relations, title=None),
         tooltip=[
             "relation:N",
             alt.Tooltip("other:N", title="and"),
@@ -192,39 +143,29 @@ def overlap(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLeve
     colour = alt.Color(
         "jaccard:Q", title="Jaccard", scale=alt.Scale(scheme="cividis", domain=[0, far]), legend=None
     )
-    text = alt.condition(f"datum.jaccard > {0.45 * far}", alt.value("#000000"), alt.value("#ffffff"))
-    cells = base.mark_rect(stroke=look.paper, strokeWidth=1.5).encode(color=colour)
-    values = base.mark_text(fontSize=11).encode(text=alt.Text("shared:Q", format=","), color=text)
-    chart = _with_choices(alt.layer(cells, values), live, site=ALL)
-    size = len(study.relations)
-    return _dressed(chart, look, live, size, size, f"Neurons shared ({study.mask})")
+    ink = alt.condition(f"datum.jaccard > {0.45 * far}", alt.value("#000000"), alt.value("#ffffff"))
+    cells = _cells(base, look, colour, alt.Text("shared:Q", format=","), ink)
+    chart = _with_choices(alt.layer(*cells), live, site=ALL)
+    size = len(contents.relations)
+    return dressed(chart, look, live, size, size, f"Neurons shared ({contents.mask})")
 
 
-def growth(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
+def growth(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
     """Share of the top k that two relations have in common, over k; the dashed line is chance."""
-    table = study.growth.round(5)
+    table = contents.growth.round(5)
     table = table.assign(pair=table["relation"] + " & " + table["other"])
-    first = study.relations[0]
-    base = alt.Chart(_data(table)).encode(
-        x=alt.X(
-            "k:Q", scale=alt.Scale(type="log", nice=False, padding=8), title="top k", axis=_over_k(table["k"])
-        )
-    )
+    first = contents.relations[0]
+    base = alt.Chart(_data(table)).encode(x=_over_k(table["k"], "top k"))
     if live:
-        marked: Any = alt.condition(
-            "datum.relation == relation || datum.other == relation",
-            alt.value(look.series[0]),
-            alt.value(look.faint),
-        )
-        width: Any = alt.condition(
-            "datum.relation == relation || datum.other == relation", alt.value(2.5), alt.value(1)
-        )
+        marked = "datum.relation == relation || datum.other == relation"
+        colour: Any = alt.condition(marked, alt.value(look.series[0]), alt.value(look.faint))
+        width: Any = alt.condition(marked, alt.value(2.5), alt.value(1))
     else:
-        marked, width = alt.value(look.series[1]), alt.value(1.2)
+        colour, width = alt.value(look.series[1]), alt.value(1.2)
     lines = base.mark_line(point=alt.OverlayMarkDef(size=20)).encode(
         y=alt.Y("share:Q", title="share of k in common", axis=alt.Axis(format="%")),
         detail="pair:N",
-        color=marked,
+        color=colour,
         strokeWidth=width,
         tooltip=[
             "relation:N",
@@ -236,14 +177,14 @@ def growth(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevel
     )
     chance = base.mark_line(strokeDash=[6, 4], color=look.ink).encode(y="mean(chance):Q")
     chart = _with_choices(alt.layer(lines, chance), live, relation=first)
-    return _dressed(chart, look, live, title="Overlap of every two relations over k (dashed: chance)")
+    return dressed(chart, look, live, title="Overlap of every two relations over k (dashed: chance)")
 
 
-def layers(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
+def layers(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
     """How many of each relation's neurons lie in every layer."""
-    last = int(study.layers["layer"].max())
+    last = int(contents.layers["layer"].max())
     chart = (
-        _chosen(study.layers.round(2), live, site=ALL)
+        _chosen(contents.layers.round(2), live, site=ALL)
         .mark_rect()
         .encode(
             x=alt.X(
@@ -251,7 +192,7 @@ def layers(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevel
                 title="layer",
                 axis=alt.Axis(labelAngle=0, labelOverlap=True, values=list(range(0, last + 1, 2))),
             ),
-            y=alt.Y("relation:N", sort=study.relations, title=None),
+            y=alt.Y("relation:N", sort=contents.relations, title=None),
             color=alt.Color("neurons:Q", title="neurons", scale=alt.Scale(scheme="cividis", domainMin=0)),
             tooltip=[
                 "relation:N",
@@ -262,14 +203,14 @@ def layers(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevel
         )
     )
     chart = _with_choices(chart, live, site=ALL)
-    return _dressed(
-        chart, look, live, len(study.relations), (last + 1) // 2, f"Neurons per layer ({study.mask})"
+    return dressed(
+        chart, look, live, len(contents.relations), (last + 1) // 2, f"Neurons per layer ({contents.mask})"
     )
 
 
-def distribution(study: Study, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
+def distribution(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
     """Average precision of all neurons, beside what random rankings of the same prompts would give."""
-    table = study.histogram
+    table = contents.histogram
     if not live:
         table = table[table["site"] == ALL]
     base = alt.Chart(_data(table)).encode(
@@ -307,13 +248,10 @@ def distribution(study: Study, look: Look = LIGHT, live: bool = False) -> alt.To
     both = alt.layer(bars, null)
     if live:
         chosen = both.transform_filter("datum.relation == relation && datum.site == site")
-        return _dressed(_with_choices(chosen, live, relation=study.relations[0], site=ALL), look, live)
+        return dressed(_with_choices(chosen, live, relation=contents.relations[0], site=ALL), look, live)
     small = both.properties(width=220, height=140)
-    panels = small.facet(facet=alt.Facet("relation:N", sort=study.relations, title=None), columns=3)
-    return _themed(panels.properties(title="Average precision of all neurons"), look)
-
-
-TICKS = [0, 1, 10, 100, 1000, 10_000, 100_000, 1_000_000]
+    panels = small.facet(facet=alt.Facet("relation:N", sort=contents.relations, title=None), columns=3)
+    return themed(panels.properties(title="Average precision of all neurons"), look)
 
 
 def save(drawn: Mapping[str, alt.TopLevelMixin], folder: str | Path) -> list[Path]:
@@ -336,26 +274,27 @@ def save(drawn: Mapping[str, alt.TopLevelMixin], folder: str | Path) -> list[Pat
     return written
 
 
-def _turn(look: Look, colour: str) -> float:
-    """How far from even to ``colour`` the text of a cell turns from black to white, or the reverse,
-    to stay readable.
-    """
-    grounds = ((step / 100, colours.mix(look.even, colour, step / 100)) for step in range(101))
-    turned = (
-        at for at, ground in grounds if colours.readable(ground, look.plain, look.strong) == look.strong
-    )
-    return next(turned, 1.0)
-
-
 def _signed(value: float) -> str:
     """A change in whole points with a true minus; nothing for none."""
     whole = round(value)
     return f"{whole:+d}".replace("-", "\u2212") if whole else "0"
 
 
-def _over_k(sizes: pd.Series) -> alt.Axis:
-    """An axis with a tick at every k."""
-    return alt.Axis(values=sorted(set(sizes.tolist())), grid=False, format="~s", labelOverlap=True)
+def _over_k(sizes: pd.Series, title: str) -> alt.X:
+    """A logarithmic axis of ``k`` with a tick at every one."""
+    axis = alt.Axis(values=sorted(set(sizes.tolist())), grid=False, format="~s", labelOverlap=True)
+    return alt.X("k:Q", scale=alt.Scale(type="log", nice=False, padding=8), title=title, axis=axis)
+
+
+def _slanted() -> alt.Axis:
+    """The axis above a matrix, its long labels side by side."""
+    return alt.Axis(labelAngle=-55, orient="top")
+
+
+def _cells(base: alt.Chart, look: Look, colour: Any, label: Any, ink: Any) -> tuple[alt.Chart, alt.Chart]:
+    """The coloured cells of a matrix, and the label in each."""
+    grounds = base.mark_rect(stroke=look.paper, strokeWidth=1.5).encode(color=colour)
+    return grounds, base.mark_text(fontSize=11).encode(text=label, color=ink)
 
 
 def _data(table: pd.DataFrame) -> Any:
@@ -382,41 +321,4 @@ def _with_choices(chart: Any, live: bool, **choice: str) -> Any:
         chart.add_params(*(alt.param(name=name, value=value) for name, value in choice.items()))
         if live
         else chart
-    )
-
-
-def _dressed(
-    chart: Any, look: Look, live: bool, rows: int | None = None, columns: int | None = None, title: str = ""
-) -> Any:
-    """Size and title: as wide as its frame on the page, by the number of cells in a file."""
-    height = PLAIN["height"] if rows is None else rows * CELL["height"]
-    if live:
-        room = {"left": 4, "top": 4, "bottom": 4, "right": 4 if columns is None else OVERHANG}
-        return _themed(chart.properties(width="container", height=height, padding=room), look)
-    width = PLAIN["width"] if columns is None else columns * CELL["width"]
-    return _themed(chart.properties(width=width, height=height, title=title), look)
-
-
-def _themed(chart: Any, look: Look) -> Any:
-    text = {
-        "labelColor": look.ink,
-        "titleColor": look.ink,
-        "labelFont": FONT,
-        "titleFont": FONT,
-        "titleFontWeight": 500,
-    }
-    return (
-        chart.configure(background=look.paper, font=FONT)
-        .configure_view(stroke=None)
-        .configure_axis(
-            gridColor=look.faint,
-            domainColor=look.faint,
-            tickColor=look.faint,
-            labelLimit=220,
-            labelFontSize=11,
-            **text,
-        )
-        .configure_legend(orient="bottom", **text)
-        .configure_header(labelColor=look.ink, labelFont=FONT, labelFontSize=12)
-        .configure_title(color=look.ink, font=FONT, fontSize=14, anchor="start", fontWeight=600)
     )

@@ -20,7 +20,7 @@ from relact.analysis import compare, query
 from relact.analysis.effects import effects
 from relact.errors import StoreError
 from relact.packed.store import open_store
-from relact.schema import INTACT, RANDOM
+from relact.schema import ACCURACY, INTACT, RANDOM
 from relact.scoring import masks
 from relact.store.reading import Store
 
@@ -41,7 +41,7 @@ PROMPTS = 4  # that drive a neuron most, and as many least
 
 
 @dataclass(frozen=True)
-class Study:
+class Contents:
     """What a report shows. Every table is long; columns are in this order.
 
     Attributes:
@@ -84,8 +84,8 @@ class Study:
     prompts: dict[int, dict[Hashable, Any]] = field(default_factory=dict)
 
 
-def gather(store: str | Path | Store, *, mask: str | None = None) -> Study:
-    """Read a store into a `Study`.
+def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
+    """Read a store into a `Contents`.
 
     Args:
         mask: the neuron sets for overlaps and layers; by default those of the ablation shown first, or the
@@ -98,11 +98,11 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Study:
     relations, scores = compare.all_scores(opened)
     choices, accuracy, sweep = _ablations(opened)
     name, sets = _sets(opened, scores, mask, choices)
-    sizes = sum(own.sum(axis=(1, 2)) for own in sets.values())
+    sizes = sum(mask.sum(axis=(1, 2)) for mask in sets.values())  # [relation]
     neurons = _best(relations, scores)
     histogram, nulls = _distributions(opened, relations, scores)
     details, prompts = _details(opened, relations, neurons)
-    return Study(
+    return Contents(
         store=opened.path,
         relations=relations,
         sites=list(scores),
@@ -125,7 +125,6 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Study:
 
 
 # --- ablations
-# --------------------------------------------------------------------------------------------------------
 
 
 def _ablations(store: Store) -> tuple[dict[str, dict[str, float]], pd.DataFrame, pd.DataFrame]:
@@ -152,16 +151,16 @@ def _each(store: Store) -> Iterator[tuple[str, int, xr.Dataset]]:
     """(name, k, accuracy [condition, relation]) of every matrix in the store."""
     for name in store.children(schema.ABLATIONS):
         dataset = store.dataset(f"{schema.ABLATIONS}/{name}")
-        if "k" not in dataset["accuracy"].dims:
-            yield name, int(dataset.attrs.get("k", 0)), dataset[["accuracy"]]
+        if "k" not in dataset[ACCURACY].dims:
+            yield name, int(dataset.attrs.get("k", 0)), dataset[[ACCURACY]]
             continue
         for k in dataset["k"].values.tolist():
-            yield f"{name}, k = {k}", int(k), dataset[["accuracy"]].sel(k=k)
+            yield f"{name}, k = {k}", int(k), dataset[[ACCURACY]].sel(k=k)
 
 
 def _matrix(choice: str, dataset: xr.Dataset, drops: xr.DataArray) -> pd.DataFrame:
-    """Rows of `Study.accuracy`: every condition, and the mean of the random ones."""
-    intact = dataset["accuracy"].sel(condition=INTACT, drop=True).values * 100
+    """Rows of `Contents.accuracy`: every condition, and the mean of the random ones."""
+    intact = dataset[ACCURACY].sel(condition=INTACT, drop=True).values * 100
     names = [str(name) for name in drops["relation"].values]
     rows = [
         (choice, condition, relation, float(full - drop), float(full), float(drop))
@@ -184,7 +183,7 @@ def _conditions(drops: xr.DataArray) -> list[tuple[str, np.ndarray]]:
 
 
 def _sweep(choice: str, k: int, drops: xr.DataArray) -> pd.DataFrame:
-    """Rows of `Study.sweep` of one matrix."""
+    """Rows of `Contents.sweep` of one matrix."""
     conditions = dict(_conditions(drops))
     names = [str(name) for name in drops["relation"].values]
     rows = []
@@ -200,7 +199,6 @@ def _sweep(choice: str, k: int, drops: xr.DataArray) -> pd.DataFrame:
 
 
 # --- neuron sets
-# ------------------------------------------------------------------------------------------------------
 
 
 def _sets(
@@ -209,8 +207,9 @@ def _sets(
     mask: str | None,
     choices: Mapping[str, Mapping[str, float]],
 ) -> tuple[str, Mapping[str, np.ndarray]]:
-    """Name and neuron sets, bool [relation, layer, neuron] per site: of the mask, of the first ablation's,
-    or the top few.
+    """Name and neuron sets, bool [relation, layer, neuron] per site.
+
+    They are those of the mask, those of the first ablation, or the top few.
     """
     first = next(iter(choices), "")
     k = min(
@@ -225,13 +224,14 @@ def _sets(
 
 def _with_all(sets: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """The sites to choose from: `ALL`, then each alone (when there is more than one)."""
-    return {ALL: dict(sets), **({site: {site: own} for site, own in sets.items()} if len(sets) > 1 else {})}
+    alone = {site: {site: mask} for site, mask in sets.items()}
+    return {ALL: dict(sets), **(alone if len(alone) > 1 else {})}
 
 
 def _overlap(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
     parts = [
-        compare.overlap_of(relations, own).to_dataframe().reset_index().assign(site=site)
-        for site, own in _with_all(sets).items()
+        compare.overlap_of(relations, chosen).to_dataframe().reset_index().assign(site=site)
+        for site, chosen in _with_all(sets).items()
     ]
     return pd.concat(parts)[["site", "relation", "other", "shared", "jaccard", "expected"]]
 
@@ -250,8 +250,8 @@ def _growth(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.Da
 def _layers(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Neurons of every set in every layer, and how many there would be were they spread evenly."""
     parts = []
-    for site, own in _with_all(sets).items():
-        counts = sum(mask.sum(axis=2) for mask in own.values())  # [relation, layer]
+    for site, chosen in _with_all(sets).items():
+        counts = sum(mask.sum(axis=2) for mask in chosen.values())  # [relation, layer]
         table = pd.DataFrame(counts, index=list(relations)).rename_axis(index="relation", columns="layer")
         long = table.reset_index().melt("relation", value_name="neurons")
         total = dict(zip(relations, counts.sum(axis=1), strict=True))
@@ -260,7 +260,6 @@ def _layers(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.Data
 
 
 # --- scores
-# -----------------------------------------------------------------------------------------------------------
 
 
 def _distributions(
@@ -269,7 +268,6 @@ def _distributions(
     """Histograms of average precision beside those of random rankings, and what is beyond them."""
     labels = store.prompts(schema.IDENTIFY)["relation"]
     negatives = store.scores_record().negatives
-    edges = np.linspace(0, 1, BINS + 1)
     nulls: dict[tuple[int, int], np.ndarray] = {}
     parts, rows = [], []
     for at, relation in enumerate(relations):
@@ -278,18 +276,23 @@ def _distributions(
         if (positives, prompts) not in nulls:
             nulls[positives, prompts] = kernels.average_precision_null(positives, prompts, DRAWS, seed=0)
         null = nulls[positives, prompts]
-        expected = np.histogram(null, edges)[0] / len(null)
-        own = {site: values[at][None] for site, values in scores.items()}
-        for site, chosen in _with_all(own).items():
-            values = masks.flatten(chosen)[0]
-            counts = np.histogram(values, edges)[0]
-            bins = {"low": edges[:-1].round(4), "high": edges[1:].round(4), "neurons": counts}
-            chance = (expected * values.size).round(2)
-            parts.append(pd.DataFrame({"site": site, "relation": relation, **bins, "chance": chance}))
-        found = kernels.false_discovery(kernels.p_values(masks.flatten(own)[0], null), FALSE).sum()
-        rows.append((relation, positives, prompts, float(null.mean()), int(found)))
-    table = pd.DataFrame(rows, columns=["relation", "positives", "prompts", "chance", "found"])
-    return pd.concat(parts), table
+        of_relation = {site: values[at][None] for site, values in scores.items()}
+        parts += [table.assign(relation=relation) for table in _histograms(of_relation, null)]
+        surprising = kernels.false_discovery(kernels.p_values(masks.flatten(of_relation)[0], null), FALSE)
+        rows.append((relation, positives, prompts, float(null.mean()), int(surprising.sum())))
+    histogram = pd.concat(parts)[["site", "relation", "low", "high", "neurons", "chance"]]
+    return histogram, pd.DataFrame(rows, columns=["relation", "positives", "prompts", "chance", "found"])
+
+
+def _histograms(scores: Mapping[str, np.ndarray], null: np.ndarray) -> Iterator[pd.DataFrame]:
+    """Per choice of site: neurons in every bin of average precision, and how many chance would put there."""
+    edges = np.linspace(0, 1, BINS + 1)
+    expected = np.histogram(null, edges)[0] / len(null)
+    for site, chosen in _with_all(scores).items():
+        values = masks.flatten(chosen)[0]
+        counts = np.histogram(values, edges)[0]
+        bins = {"low": edges[:-1].round(4), "high": edges[1:].round(4), "neurons": counts}
+        yield pd.DataFrame({"site": site, **bins, "chance": (expected * values.size).round(2)})
 
 
 def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -313,9 +316,7 @@ def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.Data
 def _details(
     store: Store, relations: Sequence[str], neurons: pd.DataFrame
 ) -> tuple[list[dict[str, Any]], dict[int, dict[Hashable, Any]]]:
-    """Prompts and distribution of the best few neurons of every relation;
-    empty where the store holds no activations.
-    """
+    """Prompts and distribution of every relation's best few neurons; empty where there are no activations."""
     if not query.has_activations(store):
         return [], {}
     table = store.prompts(schema.IDENTIFY)
@@ -330,10 +331,9 @@ def _details(
         most = order[:PROMPTS].tolist()
         least = order[max(len(most), len(order) - PROMPTS) :].tolist()
         used.update(most + least)
-        spread = [
-            np.quantile(values[table["relation"] == name], list(query.QUANTILES.values())).round(4).tolist()
-            for name in relations
-        ]
+        of_relations = (values[table["relation"] == name] for name in relations)
+        quantiles = list(query.QUANTILES.values())
+        spread = [np.quantile(some, quantiles).round(4).tolist() for some in of_relations]
         drive = {int(at): round(float(values[at]), 4) for at in most + least}
         details.append({"row": row, "most": most, "least": least, "activation": drive, "spread": spread})
     kept = table.loc[sorted(used), ["relation", "subject", "object", "text"]]
@@ -341,7 +341,6 @@ def _details(
 
 
 # --- provenance
-# -------------------------------------------------------------------------------------------------------
 
 
 def _provenance(store: Store) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Page: a study as one HTML file that needs nothing else.
+"""Page: everything that a report shows as one HTML file that needs nothing else.
 
 The chart libraries come from vl-convert, the same that draw the files. Text of the store enters the page in
 two ways only: as escaped text of the template, and as JSON in which no ``<`` is left.
@@ -7,6 +7,7 @@ two ways only: as escaped text of the template, and as JSON in which no ``<`` is
 from __future__ import annotations
 
 import json
+import math
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 from relact import __version__, durable
 from relact.errors import StoreError
 from relact.reporting import figures
-from relact.reporting.gather import CONTROL, FALSE, LISTED, LISTED_BY_SITE, OTHER, OWN, SHOWN, Study
+from relact.reporting.gather import CONTROL, FALSE, LISTED, LISTED_BY_SITE, OTHER, OWN, SHOWN, Contents
+from relact.reporting.looks import DARK, LIGHT
 
 COLUMNS = {
     "ablation": ["condition", "relation", "accuracy", "intact", "change"],
@@ -28,36 +30,36 @@ COLUMNS = {
 LABELS, CELL, PLAIN = 170, 34, 300
 
 
-def render(study: Study) -> str:
+def render(contents: Contents) -> str:
     """The page as text."""
     import jinja2
     import vl_convert
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    about = study.provenance["store"]
-    data = _data(study)
+    about = contents.provenance["store"]
+    data = _data(contents)
     return environment.from_string(_file("page.html.j2")).render(
         version=__version__,
-        model=study.provenance["capture"]["model"]["id"],
-        lead=_lead(study, next(iter(study.choices), None)),
+        model=contents.provenance["capture"]["model"]["id"],
+        lead=_lead(contents, next(iter(contents.choices), None)),
         facts=[
             *((name, about[name]) for name in ("model", "prompts", "sites")),
-            ("neurons", f"{study.n_neurons:,}"),
+            ("neurons", f"{contents.n_neurons:,}"),
         ],
-        relations=study.relations,
-        sites=study.sites,
-        choices=list(study.choices),
+        relations=contents.relations,
+        sites=contents.sites,
+        choices=list(contents.choices),
         figures=list(data["uses"]),
-        mask=study.mask,
-        nulls=study.nulls.to_dict("records"),
+        mask=contents.mask,
+        nulls=contents.nulls.to_dict("records"),
         one_in=round(1 / FALSE),
         listed=LISTED,
         listed_by_site=LISTED_BY_SITE,
-        with_prompts=SHOWN if study.details else 0,
+        with_prompts=SHOWN if contents.details else 0,
         labels=LABELS,
         cell=CELL,
         plain=PLAIN,
-        provenance=[(name, _readable(value)) for name, value in study.provenance.items()],
+        provenance=[(name, _readable(value)) for name, value in contents.provenance.items()],
         style=_file("page.css"),
         script=_file("page.js"),
         vega=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script"),
@@ -65,7 +67,7 @@ def render(study: Study) -> str:
     )
 
 
-def write(study: Study, path: str | Path) -> Path:
+def write(contents: Contents, path: str | Path) -> Path:
     """Write the page to ``path``, whole or not at all; returns it.
 
     Raises:
@@ -73,7 +75,7 @@ def write(study: Study, path: str | Path) -> Path:
     """
     target = Path(path)
     try:
-        durable.replace(target, [render(study).encode("utf-8", "replace")])
+        durable.replace(target, [render(contents).encode("utf-8", "replace")])
     except OSError as error:
         raise StoreError(f"cannot be written ({error.strerror or error})", where=target) from error
     return target
@@ -94,21 +96,21 @@ def _inert(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _data(study: Study) -> dict[str, Any]:
+def _data(contents: Contents) -> dict[str, Any]:
     """What the script works with; the rows of a chart are shared by its light and its dark form."""
     specs: dict[str, dict[str, Any]] = {}
     datasets: dict[str, list[dict[str, Any]]] = {}
-    for theme, look in (("light", figures.LIGHT), ("dark", figures.DARK)):
-        drawn = {name: chart.to_dict() for name, chart in figures.charts(study, look, live=True).items()}
+    for theme, look in (("light", LIGHT), ("dark", DARK)):
+        drawn = {name: chart.to_dict() for name, chart in figures.charts(contents, look, live=True).items()}
         for spec in drawn.values():
             datasets |= spec.pop("datasets")
         specs[theme] = drawn
-    places = {site: at for at, site in enumerate(study.sites)}
+    places = {site: at for at, site in enumerate(contents.sites)}
     return {
-        "relations": study.relations,
-        "sites": study.sites,
-        "choices": list(study.choices),
-        "leads": {choice: _lead(study, choice) for choice in study.choices},
+        "relations": contents.relations,
+        "sites": contents.sites,
+        "choices": list(contents.choices),
+        "leads": {choice: _lead(contents, choice) for choice in contents.choices},
         "specs": specs,
         "datasets": datasets,
         "uses": {name: sorted(_named(spec)) for name, spec in specs["light"].items()},
@@ -125,43 +127,45 @@ def _data(study: Study) -> dict[str, Any]:
         },
         "columns": COLUMNS,
         "neurons": {
-            "site": [places[site] for site in study.neurons["site"]],
-            "layer": study.neurons["layer"].tolist(),
-            "neuron": study.neurons["neuron"].tolist(),
-            "ap": [study.neurons[name].tolist() for name in study.relations],
+            "site": [places[site] for site in contents.neurons["site"]],
+            "layer": contents.neurons["layer"].tolist(),
+            "neuron": contents.neurons["neuron"].tolist(),
+            "ap": [contents.neurons[name].tolist() for name in contents.relations],
         },
-        "details": study.details,
-        "prompts": study.prompts,
+        "details": contents.details,
+        "prompts": contents.prompts,
     }
 
 
 def _named(spec: Any) -> set[str]:
     """Names of the datasets that a chart refers to."""
     if isinstance(spec, list):
-        return set().union(*map(_named, spec)) if spec else set()
+        return set().union(*map(_named, spec))
     if not isinstance(spec, dict):
         return set()
-    own = {spec["data"]["name"]} if isinstance(spec.get("data"), dict) and "name" in spec["data"] else set()
-    return own.union(*map(_named, spec.values()))
+    data = spec.get("data")
+    names = {data["name"]} if isinstance(data, dict) and "name" in data else set()
+    return names.union(*map(_named, spec.values()))
 
 
-def _lead(study: Study, choice: str | None) -> str:
+def _lead(contents: Contents, choice: str | None) -> str:
     """The answer in two sentences."""
     if choice is None:
-        return f"{len(study.relations)} relations and {study.n_neurons:,} neurons are scored; none was switched off yet."
-    found = study.choices[choice]
+        scored = f"{len(contents.relations)} relations and {contents.n_neurons:,} neurons are scored"
+        return f"{scored}; none was switched off yet."
+    means = contents.choices[choice]
     parts = [
-        f"Switching off a relation's own best {found['k']:,} neurons costs it {found[OWN]:.1f} points of accuracy on average"
+        f"Switching off a relation's own best {means['k']:,} neurons "
+        f"costs it {means[OWN]:.1f} points of accuracy on average"
     ]
-    if found[OTHER] == found[OTHER]:
-        parts.append(f"another relation's cost {found[OTHER]:.1f}")
-    if found[CONTROL] == found[CONTROL]:
-        parts.append(f"random ones {found[CONTROL]:.1f}")
-    own = study.accuracy[
-        (study.accuracy["choice"] == choice) & (study.accuracy["condition"] == study.accuracy["relation"])
-    ]
-    if own.empty:
+    if not math.isnan(means[OTHER]):
+        parts.append(f"another relation's cost {means[OTHER]:.1f}")
+    if not math.isnan(means[CONTROL]):
+        parts.append(f"random ones {means[CONTROL]:.1f}")
+    table = contents.accuracy
+    on_itself = table[(table["choice"] == choice) & (table["condition"] == table["relation"])]
+    if on_itself.empty:
         return f"{', '.join(parts)}."
-    hit = own.sort_values("drop", ascending=False).iloc[0]
+    hit = on_itself.sort_values("drop", ascending=False).iloc[0]
     change = f"from {hit['intact']:.0f}\u00a0% right to {hit['accuracy']:.0f}\u00a0%"
     return f"{', '.join(parts)}. Hit hardest: {hit['relation']}, {change}."

@@ -210,7 +210,8 @@ def test_a_sparkline_counts():
 def test_asking_imports_neither_torch_nor_what_it_does_not_need(study, arguments):
     code = (
         "import sys; from relact.cli.app import app; app(sys.argv[1:], standalone_mode=False); "
-        "print([n for n in ('torch', 'transformers', 'numba', 'dask', 'xarray', 'altair') if n in sys.modules])"
+        "heavy = ('torch', 'transformers', 'numba', 'dask', 'xarray', 'altair'); "
+        "print([name for name in heavy if name in sys.modules])"
     )
     filled = [part.format(store=study.path) for part in arguments]
     shown = subprocess.run(

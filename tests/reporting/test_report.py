@@ -16,7 +16,7 @@ import relact
 from relact import colours, kernels
 from relact.analysis import compare, query
 from relact.errors import InputError, StoreError
-from relact.reporting import figures
+from relact.reporting import figures, looks
 from relact.reporting import gather as gathering
 from relact.reporting.page import render
 
@@ -143,10 +143,10 @@ def test_figures_are_written_in_every_format(gathered, tmp_path):
     assert all(figures._signed(-drop) in texts for drop in table["drop"])
 
 
-@pytest.mark.parametrize("look", [figures.LIGHT, figures.DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("look", [looks.LIGHT, looks.DARK], ids=["light", "dark"])
 def test_values_in_cells_can_be_read(look):
     for colour in (look.loss, look.gain):
-        turn = figures._turn(look, colour)
+        turn = looks.turn(look, colour)
         for share in np.linspace(0, 1, 101):
             text = look.strong if share >= turn else look.plain
             assert colours.contrast(colours.mix(look.even, colour, share), text) >= 4.4, (colour, share)
@@ -225,7 +225,7 @@ def test_a_store_without_scores_is_refused(tiny_folder, tiny_prompts, tmp_path):
 
 def test_tables_have_the_columns_that_are_documented(gathered):
     for name in ("accuracy", "sweep", "overlap", "growth", "layers", "histogram", "nulls"):
-        documented = re.search(rf"^ +{name}: ([^.;]*)", gathering.Study.__doc__, re.M).group(1)
+        documented = re.search(rf"^ +{name}: ([^.;]*)", gathering.Contents.__doc__, re.M).group(1)
         columns = [part.split(" (")[0].strip() for part in re.sub(r"\([^)]*\)", "", documented).split(",")]
         table: pd.DataFrame = getattr(gathered, name)
         assert list(table.columns) == columns, name

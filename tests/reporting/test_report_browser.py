@@ -142,7 +142,10 @@ def test_a_phone_needs_no_sideways_scrolling(open_report, report):
     page = visit.page
     visit.keep("phone")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    sizes = "[...document.querySelectorAll('main p, td, th, select')].map((e) => parseFloat(getComputedStyle(e).fontSize))"
+    sizes = (
+        "[...document.querySelectorAll('main p, td, th, select')]"
+        ".map((e) => parseFloat(getComputedStyle(e).fontSize))"
+    )
     assert min(page.evaluate(sizes)) >= 13
 
 
