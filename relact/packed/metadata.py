@@ -25,6 +25,7 @@ LENGTH = 1 << 40  # of one dimension
 DIMENSIONS = 6
 CHUNKS = 1 << 24  # of one array
 ROWS = 1 << 24  # of one block
+# bytes of one value
 ITEMS = {
     "bool": 1,
     "int8": 1,
@@ -38,7 +39,7 @@ ITEMS = {
     "float16": 2,
     "float32": 4,
     "float64": 8,
-}  # bytes of one value
+}
 TEXT = "string"
 GROUP_KEYS = {"zarr_format", "node_type", "attributes"}
 ARRAY_KEYS = GROUP_KEYS | {
@@ -55,10 +56,11 @@ LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 CRC32C = {"name": "crc32c"}
 SHARDING = "sharding_indexed"
 SHARDING_KEYS = {"chunk_shape", "codecs", "index_codecs", "index_location"}
+# with the keys of their configuration
 COMPRESSORS = {
     "zstd": {"level", "checksum"},
     "blosc": {"typesize", "cname", "clevel", "shuffle", "blocksize"},
-}  # with the keys of their configuration
+}
 NAMED = ("relation", "condition")  # coordinates that hold names
 NUMBERED = ("prompt", "layer", "neuron")  # coordinates that hold whole numbers
 
