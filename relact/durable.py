@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
+from typing import Literal
+from urllib.parse import quote, unquote
 
 import google_crc32c
 import numpy as np
@@ -23,11 +24,19 @@ from relact.errors import StoreError
 PARTIAL = ".partial"
 SYNC_THREADS = 4  # fsyncs in flight; they wait on the disk, not on a core
 READ_BYTES = 1 << 18  # per read when checking: stays in a core's cache
+FIXES = {
+    errno.ENOSPC: "make room and run the same command again: it resumes",
+    errno.EFBIG: "raise the file size limit and run the same command again: it resumes",
+    errno.EDQUOT: "make room and run the same command again: it resumes",
+    errno.EACCES: "choose a folder you may write to",
+    errno.EPERM: "choose a folder you may write to",
+    errno.EROFS: "choose a folder you may write to",
+    errno.ENOTDIR: "choose a path whose parents are folders",
+}
 
 
 def write_partial(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
-    """Write and flush ``path`` + ``.partial``; returns the CRC-32C of the content.
-    `publish` makes it visible.
+    """Write and flush ``path`` + ``.partial``, which `publish` makes visible; returns the content's CRC-32C.
 
     Raises:
         StoreError: disk full, no permission, and the like; the partial file is removed.
@@ -62,8 +71,9 @@ def sync(path: Path) -> None:
 
 
 def replace(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
-    """Put a small file in place, durably; a crash leaves the former content or the new.
-    Returns its CRC-32C.
+    """Put a small file in place, durably; returns its CRC-32C.
+
+    A crash leaves the former content or the new.
     """
     checksum = write_partial(path, pieces)
     with explained(path):
@@ -101,17 +111,14 @@ def aside_of(store: Path) -> Path:
     return store.with_name(f".{store.name}.aside")
 
 
-def place_aside(store: Path, kind: str, group: str) -> Path:
-    """Where a group of ``store`` lies aside: ``new~``, ``old~`` or ``gone~``,
-    then its percent-encoded name.
-    """
+def place_aside(store: Path, kind: Literal["new", "old", "gone"], group: str) -> Path:
+    """Where a group of ``store`` lies while it is built, replaced or deleted."""
     return aside_of(store) / f"{kind}~{quote(group, safe='')}"
 
 
 @contextmanager
 def building(target: Path, aside: Path, put: Callable[[Path], None]) -> Iterator[None]:
-    """Build at ``aside`` inside the block, then ``put(aside)``;
-    a crash or an exception leaves what was at ``target``.
+    """Build at ``aside`` inside the block, then ``put(aside)``; till then ``target`` stays as it was.
 
     Raises:
         StoreError: what the disk refuses, explained in the name of ``target``.
@@ -153,9 +160,7 @@ def swap_in(new: Path, target: Path, parked: Path) -> None:
 
 
 def restore(parked: Path, target: Path) -> None:
-    """Undo or finish an interrupted `swap_in`: the former folder comes back unless the new one is in
-    place.
-    """
+    """Undo or finish an interrupted `swap_in`: the former folder comes back unless the new one is there."""
     if not parked.exists():
         return
     if target.exists():
@@ -163,6 +168,12 @@ def restore(parked: Path, target: Path) -> None:
     else:
         os.rename(parked, target)
         sync(target.parent)
+
+
+def restore_groups(store: Path) -> None:
+    """Undo or finish every interrupted `swap_in` of a group of ``store``."""
+    for parked in sorted(aside_of(store).glob("old~*")):
+        restore(parked, store / unquote(parked.name.removeprefix("old~")))
 
 
 def sweep(root: Path) -> int:
@@ -175,28 +186,15 @@ def sweep(root: Path) -> int:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Whatever the disk refuses inside the block is told in one line that names ``path``."""
+    """Whatever the disk refuses inside the block is told in one line that names ``path``.
+
+    Raises:
+        StoreError: instead of any other `OSError`.
+    """
     try:
         yield
     except StoreError:
         raise
     except OSError as error:
-        raise explain(error, path) from error
-
-
-def explain(error: OSError, path: Path) -> StoreError:
-    """The one-line problem behind an `OSError` while writing ``path``."""
-    fixes = {
-        errno.ENOSPC: "make room and run the same command again: it resumes",
-        errno.EFBIG: "raise the file size limit and run the same command again: it resumes",
-        errno.EDQUOT: "make room and run the same command again: it resumes",
-        errno.EACCES: "choose a folder you may write to",
-        errno.EPERM: "choose a folder you may write to",
-        errno.EROFS: "choose a folder you may write to",
-        errno.ENOTDIR: "choose a path whose parents are folders",
-    }
-    return StoreError(
-        f"cannot write: {error.strerror or error}",
-        where=path,
-        fix=fixes.get(error.errno or 0, "check the disk"),
-    )
+        problem = f"cannot write: {error.strerror or error}"
+        raise StoreError(problem, where=path, fix=FIXES.get(error.errno or 0, "check the disk")) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +21,14 @@ import torch
 
 from relact import schema
 from relact.capturing import prepare
-from relact.capturing.memory import CaptureShape
 from relact.capturing.options import CaptureOptions
 from relact.capturing.passes import capture_rows
-from relact.capturing.transfer import copies
-from relact.errors import StoreError
-from relact.models import batches, cost
-from relact.models.loading import LoadedModel, encode, load
+from relact.capturing.sizing import passes_of, shape_of, sized
+from relact.models.loading import LoadedModel, load
 from relact.progress import Progress, silent
 from relact.relations.table import read
 from relact.store import local, locks
 from relact.store.blocks import BlockBuffer
-from relact.store.layout import block_bytes, block_of, block_ranges, layouts
 from relact.store.local import LocalStore
 
 POLL = 0.2  # seconds between two looks at the other ranks' blocks
@@ -88,12 +84,11 @@ def capture(
         repair: check every byte first, and capture damaged blocks again.
 
     Returns:
-        The complete store: activation [prompt, layer, neuron] per site. (Not yet complete on ranks other than
-            0.)
+        the complete store: activation [prompt, layer, neuron] per site (not yet complete on other ranks).
 
     Raises:
         InputError, ModelError, NumericError, StoreError, IdentityError, BusyError, BudgetError: see
-        relact.errors; committed blocks stay.
+            `relact.errors`; committed blocks stay.
     """
     options = CaptureOptions(sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress)
     return capture_with(
@@ -146,9 +141,34 @@ def capture_with(
         opened = local.open(path)
         if sink:
             sink.begin(opened)
-        if (missing := opened.missing_blocks()) or crew.rank == 0:
-            _Run.of(loaded, opened, intake, options, missing, sink, progress).share(missing, crew)
+        missing = opened.missing_blocks()
+        if missing or crew.rank == 0:
+            tokens = prepare.tokens_of(loaded, opened.prompts(schema.IDENTIFY), intake)
+            buffers = _buffers(loaded, opened, intake, tokens, missing, options.budget)
+            _Run(loaded, opened, tokens, buffers, sink, progress).share(missing, crew)
     return opened
+
+
+def _nothing_to_do(store: LocalStore, intake: prepare.Intake) -> bool:
+    """Whether the store is complete and has all the prompts of the intake."""
+    fresh = prepare.new_rows(store, intake)
+    return not store.missing_blocks() and not any(len(rows) for rows in fresh.values())
+
+
+def _buffers(
+    loaded: LoadedModel,
+    store: LocalStore,
+    intake: prepare.Intake,
+    tokens: Sequence[Sequence[int]],
+    missing: Sequence[int],
+    budget: int | None,
+) -> int:
+    """How many blocks the memory holds at a time."""
+    settings = store.manifest.capture
+    ranges = [segment for block in missing for segment in store.segments(block)]
+    passes = passes_of(tokens, ranges, settings.batch)
+    shape = shape_of(loaded, intake, passes, store.n_prompts, store.compressed)
+    return shape.fit(budget, settings.block)[1]
 
 
 @dataclass(frozen=True)
@@ -157,31 +177,10 @@ class _Run:
 
     loaded: LoadedModel
     store: LocalStore
-    tokens: Sequence[Sequence[int]]
+    tokens: Sequence[Sequence[int]]  # of every prompt of the store
     buffers: int
     sink: Sink | None
     progress: Progress
-
-    @classmethod
-    def of(
-        cls,
-        loaded: LoadedModel,
-        store: LocalStore,
-        intake: prepare.Intake,
-        options: CaptureOptions,
-        missing: Sequence[int],
-        sink: Sink | None,
-        progress: Progress,
-    ) -> _Run:
-        """With as many buffers as the memory allows."""
-        settings = store.manifest.capture
-        tokens = tokens_of(loaded, store.prompts(schema.IDENTIFY), settings, intake)
-        ranges = [segment for block in missing for segment in store.segments(block)]
-        shape = shape_of(
-            loaded, intake, passes_of(tokens, ranges, settings.batch), store.n_prompts, store.compressed
-        )
-        _, buffers = shape.fit(options.budget, settings.block)
-        return cls(loaded, store, tokens, buffers, sink, progress)
 
     def share(self, missing: Sequence[int], crew: locks.Crew) -> None:
         """Capture this rank's part; rank 0 goes on with what the others leave."""
@@ -193,36 +192,30 @@ class _Run:
 
     def capture(self, blocks: Sequence[int]) -> None:
         """Capture blocks in order; with two buffers one is written while the next is computed."""
-        starts = {block: self.store.committed_stop(block) for block in blocks}
-        total, done = sum(self.store.rows_of(block)[1] - start for block, start in starts.items()), 0
-        free: list[BlockBuffer] = [self.store.buffer() for _ in range(min(self.buffers, len(blocks)))]
-        pending: Future[BlockBuffer] | None = None
+        total = sum(self.store.rows_of(block)[1] - self.store.committed_stop(block) for block in blocks)
+        done = 0
+        free = [self.store.buffer() for _ in range(min(self.buffers, len(blocks)))]
+        writing: list[Future[BlockBuffer]] = []  # one block at most; its result is its buffer, or an error
         with ThreadPoolExecutor(1, thread_name_prefix="relact-writer") as writer:
             for block in blocks:
-                if not free:
-                    free, pending = [_finished(pending)], None
-                buffer = free.pop()
+                buffer = free.pop() if free else writing.pop().result()
                 for n_rows in self.fill(block, buffer):
                     done += n_rows
                     self.progress("capture", done, total, "prompts")
-                    # its error, if it has one, ends the capture now
-                    if pending is not None and pending.done():
-                        free, pending = [*free, _finished(pending)], None
-                if pending is not None:
-                    free.append(_finished(pending))
-                pending = writer.submit(self.write, block, buffer)
-            if pending is not None:
-                _finished(pending)
+                    if writing and writing[0].done():  # an error ends the capture now
+                        free.append(writing.pop().result())
+                if writing:
+                    free.append(writing.pop().result())
+                writing.append(writer.submit(self.write, block, buffer))
+            for future in writing:
+                future.result()
 
     def fill(self, block: int, buffer: BlockBuffer) -> Iterator[int]:
-        """Put one block into ``buffer``: the rows it has, then what an append added to it;
-        yields rows captured.
-        """
-        first, _ = self.store.rows_of(block)
+        """Put a block into ``buffer``, the rows it has and those it lacks; yields how many, as they come."""
+        settings, first = self.store.manifest.capture, self.store.rows_of(block)[0]
         stop = self.store.load_block(block, buffer)
         for start, end in self.store.segments(block):
             if start >= stop:
-                settings = self.store.manifest.capture
                 yield from capture_rows(self.loaded, self.tokens[start:end], buffer, settings, start - first)
 
     def write(self, block: int, buffer: BlockBuffer) -> BlockBuffer:
@@ -234,79 +227,8 @@ class _Run:
         return buffer
 
 
-def _finished(pending: Future[BlockBuffer] | None) -> BlockBuffer:
-    """Wait for the writer; its error surfaces here."""
-    assert pending is not None
-    return pending.result()
-
-
 def _device_of(device: str, crew: locks.Crew) -> str:
     """The ranks of one launch take the device of their number."""
     if device == "auto" and crew.size > 1 and torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', crew.rank)}"
     return device
-
-
-def sized(
-    intake: prepare.Intake, loaded: LoadedModel, options: CaptureOptions, path: Path | None
-) -> prepare.Intake:
-    """The intake with its rows per block: as asked, as the store at ``path`` has it,
-    or what the memory allows.
-    """
-    n_prompts, block = len(intake.tokens), options.block
-    if block is None and path is not None:
-        block = _block_of(path)
-    if block is None:
-        ranges = block_ranges(n_prompts, block_of(n_prompts))
-        passes = passes_of(intake.tokens, ranges, options.batch_tokens) if options.memory else ()
-        shape = shape_of(loaded, intake, passes, n_prompts, options.compress)
-        block, _ = shape.fit(options.budget)
-    return intake.with_block(block)
-
-
-def _block_of(path: Path) -> int | None:
-    """Rows per block that the store at ``path`` records; None where none can be read."""
-    try:
-        return local.read_manifest(path).capture.block
-    except StoreError:
-        return None
-
-
-def passes_of(
-    tokens: Sequence[Sequence[int]], ranges: Iterable[tuple[int, int]], budget: int
-) -> Iterator[batches.Pass]:
-    """Shapes of the forward passes over ranges of prompts that are batched together."""
-    for first, last in ranges:
-        yield from batches.passes(tokens[first:last], budget)
-
-
-def shape_of(
-    loaded: LoadedModel,
-    intake: prepare.Intake,
-    passes: Iterable[batches.Pass],
-    n_prompts: int,
-    compress: bool,
-) -> CaptureShape:
-    """What the memory of these passes and of the blocks around them depends on."""
-    plan, passes = intake.blueprint, list(passes)
-    dtype = plan.manifest.capture.dtype
-    row = block_bytes(layouts(1, 1, plan.n_layers, plan.widths, dtype))  # one prompt's pooled values
-    arriving = copies(loaded.device) * max((rows for rows, _, _ in passes), default=0) * row
-    held = cost.held_bytes(loaded, passes) + arriving
-    return CaptureShape(n_prompts, plan.n_layers, plan.widths, dtype, held, compress)
-
-
-def tokens_of(
-    loaded: LoadedModel, prompts: pd.DataFrame, settings: schema.CaptureRecord, intake: prepare.Intake
-) -> Sequence[Sequence[int]]:
-    """Ids of a store's identification prompts, in its order."""
-    texts = [str(text) for text in prompts["text"]]
-    if texts == intake.tables[schema.IDENTIFY]["text"].astype(str).tolist():
-        return intake.tokens
-    return encode(loaded, texts, special_tokens=settings.special_tokens)
-
-
-def _nothing_to_do(store: LocalStore, intake: prepare.Intake) -> bool:
-    """Whether the store is complete and has all the prompts of the intake."""
-    fresh = prepare.new_rows(store, intake)
-    return not store.missing_blocks() and not any(len(rows) for rows in fresh.values())

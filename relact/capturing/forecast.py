@@ -10,8 +10,8 @@ import pandas as pd
 
 from relact import schema
 from relact.capturing import prepare
-from relact.capturing.capture import passes_of, shape_of, sized, tokens_of
 from relact.capturing.options import CaptureOptions
+from relact.capturing.sizing import passes_of, shape_of, sized
 from relact.models import cost
 from relact.models.loading import LoadedModel, load
 from relact.plan import Plan
@@ -44,27 +44,26 @@ def forecast(
     intake = prepare.take_in(loaded, read(prompts), options.record(), compress=options.compress)
     intake = sized(intake, loaded, options, path)
     begun = _begun(intake, path, append)
-    settings, blueprint = intake.manifest.capture, intake.blueprint
-    tokens = tokens_of(loaded, begun.prompts, settings, intake)
-    rows, n_prompts = settings.block, len(tokens)
+    tokens = prepare.tokens_of(loaded, begun.prompts, intake)
+    rows, n_prompts = intake.manifest.capture.block, len(tokens)
     ranges = begun.left(block_ranges(n_prompts, rows))
     passes = list(passes_of(tokens, ranges, options.batch_tokens))
     shape = shape_of(loaded, intake, passes, n_prompts, begun.compress)
     _, buffers = shape.fit(options.budget, rows)
-    sites = layouts(n_prompts, rows, blueprint.n_layers, blueprint.widths, options.dtype)
     n_files, n_bytes = prepare.measure(begun.skeleton) if begun.skeleton else (0, 0)
+    sites = layouts(n_prompts, rows, shape.n_layers, shape.widths, shape.dtype)
     n_files += len(ranges) * (1 + sum(lay.n_layers for lay in sites.values()))
     n_bytes += len(ranges) * (
         record_bytes(sites) + sum(lay.n_layers * lay.shard_bytes for lay in sites.values())
     )
-    taken = cost.seconds(loaded, passes, n_bytes)
     peak = shape.memory(rows, min(buffers, max(1, len(ranges))))
-    return Plan("capture", n_files, n_bytes, not begun.compress, peak, taken)
+    seconds = cost.seconds(loaded, passes, n_bytes)
+    return Plan("capture", n_files, n_bytes, not begun.compress, peak, seconds)
 
 
 @dataclass(frozen=True)
 class _Begun:
-    """What there is of the store already.
+    """What there is of a store before the capture, and what is missing.
 
     Attributes:
         prompts: its identification prompts once the capture is done.
@@ -80,7 +79,7 @@ class _Begun:
     def left(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Row ranges of blocks that are not wholly captured."""
         stops = [*self.stops, *[0] * (len(ranges) - len(self.stops))]
-        return [block for block, stop in zip(ranges, stops, strict=True) if stop < block[1]]
+        return [(first, last) for (first, last), stop in zip(ranges, stops, strict=True) if stop < last]
 
 
 def _begun(intake: prepare.Intake, path: Path | None, append: bool) -> _Begun:
@@ -90,6 +89,6 @@ def _begun(intake: prepare.Intake, path: Path | None, append: bool) -> _Begun:
     stops = [store.committed_stop(block) for block in range(store.n_blocks)]
     grown = prepare.grown(store, intake) if append else None
     if not append:
-        prepare.resume(store, intake)
+        prepare.resume(store, intake)  # refuses another identity
     prompts = grown.tables[schema.IDENTIFY] if grown else store.prompts(schema.IDENTIFY)
     return _Begun(prompts, stops, grown, store.compressed)

@@ -22,9 +22,7 @@ def buffer_bytes(sites: Mapping[str, Layout], buffers: int, compress: bool) -> i
 
 @dataclass(frozen=True)
 class CaptureShape:
-    """What the memory of a capture depends on, beside the model:
-    ``held`` bytes for that and its forward pass.
-    """
+    """What the memory of a capture depends on; ``held``: bytes of the model and its forward pass."""
 
     n_prompts: int
     n_layers: int
@@ -39,11 +37,10 @@ class CaptureShape:
         return self.held + buffer_bytes(sites, buffers, self.compress)
 
     def fit(self, budget: int | None, block: int | None = None) -> tuple[int, int]:
-        """(rows per block, buffers) within ``budget`` bytes: the largest blocks,
-        two buffers where they stay large.
+        """(rows per block, buffers) within a budget: the largest blocks, two buffers where they stay large.
 
         Args:
-            budget: None for no limit.
+            budget: bytes; None for no limit.
             block: rows per block that are fixed already.
 
         Raises:
@@ -54,16 +51,15 @@ class CaptureShape:
         else:
             targets = [BLOCK >> shift for shift in range(6) if BLOCK >> shift >= ROWS_FLOOR]
             sizes = list(dict.fromkeys(block_of(self.n_prompts, target) for target in targets))
-        choices = [(rows, 2) for rows in sizes if rows >= COMFORT] + [
-            (rows, n) for rows in sizes for n in (2, 1)
-        ]
+        choices = [(rows, 2) for rows in sizes if rows >= COMFORT]
+        choices += [(rows, buffers) for rows in sizes for buffers in (2, 1)]
         for rows, buffers in choices:
             if budget is None or self.memory(rows, buffers) <= budget:
                 return rows, buffers
         least = min(self.memory(rows, buffers) for rows, buffers in choices)
         raise BudgetError(
-            f"this capture needs {show_bytes(least)} ({show_bytes(self.held)} of it for the model and its forward "
-            f"pass), the budget is {show_bytes(budget or 0)}",
+            f"this capture needs {show_bytes(least)} ({show_bytes(self.held)} of it for the model and its "
+            f"forward pass), the budget is {show_bytes(budget or 0)}",
             where="--memory",
             fix="give more, or fewer --batch-tokens, or fewer --sites",
         )

@@ -1,5 +1,4 @@
-"""The forward passes of a capture: a shared prefix once, its continuations batched by length,
-pooled values into a block.
+"""The forward passes of a capture: a shared prefix once, then its continuations, pooled into a block.
 
 Which prompts run together is decided in `batches`, how they are pooled in `pooling`, when their values arrive
 in `transfer`.
@@ -33,16 +32,14 @@ def capture_rows(
     settings: schema.CaptureRecord,
     at: int = 0,
 ) -> Iterator[int]:
-    """Run prompts that are batched together and fill ``buffer`` from row ``at`` on;
-    yields rows as they are filled.
-    """
+    """Run prompts that are batched together and fill ``buffer`` from row ``at`` on; yields rows per batch."""
     lengths = [len(row) for row in tokens]
     underway: deque[Arrivals] = deque()
     prefix = _Prefix((), None, {})
 
     def run(rows: Sequence[int]) -> None:
-        own_tokens = [tokens[row][len(prefix.tokens) :] for row in rows]
-        underway.append(_run_batch(loaded, own_tokens, [at + row for row in rows], prefix, settings))
+        continuations = [tokens[row][len(prefix.tokens) :] for row in rows]
+        underway.append(_run_batch(loaded, continuations, [at + row for row in rows], prefix, settings))
 
     with torch.inference_mode():
         for batch in schedule(tokens, settings.batch):
@@ -83,9 +80,7 @@ class _Prefix:
 def _in_halves(
     run: Callable[[Sequence[int]], None], rows: Sequence[int], device: torch.device, lengths: Sequence[int]
 ) -> None:
-    """``run(rows)``, in halves when the device's memory does not hold the whole;
-    ``lengths`` are tokens of every row.
-    """
+    """``run(rows)``, in halves when the device's memory does not hold it; ``lengths`` are rows' tokens."""
     try:
         return run(rows)
     except torch.OutOfMemoryError as error:
@@ -104,31 +99,31 @@ def _in_halves(
 
 def _run_batch(
     loaded: LoadedModel,
-    own: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
     rows: Sequence[int],
     prefix: _Prefix,
     settings: schema.CaptureRecord,
 ) -> Arrivals:
-    """One forward pass over right-padded prompts (without their prefix); ``rows`` are theirs in the block."""
-    ids, mask = pad(own, loaded.device)  # [batch, tokens]
+    """One forward pass over what follows a prefix, padded on the right; ``rows`` are theirs in the block."""
+    ids, mask = pad(continuations, loaded.device)  # [batch, tokens]
     pool: Pool = pools(settings.pool)
     stored = torch.float16 if settings.dtype == "float16" else torch.float32
-    # [batch, 1]
-    lengths = torch.tensor([[len(row) + len(prefix.tokens)] for row in own], device=loaded.device)
+    whole = [[len(prefix.tokens) + len(tokens)] for tokens in continuations]
+    lengths = torch.tensor(whole, device=loaded.device)  # [batch, 1]
     arrivals = Arrivals(np.asarray(rows))
 
     def keep(site: str, layer: int, values: torch.Tensor) -> None:
-        here = values.device  # of this layer, where a model is spread over several
-        partial = pool.start(values, mask.to(here))
+        device = values.device  # of this layer, where a model is spread over several
+        partial = pool.start(values, mask.to(device))
         if prefix.tokens:
             partial = pool.join(prefix.partial[site, layer], partial)
-        arrivals.send(site, layer, pool.finish(partial, lengths.to(here)).to(stored))
+        arrivals.send(site, layer, pool.finish(partial, lengths.to(device)).to(stored))
 
     with hooks.visit(loaded.model, settings.sites, keep):
         if prefix.tokens:
-            seen = torch.ones(len(own), len(prefix.tokens), dtype=mask.dtype, device=mask.device)
-            full = torch.cat([seen, mask], dim=1)
-            advance(loaded.model.base_model, ids, cache=repeat_cache(prefix.cache, len(own)), mask=full)
+            cached = torch.ones(len(ids), len(prefix.tokens), dtype=mask.dtype, device=mask.device)
+            full = torch.cat([cached, mask], dim=1)
+            advance(loaded.model.base_model, ids, cache=repeat_cache(prefix.cache, len(ids)), mask=full)
         else:
             loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
     return arrivals

@@ -46,8 +46,8 @@ def _positive(values: Tensor, mask: Tensor) -> Tensor:
     return _sum((values > 0).float(), mask)
 
 
-def _add(prefix: Tensor, own: Tensor) -> Tensor:
-    return prefix + own
+def _add(prefix: Tensor, partial: Tensor) -> Tensor:
+    return prefix + partial
 
 
 def _divide(partial: Tensor, lengths: Tensor) -> Tensor:
@@ -61,6 +61,6 @@ def _whole(partial: Tensor, lengths: Tensor) -> Tensor:
 POOLS = {
     "mean": Pool(_sum, _add, _divide),
     "max": Pool(_largest, torch.maximum, _whole),
-    "last": Pool(_last, lambda prefix, own: own, _whole),
+    "last": Pool(_last, lambda prefix, partial: partial, _whole),
     "positive": Pool(_positive, _add, _divide),
 }

@@ -25,6 +25,7 @@ from relact.schema import DOCUMENT
 from relact.store import local, skeleton
 from relact.store.local import LocalStore
 from relact.store.seal import files_below
+from relact.store.shards import VERIFY
 from relact.store.skeleton import Blueprint
 from relact.store.verify import Verdict, verify
 
@@ -72,6 +73,14 @@ def take_in(
     return Intake(Blueprint(manifest, tables, loaded.n_layers, widths, compress), tokens)
 
 
+def tokens_of(loaded: LoadedModel, prompts: pd.DataFrame, intake: Intake) -> Sequence[Sequence[int]]:
+    """Ids of a store's identification prompts, in its order: encoded anew unless they are the intake's."""
+    texts = [str(text) for text in prompts["text"]]
+    if texts == intake.tables[schema.IDENTIFY]["text"].astype(str).tolist():
+        return intake.tokens
+    return encode(loaded, texts, special_tokens=intake.manifest.capture.special_tokens)
+
+
 def measure(blueprint: Blueprint) -> tuple[int, int]:
     """(files, bytes) of a new store before any block is captured."""
     with TemporaryDirectory() as folder:
@@ -83,23 +92,21 @@ def measure(blueprint: Blueprint) -> tuple[int, int]:
 
 def resume(store: LocalStore, intake: Intake) -> LocalStore:
     """The same store, when it records the same identity; `IdentityError` otherwise."""
-    same = dict(intake.manifest.prompts)
-    if store.appended():
-        same[schema.IDENTIFY] = {**same[schema.IDENTIFY], schema.APPENDED: store.appended()}
-    local.require_identity(store, replace(intake.manifest, prompts=same))
+    prompts = dict(intake.manifest.prompts)
+    if appended := store.appended():
+        prompts[schema.IDENTIFY] = {**prompts[schema.IDENTIFY], schema.APPENDED: appended}
+    local.require_identity(store, replace(intake.manifest, prompts=prompts))
     return store
 
 
 def append(store: LocalStore, intake: Intake) -> LocalStore:
-    """The store grown by the rows of the intake that it does not have; nothing is captured yet.
-    Errors as of `grown`.
-    """
-    larger = grown(store, intake)
-    return local.grow(store, larger.tables, larger.manifest.prompts) if larger else store
+    """The store with room for the rows of the intake that it does not have; errors as of `grown`."""
+    blueprint = grown(store, intake)
+    return local.rebuild(store.path, blueprint) if blueprint else store
 
 
 def grown(store: LocalStore, intake: Intake) -> Blueprint | None:
-    """The intake of the store with the rows that it does not have after its own; None when it has them all.
+    """The store with the rows of the intake that it does not have after its own; None when it has them all.
 
     Raises:
         IdentityError: another model, tokenizer or setting. StoreError: the store's own prompts are damaged.
@@ -115,44 +122,45 @@ def grown(store: LocalStore, intake: Intake) -> Blueprint | None:
     cuts = store.appended() + ([store.n_prompts] if len(new[schema.IDENTIFY]) else [])
     if cuts:
         described[schema.IDENTIFY][schema.APPENDED] = cuts
-    return replace(intake.blueprint, tables=merged, manifest=replace(store.manifest, prompts=described))
+    manifest = replace(store.manifest, prompts=described)
+    return replace(intake.blueprint, tables=merged, manifest=manifest, compress=store.compressed)
 
 
 def old_rows(store: LocalStore) -> dict[str, pd.DataFrame]:
     """The prompts the store has, checked against their digests."""
     rows = {split: store.prompts(split) for split in (schema.IDENTIFY, schema.TEST)}
-    for split, digest in ((split, described["digest"]) for split, described in describe(rows).items()):
-        recorded = store.manifest.prompts[split]["digest"]
+    for split, described in describe(rows).items():
+        digest, recorded = described[schema.ROWS_DIGEST], store.manifest.prompts_digest(split)
         if digest != recorded:
             raise StoreError(
-                f"prompts/{split} has digest {digest}, the store records {recorded}",
+                f"{schema.PROMPTS}/{split} has digest {digest}, the store records {recorded}",
                 where=store.path,
-                fix=skeleton.VERIFY,
+                fix=VERIFY,
             )
     return rows
 
 
 def new_rows(store: LocalStore, intake: Intake) -> dict[str, pd.DataFrame]:
-    """Rows of the intake that the store does not have, each as often as it is missing,
-    in the intake's order.
-    """
-    found = {}
+    """Rows of the intake that the store does not have, each as often as it is missing, in their order."""
+    rows = {}
     for split, table in intake.tables.items():
-        have = Counter(_keys(store.prompts(split)))
+        unmatched = Counter(_keys(store.prompts(split)))
         fresh = []
         for key in _keys(table):
-            fresh.append(not have[key])
-            have[key] -= bool(have[key])
-        found[split] = table[fresh].reset_index(drop=True)
-    return found
+            fresh.append(not unmatched[key])
+            unmatched[key] -= bool(unmatched[key])
+        rows[split] = table[fresh].reset_index(drop=True)
+    return rows
 
 
 def repair(path: Path, intake: Intake) -> tuple[LocalStore, Verdict]:
-    """Rebuild damaged prompts and metadata and take the commits of damaged blocks back:
-    they are missing from now on.
+    """Rebuild damaged prompts and metadata; damaged blocks are missing from now on.
 
     The intake must be what the store was captured from. Damaged results (scores, masks, ablations) are not
     touched.
+
+    Returns:
+        the store, and what was found damaged.
     """
     before = after = verify(path)
     if before.damaged_skeleton():
@@ -172,10 +180,8 @@ def _rebuild(path: Path, intake: Intake, *, root_lost: bool) -> None:
         blueprint = intake.with_block(_block_on_disk(path, blueprint)).blueprint
     else:
         manifest = local.read_manifest(path)
-        recorded = {
-            split: {name: about[name] for name in ("n", "digest")}
-            for split, about in manifest.prompts.items()
-        }
+        names = schema.N_ROWS, schema.ROWS_DIGEST  # what was appended is in the rows
+        recorded = {split: {name: about[name] for name in names} for split, about in manifest.prompts.items()}
         if recorded != dict(intake.manifest.prompts):
             raise InputError(
                 "these are not the prompts that the store records",
@@ -203,7 +209,7 @@ def _block_on_disk(path: Path, blueprint: Blueprint) -> int:
             )
         return int(array.shards[0])
     raise StoreError(
-        "neither its zarr.json nor its arrays can be read", where=path, fix="remove it and capture again"
+        f"neither its {DOCUMENT} nor its arrays can be read", where=path, fix="remove it and capture again"
     )
 
 
@@ -216,7 +222,7 @@ def _encode(
         part = table[table["split"] == split].reset_index(drop=True)
         ids = encode(loaded, [str(text) for text in part["text"]], special_tokens=special)
         columns = [*schema.PROMPT_TEXT, *([schema.ANSWERS] if split == schema.TEST else [])]
-        tables[split] = part[columns].assign(n_tokens=[len(row) for row in ids])
+        tables[split] = part[columns].assign(**{schema.N_TOKENS: [len(row) for row in ids]})
         if split == schema.IDENTIFY:
             tokens = ids
     if not tokens:
@@ -224,15 +230,18 @@ def _encode(
     limit = loaded.max_tokens
     for row, ids_of_row in enumerate(tokens):
         if not ids_of_row or (limit and len(ids_of_row) > limit):
-            what = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}"
-            raise InputError(what, where=f"identification prompt {row}", fix="shorten or drop it")
+            problem = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}"
+            raise InputError(problem, where=f"identification prompt {row}", fix="shorten or drop it")
     return tables, tokens
 
 
 def describe(tables: Tables) -> dict[str, dict[str, Any]]:
     """``prompts`` of the manifest: how many rows each split has, and their digest."""
     return {
-        split: {"n": len(rows), "digest": schema.digest(_records(rows, split == schema.TEST))}
+        split: {
+            schema.N_ROWS: len(rows),
+            schema.ROWS_DIGEST: schema.digest(_records(rows, split == schema.TEST)),
+        }
         for split, rows in tables.items()
     }
 
@@ -240,12 +249,12 @@ def describe(tables: Tables) -> dict[str, dict[str, Any]]:
 def _records(rows: pd.DataFrame, answers: bool) -> list[dict[str, Any]]:
     """Rows as plain JSON values, the same from a table and from a store."""
     records = [
-        {**{name: str(row[name]) for name in schema.PROMPT_TEXT}, "n_tokens": int(row["n_tokens"])}
+        {**{name: str(row[name]) for name in schema.PROMPT_TEXT}, schema.N_TOKENS: int(row[schema.N_TOKENS])}
         for row in rows.to_dict("records")
     ]
     if answers:
-        for record, own in zip(records, rows[schema.ANSWERS], strict=True):
-            record[schema.ANSWERS] = [str(text) for text in own if text]
+        for record, texts in zip(records, rows[schema.ANSWERS], strict=True):
+            record[schema.ANSWERS] = [str(text) for text in texts if text]
     return records
 
 
@@ -260,12 +269,12 @@ def _require_separate(old: Tables, new: Tables) -> None:
         return set(zip(rows["relation"].astype(str), rows["subject"].astype(str), strict=True))
 
     identify, test = schema.IDENTIFY, schema.TEST
-    both = (subjects(new[identify]) & (subjects(old[test]) | subjects(new[test]))) | (
-        subjects(old[identify]) & subjects(new[test])
-    )
+    both = subjects(new[identify]) & (subjects(old[test]) | subjects(new[test]))
+    both |= subjects(old[identify]) & subjects(new[test])
     if both:
         relation, subject = sorted(both)[0]
         raise InputError(
             f"{subject!r} of {relation} would be in both splits (and {len(both) - 1} more)",
-            fix="split the new facts as the store's: build both tables with the same seed, or give new facts only",
+            fix="split the new facts as the store's: build both tables with the same seed, "
+            "or give new facts only",
         )

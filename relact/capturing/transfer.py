@@ -1,6 +1,4 @@
-"""Pooled values on their way from the model's device into a block,
-while the model goes on with the next batch.
-"""
+"""Pooled values on their way from the model's device into a block, while the next batch is computed."""
 
 from __future__ import annotations
 
@@ -13,16 +11,12 @@ from relact.store.blocks import BlockBuffer
 
 
 def ahead(device: torch.device) -> int:
-    """Batches that may be on their way while another is computed: none on the CPU,
-    which has nothing to wait for.
-    """
+    """Batches that may be on their way while another is computed: on the CPU there is nothing to wait for."""
     return 1 if device.type == "cuda" else 0
 
 
 def copies(device: torch.device) -> int:
-    """A batch's pooled values are in host memory so many times at most:
-    pinned memory comes in powers of two.
-    """
+    """How often a batch's pooled values are in host memory, at most: pinned memory comes in powers of two."""
     return 2 * (1 + ahead(device)) if device.type == "cuda" else 1
 
 
@@ -35,9 +29,7 @@ class Arrivals:
         self._events: dict[torch.device, Any] = {}
 
     def send(self, site: str, layer: int, values: torch.Tensor) -> None:
-        """Begin to copy ``values`` [rows, width] to the host: queued on a CUDA device,
-        at once from any other.
-        """
+        """Begin to copy ``values`` [rows, width] to the host: queued on a CUDA device, else at once."""
         if values.is_cuda:
             host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             host.copy_(values, non_blocking=True)

@@ -9,6 +9,7 @@ that has grown since: its rows count, the rest is missing.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 
 from relact import durable, schema
 from relact.errors import StoreError
+from relact.store.layout import CHECKSUM
 
-KEYS: Any = {"name": "default", "separator": "."}  # all records in one folder: one fsync makes them durable
+# all files of an array in one folder, so that one fsync makes its records, or a block's shards, durable
+KEYS: Any = {"name": "default", "separator": "."}
 
 
 def create(root: zarr.Group, fields: Sequence[str], n_blocks: int) -> None:
@@ -56,21 +59,12 @@ class CommitLog:
         self.fields = list(fields)
         self.n_blocks = n_blocks
 
-    def read(self) -> np.ndarray:
-        """uint64 [block, field]; rows of zeros are blocks not committed.
-        `StoreError` names a damaged record.
-        """
-        records = np.zeros((self.n_blocks, len(self.fields)), "<u8")
-        for block in self.present():
-            records[block] = self.record(block)
-        return records
-
     def present(self) -> list[int]:
         """Blocks that have a commit object, in order."""
         if not self._folder.is_dir():
             return []
-        parts = [name.split(".") for name in os.listdir(self._folder)]
-        blocks = (int(part[1]) for part in parts if len(part) == 3 and part[0] == "c" and part[2] == "0")
+        names = (re.fullmatch(r"c\.(\d+)\.0", name) for name in os.listdir(self._folder))
+        blocks = (int(name[1]) for name in names if name)
         return sorted(block for block in blocks if block < self.n_blocks)
 
     def has(self, block: int) -> bool:
@@ -88,15 +82,8 @@ class CommitLog:
                 fix="run `relact verify`, then `relact capture --repair`",
             ) from error
 
-    def write(self, block: int, start: int, stop: int, checksums: Sequence[int]) -> None:
-        """Commit ``block``: rows ``start`` to ``stop``, one checksum per (site, layer) in field order.
-
-        Everything the block consists of must be durable before this is called.
-        """
-        self.put(block, encode([start, stop, *checksums]))
-
     def put(self, block: int, raw: bytes) -> None:
-        """Commit ``block`` with an encoded record."""
+        """Commit ``block`` with an encoded record: all that the block consists of is durable."""
         durable.replace(self.path(block), [raw])
 
     def remove(self, block: int) -> None:
@@ -112,14 +99,14 @@ class CommitLog:
 def encode(values: Sequence[int]) -> bytes:
     """A record's file: uint64 little-endian, then their CRC-32C (zarr's ``crc32c`` codec)."""
     raw = np.array(values, "<u8").tobytes()
-    return raw + google_crc32c.value(raw).to_bytes(4, "little")
+    return raw + google_crc32c.value(raw).to_bytes(CHECKSUM, "little")
 
 
 def decode(raw: bytes, n_fields: int) -> np.ndarray:
     """uint64 [field]; `ValueError` when the bytes are not a whole record."""
-    values, tail = raw[:-4], raw[-4:]
+    values, tail = raw[:-CHECKSUM], raw[-CHECKSUM:]
     if len(values) != 8 * n_fields:
-        raise ValueError(f"{len(raw)} bytes, expected {8 * n_fields + 4}")
+        raise ValueError(f"{len(raw)} bytes, expected {8 * n_fields + CHECKSUM}")
     if google_crc32c.value(values) != int.from_bytes(tail, "little"):
         raise ValueError("its checksum does not match")
     return np.frombuffer(values, "<u8")

@@ -10,14 +10,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote
 
 import numpy as np
-import pandas as pd
 import zarr
 
 from relact import durable, schema
@@ -72,12 +69,12 @@ class LocalStore(Store):
         return (self.path / group / DOCUMENT).is_file()
 
     def children(self, group: str) -> list[str]:
-        """Names below ``group``, sorted; empty when it does not exist."""
+        """Names of the groups in ``group``, sorted; empty when it does not exist."""
         folder = self.path / group
         return sorted(path.parent.name for path in folder.glob(f"*/{DOCUMENT}"))
 
     def attributes(self, group: str) -> dict[str, Any]:
-        """What we recorded about a stage: its ``relact`` attributes."""
+        """What was recorded about a stage: its ``relact`` attributes."""
         attributes = zarr.open_group(self.path / group, mode="r").attrs
         return dict(cast(Mapping[str, Any], attributes.get(schema.ATTRIBUTE, {})))
 
@@ -95,7 +92,6 @@ class LocalStore(Store):
         return xr.open_datatree(self.path, engine="zarr", consolidated=False, chunks=None)
 
     # --- writing
-    # ------------------------------------------------------------------------------------------------------
 
     def buffer(self) -> blocks.BlockBuffer:
         """Memory for one block of every site."""
@@ -141,9 +137,7 @@ class LocalStore(Store):
 
 
 def create(path: str | os.PathLike[str], blueprint: Blueprint) -> LocalStore:
-    """Make a new store, whole or not at all, at a folder that does not exist yet;
-    its parent must be writable.
-    """
+    """Make a new store, whole or not at all, at a folder that does not exist yet."""
     target = Path(path)
     aside = durable.place_aside(target, "new", "store")
     with locks.writing(target):
@@ -154,23 +148,11 @@ def create(path: str | os.PathLike[str], blueprint: Blueprint) -> LocalStore:
     return open(target)
 
 
-def grow(
-    store: LocalStore, tables: Mapping[str, pd.DataFrame], described: Mapping[str, Mapping[str, Any]]
-) -> LocalStore:
-    """The same store with more prompts after the ones it has;
-    their blocks are missing until they are captured.
-
-    Args:
-        tables: both prompt sets, the rows of the store first.
-        described: the new ``prompts`` of the manifest.
-    """
-    widths = {site: lay.width for site, lay in store.layouts.items()}
-    manifest = replace(store.manifest, prompts=described)
-    return rebuild(store.path, Blueprint(manifest, tables, store.n_layers, widths, store.compressed))
-
-
 def rebuild(path: Path, blueprint: Blueprint) -> LocalStore:
-    """Replace everything but the blocks and results of a store; a crash leaves either state."""
+    """Replace everything but the blocks and results of a store; a crash leaves either state.
+
+    Blocks of a larger blueprint are missing until they are captured.
+    """
 
     def put(built: Path) -> None:
         skeleton.promise_growth(built, path)
@@ -209,9 +191,7 @@ def open(path: str | os.PathLike[str]) -> LocalStore:
 
 
 def writable(store: str | os.PathLike[str] | Store) -> LocalStore:
-    """The store that is to be written, opened where a path is given;
-    `StoreError` for one that can only be read.
-    """
+    """The store that is to be written, opened where it is a path; `StoreError` when it can only be read."""
     if isinstance(store, LocalStore):
         return store
     if isinstance(store, Store):
@@ -228,13 +208,13 @@ def _open(target: Path) -> LocalStore:
 def read_manifest(target: Path) -> schema.Manifest:
     """The identity of the store at ``target``, from its root attributes alone."""
     if not (target / DOCUMENT).is_file():
-        what = "exists, but is not a relact store" if target.exists() else "no such store"
-        raise StoreError(what, where=target, fix="make one with `relact capture` or `relact run`")
+        problem = "exists, but is not a relact store" if target.exists() else "no such store"
+        raise StoreError(problem, where=target, fix="make one with `relact capture` or `relact run`")
     try:
         attributes = dict(zarr.open_group(target, mode="r", use_consolidated=False).attrs)
     except Exception as error:  # whatever zarr's parsers raise on a damaged file
         raise StoreError(
-            f"its zarr.json cannot be read ({error})", where=target, fix=skeleton.VERIFY
+            f"its {DOCUMENT} cannot be read ({error})", where=target, fix=skeleton.VERIFY
         ) from error
     if schema.PACKAGE in attributes:
         raise StoreError(
@@ -278,9 +258,7 @@ def writing(store: LocalStore) -> Iterator[None]:
 
 
 def recover(store: LocalStore) -> None:
-    """Finish or undo what an interrupted writer left: promises, partial files, parked stages,
-    half-built groups.
-    """
+    """Finish or undo what an interrupted writer left: promises, partial files, groups parked or half made."""
     with writing(store):
         pass
 
@@ -294,8 +272,7 @@ def _settle(path: Path) -> None:
         if any(aside.glob(f"{blocks.PROMISE}*")):
             store = _open(path)
             blocks.keep_promises(path, store.log, store.layouts)
-        for parked in sorted(aside.glob("old~*")):
-            durable.restore(parked, path / unquote(parked.name.removeprefix("old~")))
+        durable.restore_groups(path)
         shutil.rmtree(aside, ignore_errors=True)
     if path.is_dir():
         durable.sweep(path)

@@ -1,8 +1,7 @@
-"""One writer at a time: a lock file beside the store, held with ``flock``,
-so the system frees it when its owner dies.
+"""One writer at a time: a lock file beside the store, which the system frees when its owner dies (``flock``).
 
-    with locks.writing(path): ...          # BusyError names the process that is in the way
-    with locks.writing_together(path, crew, prepare, finished): ...   # the ranks of one launch share it
+    with locks.writing(path): ...    # BusyError names the process that is in the way
+    with locks.writing_together(path, crew, prepare, finished): ...    # the ranks of one launch share it
 
 The file is ``.<name>.lock`` in the store's parent folder, never inside the hierarchy, and is removed with the
 lock. Nested use in one thread counts once.
@@ -42,9 +41,7 @@ _guard = threading.Lock()
 
 @dataclass(frozen=True)
 class Crew:
-    """The processes of one ``accelerate launch``: this one's rank, how many there are,
-    and what they have in common.
-    """
+    """The processes of one ``accelerate launch``: the rank of this, how many, what they have in common."""
 
     rank: int
     size: int
@@ -63,22 +60,22 @@ def writing(store: Path) -> Iterator[None]:
     """Hold the store's lock inside the block; `BusyError` at once when another process or thread has it."""
     path = lock_path(store)
     with _guard:
-        mine = _held.get(path)
-        if mine is not None and mine.thread == threading.get_ident():
-            mine.depth += 1
+        held = _held.get(path)
+        if held is None:
+            held = _held[path] = _Held(_acquire(path, store), threading.get_ident())
+            _describe(held.descriptor, "")
+        elif held.thread == threading.get_ident():
+            held.depth += 1
         else:
-            if mine is not None:
-                raise _busy(store, {"pid": os.getpid(), "host": socket.gethostname()})
-            mine = _held[path] = _Held(_acquire(path, store), threading.get_ident())
-            _describe(mine.descriptor, "")
+            raise _busy(store, {"pid": os.getpid(), "host": socket.gethostname()})
     try:
         yield
     finally:
         with _guard:
-            mine.depth -= 1
-            if not mine.depth:
+            held.depth -= 1
+            if not held.depth:
                 del _held[path]
-                _release(store, mine.descriptor, fcntl.LOCK_EX)
+                _release(store, held.descriptor, fcntl.LOCK_EX)
 
 
 @contextmanager
@@ -111,15 +108,13 @@ def writing_together(
 
 
 def alone(store: Path) -> bool:
-    """Whether no other rank holds the lock that this process shares;
-    if so it is this process's alone from now on.
-    """
+    """Whether no other rank holds the lock that this process shares; if so it is held alone from now on."""
     with _guard:
-        mine = _held[lock_path(store)]
+        held = _held[lock_path(store)]
     try:
-        fcntl.flock(mine.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        fcntl.flock(mine.descriptor, fcntl.LOCK_SH)
+        fcntl.flock(held.descriptor, fcntl.LOCK_SH)
         return False
     return True
 
@@ -185,9 +180,7 @@ def _lead(path: Path, store: Path, crew: Crew, prepare: Callable[[], None]) -> i
 
 
 def _join(path: Path, crew: Crew, finished: Callable[[], bool]) -> int | None:
-    """The other ranks: share the lock that rank 0 of the same launch holds;
-    None once there is nothing left to do.
-    """
+    """The other ranks: share the lock that rank 0 of the launch holds; None once there is nothing to do."""
     while not finished():
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -213,9 +206,7 @@ def _open(path: Path) -> int:
 
 
 def _release(store: Path, descriptor: int, mode: int) -> None:
-    """Let go; the last holder removes the file, and the folder aside if nothing is in it,
-    while it still has the lock.
-    """
+    """Let go; the last holder first removes the file, and the folder aside if nothing is in it."""
     path = lock_path(store)
     try:
         if mode == fcntl.LOCK_SH:
@@ -238,9 +229,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _describe(descriptor: int, launch: str) -> None:
-    """Say in the file who holds it, for whoever is refused and for the crew;
-    on a full disk it stays empty.
-    """
+    """Say in the file who holds it, for the refused and for the crew; on a full disk it stays empty."""
     text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "launch": launch}).encode()
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
@@ -266,8 +255,8 @@ def _forget_in_child() -> None:
     """A forked child has the parent's descriptors but is not the writer."""
     global _guard
     _guard = threading.Lock()
-    for mine in _held.values():
-        os.close(mine.descriptor)
+    for held in _held.values():
+        os.close(held.descriptor)
     _held.clear()
 
 

@@ -1,5 +1,4 @@
-"""What any store answers: its identity, prompts, columns of activations, results as lazy datasets,
-and what they record.
+"""What any store answers: identity, prompts, columns of activations, results and how they were made.
 
 `local.LocalStore` answers from a folder that may be written, `relact.packed.store.PackedStore` from a package
 that may lie anywhere. Everything that plain zarr can do is left to zarr and xarray.
@@ -53,12 +52,11 @@ class Store(ABC):
         }
 
     # --- the capture
-    # --------------------------------------------------------------------------------------------------
 
     @property
     def n_prompts(self) -> int:
         """Identification prompts, committed or not."""
-        return int(self.manifest.prompts[schema.IDENTIFY]["n"])
+        return self.manifest.n_prompts(schema.IDENTIFY)
 
     @property
     def n_layers(self) -> int:
@@ -92,27 +90,23 @@ class Store(ABC):
 
     def missing_blocks(self) -> list[int]:
         """Blocks that are not committed, or not with all the rows that an append gave them; in order."""
-        missing = set(range(self.n_blocks)) - set(self.log.present())
-        grown = {row // self.manifest.capture.block for row in self.appended()} - missing
-        return sorted(
-            missing | {block for block in grown if self.committed_stop(block) < self.rows_of(block)[1]}
-        )
+        present = set(self.log.present())
+        grown = {row // self.manifest.capture.block for row in self.appended()} & present
+        short = {block for block in grown if self.committed_stop(block) < self.rows_of(block)[1]}
+        return [block for block in range(self.n_blocks) if block not in present or block in short]
 
     def appended(self) -> list[int]:
         """First row of every later append."""
-        return [int(row) for row in self.manifest.prompts[schema.IDENTIFY].get(schema.APPENDED, ())]
+        return self.manifest.appended()
 
     def segments(self, block: int) -> list[tuple[int, int]]:
-        """Row ranges of ``block`` that were given together: batches never cross an append,
-        whenever it is captured.
-        """
+        """Row ranges of ``block`` that were given together: no batch crosses an append, whenever it runs."""
         first, last = self.rows_of(block)
         cuts = [first, *(row for row in self.appended() if first < row < last), last]
         return list(pairwise(cuts))
 
     def columns(self, site: str, layer: int, start: int, stop: int) -> list[np.ndarray]:
-        """Activations of neurons ``start`` to ``stop``: one read-only array [rows, neurons] per block,
-        in order.
+        """Activations of neurons ``start`` to ``stop``: a read-only array [rows, neurons] per block.
 
         The store must be complete, and the slice lie inside one inner chunk (`Layout.span`). Zero-copy where
         the shard can be mapped; through zarr, with the same numbers, where it cannot (compressed, packed, or
@@ -121,16 +115,13 @@ class Store(ABC):
         return [self.chunk(site, layer, block, start, stop) for block in range(self.n_blocks)]
 
     def chunk(self, site: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
-        """The part of `columns` that lies in one block: [rows of the block,
-        neurons ``start`` to ``stop``].
-        """
+        """The part of `columns` that lies in one block: [rows of the block, neurons]."""
         first, last = self.rows_of(block)
         values = np.asarray(self._arrays[site][first:last, layer, start:stop])
         values.flags.writeable = False
         return values
 
     # --- groups
-    # -------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def has(self, group: str) -> bool:
@@ -138,7 +129,7 @@ class Store(ABC):
 
     @abstractmethod
     def children(self, group: str) -> list[str]:
-        """Names below ``group``, sorted; empty when it does not exist."""
+        """Names of the groups in ``group``, sorted; empty when it does not exist."""
 
     @abstractmethod
     def attributes(self, group: str) -> dict[str, Any]:
@@ -199,7 +190,6 @@ class Store(ABC):
         return list(dict.fromkeys(self.prompts(schema.IDENTIFY)["relation"]))
 
     # --- for people
-    # ---------------------------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
         """What the store holds, in words: names and values as `relact info` prints them."""
@@ -210,7 +200,7 @@ class Store(ABC):
             "model": f"{manifest.model.id} ({manifest.model.family}, {manifest.model.dtype})",
             "fingerprint": manifest.model.fingerprint,
             "relations": ", ".join(self.relations()),
-            "prompts": f"{self.n_prompts} to identify, {manifest.prompts[schema.TEST]['n']} to test",
+            "prompts": f"{self.n_prompts} to identify, {manifest.n_prompts(schema.TEST)} to test",
             "sites": ", ".join(f"{site} {lay.n_layers} x {lay.width}" for site, lay in self.layouts.items()),
             "neurons": sum(lay.n_layers * lay.width for lay in self.layouts.values()),
             "pool": manifest.capture.pool,

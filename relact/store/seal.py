@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,12 @@ BLANK = "0" * 8  # where the digits of a document's own checksum will stand
 EMPTY_GROUP = b'{\n  "attributes": {},\n  "zarr_format": 3,\n  "node_type": "group"\n}'
 
 
-def seal(folder: Path, skip: Iterable[str] = ()) -> None:
-    """Record the checksums of all files below ``folder`` in its zarr.json;
-    ``skip`` names subfolders that are not part of it.
-    """
-    skipped = tuple(f"{name}/" for name in skip)
-    names = [name for name in files_below(folder) if name != DOCUMENT and not name.startswith(skipped)]
+def seal(folder: Path) -> None:
+    """Record the checksums of all files below ``folder`` in its zarr.json."""
+    names = [name for name in files_below(folder) if name != DOCUMENT]
     document = json.loads((folder / DOCUMENT).read_bytes())
-    sums = {name: hexadecimal(durable.checksum_of(folder / name)) for name in names}
-    document["attributes"] = {**document.get("attributes", {}), ATTRIBUTE: {FILES: sums, SELF: BLANK}}
+    checksums = {name: hexadecimal(durable.checksum_of(folder / name)) for name in names}
+    document["attributes"] = {**document.get("attributes", {}), ATTRIBUTE: {FILES: checksums, SELF: BLANK}}
     durable.write_partial(folder / DOCUMENT, [render(document)])
     durable.publish(folder / DOCUMENT)
 
@@ -52,16 +49,19 @@ def recorded(raw: bytes) -> dict[str, str] | None:
         return None
 
 
+def was_sealed(raw: bytes) -> bool:
+    """Whether a zarr.json that need not be readable speaks of a seal."""
+    return ATTRIBUTE.encode() in raw or SELF.encode() in raw
+
+
 def intact(raw: bytes, key: str = SELF) -> bool:
     """Whether a signed document still has the bytes it was signed with."""
-    own = _digits(key).findall(raw)
-    return len(own) == 1 and _digits(key).findall(signed(raw, key)) == own
+    digits = _digits(key).findall(raw)
+    return len(digits) == 1 and _digits(key).findall(signed(raw, key)) == digits
 
 
 def signed(raw: bytes, key: str) -> bytes:
-    """A document with the CRC-32C of its own bytes as the eight digits of ``key``,
-    counted with zeros in their place.
-    """
+    """A document with its CRC-32C as the eight digits of ``key``, computed with zeros in their place."""
     blank = _digits(key).sub(_member(key, BLANK), raw)
     return blank.replace(_member(key, BLANK), _member(key, hexadecimal(google_crc32c.value(blank))))
 

@@ -66,8 +66,7 @@ def read_index(tail: bytes, n_chunks: int) -> list[tuple[int, int]]:
 
 
 class Maps:
-    """Mapped shard files of one store; the last ones stay mapped,
-    for spans of one layer are read one after the other.
+    """Mapped shard files of one store; the last ones stay mapped: spans of a layer are read in turn.
 
     Args:
         size: bytes of shards that stay mapped at most.
@@ -82,8 +81,7 @@ class Maps:
     def chunk(
         self, path: str, number: int, n_chunks: int, shape: tuple[int, int], dtype: np.dtype
     ) -> np.ndarray:
-        """Read-only view [rows, neurons] of inner chunk ``number`` on the mapped shard file;
-        it keeps the map open.
+        """Read-only view [rows, neurons] of an inner chunk on the mapped shard file, which it keeps open.
 
         Where no more files can be mapped the shard is read instead.
 
@@ -99,8 +97,8 @@ class Maps:
         offset, length = shard.places[number]
         count = shape[0] * shape[1]
         if length != count * dtype.itemsize or offset + length > len(shard.whole):
-            what = f"inner chunk at {offset} has {length} bytes, expected {count * dtype.itemsize}"
-            raise StoreError(what, where=path, fix=VERIFY)
+            problem = f"inner chunk at {offset} has {length} bytes, expected {count * dtype.itemsize}"
+            raise StoreError(problem, where=path, fix=VERIFY)
         return np.frombuffer(shard.whole, dtype, count=count, offset=offset).reshape(shape)
 
     def _shard(self, path: str, n_chunks: int) -> _Shard:
@@ -129,9 +127,7 @@ class Maps:
 
 
 class _Shard(NamedTuple):
-    """A shard's bytes and the (offset, length) of its chunks;
-    ``version`` tells whether the file is still this one.
-    """
+    """A shard's bytes, (offset, length) of its chunks, and whether the file is still this: its version."""
 
     version: tuple[int, int, int]
     whole: Any

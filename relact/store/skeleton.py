@@ -25,12 +25,10 @@ from relact.schema import DOCUMENT
 from relact.store import blocks, commits
 from relact.store.layout import Layout, layouts
 from relact.store.seal import files_below, seal
+from relact.store.shards import VERIFY as VERIFY
 
 GROWTH = "ready~grow"  # a skeleton that shall replace the store's, complete and durable
-VERIFY = "run `relact verify`"
 COMPRESSED = BloscCodec(cname="zstd", clevel=blocks.COMPRESSION, shuffle="bitshuffle")
-# all shards of a site in one folder: one fsync makes a block durable
-KEYS: Any = {"name": "default", "separator": "."}
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def build(path: Path, blueprint: Blueprint) -> None:
             fill_value=float("nan"),
             compressors=COMPRESSED if blueprint.compress else None,
             filters=None,
-            chunk_key_encoding=KEYS,
+            chunk_key_encoding=commits.KEYS,
             dimension_names=("prompt", "layer", "neuron"),
         )
         write_coordinates(group, prompt=range(n_prompts), layer=range(n_layers), neuron=range(lay.width))
@@ -92,9 +90,7 @@ def build(path: Path, blueprint: Blueprint) -> None:
 
 
 def promise_growth(path: Path, store: Path) -> None:
-    """The skeleton at ``path`` shall replace that of ``store``:
-    from here on a crash is finished by `apply_growth`.
-    """
+    """The skeleton at ``path`` shall replace the store's: from here on `apply_growth` finishes a crash."""
     durable.sync_tree(path)
     ready = durable.aside_of(store) / GROWTH
     os.rename(path, ready)
@@ -102,9 +98,7 @@ def promise_growth(path: Path, store: Path) -> None:
 
 
 def apply_growth(store: Path) -> None:
-    """Move the promised files into place, the root's zarr.json last;
-    safe to repeat after a crash anywhere in it.
-    """
+    """Move the promised files into place, the root's document last; safe to repeat after a crash in it."""
     ready = durable.aside_of(store) / GROWTH
     if not ready.is_dir():
         return
@@ -112,9 +106,8 @@ def apply_growth(store: Path) -> None:
     for name in names:
         (store / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(ready / name, store / name)
-    for folder in sorted(
-        {parent for name in names for parent in (store / name).parents if store in (parent, *parent.parents)}
-    ):
+    parents = {parent for name in names for parent in (store / name).parents}
+    for folder in sorted(parent for parent in parents if parent.is_relative_to(store)):
         durable.sync(folder)
     if (ready / DOCUMENT).exists():
         os.replace(ready / DOCUMENT, store / DOCUMENT)
@@ -162,20 +155,18 @@ def array_of(root: zarr.Group, site: str, where: object) -> zarr.Array:
     return array
 
 
-def _codecs(array: zarr.Array) -> list[Any]:
-    return list(array.metadata.to_dict()["codecs"])  # type: ignore[arg-type]
-
-
 def inner_codecs(array: zarr.Array) -> list[Any]:
     """Codecs of an inner chunk, the ``bytes`` codec first."""
     configuration = _codecs(array)[0].get("configuration", {})
     return list(configuration.get("codecs", [None]))
 
 
+def _codecs(array: zarr.Array) -> list[Any]:
+    return list(array.metadata.to_dict()["codecs"])  # type: ignore[arg-type]
+
+
 def is_plain(array: zarr.Array, lay: Layout) -> bool:
-    """Whether the array's shards are the bytes that `mmap` expects: uncompressed, in our layout,
-    index at the end.
-    """
+    """Whether the shards are as `mmap` expects them: uncompressed, in our layout, index at the end."""
     expected = {
         "name": "sharding_indexed",
         "configuration": {

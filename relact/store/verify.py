@@ -1,8 +1,8 @@
 """Verify: every committed byte against its recorded checksum, the structure against the schema.
 
 Three kinds of files, three witnesses: shards by their block's commit record, commit records by their own
-checksum, all the rest by the seal of the folder they belong to (the root, or a stage). The root's zarr.json
-is checked first, then the metadata: where these are damaged, nothing that they describe can be judged, so the
+checksum, all the rest by the seal of the folder they belong to (the root, or a stage). The root's document is
+checked first, then the metadata: where these are damaged, nothing that they describe can be judged, so the
 blocks wait for their repair.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from relact import durable, schema
@@ -18,11 +19,13 @@ from relact.errors import RelactError, StoreError
 from relact.progress import Progress, silent
 from relact.schema import DOCUMENT
 from relact.store import blocks, local
-from relact.store.seal import EMPTY_GROUP, hexadecimal, intact, recorded
+from relact.store.local import LocalStore
+from relact.store.reading import MAKERS
+from relact.store.seal import EMPTY_GROUP, hexadecimal, intact, recorded, was_sealed
 
 CAPTURE = "relact capture MODEL PROMPTS {store} --repair"
-MAKERS = {schema.SCORES: "score", schema.MASKS: "select", schema.ABLATIONS: "ablate"}
-OWN = (schema.PROMPTS, schema.ACTIVATIONS, schema.COMMITS)  # covered by the root's seal and the commit log
+SKELETON = (schema.PROMPTS, schema.ACTIVATIONS, schema.COMMITS)  # covered by the root's seal and the log
+DAMAGED = "damaged: its checksum does not match"
 READERS = 4  # files read at once: a disk likes a queue, the checksum itself is several GB/s on one core
 MEGABYTE = 10**6
 
@@ -47,6 +50,11 @@ class Problem:
     block: int | None = None
     layer: int | None = None
 
+    @property
+    def of_capture(self) -> bool:
+        """Whether the file belongs to the capture, not to a result."""
+        return self.group.split("/")[0] in ("", *SKELETON)
+
     def __str__(self) -> str:
         names = (("site", self.site), ("block", self.block), ("layer", self.layer))
         place = ", ".join(f"{name} {value}" for name, value in names if value is not None)
@@ -55,7 +63,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Expected:
-    """A file, its recorded checksum, and the problem it is when it differs."""
+    """A file's recorded checksum, and the problem that it is when the file's differs."""
 
     checksum: str
     problem: Problem
@@ -82,15 +90,11 @@ class Verdict:
 
     def damaged_stages(self) -> list[str]:
         """Results to compute again, such as ``masks/top-400``."""
-        return sorted(
-            {problem.group for problem in self.problems if problem.group.split("/")[0] not in ("", *OWN)}
-        )
+        return sorted({problem.group for problem in self.problems if not problem.of_capture})
 
     def damaged_skeleton(self) -> bool:
         """Whether prompts, coordinates or metadata of the capture are damaged."""
-        return any(
-            problem.block is None and problem.group.split("/")[0] in ("", *OWN) for problem in self.problems
-        )
+        return any(problem.block is None and problem.of_capture for problem in self.problems)
 
     def repairs(self) -> list[str]:
         """Commands to run, in order, each once."""
@@ -110,19 +114,7 @@ def verify(path: str | Path, *, workers: int = READERS, progress: Progress = sil
     if not (root / DOCUMENT).is_file():
         local.open(root)  # tells whether it is missing or foreign
     capture = CAPTURE.format(store=root)
-    raw = (root / DOCUMENT).read_bytes()
-    listed = recorded(raw)
-    if listed is None or not intact(raw):
-        what = "damaged: its checksum does not match; the blocks are not checked until it is repaired"
-        verdict.problems.append(Problem(what, DOCUMENT, "", capture))
-        listed = {}
-    verdict.files, verdict.bytes = 1, len(raw)
-    _compare(
-        root,
-        [Expected(sum_, Problem("", name, _group(name), capture)) for name, sum_ in listed.items()],
-        verdict,
-        1,
-    )
+    _compare(root, _skeleton(root, capture, verdict), verdict, 1)
     expected = list(_stages(root, verdict))
     if not verdict.damaged_skeleton():
         expected += _shards(root, capture, verdict)
@@ -139,16 +131,26 @@ def drop_damaged(path: str | Path, verdict: Verdict) -> list[str]:
     return gone
 
 
+def _skeleton(root: Path, capture: str, verdict: Verdict) -> list[Expected]:
+    """Files that the root's document lists; when it is damaged that goes to ``verdict``."""
+    raw = (root / DOCUMENT).read_bytes()
+    verdict.files, verdict.bytes = 1, len(raw)
+    listed = recorded(raw)
+    if listed is None or not intact(raw):
+        problem = f"{DAMAGED}; the blocks are not checked until it is repaired"
+        verdict.problems.append(Problem(problem, DOCUMENT, "", capture))
+        return []
+    return [Expected(checksum, Problem("", name, _group(name), capture)) for name, checksum in listed.items()]
+
+
 def _group(name: str) -> str:
     """The group a skeleton's file belongs to: its site or prompt set, not the array."""
     return "/".join(name.split("/")[:2]) if "/" in name else ""
 
 
 def _stages(root: Path, verdict: Verdict) -> Iterator[Expected]:
-    """Files of every sealed group that is not part of the skeleton;
-    damaged zarr.json files go to ``verdict``.
-    """
-    folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and folder.name not in OWN)
+    """Files of every sealed group that is not part of the skeleton; damaged documents go to ``verdict``."""
+    folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and folder.name not in SKELETON)
     while folders:
         folder = folders.pop(0)
         group = folder.relative_to(root).as_posix()
@@ -164,9 +166,9 @@ def _stages(root: Path, verdict: Verdict) -> Iterator[Expected]:
             folders += sorted(child for child in folder.iterdir() if child.is_dir())
         elif not raw and not any(folder.iterdir()):
             continue  # made for a stage whose writer was killed before it had one
-        elif group.split("/")[0] in MAKERS or b"checksums" in raw or b"this_file" in raw:
-            what = "damaged: its checksum does not match" if raw else "missing"
-            verdict.problems.append(Problem(what, f"{group}/{DOCUMENT}", group, command))
+        elif group.split("/")[0] in MAKERS or was_sealed(raw):
+            problem = DAMAGED if raw else "missing"
+            verdict.problems.append(Problem(problem, f"{group}/{DOCUMENT}", group, command))
 
 
 def _shards(root: Path, capture: str, verdict: Verdict) -> list[Expected]:
@@ -179,58 +181,59 @@ def _shards(root: Path, capture: str, verdict: Verdict) -> list[Expected]:
     verdict.blocks = store.n_blocks
     present = store.log.present()
     verdict.missing = sorted(set(range(store.n_blocks)) - set(present))
-    expected = []
-    for block in present:
-        file = store.log.path(block).relative_to(root).as_posix()
-        verdict.files, verdict.bytes = verdict.files + 1, verdict.bytes + store.log.path(block).stat().st_size
-        try:
-            start, stop, *sums = (int(value) for value in store.log.record(block))
-        except StoreError as error:
-            verdict.problems.append(Problem(error.what, file, schema.COMMITS, capture, block=block))
-            continue
-        first, last = store.rows_of(block)
-        if start != first or not first < stop <= last:
-            what = f"records rows {start} to {stop}, the block has {first} to {last}"
-            verdict.problems.append(Problem(what, file, schema.COMMITS, capture, block=block))
-        elif stop < last:
-            verdict.missing = sorted([*verdict.missing, block])
-        for name, checksum in zip(store.log.fields[2:], sums, strict=True):
-            site, _, layer = name.rpartition("/")
-            shard = blocks.shard_path(root, site, block, int(layer)).relative_to(root).as_posix()
-            group = f"{schema.ACTIVATIONS}/{site}"
-            expected.append(
-                Expected(hexadecimal(checksum), Problem("", shard, group, capture, site, block, int(layer)))
-            )
-    return expected
+    return [shard for block in present for shard in _shards_of(store, block, capture, verdict)]
+
+
+def _shards_of(store: LocalStore, block: int, capture: str, verdict: Verdict) -> Iterator[Expected]:
+    """The shards of one committed block, unless its record is unreadable."""
+    path = store.log.path(block)
+    file = path.relative_to(store.path).as_posix()
+    verdict.files, verdict.bytes = verdict.files + 1, verdict.bytes + path.stat().st_size
+    try:
+        start, stop, *checksums = (int(value) for value in store.log.record(block))
+    except StoreError as error:
+        verdict.problems.append(Problem(error.what, file, schema.COMMITS, capture, block=block))
+        return
+    first, last = store.rows_of(block)
+    if start != first or not first < stop <= last:
+        problem = f"records rows {start} to {stop}, the block has {first} to {last}"
+        verdict.problems.append(Problem(problem, file, schema.COMMITS, capture, block=block))
+    elif stop < last:
+        verdict.missing = sorted([*verdict.missing, block])
+    for (site, layer), checksum in zip(blocks.places_of(store.layouts), checksums, strict=True):
+        shard = blocks.shard_path(store.path, site, block, layer).relative_to(store.path).as_posix()
+        group = f"{schema.ACTIVATIONS}/{site}"
+        yield Expected(hexadecimal(checksum), Problem("", shard, group, capture, site, block, layer))
 
 
 def _compare(
     root: Path, expected: list[Expected], verdict: Verdict, workers: int, progress: Progress = silent
 ) -> None:
     """Read the files and add what differs to ``verdict``, in their order."""
-
-    def one(item: Expected) -> tuple[int, str | None]:
-        path = root / item.problem.file
-        try:
-            size, found = path.stat().st_size, hexadecimal(durable.checksum_of(path))
-        except OSError as error:
-            return 0, "missing" if isinstance(
-                error, FileNotFoundError
-            ) else f"cannot be read ({error.strerror})"
-        return (
-            size,
-            None if found == item.checksum else f"damaged: its checksum is {found}, recorded {item.checksum}",
-        )
-
-    total = sum(_size(root / item.problem.file) for item in expected)
+    total = sum(_size(root / entry.problem.file) for entry in expected)
     done = 0
     with ThreadPoolExecutor(workers) as pool:
-        for item, (size, what) in zip(expected, pool.map(one, expected), strict=True):
+        checks = pool.map(partial(_check, root), expected)
+        for entry, (size, problem) in zip(expected, checks, strict=True):
             done += size
             progress("verify", done // MEGABYTE, total // MEGABYTE, "MB")
-            if what is not None:
-                verdict.problems.append(replace(item.problem, what=what))
+            if problem is not None:
+                verdict.problems.append(replace(entry.problem, what=problem))
     verdict.files, verdict.bytes = verdict.files + len(expected), verdict.bytes + done
+
+
+def _check(root: Path, entry: Expected) -> tuple[int, str | None]:
+    """Bytes that were read of a file, and what is wrong with it."""
+    path = root / entry.problem.file
+    try:
+        size, checksum = path.stat().st_size, hexadecimal(durable.checksum_of(path))
+    except FileNotFoundError:
+        return 0, "missing"
+    except OSError as error:
+        return 0, f"cannot be read ({error.strerror})"
+    if checksum == entry.checksum:
+        return size, None
+    return size, f"damaged: its checksum is {checksum}, recorded {entry.checksum}"
 
 
 def _size(path: Path) -> int:

@@ -1,0 +1,57 @@
+"""How large a capture may be: rows per block, buffers and memory, from its model, prompts and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from relact.capturing.memory import CaptureShape
+from relact.capturing.options import CaptureOptions
+from relact.capturing.prepare import Intake
+from relact.capturing.transfer import copies
+from relact.errors import StoreError
+from relact.models import batches, cost
+from relact.models.loading import LoadedModel
+from relact.store import local
+from relact.store.layout import block_bytes, block_of, block_ranges, layouts
+
+
+def sized(intake: Intake, loaded: LoadedModel, options: CaptureOptions, path: Path | None) -> Intake:
+    """The intake with rows per block: as asked, as the store at ``path`` has them, or what memory allows."""
+    rows = options.block
+    if rows is None and path is not None:
+        rows = _block_of(path)
+    if rows is None:
+        n_prompts = len(intake.tokens)
+        ranges = block_ranges(n_prompts, block_of(n_prompts))
+        passes = passes_of(intake.tokens, ranges, options.batch_tokens) if options.memory else ()
+        rows, _ = shape_of(loaded, intake, passes, n_prompts, options.compress).fit(options.budget)
+    return intake.with_block(rows)
+
+
+def _block_of(path: Path) -> int | None:
+    """Rows per block that the store at ``path`` records; None where none can be read."""
+    try:
+        return local.read_manifest(path).capture.block
+    except StoreError:
+        return None
+
+
+def passes_of(
+    tokens: Sequence[Sequence[int]], ranges: Iterable[tuple[int, int]], budget: int
+) -> Iterator[batches.Pass]:
+    """Shapes of the forward passes over ranges of prompts that are batched together."""
+    for first, last in ranges:
+        yield from batches.passes(tokens[first:last], budget)
+
+
+def shape_of(
+    loaded: LoadedModel, intake: Intake, passes: Iterable[batches.Pass], n_prompts: int, compress: bool
+) -> CaptureShape:
+    """What the memory of these passes and of the blocks around them depends on."""
+    blueprint, passes = intake.blueprint, list(passes)
+    n_layers, widths, dtype = blueprint.n_layers, blueprint.widths, intake.manifest.capture.dtype
+    pooled = block_bytes(layouts(1, 1, n_layers, widths, dtype))  # of one prompt
+    arriving = copies(loaded.device) * max((rows for rows, _, _ in passes), default=0) * pooled
+    held = cost.held_bytes(loaded, passes) + arriving
+    return CaptureShape(n_prompts, n_layers, widths, dtype, held, compress)
