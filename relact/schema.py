@@ -58,6 +58,7 @@ PERPLEXITY = "perplexity"  # where a text was given
 PACKAGE = "package"  # root attribute: what is in it, and its card
 TOP = "top"  # group: every relation's best neurons, ready to be shown
 PLACE, VALUE = "place", "value"  # (relation, rank, axis) site, layer, neuron; (relation, rank, statistic)
+TOP_STATISTIC, TOP_SITES = "statistic", "sites"  # its attributes: what neurons are ranked by; sites by number
 
 
 @dataclass(frozen=True)

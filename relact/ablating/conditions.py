@@ -16,7 +16,7 @@ from relact.scoring import masks
 from relact.store.reading import Store
 
 MODES = ("zero", "mean", "resample")  # and every stored statistic of the values, see `replacements`
-STATISTICS = ("off_mean", "off_p50", "on_p50", "on_p90")
+STATISTICS = (schema.OFF_MEAN, schema.OFF_P50, schema.ON_P50, schema.ON_P90)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def ks_of(k: int | Sequence[int] | None) -> list[int]:
 def tests_of(store: Store, tests: pd.DataFrame | None) -> tuple[pd.DataFrame, str]:
     """The test prompts and their digest: the store's own, or those of the table ``tests``."""
     if tests is None:
-        table, digest = store.prompts(schema.TEST), store.manifest.prompts[schema.TEST]["digest"]
+        table, digest = store.prompts(schema.TEST), store.manifest.prompts_digest(schema.TEST)
     else:
         table = check(tests)
         table = table[table["split"] == schema.TEST].reset_index(drop=True)

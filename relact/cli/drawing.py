@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relact.cli.terminal import out, say, shade, table, wide
+from relact.schema import ACCURACY, AVERAGE_PRECISION, INTACT, PERPLEXITY, RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,8 +74,8 @@ def neuron(frame: pd.DataFrame, prompts: pd.DataFrame | None, everywhere: pd.Dat
         low, high = everywhere["activation"].min(), everywhere["activation"].max()
         values = dict(iter(everywhere.groupby("relation")["activation"]))
         bars = [sparkline(values[name].to_numpy(), low, high) for name in frame["relation"]]
-        frame = frame[["relation", "average_precision", *QUANTILES]].assign(distribution=bars)
-    table(frame, heat=("average_precision",))
+        frame = frame[["relation", AVERAGE_PRECISION, *QUANTILES]].assign(distribution=bars)
+    table(frame, heat=(AVERAGE_PRECISION,))
     if prompts is not None:
         lines = [
             text.strip().splitlines()[-1][-PROMPT_WIDTH:] if text.strip() else "" for text in prompts["text"]
@@ -108,9 +109,9 @@ def ablation(
         for verb, others in (("hurts", row.hurts), ("helps", row.helps)):
             if others:
                 say(f"{row.switched_off!s} {verb} {others!s}")
-    if "perplexity" in result:
+    if PERPLEXITY in result:
         names = [str(name) for name in result["condition"].values]
-        values = zip(names, result["perplexity"].values.tolist(), strict=True)
+        values = zip(names, result[PERPLEXITY].values.tolist(), strict=True)
         say("perplexity of the bundled text: " + ", ".join(f"{name} {value:.1f}" for name, value in values))
 
 
@@ -118,10 +119,10 @@ def matrix(ablation: xr.Dataset) -> None:
     """Accuracy of every relation (rows) intact, under random neurons,
     and under each relation's neurons (columns).
     """
-    accuracy = ablation["accuracy"].load()
+    accuracy = ablation[ACCURACY].load()
     relations = [str(name) for name in accuracy["relation"].values]
     conditions = [str(name) for name in accuracy["condition"].values]
-    random = [name for name in conditions if name.startswith("random-")]
+    random = [name for name in conditions if name.startswith(RANDOM)]
     columns = [name for name in relations if name in conditions]
     label = max(map(len, relations))
     head = " " * (label + 3) + f"{'intact':>{MATRIX_CELL}} {'random':>{MATRIX_CELL}} |"
@@ -129,7 +130,7 @@ def matrix(ablation: xr.Dataset) -> None:
         head + "".join(f"{number:>{MATRIX_CELL}}" for number in range(1, len(columns) + 1)), highlight=False
     )
     for number, name in enumerate(relations, 1):
-        intact = float(accuracy.sel(condition="intact", relation=name))
+        intact = float(accuracy.sel(condition=INTACT, relation=name))
         control = float(accuracy.sel(condition=random, relation=name).mean()) if random else float("nan")
         line = Text(
             f"{number:>2} {name:<{label}}{100 * intact:{MATRIX_CELL}.1f} {100 * control:{MATRIX_CELL}.1f} |"

@@ -9,6 +9,7 @@ import typer
 from relact.cli import terminal
 from relact.cli.options import Json, Output, StorePlace
 from relact.cli.printing import show_frame
+from relact.schema import AVERAGE_PRECISION
 
 
 def top(
@@ -16,7 +17,7 @@ def top(
     relation: Annotated[str, typer.Option(help="relation")],
     n: Annotated[int, typer.Option("-n", help="how many")] = 20,
     sites: Annotated[str | None, typer.Option(help="only these sites")] = None,
-    statistic: Annotated[str, typer.Option(help="what to sort by")] = "average_precision",
+    statistic: Annotated[str, typer.Option(help="what to sort by")] = AVERAGE_PRECISION,
     output: Output = None,
     as_json: Json = False,
 ) -> None:

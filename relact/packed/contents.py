@@ -226,7 +226,7 @@ def _check_complete(contents: Contents, shown: str) -> None:
 def _check_sites(contents: Contents, shown: str) -> None:
     """The arrays have the shapes that the root's identity and the activations give them."""
     manifest = contents.manifest
-    n_prompts, sites = int(manifest.prompts[schema.IDENTIFY]["n"]), manifest.capture.sites
+    n_prompts, sites = manifest.n_prompts(schema.IDENTIFY), manifest.capture.sites
     layers = {_check_site(site, n_prompts, contents, shown) for site in sites}
     fields = schema.commit_fields(sites, min(layers)) if len(layers) == 1 else []
     log, n_blocks = contents.arrays.get(RECORDS), -(-n_prompts // manifest.capture.block)

@@ -219,20 +219,20 @@ def check_manifest(attributes: Any, where: object) -> schema.Manifest:
     prompts, splits = manifest.prompts, (schema.IDENTIFY, schema.TEST)
     require(isinstance(prompts, dict) and set(prompts) == set(splits), "prompt sets", where)
     for split in splits:
-        _check_prompts(prompts[split], f"prompts/{split}", where)
+        _check_prompts(prompts[split], f"{schema.PROMPTS}/{split}", where)
     versions = manifest.versions
     plain_versions = isinstance(versions, dict) and all(isinstance(v, str) for v in versions.values())
     require(plain_versions, "versions", where)
-    require(prompts[schema.IDENTIFY]["n"] > 0, "no prompts", where)
+    require(manifest.n_prompts(schema.IDENTIFY) > 0, "no prompts", where)
     return manifest
 
 
 def _check_prompts(described: Any, name: str, where: object) -> None:
     """What a manifest says of one prompt set."""
-    require(isinstance(described, dict) and _is_whole(described.get("n"), 0, LENGTH), name, where)
-    require(_is_name(described.get("digest")), f"digest of {name}", where)
+    require(isinstance(described, dict) and _is_whole(described.get(schema.N_ROWS), 0, LENGTH), name, where)
+    require(_is_name(described.get(schema.ROWS_DIGEST)), f"digest of {name}", where)
     cuts = described.get(schema.APPENDED, [])
-    within = isinstance(cuts, list) and all(_is_whole(cut, 0, described["n"]) for cut in cuts)
+    within = isinstance(cuts, list) and all(_is_whole(cut, 0, described[schema.N_ROWS]) for cut in cuts)
     require(within, name, where)
 
 

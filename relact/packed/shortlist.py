@@ -18,8 +18,6 @@ from relact.store.reading import Store
 from relact.store.seal import seal
 from relact.store.skeleton import write_coordinates
 
-PLACE, VALUE = "place", "value"  # arrays; all others are their coordinates
-RANKED_BY, SITES = "statistic", "sites"  # attributes
 AXIS = ("site", "layer", "neuron")
 
 
@@ -38,12 +36,12 @@ def write(path: Path, tables: Mapping[str, pd.DataFrame], sites: Sequence[str], 
         for table in tables.values()
     ]
     values = [table[statistics].to_numpy() for table in tables.values()]
-    attributes = {RANKED_BY: statistic, SITES: list(sites)}
+    attributes = {schema.TOP_STATISTIC: statistic, schema.TOP_SITES: list(sites)}
     group = zarr.create_group(path, attributes={schema.ATTRIBUTE: attributes})
     write_coordinates(group, relation=list(tables), statistic=statistics, axis=AXIS)
     for name, data, last in (
-        (PLACE, np.stack(places).astype(np.int32), "axis"),
-        (VALUE, np.stack(values).astype(np.float32), "statistic"),
+        (schema.PLACE, np.stack(places).astype(np.int32), "axis"),
+        (schema.VALUE, np.stack(values).astype(np.float32), "statistic"),
     ):
         chunks, dimensions = (1, *data.shape[1:]), ("relation", "rank", last)
         group.create_array(name, data=data, chunks=chunks, dimension_names=dimensions)
@@ -52,15 +50,15 @@ def write(path: Path, tables: Mapping[str, pd.DataFrame], sites: Sequence[str], 
 
 def read(store: Store, relation: str, n: int, sites: Sequence[str], statistic: str) -> pd.DataFrame | None:
     """The ``n`` best neurons of a relation, as `query.top` gives them; None when the list cannot tell."""
-    if not store.has(schema.TOP) or store.attributes(schema.TOP).get(RANKED_BY) != statistic:
+    if not store.has(schema.TOP) or store.attributes(schema.TOP).get(schema.TOP_STATISTIC) != statistic:
         return None
     listed = store.dataset(schema.TOP)
     names = [str(name) for name in listed["relation"].values]
     if relation not in names:
         return None
-    place = listed[PLACE][names.index(relation)].values  # [rank, (site, layer, neuron)]
-    value = listed[VALUE][names.index(relation)].values  # [rank, statistic]
-    known = store.attributes(schema.TOP)[SITES]
+    place = listed[schema.PLACE][names.index(relation)].values  # [rank, (site, layer, neuron)]
+    value = listed[schema.VALUE][names.index(relation)].values  # [rank, statistic]
+    known = store.attributes(schema.TOP)[schema.TOP_SITES]
     frame = pd.DataFrame(
         {
             "site": [known[number] for number in place[:, 0]],

@@ -102,7 +102,7 @@ def score_with(
         relations=tuple(chosen),
         negatives=options.negatives,
         seed=options.seed if options.negatives else None,
-        prompts=opened.manifest.prompts[schema.IDENTIFY]["digest"],
+        prompts=opened.manifest.prompts_digest(schema.IDENTIFY),
         model=opened.manifest.model.fingerprint,
     )
     kept = _kept(opened, record, options.statistics)

@@ -84,14 +84,15 @@ def _identity(card: Mapping[str, Any], size: int) -> list[str]:
     sites = ", ".join(f"{_code(site)} {n} x {width}" for site, (n, width) in card["sites"].items())
     neurons = sum(n * width for n, width in card["sites"].values())
     prompts = card["prompts"]
+    n_prompts = {split: table[schema.N_ROWS] for split, table in prompts.items()}
     return [
         "| | |",
         "|---|---|",
         f"| model | {_code(card['model'])} ({_code(card['family'])}) |",
         f"| revision | {_code(card['revision'] or 'none')} |",
         f"| fingerprint | {_code(card['fingerprint'])} |",
-        f"| prompts | {prompts[schema.IDENTIFY]['n']} to identify, {prompts[schema.TEST]['n']} to test |",
-        *[f"| digest of {split} | {_code(table['digest'])} |" for split, table in prompts.items()],
+        f"| prompts | {n_prompts[schema.IDENTIFY]} to identify, {n_prompts[schema.TEST]} to test |",
+        *[f"| digest of {split} | {_code(table[schema.ROWS_DIGEST])} |" for split, table in prompts.items()],
         f"| relations | {', '.join(map(_code, card['relations']))} |",
         f"| neurons | {neurons:,}: {sites} |",
         f"| pooled over tokens by | {_code(card['pool'])}, stored as {_code(card['dtype'])} |",

@@ -173,7 +173,7 @@ def _fill(writer: _Writer, source: Source, card: dict[str, Any], progress: Progr
             coordinates[name] = raw
     top = _short_list(source.store)
     for name, raw in top.items():
-        if name.endswith(DOCUMENT) or name.split("/")[1] in (shortlist.PLACE, shortlist.VALUE):
+        if name.endswith(DOCUMENT) or name.split("/")[1] in (schema.PLACE, schema.VALUE):
             writer.add(name, raw)
         else:
             coordinates[name] = raw

@@ -16,6 +16,7 @@ from relact.store import blocks, commits, skeleton
 from relact.store.local import LocalStore
 from relact.store.seal import ATTRIBUTE as SEAL
 from relact.store.seal import FILES, hexadecimal, recorded
+from relact.store.shards import VERIFY
 
 
 class Source:
@@ -69,7 +70,7 @@ class Source:
         checksum = hexadecimal(google_crc32c.value(raw))
         if checksum != self._sums.get(name, checksum):
             problem = f"damaged: its checksum is {checksum}, recorded {self._sums[name]}"
-            raise StoreError(problem, where=self.store.path / name, fix=skeleton.VERIFY)
+            raise StoreError(problem, where=self.store.path / name, fix=VERIFY)
         if self.recoded and recode.describes_activations(name):
             node = recode.compressed_node(json.loads(raw), self.store.dtype.name)
             return json.dumps(node, indent=2).encode()
@@ -85,7 +86,7 @@ class Source:
                 path = blocks.shard_path(store.path, site, block, layer)
                 raw = path.read_bytes()
                 if google_crc32c.value(raw) != checksum:
-                    raise StoreError("damaged: its checksum does not match", where=path, fix=skeleton.VERIFY)
+                    raise StoreError("damaged: its checksum does not match", where=path, fix=VERIFY)
                 if self.recoded:
                     raw = recode.compress(raw, store.layouts[site], store.dtype.name)
                 packed_sums.append(google_crc32c.value(raw))
@@ -105,6 +106,6 @@ def _seal_of(path: Path, group: str) -> dict[str, str]:
     raw = (path / group / DOCUMENT).read_bytes()
     listed = recorded(raw)
     if listed is None:
-        raise StoreError("is not sealed", where=f"{path}/{group}", fix=skeleton.VERIFY)
+        raise StoreError("is not sealed", where=f"{path}/{group}", fix=VERIFY)
     document = {f"{group}/{DOCUMENT}": hexadecimal(google_crc32c.value(raw))}
     return document | {f"{group}/{name}": checksum for name, checksum in listed.items()}

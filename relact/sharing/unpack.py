@@ -19,7 +19,6 @@ import pandas as pd
 from relact import durable, schema
 from relact.analysis import query
 from relact.errors import StoreError
-from relact.packed import shortlist
 from relact.packed.contents import CONSOLIDATED
 from relact.packed.metadata import parse_document
 from relact.packed.refusal import AGAIN, DISTRUST
@@ -159,7 +158,7 @@ def _check_top(shared: PackedStore, folder: Path) -> None:
     """The short list says what the scores say, where they were packed."""
     if not shared.has(schema.TOP) or not shared.has(schema.SCORES):
         return
-    unpacked, statistic = local.open(folder), shared.attributes(schema.TOP).get(shortlist.RANKED_BY, "")
+    unpacked, statistic = local.open(folder), shared.attributes(schema.TOP).get(schema.TOP_STATISTIC, "")
     n_ranks = shared.dataset(schema.TOP).sizes.get("rank", 0)
     scored = partial(query.top, unpacked, n=n_ranks, statistic=statistic)
     for relation in unpacked.scores_record().relations:

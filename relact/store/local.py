@@ -24,7 +24,7 @@ from relact.store import blocks, locks, skeleton
 from relact.store.commits import CommitLog
 from relact.store.reading import READ_ONLY, Store
 from relact.store.seal import EMPTY_GROUP, seal
-from relact.store.shards import Maps
+from relact.store.shards import VERIFY, Maps
 from relact.store.skeleton import Blueprint
 
 if TYPE_CHECKING:
@@ -213,9 +213,7 @@ def read_manifest(target: Path) -> schema.Manifest:
     try:
         attributes = dict(zarr.open_group(target, mode="r", use_consolidated=False).attrs)
     except Exception as error:  # whatever zarr's parsers raise on a damaged file
-        raise StoreError(
-            f"its {DOCUMENT} cannot be read ({error})", where=target, fix=skeleton.VERIFY
-        ) from error
+        raise StoreError(f"its {DOCUMENT} cannot be read ({error})", where=target, fix=VERIFY) from error
     if schema.PACKAGE in attributes:
         raise StoreError(
             "packed for sharing, so it can only be read", where=target, fix="unpack it: `relact unpack`"

@@ -25,7 +25,7 @@ from relact.schema import DOCUMENT
 from relact.store import blocks, commits
 from relact.store.layout import Layout, layouts
 from relact.store.seal import files_below, seal
-from relact.store.shards import VERIFY as VERIFY
+from relact.store.shards import VERIFY
 
 GROWTH = "ready~grow"  # a skeleton that shall replace the store's, complete and durable
 COMPRESSED = BloscCodec(cname="zstd", clevel=blocks.COMPRESSION, shuffle="bitshuffle")

@@ -10,7 +10,7 @@ from relact.ablating.conditions import Condition
 from relact.errors import InputError
 from relact.models.loading import LoadedModel, encode, load
 from relact.progress import Progress, silent
-from relact.schema import IDENTIFY, INTACT
+from relact.schema import ANSWERS, IDENTIFY, INTACT
 
 
 def known(
@@ -36,7 +36,7 @@ def known(
     loaded = load(model, device=device)
     identify = prompts[prompts["split"] == IDENTIFY]
     tokens = encode(loaded, identify["text"].tolist())
-    answers = identify["answers"].tolist()
+    answers = identify[ANSWERS].tolist()
     generated = generate(loaded, tokens, answers, [Condition(INTACT, {})], progress=progress)
     right = identify[judge(generated, answers, match)[0]]
     counts = right.groupby("relation", sort=False).size().reindex(identify["relation"].unique(), fill_value=0)
