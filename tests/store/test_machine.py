@@ -90,7 +90,8 @@ class StoreMachine(RuleBasedStateMachine):
     def flip_and_repair(self, data: st.DataObject) -> None:
         """One bit of a committed shard or of a stage: found, and made good by what `verify` says."""
         local.recover(local.open(self.path))
-        files = sorted(name for name in sample.files(self.path) if self._is_data(name))
+        committed = local.open(self.path).log.present()
+        files = sorted(name for name in sample.files(self.path) if self._is_data(name, committed))
         if not files:
             return
         file = self.path / data.draw(st.sampled_from(files))
@@ -128,12 +129,13 @@ class StoreMachine(RuleBasedStateMachine):
         child.join()
         assert child.exitcode in (0, -9)
 
-    def _is_data(self, name: str) -> bool:
-        return (
-            "/c." in name
-            and not name.startswith(("commits", "prompts"))
-            and (name.split("/")[2] == "activation" if name.startswith("activations") else True)
-        )
+    @staticmethod
+    def _is_data(name: str, committed: list[int]) -> bool:
+        """Whether a file is a shard of a committed block, or a chunk of a stage."""
+        parts = name.split("/")
+        if parts[0] == "activations":  # shards that no commit followed yet do not count
+            return "/activation/c." in name and int(parts[-1].split(".")[1]) in committed
+        return "/c" in name and parts[0] not in ("commits", "prompts")
 
     @staticmethod
     def _stage(store: Store, group: str) -> int | None:
