@@ -144,14 +144,8 @@ def _sites_named(sites: str | Sequence[str] | None) -> list[str]:
 
 def read(store: Store, name: str) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names of the sets (relations, as a rule) and, per site, the mask bool [relation, layer, neuron]."""
-    group = f"{schema.MASKS}/{name}"
-    if not store.has(group):
-        raise InputError(
-            f"no mask {name!r}, there are: {', '.join(store.children(schema.MASKS)) or 'none'}",
-            where=store.path,
-            fix="make it with `relact select`",
-        )
-    parts = {site: store.dataset(f"{group}/{site}") for site in store.mask_record(name).sites}
+    sites = store.mask_record(name).sites
+    parts = {site: store.dataset(f"{schema.MASKS}/{name}/{site}") for site in sites}
     labels = [str(label) for label in next(iter(parts.values()))["relation"].values]
     return labels, {site: part[schema.MASK].values for site, part in parts.items()}
 

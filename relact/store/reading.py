@@ -17,7 +17,7 @@ import pandas as pd
 import zarr
 
 from relact import schema
-from relact.errors import StoreError
+from relact.errors import InputError, StoreError
 from relact.plan import show_bytes
 from relact.store import skeleton
 from relact.store.commits import CommitLog
@@ -155,9 +155,14 @@ class Store(ABC):
         return schema.ScoresRecord.from_attributes(self.attributes(schema.SCORES), self.path)
 
     def mask_record(self, name: str) -> schema.MaskRecord:
-        """How the mask ``name`` was chosen."""
+        """How the mask ``name`` was chosen; `InputError` lists those that there are."""
         group = f"{schema.MASKS}/{name}"
-        self._require(group)
+        if not self.has(group):
+            raise InputError(
+                f"no mask {name!r}, there are: {', '.join(self.children(schema.MASKS)) or 'none'}",
+                where=self.path,
+                fix="make it with `relact select`",
+            )
         return schema.MaskRecord.from_attributes(self.attributes(group), self.path)
 
     def ablation_record(self, name: str) -> schema.AblationRecord:
