@@ -194,7 +194,7 @@ def hook_cost(
         _, blocks = hooks.find_layers(chunk.model)
         with ExitStack() as stack:
             for layer, count in chunk.joining.items() if joining else ():
-                stack.enter_context(decode._grown(blocks[layer], count, hooks.Visit()))
+                stack.enter_context(overrides._grown(blocks[layer], count, hooks.Visit()))
             yield
 
     @contextmanager
@@ -218,6 +218,7 @@ def hook_cost(
     with (
         mock.patch.object(overrides.Chunk, "overridden", remembered),
         mock.patch.object(decode, "advance", both),
+        mock.patch.object(overrides, "advance", both),
     ):
         generate(loaded, rows, answers, conditions)
     return passes
@@ -297,7 +298,8 @@ def main() -> None:
         found = measure(loaded, table, conditions, few, 2, slow)
         results[name] = found
         print(
-            f"{name}: {found['conditions']} conditions x {found['prompts']} prompts of {found['tokens_per_prompt']:.0f} tokens"
+            f"{name}: {found['conditions']} conditions x {found['prompts']} prompts "
+            f"of {found['tokens_per_prompt']:.0f} tokens"
         )
         print(f"  relact             {found['relact_s']:8.1f} s")
         for peer in ("generate", "nnsight", "transformer_lens"):
@@ -305,8 +307,9 @@ def main() -> None:
                 print(f"  {peer:<18} not installed")
                 continue
             print(
-                f"  {peer:<18} {found[f'{peer}_s']:8.1f} s, {found[f'{peer}_over_relact']:.1f} times relact's; "
-                f"{found[f'{peer}_other_verdicts']} of {found[f'{peer}_measured']} verdicts differ (measured on those)"
+                f"  {peer:<18} {found[f'{peer}_s']:8.1f} s, "
+                f"{found[f'{peer}_over_relact']:.1f} times relact's; {found[f'{peer}_other_verdicts']} "
+                f"of {found[f'{peer}_measured']} verdicts differ (measured on those)"
             )
             assert found[f"{peer}_other_verdicts"] <= found[f"{peer}_measured"] // 1000, "verdicts differ"
     few_shot = prompts.prompts(relations, shots=5, test_size=size, per_relation=2)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib
 import json
 import pickle
 import shutil
@@ -39,12 +38,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from relact.capturing import capture, passes
+from relact.capturing import capture as capturing
+from relact.capturing import passes
+from relact.capturing.capture import capture
 from relact.models import loading
 from relact.models.forward import pad
 from relact.relations import prompts, sources
 
-capture_module = importlib.import_module("relact.capture")  # relact.capture is the function
 BATCH = 32  # prompts in a batch of the plain loop
 FEWER = 600  # prompts by which the overhead is measured
 TIMES = 4  # how often each of their batches runs in either way
@@ -226,9 +226,9 @@ def overhead(loaded: loading.LoadedModel, frame: pd.DataFrame, folder: Path, tim
 
     with (
         mock.patch.object(passes, "_run_batch", both),
-        mock.patch.object(capture_module, "ThreadPoolExecutor", AtOnce),
+        mock.patch.object(capturing, "ThreadPoolExecutor", AtOnce),
         # no shared prefixes: a bare pass of any batch stands alone
-        mock.patch("relact.batches.SAVED_FLOOR", 10**9),
+        mock.patch("relact.models.batches.SAVED_FLOOR", 10**9),
     ):
         start = time.perf_counter()
         capture(loaded, frame, folder / "s.zarr", sites=SITES)
@@ -280,7 +280,7 @@ def main() -> None:
             if peer is not None:
                 course.run(name, lambda folder, peer=peer: peer(texts, folder))
         course.run("shared", lambda folder: capture(loaded, shots, folder / "s.zarr", sites=SITES))
-        with mock.patch("relact.batches.SAVED_FLOOR", 10**9):
+        with mock.patch("relact.models.batches.SAVED_FLOOR", 10**9):
             course.run("unshared", lambda folder: capture(loaded, shots, folder / "s.zarr", sites=SITES))
     seconds = course.seconds
     lengths = sorted(map(len, loading.encode(loaded, texts)))
@@ -294,7 +294,8 @@ def main() -> None:
     for name in ("relact", "plain", "selfcond", "TransformerLens", "nnsight"):
         if name in seconds:
             print(
-                f"| {name} | {seconds[name]:.1f} | {count / seconds[name]:.0f} | {seconds[name] / seconds['relact']:.2f} |"
+                f"| {name} | {seconds[name]:.1f} | {count / seconds[name]:.0f} "
+                f"| {seconds[name] / seconds['relact']:.2f} |"
             )
         else:
             print(f"| {name} | not installed | | |")

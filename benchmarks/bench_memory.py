@@ -21,8 +21,9 @@ from pathlib import Path
 import pandas as pd
 import transformers
 
-from relact.capturing import capture
-from relact.capturing.forecast import forecast as dry_run
+from relact.capturing.capture import capture
+from relact.capturing.forecast import forecast
+from relact.capturing.options import CaptureOptions
 from relact.models import loading
 from relact.relations import table as prompt_table
 from relact.store.local import open as open_store
@@ -69,7 +70,7 @@ def table(count: int) -> pd.DataFrame:
 def captured(model: str, file: str, store: str, budget: str) -> None:
     """Capture within the budget; prints the planned and the real peak in bytes. Runs in its own process."""
     options = {"sites": SITES, "batch_tokens": 256, "memory": int(budget)}
-    planned = dry_run(model, file, **options).memory
+    planned = forecast(CaptureOptions(**options), model, file).memory
     capture(model, file, store, **options)
     peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     print(json.dumps({"planned": planned, "peak": 1024 * int(peak[1]) if peak else None}))
@@ -83,7 +84,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         save_model(place / "model")
-        few = dry_run(str(place / "model"), table(256), sites=SITES, batch_tokens=256, block=32)
+        options = CaptureOptions(sites=SITES, batch_tokens=256, block=32)
+        few = forecast(options, str(place / "model"), table(256))
         budget = few.memory * 21 // 20  # libraries differ a little from process to process
         times = 1 / 3 if args.quick else 4.1
         file = prompt_table.write(table(round(times * budget / PER_PROMPT)), place / "prompts.parquet")
@@ -105,7 +107,8 @@ def main() -> None:
         found["stored"] = sum(lay.bytes for lay in open_store(place / "s.zarr").layouts.values())
     print(f"store {found['stored'] / 1e9:.2f} GB, {found['stored'] / found['budget']:.2f} times the budget")
     print(
-        f"budget {found['budget'] / 1e6:.0f} MB, planned {found['planned'] / 1e6:.0f} MB, peak {found['peak'] / 1e6:.0f} MB"
+        f"budget {found['budget'] / 1e6:.0f} MB, planned {found['planned'] / 1e6:.0f} MB, "
+        f"peak {found['peak'] / 1e6:.0f} MB"
     )
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")

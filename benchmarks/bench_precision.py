@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from relact import kernels
-from relact.capturing import capture
+from relact.capturing.capture import capture
 from relact.models import loading
 from relact.relations import prompts, sources
 from relact.scoring import masks
@@ -73,7 +73,8 @@ def main() -> None:
         kept = (first & second).sum(axis=1) / k
         figures[f"top_{k}"] = float(kept.mean())
         print(
-            f"top {k}: {100 * kept.mean():.2f} % the same on average, {100 * kept.min():.2f} % in the worst relation"
+            f"top {k}: {100 * kept.mean():.2f} % the same on average, "
+            f"{100 * kept.min():.2f} % in the worst relation"
         )
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -26,7 +26,7 @@ from relact import schema
 from relact.analysis.query import neuron, top
 from relact.scoring import masks, score
 from relact.store import local, skeleton
-from relact.store.reading import Store
+from relact.store.local import LocalStore
 
 RELATIONS, LAYERS, WIDTHS = 12, 32, {"mlp.gate": 11008, "mlp.up": 11008, "mlp.down": 4096}
 # identification prompts per relation: the number does not matter for scores, the page shows few of them
@@ -35,7 +35,7 @@ RELACT = str(Path(sys.executable).with_name("relact"))
 SHOTS = "The relation of something else is that which it is\n" * 5
 
 
-def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> Store:
+def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> LocalStore:
     """A finished study with made-up numbers: activations, scores,
     masks of the top 3000 and a sweep of ablations.
     """
@@ -73,7 +73,7 @@ def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> 
     return made
 
 
-def _ablate(made: Store, k: int, names: list[str], random: np.random.Generator) -> None:
+def _ablate(made: LocalStore, k: int, names: list[str], random: np.random.Generator) -> None:
     """A matrix that looks like one: a relation loses most on its own neurons."""
     conditions = ["intact", *names, *(f"random-{seed}" for seed in range(10))]
     accuracy = random.normal(0.7, 0.02, (len(conditions), len(names))).astype(np.float32)

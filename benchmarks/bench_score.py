@@ -292,7 +292,8 @@ def main() -> None:
     notes += [
         f"store of {whole['store_bytes'] / 1e9:.2f} GB to written scores: {whole['store_s']:.1f} s, "
         f"{whole['share_of_kernel']:.2f} of the kernel's own throughput",
-        f"budget {whole['budget_bytes'] / 1e6:.0f} MB, a store {whole['store_bytes'] / whole['budget_bytes']:.1f} times as large, "
+        f"budget {whole['budget_bytes'] / 1e6:.0f} MB, "
+        f"a store {whole['store_bytes'] / whole['budget_bytes']:.1f} times as large, "
         f"peak {whole['peak_bytes'] / 1e6:.0f} MB",
     ]
     text = table(rows) + "\n" + "\n".join(notes) + "\n"

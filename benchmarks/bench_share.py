@@ -101,7 +101,8 @@ def main() -> None:
                 }
             )
             print(
-                f"{name}: {size:,} bytes packed in {packing:.2f} s; top 20 over http: {len(server.paths)} requests, "
+                f"{name}: {size:,} bytes packed in {packing:.2f} s; "
+                f"top 20 over http: {len(server.paths)} requests, "
                 f"{server.bytes:,} bytes ({server.bytes / size:.2%}), {taken / local:.2f} x the local query"
             )
     if options.json:

@@ -34,7 +34,7 @@ import zarr
 
 from relact import durable, plan, schema
 from relact.store import layout, local
-from relact.store.reading import Store
+from relact.store.local import LocalStore
 from relact.store.skeleton import Blueprint
 from relact.store.verify import READERS, verify
 
@@ -58,7 +58,7 @@ def medians(rounds: int, contenders: Mapping[str, Callable[[], None]]) -> dict[s
 
 def create(
     path: Path, n_prompts: int, n_layers: int, compress: bool = False, relations: Sequence[str] | None = None
-) -> Store:
+) -> LocalStore:
     """An empty store of one site, whose prompts belong to these relations; what was there is removed."""
     shutil.rmtree(path, ignore_errors=True)
     rows = pd.DataFrame(
@@ -75,7 +75,7 @@ def create(
     return local.create(path, Blueprint(manifest, tables, n_layers, {SITE: WIDTH}, compress))
 
 
-def write(store: Store, values: np.ndarray) -> None:
+def write(store: LocalStore, values: np.ndarray) -> None:
     """Every block from the same values [prompt, layer, neuron]."""
     buffer = store.buffer()
     fill(buffer, values)
@@ -92,7 +92,7 @@ def fill(buffer: local.blocks.BlockBuffer, values: np.ndarray) -> None:
 def write_seconds(folder: Path, values: np.ndarray, n_blocks: int, rounds: int) -> dict[str, float]:
     """Blocks into a new store, compressed or not, and into one file."""
     n_prompts, n_layers = n_blocks * len(values), values.shape[1]
-    prepared: dict[bool, Store] = {}
+    prepared: dict[bool, LocalStore] = {}
 
     def fresh() -> None:
         for compress in (False, True):
@@ -123,7 +123,7 @@ def write_seconds(folder: Path, values: np.ndarray, n_blocks: int, rounds: int) 
     return {name: statistics.median(own) for name, own in times.items()}
 
 
-def read_seconds(store: Store, packed: Store, folder: Path, rounds: int) -> dict[str, float]:
+def read_seconds(store: LocalStore, packed: LocalStore, folder: Path, rounds: int) -> dict[str, float]:
     """All values in the order in which scoring reads them."""
     lay = store.layouts[SITE]
     spans = [(layer, start) for layer in range(lay.n_layers) for start in range(0, lay.width, lay.span)]
@@ -134,7 +134,7 @@ def read_seconds(store: Store, packed: Store, folder: Path, rounds: int) -> dict
                 file.write(np.ascontiguousarray(chunk).data)
     out = np.empty((lay.n_prompts, lay.span), store.dtype)
 
-    def columns(own: Store) -> None:
+    def columns(own: LocalStore) -> None:
         for layer, start in spans:
             at = 0
             for chunk in own.columns(SITE, layer, start, start + lay.span):
@@ -159,7 +159,7 @@ def read_seconds(store: Store, packed: Store, folder: Path, rounds: int) -> dict
     return medians(rounds, contenders)
 
 
-def verify_seconds(store: Store, rounds: int) -> dict[str, float]:
+def verify_seconds(store: LocalStore, rounds: int) -> dict[str, float]:
     """Reading every file, and checking every file."""
     files = [file for file in store.path.rglob("*") if file.is_file()]
 
@@ -185,7 +185,8 @@ def run(folder: Path, n_blocks: int, n_layers: int, rounds: int) -> dict[str, ob
     values = (generator.standard_normal((layout.BLOCK, n_layers, WIDTH)) * scale).astype(np.float16)
     n_bytes = n_blocks * values.nbytes
     print(
-        f"{n_blocks} blocks of {layout.BLOCK} prompts x {n_layers} layers x {WIDTH} float16: {plan.show_bytes(n_bytes)}\n"
+        f"{n_blocks} blocks of {layout.BLOCK} prompts x {n_layers} layers x {WIDTH} float16: "
+        f"{plan.show_bytes(n_bytes)}\n"
     )
     written = write_seconds(folder, values, n_blocks, rounds)
     store, packed = (local.open(folder / f"written-{compress}.zarr") for compress in (False, True))

@@ -15,8 +15,8 @@
 >>> list(relact.top("capitals.zarr", relation="country_capital", n=5).columns)[:3]  # pandas
 ['site', 'layer', 'neuron']
 
-Every verb of the command line is a function here. They are found on first use: ``import relact`` loads nothing
-else, and only `capture`, `ablate`, `run` and what goes with them need torch.
+Every verb of the command line is a function here. They are found on first use: ``import relact`` loads
+nothing else, and only `capture`, `ablate`, `run` and what goes with them need torch.
 """
 
 from __future__ import annotations

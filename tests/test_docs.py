@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import typer
 
@@ -83,6 +84,38 @@ def test_the_report_page(here, command):
     figures = {name.strip("`") for name in documented.split(", ")}
     # one k only in this study
     assert {path.stem for path in (here / "figures").iterdir()} == figures - {"sweep"}
+
+
+def run_code(name, **changes):
+    """Run the Python of a page alone, with some texts changed; returns what it left behind."""
+    names: dict = {}
+    for kind, text in BLOCK.findall((DOCS / name).read_text()):
+        if kind == "python":
+            for before, after in changes.items():
+                text = text.replace(before.replace("_", "-"), after)
+            exec(compile(text, f"docs/{name}", "exec"), names)
+    return names
+
+
+def test_the_code_about_relations(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = {"text": [f"comment {number}" for number in range(12)], "toxicity": [0, 1] * 6}
+    pd.DataFrame(rows).to_parquet("comments.parquet")
+    names = run_code("relations.md")
+    assert set(names["frame"]["relation"]) == {"toxicity=0", "toxicity=1"}
+    assert (tmp_path / "prompts.parquet").is_file()
+
+
+def test_the_code_about_ablations(here):
+    names = run_code("ablation.md", top_400="top-200")
+    assert dict(names["cells"]["drop"].sizes) == {"condition": 5, "relation": 3}
+
+
+def test_the_code_about_languages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_code("paper.md")
+    languages = pd.read_parquet("languages.parquet")
+    assert sorted(set(languages["relation"])) == ["de", "en", "es", "fr", "ja", "zh"]
 
 
 def test_the_tutorial(tmp_path, monkeypatch, command):
