@@ -132,7 +132,10 @@ def capture_with(
             prepare.repair(path, intake)
         opened = local.open(path)
         local.recover(opened)
-        prepare.append(opened, intake) if append else prepare.resume(opened, intake)
+        if append:
+            prepare.append(opened, intake)
+        else:
+            prepare.resume(opened, intake)
 
     def finished() -> bool:
         return path.exists() and not repair and _nothing_to_do(local.open(path), intake)

@@ -127,15 +127,15 @@ def load(
     model.eval().requires_grad_(False)
     tokenizer = _tokenizer(checkpoint, trust_remote_code)
     return LoadedModel(
-        model,
-        tokenizer,
-        checkpoint.id,
-        checkpoint.revision,
-        fingerprints.of_model(model),
-        fingerprints.of_tokenizer(tokenizer),
-        str(model.dtype).removeprefix("torch."),
-        config.model_type,
-        notes,
+        model=model,
+        tokenizer=tokenizer,
+        id=checkpoint.id,
+        revision=checkpoint.revision,
+        fingerprint=fingerprints.of_model(model),
+        tokenizer_fingerprint=fingerprints.of_tokenizer(tokenizer),
+        dtype=str(model.dtype).removeprefix("torch."),
+        family=config.model_type,
+        notes=notes,
     )
 
 

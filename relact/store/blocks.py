@@ -27,7 +27,7 @@ from relact.store.shards import encode_shard
 
 EXPONENT = {"float16": (np.uint16, 0x7C00), "float32": (np.uint32, 0x7F800000)}  # all ones: inf or NaN
 COMPRESSION = 5  # zstd level inside blosc: above it the activations shrink no further
-PROMISE = "ready~block~"
+PROMISE = "ready~block~"  # and the block's number: the name of a promise
 
 
 class BlockBuffer:
@@ -68,24 +68,25 @@ class BlockBuffer:
             values.fill(np.nan)
 
     def check(self, site: str, layer: int, n_rows: int, first_row: int) -> None:
-        """Refuse values that are not finite in the first ``n_rows`` rows, naming site, layer,
-        neuron and prompt.
+        """Refuse values among the first ``n_rows`` rows that are not finite.
+
+        Raises:
+            NumericError: names site, layer, neuron and prompt, of which ``first_row`` is the block's first.
         """
         bits, ones = EXPONENT[self.dtype.name]
         filled = self._sites[site][layer, :, :n_rows]
-        for part in filled.view(bits):  # a span at a time: what is computed stays in the cache
-            if ((part & ones) == ones).any():
-                raise _describe(site, layer, filled, first_row, self.layouts[site].span, self.dtype.name)
+        for span in filled.view(bits):  # one at a time: what is computed stays in the cache
+            if ((span & ones) == ones).any():
+                raise _not_finite(site, layer, filled, first_row)
 
 
-def _describe(
-    site: str, layer: int, filled: np.ndarray, first_row: int, span: int, dtype: str
-) -> NumericError:
-    part, row, neuron = (int(axis[0]) for axis in np.nonzero(~np.isfinite(filled)))
-    value = filled[part, row, neuron]
-    overflow = dtype == "float16" and np.isinf(value)
+def _not_finite(site: str, layer: int, filled: np.ndarray, first_row: int) -> NumericError:
+    """The problem with the first value of ``filled`` [n_spans, rows, span] that is not finite."""
+    span, row, place = (int(axis[0]) for axis in np.nonzero(~np.isfinite(filled)))
+    value, neuron = filled[span, row, place], span * filled.shape[2] + place
+    overflow = filled.dtype == np.float16 and np.isinf(value)
     return NumericError(
-        f"the activation of neuron {part * span + neuron} on prompt {first_row + row} is {value}"
+        f"the activation of neuron {neuron} on prompt {first_row + row} is {value}"
         + (", or too large for float16" if overflow else ""),
         where=f"site {site}, layer {layer}",
         fix="capture with --dtype float32" if overflow else "look at the model's weights and dtype",
@@ -101,20 +102,18 @@ def write_block(
         NumericError: a value is not finite; nothing is written.
         StoreError: the disk refused; the block stays as it was.
     """
-    places = places_of(buffer.layouts)
-    paths = shard_paths(root, buffer.layouts, block)
+    places, paths = places_of(buffer.layouts), shard_paths(root, buffer.layouts, block)
+    codec = compressor(buffer.dtype.name) if compress else None
 
-    def write(number: int) -> int:
-        data = buffer.shard(*places[number])
-        return durable.write_partial(
-            paths[number], encode_shard(data, compressor(buffer.dtype.name) if compress else None)
-        )
+    def check(place: tuple[str, int]) -> None:
+        buffer.check(*place, stop - start, start)
+
+    def write(place: tuple[str, int], path: Path) -> int:
+        return durable.write_partial(path, encode_shard(buffer.shard(*place), codec))
 
     with ThreadPoolExecutor(durable.SYNC_THREADS) as pool:
-        list(
-            pool.map(lambda place: buffer.check(place[0], place[1], stop - start, start), places)
-        )  # all, before the first byte
-        record = commits.encode([start, stop, *pool.map(write, range(len(places)))])
+        list(pool.map(check, places))  # all, before the first byte
+        record = commits.encode([start, stop, *pool.map(write, places, paths)])
     promised = promise_path(root, block)
     replacing = log.has(block)
     if replacing:
@@ -194,9 +193,9 @@ def places_of(layouts: Mapping[str, Layout]) -> list[tuple[str, int]]:
 
 def _publish(paths: Iterable[Path]) -> None:
     """Give the partial shards their names (those that still lack it) and make that durable."""
-    folders = {}
+    folders: dict[Path, None] = {}
     for path in paths:
-        folders[path.parent] = True
+        folders[path.parent] = None
         if path.with_name(path.name + durable.PARTIAL).exists():
             durable.publish(path)
     for folder in folders:
