@@ -1,25 +1,31 @@
-"""Shared by the tests: the embedded model, and one small finished study of it."""
+"""Shared by the tests: the embedded model, small random ones, and finished studies of them."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pandas as pd
 import pytest
-from helpers import tiny
+from helpers import disk, tiny
+from helpers.disk import made_once
 
 import relact
 from relact.cli import app
 from relact.models import loading
 from relact.relations import prompts as prompt_tables
 from relact.relations import sources, table
+from relact.store import local
 from relact.store.local import LocalStore
+
+disk.do_not_wait()
 
 RELATIONS = ("country_capital", "adj_comparative", "word_first_letter")
 
@@ -37,16 +43,43 @@ def prompts() -> pd.DataFrame:
     return prompt_tables.prompts(relations, shots=3, per_relation=12, test_size=6)
 
 
+def finished(model: loading.LoadedModel, prompts: pd.DataFrame, path: Path) -> None:
+    """Make a study: captured in three blocks of float32, scored, selected, ablated."""
+    capture, ablate = relact.CaptureOptions(dtype="float32", block=16), relact.AblateOptions(seeds=(0, 1))
+    relact.run(prompts, model=model, store=path, k=200, capture=capture, ablate=ablate)
+
+
 @pytest.fixture(scope="session")
-def study(
+def embedded_study(
     smollm2: loading.LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
 ) -> LocalStore:
-    """A finished study: captured in three blocks as float32, scored, selected, ablated.
+    """A finished study of the embedded model. Tests must not change it."""
+
+    def make(path: Path) -> None:
+        finished(smollm2, prompts, path)
+
+    return local.open(made_once(tmp_path_factory, "embedded.zarr", make))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> loading.LoadedModel:
+    """A random model that is small and says letters, under a name as the embedded one has it."""
+    loaded = loading.load(str(made_once(tmp_path_factory, "talker", tiny.save_talker)))
+    return replace(loaded, id="talker", revision="sha256:" + "0" * 64)
+
+
+@pytest.fixture(scope="session")
+def study(
+    model: loading.LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> LocalStore:
+    """A finished study of the same form of that model, which knows two thirds of the answers.
     Tests must not change it.
     """
-    path = tmp_path_factory.mktemp("study") / "study.zarr"
-    capture, ablate = relact.CaptureOptions(dtype="float32", block=16), relact.AblateOptions(seeds=(0, 1))
-    return relact.run(prompts, model=smollm2, store=path, k=200, capture=capture, ablate=ablate).store
+
+    def make(path: Path) -> None:
+        finished(model, tiny.knowing(model, prompts), path)
+
+    return local.open(made_once(tmp_path_factory, "study.zarr", make))
 
 
 @pytest.fixture(scope="session")
@@ -148,6 +181,4 @@ def bucket(bucket_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
     client = boto3.client("s3", region_name="us-east-1")
     client.create_bucket(Bucket="neurons")
     yield client
-    for one in client.list_objects_v2(Bucket="neurons").get("Contents", []):
-        client.delete_object(Bucket="neurons", Key=one["Key"])
-    client.delete_bucket(Bucket="neurons")
+    urlopen(Request(f"{bucket_server}/moto-api/reset", method="POST")).close()

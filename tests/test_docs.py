@@ -42,15 +42,16 @@ def run_page(name, command):
 
 
 @pytest.fixture
-def here(study, tmp_path, monkeypatch):
+def here(embedded_study, tmp_path, monkeypatch):
     """A folder with a study and a second one, to run a page in."""
-    (tmp_path / "study.zarr").symlink_to(study.path)
-    shutil.copytree(study.path, tmp_path / "other.zarr")
+    (tmp_path / "study.zarr").symlink_to(embedded_study.path)
+    shutil.copytree(embedded_study.path, tmp_path / "other.zarr")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_queries(here, study, command):
+def test_the_queries(here, embedded_study, command):
+    study = embedded_study
     names, printed = run_page("queries.md", command)
     assert all(out.strip() for out in printed)
     assert {path.name for path in here.iterdir()} >= {

@@ -17,6 +17,8 @@ from relact.scoring import masks
 from relact.scoring.score import score
 from relact.store import local
 
+NEURONS = 6_272  # of the study's model
+
 
 def sets_of(study, mask):
     """Per relation the set of (site, layer, neuron)."""
@@ -35,7 +37,7 @@ def test_overlap_is_that_of_sets(study):
             one = found.sel(relation=a, other=b)
             assert int(one["shared"]) == len(sets[a] & sets[b])
             assert float(one["jaccard"]) == pytest.approx(len(sets[a] & sets[b]) / len(sets[a] | sets[b]))
-            assert float(one["expected"]) == pytest.approx(200 * 200 / 109_440)
+            assert float(one["expected"]) == pytest.approx(200 * 200 / NEURONS)
 
 
 @pytest.mark.parametrize(("by", "key"), [("site", 0), ("layer", 1)])
@@ -49,7 +51,12 @@ def test_overlap_in_every_site_or_layer(study, by, key):
                 assert int(found["shared"].sel({"relation": a, "other": b, by: value})) == len(shared)
     whole = compare.overlap(study, "top-200")
     np.testing.assert_array_equal(found["shared"].sum(by), whole["shared"])
-    assert (found["expected"].sum(by) >= whole["expected"] - 1e-9).all()  # relations crowd in the same places
+    n_layers, widths = 4, {"mlp.gate": 768, "mlp.up": 768, "mlp.down": 32}
+    for value in found[by].values.tolist():
+        n_neurons = n_layers * widths[value] if by == "site" else sum(widths.values())
+        counts = {name: sum(place[key] == value for place in places) for name, places in sets.items()}
+        expected = np.outer(list(counts.values()), list(counts.values())) / n_neurons
+        np.testing.assert_allclose(found["expected"].sel({by: value}), expected)
 
 
 def test_chance_is_what_random_sets_share():
@@ -66,11 +73,11 @@ def test_chance_is_what_random_sets_share():
 
 
 def test_overlap_over_k_grows_and_matches_a_mask(study):
-    found = compare.overlap(study, k=[20, 200, 5000, 109_440])
+    found = compare.overlap(study, k=[20, 200, 5000, NEURONS])
     assert (found["shared"].diff("k") >= 0).all()
     xr_equal = found.sel(k=200, drop=True)
     assert xr_equal.equals(compare.overlap(study, "top-200"))
-    assert (found["shared"].sel(k=109_440) == 109_440).all() and (found["jaccard"].sel(k=109_440) == 1).all()
+    assert (found["shared"].sel(k=NEURONS) == NEURONS).all() and (found["jaccard"].sel(k=NEURONS) == 1).all()
 
 
 def test_pairs_name_every_two_relations_once(study):
@@ -86,8 +93,8 @@ def other(study, tmp_path):
     shutil.copytree(study.path, path)
     group = local.open(path).root["scores/mlp.up"]["average_precision"]
     values = np.asarray(group[0])
-    values[7, 11], values[8, 12] = values[7, 11] / 4, 1.0
-    values[9] += np.random.default_rng(0).normal(0, 0.01, values[9].shape).astype(np.float32)
+    values[1, 11], values[2, 12] = values[1, 11] / 4, 1.0
+    values[3] += np.random.default_rng(0).normal(0, 0.01, values[3].shape).astype(np.float32)
     group[0] = values
     return path
 
@@ -109,13 +116,13 @@ def test_what_moved(study, other):
     relation = study.relations()[0]
     table = compare.moved(study, other, relation=relation, n=2)
     assert set(zip(table.site, table.layer, table.neuron, strict=True)) == {
-        ("mlp.up", 7, 11),
-        ("mlp.up", 8, 12),
+        ("mlp.up", 1, 11),
+        ("mlp.up", 2, 12),
     }
     assert (
         np.allclose(table.after - table.before, table.change) and table.change.abs().is_monotonic_decreasing
     )
-    before = query.neuron(study, "mlp.up", 8, 12).set_index("relation").loc[relation, "average_precision"]
+    before = query.neuron(study, "mlp.up", 2, 12).set_index("relation").loc[relation, "average_precision"]
     assert (
         table.set_index("neuron").loc[12, "before"] == pytest.approx(before)
         and table.set_index("neuron").loc[12, "after"] == 1
@@ -138,17 +145,17 @@ def test_refusals(study, tiny_folder, tiny_prompts, tmp_path):
         compare.agreement(study, tiny, k=3)
     renamed = tiny_prompts.assign(relation=tiny_prompts.relation.replace("size", "country_capital"))
     shaped = score(capture(str(tiny_folder), renamed, tmp_path / "shaped.zarr"))
-    with pytest.raises(InputError, match=r"mlp.gate is 30 x 1536 in one store and 3 x 44 in the other"):
+    with pytest.raises(InputError, match=r"mlp.gate is 4 x 768 in one store and 3 x 44 in the other"):
         compare.agreement(study, shaped, k=3)
 
 
 def test_the_command(command, study, other, tmp_path):
     code, out, _ = command("compare", study.path)
-    assert code == 0 and "200" in out and "expected of two random sets of these sizes: 0.4" in out
+    assert code == 0 and "200" in out and "expected of two random sets of these sizes: 6.4" in out
     code, out, _ = command("compare", study.path, "--k", "100,1000")
     assert code == 0 and len([line for line in out.splitlines() if " & " in line]) == 3
     assert command("compare", study.path, "--by", "layer", "-o", tmp_path / "t.parquet")[0] == 0
-    assert len(pd.read_parquet(tmp_path / "t.parquet")) == 3 * 30
+    assert len(pd.read_parquet(tmp_path / "t.parquet")) == 3 * 4
     code, out, _ = command("compare", study.path, other, "--k", "300", "--json")
     assert [row["shared"] for row in json.loads(out)][1:] == [300, 300]
     code, out, _ = command(

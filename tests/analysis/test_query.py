@@ -53,9 +53,9 @@ def test_top_of_some_sites_and_of_more_than_there_are(study, plain):
 
 
 def test_a_neuron_in_every_relation(study, plain):
-    found = query.neuron(study, "mlp.up", 9, 100).set_index("relation")
-    scores = plain["scores/mlp.up"].isel(layer=9, neuron=100)
-    values = plain["activations/mlp.up"]["activation"].isel(layer=9, neuron=100).values
+    found = query.neuron(study, "mlp.up", 2, 100).set_index("relation")
+    scores = plain["scores/mlp.up"].isel(layer=2, neuron=100)
+    values = plain["activations/mlp.up"]["activation"].isel(layer=2, neuron=100).values
     names = np.array([str(name) for name in plain["prompts/identify"]["relation"].values])
     for relation in study.relations():
         for statistic in ("average_precision", "on_p50", "off_mean"):
@@ -91,8 +91,8 @@ def test_the_prompts_that_drive_a_neuron(study, plain):
             "no statistic 'ap'. Choose from average_p",
         ),
         (lambda s: query.top(s, relation="country_capital", n=0), "give at least 1"),
-        (lambda s: query.neuron(s, "mlp.gate", 30, 0), "layer 30 of 30"),
-        (lambda s: query.neuron(s, "mlp.gate", 0, -1), "neuron -1 of 1536"),
+        (lambda s: query.neuron(s, "mlp.gate", 4, 0), "layer 4 of 4"),
+        (lambda s: query.neuron(s, "mlp.gate", 0, -1), "neuron -1 of 768"),
         (lambda s: query.neuron(s, "attn.q", 0, 0), "no site 'attn.q' in this store"),
         (lambda s: query.neuron(s, "mlp", 0, 0), "no site 'mlp' in this store"),
     ],
@@ -222,4 +222,4 @@ def test_asking_imports_neither_torch_nor_what_it_does_not_need(study, arguments
 
 def test_stores_show_themselves_in_notebooks(study, tmp_path):
     shown = study._repr_html_()
-    assert "<th>model</th><td>smollm2 (llama, float32)</td>" in shown and "top-200" in shown
+    assert f"<td>{study.manifest.model.id} (llama, float32)</td>" in shown and "top-200" in shown

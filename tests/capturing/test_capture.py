@@ -46,9 +46,10 @@ def by_hand(loaded, ids, pool):
     return got
 
 
-def test_the_embedded_model_pooled_by_hand(study, smollm2):
-    rows = study.prompts(schema.IDENTIFY)
-    tree = relact.open(study.path)
+@pytest.mark.slow
+def test_the_embedded_model_pooled_by_hand(embedded_study, smollm2):
+    rows = embedded_study.prompts(schema.IDENTIFY)
+    tree = relact.open(embedded_study.path)
     assert len(rows) == 36
     for row in (0, 15, 16, 35):
         ids = smollm2.tokenizer(rows.text[row])["input_ids"]

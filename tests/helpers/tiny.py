@@ -1,7 +1,7 @@
 """Tiny random models of every supported family, and a tiny tokenizer: built in milliseconds, no files,
 no network.
 
-    tiny.model("gpt_neox"); tiny.tokenizer(); tiny.save(folder, "llama")
+    tiny.model("gpt_neox"); tiny.tokenizer(); tiny.save(folder, "llama"); tiny.save_talker(folder)
 
 Names are model types; a suffix after "/" picks a layout that the same family also has ("falcon/multi-query").
 Sizes are chosen so that confusions show: no two widths agree that need not, heads and key-value heads differ
@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
@@ -178,6 +179,33 @@ def tokenizer(*, bos: bool = True, pad: bool = False) -> Any:
 
 def save(folder: Path, name: str = "llama", **options: Any) -> Path:
     """A saved model with its tokenizer, as ``relact.models.load`` expects it."""
-    model(name, **options).save_pretrained(folder)
+    return _save(folder, model(name, **options))
+
+
+def save_talker(folder: Path) -> Path:
+    """A saved llama of 6,272 MLP neurons, two inner chunks to a site, that prefers to say letters:
+    what it says can be an answer (`knowing`).
+    """
+    talker = model(num_hidden_layers=4, intermediate_size=768, max_position_embeddings=512)
+    letters = tokenizer().convert_tokens_to_ids([*"abcdefghijklmnopqrstuvwxyz"])
+    with torch.no_grad():
+        talker.lm_head.weight[letters] *= 4
+    return _save(folder, talker)
+
+
+def _save(folder: Path, built: Any) -> Path:
+    built.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def knowing(loaded: Any, prompts: pd.DataFrame) -> pd.DataFrame:
+    """The prompts; of three test prompts the loaded model knows two: what it says is the answer."""
+    prompts = prompts.copy()
+    for number, (row, text) in enumerate(prompts.loc[prompts["split"] == "test", "text"].items()):
+        if number % 3:
+            ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
+            with torch.inference_mode():
+                said = loaded.model.generate(ids, max_new_tokens=2, do_sample=False)[0, ids.shape[1] :]
+            prompts.at[row, "answers"] = [loaded.tokenizer.decode(said, skip_special_tokens=True)]
+    return prompts

@@ -1,6 +1,7 @@
 """What runs in processes that the tests kill, start together or starve.
-They are forked from a server that has everything
-imported and the kernels compiled, and no other threads: a new one is there within milliseconds.
+
+They are forked from a server that has everything imported and the kernels compiled, and no other threads: a
+new one is there within milliseconds.
 """
 
 from __future__ import annotations
@@ -187,9 +188,8 @@ def limited(path: Path, file_size: int, told: Any) -> None:
 
 
 def measured(path: Path, told: Any) -> None:
-    """Capture within the memory that small blocks need; puts bytes into ``told``: planned,
-    of that buffers and forward pass,
-    the real peak and what it was before.
+    """Capture within the memory that small blocks need; puts bytes into ``told``: planned, of that buffers
+    and forward pass, the real peak and what it was before.
     """
     torch.set_num_threads(1)
     model = tiny.model(intermediate_size=11264)
@@ -203,10 +203,12 @@ def measured(path: Path, told: Any) -> None:
 
 
 def ablated(path: Path, told: Any) -> None:
-    """Ablate a store of the embedded model, perplexity and all;
-    puts the planned peak and the real one into ``told``.
+    """Ablate a store with its own model, perplexity and all; puts bytes into ``told``: the planned peak,
+    the real one and what it was before.
     """
+    torch.set_num_threads(1)
+    before = cost.peak()
     options = AblateOptions(seeds=range(4), perplexity=True)
-    planned = ablating.forecast(options, path, k=100).memory
-    ablate.ablate_with(options, path, k=100)
-    told.put((planned, cost.peak()))
+    planned = ablating.forecast(options, path, k=20).memory
+    ablate.ablate_with(options, path, k=20)
+    told.put((planned, cost.peak(), before))

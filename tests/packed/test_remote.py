@@ -10,7 +10,6 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import servers
 from helpers.servers import Broken, Hub, Plain, Ranged, serving
 
 from relact.analysis import query
@@ -34,12 +33,21 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def web(tiny_study, study, tmp_path_factory):
-    """A folder to serve, with small and large packages of both forms."""
+    """A folder to serve, with packages of both forms, with activations and without."""
     folder = tmp_path_factory.mktemp("web")
     pack(tiny_study.path, folder / "tiny.zarr.zip", activations=True)
     pack(tiny_study.path, folder / "tiny.zarr", activations=True)
     pack(study.path, folder / "study.zarr.zip")
     pack(study.path, folder / "study.zarr")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def large(embedded_study, tmp_path_factory):
+    """A folder to serve, with packages of the scores of a real model."""
+    folder = tmp_path_factory.mktemp("large")
+    pack(embedded_study.path, folder / "study.zarr.zip")
+    pack(embedded_study.path, folder / "study.zarr")
     return folder
 
 
@@ -58,20 +66,21 @@ def test_a_static_server_is_enough(web, study, handler, name):
         assert np.array_equal(data.values, study.dataset("scores/mlp.down")["off_mean"].values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("handler", "name", "requests"),
     [(Plain, "study.zarr", 6), (Ranged, "study.zarr", 6), (Ranged, "study.zarr.zip", 4)],
 )
 def test_top_20_takes_a_handful_of_requests_and_less_than_2_percent_of_the_bytes(
-    web, study, handler, name, requests
+    large, handler, name, requests
 ):
-    path = web / name
+    path = large / name
     size = (
         path.stat().st_size
         if path.is_file()
         else sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
     )
-    with serving(handler, web) as server:
+    with serving(handler, large) as server:
         query.top(f"{server.url}/{name}", relation="country_capital", n=20)
     moved = (
         f"{name}: {len(server.paths)} requests, {server.bytes:,} of {size:,} bytes, {server.bytes / size:.2%}"
@@ -243,7 +252,8 @@ def test_the_root_of_a_folder_is_published_last(bucket, tiny_study, monkeypatch)
     assert order[-1] == "zarr.json" and "scores/zarr.json" in order[:-1]
 
 
-def test_top_20_from_an_object_store_moves_less_than_2_percent(bucket, web, monkeypatch):
+@pytest.mark.slow
+def test_top_20_from_an_object_store_moves_less_than_2_percent(bucket, large, monkeypatch):
     moved = []
     for kind in ("get", "part"):
         inner = getattr(urls.Place, kind)
@@ -257,9 +267,9 @@ def test_top_20_from_an_object_store_moves_less_than_2_percent(bucket, web, monk
     monkeypatch.setattr(
         urls.Place, "tail", lambda self, *a: (moved.append(len((r := tail(self, *a))[0])), r)[1]
     )
-    push(web / "study.zarr.zip", "s3://neurons/study.zarr.zip")
+    push(large / "study.zarr.zip", "s3://neurons/study.zarr.zip")
     query.top("s3://neurons/study.zarr.zip", relation="country_capital", n=20)
-    size = (web / "study.zarr.zip").stat().st_size
+    size = (large / "study.zarr.zip").stat().st_size
     print(f"s3: {len(moved)} requests, {sum(moved):,} of {size:,} bytes, {sum(moved) / size:.2%}")
     assert len(moved) <= 4 and sum(moved) < 0.02 * size
 
@@ -346,5 +356,3 @@ def test_the_commands_take_addresses(web, tmp_path, capsys, monkeypatch):
         code, _, err = run("top", f"{server.url}/none.zarr.zip", "--relation", "size")
         assert code == 1 and err.count("\n") == 1 and "no such file" in err
 
-
-__all__ = ["servers"]

@@ -105,7 +105,7 @@ def test_histograms_hold_every_neuron_and_the_null_is_that_of_the_counts(gathere
         ]
         counts = np.histogram(values[at], np.linspace(0, 1, gathering.BINS + 1))[0]
         np.testing.assert_array_equal(table.neurons, counts)
-        assert table.neurons.sum() == 109_440 and table.chance.sum() == pytest.approx(109_440, abs=1)
+        assert table.neurons.sum() == 6_272 and table.chance.sum() == pytest.approx(6_272, abs=1)
         row = gathered.nulls.iloc[at]
         assert (row.positives, row.prompts) == (12, 36) and row.chance == pytest.approx(null.mean())
         found = kernels.false_discovery(kernels.p_values(values[at], null), gathering.FALSE).sum()

@@ -52,7 +52,7 @@ def test_everything_is_drawn(open_report, report, study):
     page = visit.page
     visit.keep("desktop")
     assert visit.undrawn() == []
-    marks = {"ablation": 3 * 5, "overlap": 3 * 2, "layers": 3 * 30, "distribution": 50}
+    marks = {"ablation": 3 * 5, "overlap": 3 * 2, "layers": 3 * 4, "distribution": 50}
     for figure, least in marks.items():
         assert page.locator(f"#f-{figure} svg .mark-rect path").count() >= least, figure
     assert page.locator("#f-growth svg .mark-line path").count() >= 3
