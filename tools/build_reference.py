@@ -63,7 +63,9 @@ def function(name: str) -> str:
     """Signature and docstring of one public name."""
     target = getattr(relact, name)
     text = inspect.getdoc(target) or ""
-    shown = f"class relact.{name}" if inspect.isclass(target) else f"relact.{name}{_signature(target)}"
+    kind = "class " if inspect.isclass(target) else ""
+    made_by_hand = not inspect.isclass(target) or name.endswith("Options")
+    shown = f"{kind}relact.{name}{_signature(target) if made_by_hand else ''}"
     return f"### relact.{name}\n\n```python\n{shown}\n```\n\n```text\n{text}\n```"
 
 
@@ -77,7 +79,8 @@ def _signature(target: Any) -> str:
     star = kinds.index(inspect.Parameter.KEYWORD_ONLY) if inspect.Parameter.KEYWORD_ONLY in kinds else None
     if star is not None:
         texts.insert(star, "*")
-    result = "" if plain.return_annotation is plain.empty else f" -> {plain.return_annotation}"
+    told = plain.return_annotation not in (plain.empty, None)
+    result = f" -> {plain.return_annotation}" if told else ""
     short = f"({', '.join(texts)}){result}"
     lines = "".join(f"    {text},\n" for text in texts)
     return short if len(short) <= 100 else f"(\n{lines}){result}"
