@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas
 import pyarrow
 import pyarrow.parquet
@@ -310,12 +311,9 @@ def test_a_million_rows_of_parquet_stream_in_bounded_memory(tmp_path):
     )
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for start in range(0, rows, chunk):
-            span = range(start, start + chunk)
-            columns = [
-                [f"sentence {at} of a corpus" for at in span],
-                [at % 4 == 0 for at in span],
-                ["x" * 200] * chunk,
-            ]
+            number = np.arange(start, start + chunk)
+            texts = np.char.add(np.char.add("sentence ", number.astype(str)), " of a corpus")
+            columns = [texts, number % 4 == 0, pyarrow.repeat("x" * 200, chunk)]
             writer.write_table(pyarrow.table(columns, schema=schema))
     code = f"""
 import resource, pyarrow.parquet

@@ -101,8 +101,9 @@ def test_neurons_that_beat_chance_follow_scipys_correction_of_a_permutation_test
     relations, chosen = masks.read(copied, name)
     labels = copied.prompts("identify")["relation"].to_numpy() == relations[0]
     generator = np.random.default_rng(5)
-    ranks = np.arange(len(labels))
-    null = np.array([average_precision_score(generator.permutation(labels), -ranks) for _ in range(4000)])
+    permuted = np.stack([generator.permutation(labels) for _ in range(4000)], axis=1)
+    ranks = np.repeat(np.arange(len(labels))[:, None], 4000, axis=1)
+    null = average_precision_score(permuted, -ranks, average=None)
     stored = {site: copied.dataset(f"scores/{site}")["average_precision"].values for site in copied.layouts}
     values = masks.flatten(stored)[0]
     p = (1 + (null[None] >= values[::2, None] - 1e-7).sum(axis=1)) / (1 + len(null))
