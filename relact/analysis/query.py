@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -177,7 +177,7 @@ def has_activations(store: Store) -> bool:
     return not store.missing_blocks()
 
 
-def scores(store: Store, site: str) -> dict[str, zarr.Array]:
+def scores(store: Store, site: str) -> dict[str, zarr.Array[Any]]:
     """The arrays of ``scores/<site>`` by name; `StoreError` says how to make them."""
     group = f"{schema.SCORES}/{site}"
     if not store.has(group):
@@ -185,12 +185,12 @@ def scores(store: Store, site: str) -> dict[str, zarr.Array]:
     return dict(cast("zarr.Group", store.root[group]).arrays())
 
 
-def relations(group: Mapping[str, zarr.Array]) -> list[str]:
+def relations(group: Mapping[str, zarr.Array[Any]]) -> list[str]:
     """Names along the relation axis of a score group."""
     return [str(name) for name in np.asarray(group["relation"][:])]
 
 
-def statistics(group: Mapping[str, zarr.Array]) -> list[str]:
+def statistics(group: Mapping[str, zarr.Array[Any]]) -> list[str]:
     """The statistics that a score group holds, the usual ones first and in their usual order."""
     names = sorted(name for name, array in group.items() if array.ndim == len(schema.BY_NEURON))
     usual = [name for name in schema.STATISTICS if name in names]
@@ -218,6 +218,6 @@ def _check(store: Store, site: str, layer: int, index: int) -> str:
     return canonical
 
 
-def _row(array: zarr.Array, row: int) -> np.ndarray:
+def _row(array: zarr.Array[Any], row: int) -> np.ndarray:
     """One relation of a statistic: [layer, neuron]."""
     return np.asarray(array[row])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -305,7 +305,7 @@ def tasks_of(site: str, layers: range, width: int, span: int) -> list[Task]:
 
 def create_arrays(
     group: zarr.Group, lay: Layout, relations: Sequence[str], statistics: Sequence[str]
-) -> list[zarr.Array]:
+) -> list[zarr.Array[Any]]:
     """Empty arrays [relation, layer, neuron], one per statistic;
     a query for one relation reads only its own chunks.
     """

@@ -141,7 +141,7 @@ def write_whole(group: zarr.Group, name: str, data: np.ndarray, dimensions: tupl
     group.create_array(name, data=data, chunks=chunks, dimension_names=dimensions)
 
 
-def array_of(root: zarr.Group, site: str, where: object) -> zarr.Array:
+def array_of(root: zarr.Group, site: str, where: object) -> zarr.Array[Any]:
     """The activations of one site; `StoreError` says what is wrong with its metadata."""
     name = f"{schema.ACTIVATIONS}/{site}/{schema.ACTIVATION}"
     try:
@@ -155,17 +155,17 @@ def array_of(root: zarr.Group, site: str, where: object) -> zarr.Array:
     return array
 
 
-def inner_codecs(array: zarr.Array) -> list[Any]:
+def inner_codecs(array: zarr.Array[Any]) -> list[Any]:
     """Codecs of an inner chunk, the ``bytes`` codec first."""
     configuration = _codecs(array)[0].get("configuration", {})
     return list(configuration.get("codecs", [None]))
 
 
-def _codecs(array: zarr.Array) -> list[Any]:
+def _codecs(array: zarr.Array[Any]) -> list[Any]:
     return list(array.metadata.to_dict()["codecs"])  # type: ignore[arg-type]
 
 
-def is_plain(array: zarr.Array, lay: Layout) -> bool:
+def is_plain(array: zarr.Array[Any], lay: Layout) -> bool:
     """Whether the shards are as `mmap` expects them: uncompressed, in our layout, index at the end."""
     expected = {
         "name": "sharding_indexed",
