@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pandas as pd
 import torch
 import transformers
@@ -197,6 +198,39 @@ def _save(folder: Path, built: Any) -> Path:
     built.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def save_gguf(file: Path) -> Path:
+    """The tiny llama as a GGUF file of float32, with the words of its tokenizer and "ab" as one more."""
+    built, words = model(), tokenizer()
+    config, merged = built.config, len(words)
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(VOCABULARY)
+    writer.add_tokenizer_model("gpt2")
+    unused = [f"<{number}>" for number in range(merged + 1, VOCABULARY)]
+    writer.add_token_list([*words.convert_ids_to_tokens(range(merged)), "ab", *unused])
+    writer.add_token_types([gguf.TokenType.NORMAL] * VOCABULARY)
+    writer.add_token_merges(["a b"])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, value in built.state_dict().items():
+        turned = heads.get(name.split(".")[-2])  # the format interleaves the halves that rotate together
+        if turned:
+            value = value.view(turned, 2, -1, value.shape[1]).transpose(1, 2).reshape(value.shape)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), value.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
 
 
 def knowing(loaded: Any, prompts: pd.DataFrame) -> pd.DataFrame:

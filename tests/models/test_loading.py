@@ -4,6 +4,7 @@ every refusal in one line.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import subprocess
@@ -23,17 +24,13 @@ from safetensors.torch import load_file, save_file
 
 from relact.errors import InputError, ModelError
 from relact.models import checkpoints, fingerprint, loading
+from relact.models.gguf import DECODED
 from relact.models.hooks import visit
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save(tmp_path_factory.mktemp("models") / "llama")
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> loading.LoadedModel:
-    return loading.load("smollm2")
 
 
 @pytest.fixture
@@ -299,6 +296,7 @@ def test_a_hub_model_that_is_nowhere() -> None:
 # -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_embedded_model_knows_a_fact(smollm2: loading.LoadedModel) -> None:
     assert (smollm2.id, smollm2.family, smollm2.dtype, smollm2.n_layers) == (
         "smollm2",
@@ -320,11 +318,27 @@ def test_the_embedded_model_knows_a_fact(smollm2: loading.LoadedModel) -> None:
     _refused("is revision sha256:b179", "smollm2", revision="sha256:0000")
 
 
-def test_two_processes_decode_into_one_whole_folder(tmp_path: Path, smollm2: loading.LoadedModel) -> None:
+def test_a_gguf_file_is_the_model_it_was_written_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELACT_CACHE", str(tmp_path / "cache"))
+    file = tiny.save_gguf(tmp_path / "m.gguf")
+    loaded, source = loading.load(str(file)), tiny.model()
+    assert loaded.revision == f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    found = loaded.model.state_dict()
+    assert found.keys() == source.state_dict().keys()
+    assert all(torch.equal(found[name], value) for name, value in source.state_dict().items())
+    assert loading.encode(loaded, ["abc"]) == [[259, *tiny.tokenizer(bos=False)("c")["input_ids"]]]
+
+
+@pytest.mark.slow
+def test_two_processes_decode_into_one_whole_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tiny.save_gguf(tmp_path / "m.gguf")
     place = tmp_path / "models"
-    left = place / f".{checkpoints.EMBEDDED_SHA256[:32]}-f32-1-left"  # by an interrupted process
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    left = place / f".{digest[:32]}-{DECODED}-left"  # by an interrupted process
     left.mkdir(parents=True)
-    code = "import sys; from relact.models import checkpoints; print(checkpoints.locate('smollm2').folder)"
+    code = f"from relact.models import checkpoints; print(checkpoints.locate({str(file)!r}).folder)"
     environment = {"RELACT_CACHE": str(tmp_path), "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
     runs = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, text=True, stdout=-1, stderr=-1)
@@ -335,9 +349,11 @@ def test_two_processes_decode_into_one_whole_folder(tmp_path: Path, smollm2: loa
     assert outputs[0] == outputs[1] and outputs[0][1] == ""  # no bars, no warnings
     folder = Path(outputs[0][0].strip())
     assert [entry.name for entry in place.iterdir() if entry.is_dir()] == [folder.name]
-    assert loading.load(str(folder)).fingerprint == smollm2.fingerprint
+    monkeypatch.setenv("RELACT_CACHE", str(tmp_path / "another"))
+    assert loading.load(str(folder)).fingerprint == loading.load(str(file)).fingerprint
 
 
+@pytest.mark.slow
 def test_decoded_weights_equal_the_gguf_packages_own() -> None:
     found = checkpoints.locate("smollm2")
     ours = load_file(found.folder / "model.safetensors")
@@ -353,6 +369,7 @@ def test_decoded_weights_equal_the_gguf_packages_own() -> None:
         np.testing.assert_array_equal(ours[here].numpy(), expected)
 
 
+@pytest.mark.slow
 def test_a_gguf_path_is_the_same_model(monkeypatch: pytest.MonkeyPatch, smollm2: loading.LoadedModel) -> None:
     file = checkpoints.embedded_file()
     by_path = loading.load(str(file))
