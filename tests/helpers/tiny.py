@@ -233,10 +233,10 @@ def save_gguf(file: Path) -> Path:
     return file
 
 
-def knowing(loaded: Any, prompts: pd.DataFrame) -> pd.DataFrame:
-    """The prompts; of three test prompts the loaded model knows two: what it says is the answer."""
+def knowing(loaded: Any, prompts: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+    """The prompts; of three of a split the loaded model knows two: what it says is the answer."""
     prompts = prompts.copy()
-    for number, (row, text) in enumerate(prompts.loc[prompts["split"] == "test", "text"].items()):
+    for number, (row, text) in enumerate(prompts.loc[prompts["split"] == split, "text"].items()):
         if number % 3:
             ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
             with torch.inference_mode():

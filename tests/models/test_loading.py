@@ -370,7 +370,7 @@ def test_decoded_weights_equal_the_gguf_packages_own() -> None:
 
 
 @pytest.mark.slow
-def test_a_gguf_path_is_the_same_model(monkeypatch: pytest.MonkeyPatch, smollm2: loading.LoadedModel) -> None:
+def test_a_gguf_path_is_the_same_model(smollm2: loading.LoadedModel) -> None:
     file = checkpoints.embedded_file()
     by_path = loading.load(str(file))
     assert by_path.id == str(file.resolve()) and by_path.fingerprint == smollm2.fingerprint
