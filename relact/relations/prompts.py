@@ -62,7 +62,7 @@ def prompts(
         InputError: no facts in this language, or too few to be split; what `sources.load` refuses.
 
     >>> relact.prompts(["country_capital"], shots=1)["text"][0].splitlines()[-1]
-    'The capital of Afghanistan is'
+    'The capital of South Sudan is'
     """
     options = PromptOptions(
         language, shots, examples, templates, form, per_relation, test_size, seed, paraphrase, keep_leaks
