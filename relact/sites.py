@@ -1,7 +1,12 @@
 """Where each neuron site is, per model family: a table of data that hooks and plans read.
 
-    family(config).taps["mlp.up"]          -> Tap(module="mlp.up_proj", side="output", fused=())
-    widths(config)["mlp.up"], n_layers(config), part(config, "attn.q")
+>>> from types import SimpleNamespace
+>>> shape = {"hidden_size": 32, "intermediate_size": 44, "num_attention_heads": 4, "num_hidden_layers": 3}
+>>> config = SimpleNamespace(model_type="llama", num_key_value_heads=2, **shape)
+>>> family(config).taps["mlp.hidden"]
+Tap(module='mlp.down_proj', side='input', fused=(), per_group=False)
+>>> n_layers(config), widths(config)["mlp.up"], widths(config)["attn.k"]
+(3, 44, 16)
 
 Pure data and integers: nothing here imports torch or transformers; a ``config`` is any object with the
 attributes of a transformers configuration. Module paths and fused layouts were read off transformers 5.24's

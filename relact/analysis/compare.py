@@ -1,10 +1,15 @@
 """Compare: which neurons relations share within a store, and what is the same in two stores.
 
-overlap("study.zarr", "top-400")                      # under a stored mask
-overlap("study.zarr", k=[100, 400, 1600])             # over k, from the scores
-overlap("study.zarr", "top-400", by="layer")          # layer by layer
-agreement("english.zarr", "german.zarr", k=400)       # the same relations in two stores
-moved("base.zarr", "tuned.zarr", relation="country_capital")
+>>> overlap("study.zarr", "top-200")["shared"].dims  # under a stored mask
+('relation', 'other')
+>>> overlap("study.zarr", k=[100, 400, 1600])["jaccard"].dims  # over k, from the scores
+('relation', 'other', 'k')
+>>> overlap("study.zarr", "top-200", by="layer")["expected"].dims  # layer by layer
+('relation', 'other', 'layer')
+>>> agreement("study.zarr", "study.zarr", k=400)["shared"].tolist()  # the same relations in two stores
+[400, 400, 400]
+>>> moved("study.zarr", "study.zarr", relation="country_capital")["change"].max()
+np.float32(0.0)
 """
 
 from __future__ import annotations

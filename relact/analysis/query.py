@@ -1,9 +1,13 @@
 """Ask a store: a lazy tree for xarray, and the questions everybody asks first.
 
-    open("study.zarr")                                       # everything, lazily, by name
-    top("study.zarr", relation="country_capital", n=20)      # a relation's best neurons
-    neuron("study.zarr", "mlp.gate", 12, 345)                # one neuron in every relation
-    extremes("study.zarr", "mlp.gate", 12, 345, n=5)         # the prompts that drive it most and least
+>>> open("study.zarr")["scores/mlp.gate"]["average_precision"].dims  # everything, lazily, by name
+('relation', 'layer', 'neuron')
+>>> len(top("study.zarr", relation="country_capital", n=20))  # a relation's best neurons
+20
+>>> len(neuron("study.zarr", "mlp.gate", 2, 345))  # one neuron in every relation
+3
+>>> extremes("study.zarr", "mlp.gate", 2, 345, n=2)["drive"].tolist()  # what drives it most and least
+['most', 'most', 'least', 'least']
 
 Score tables are read with zarr alone, one chunk per relation and statistic.
 """

@@ -1,9 +1,12 @@
 """Rank statistics of many neurons over many relations, on plain arrays.
 
-Use::
-
-    labels = Labels.one_vs_rest(["capital", "capital", "sport", ...])
-    scores = rank_statistics(blocks, labels, ["average_precision", "on_p50"])  # float64 [relations, neurons]
+>>> import numpy as np
+>>> labels = Labels.one_vs_rest(["capital", "sport", "capital", "sport"])
+>>> block = np.array([[0.9], [0.5], [0.5], [0.1]], np.float32)  # [prompts, neurons]
+>>> scores = rank_statistics([block], labels, ["average_precision", "on_p50"])
+>>> scores["average_precision"].round(3)  # [relations, neurons]
+array([[0.833],
+       [0.417]])
 
 Order of reading: labels (who is positive for what) -> statistics (what is computed, by definition) -> columns
 (rows of activations to columns) -> sorting (two columns to sorted keys) -> average_precision (walks over the

@@ -1,11 +1,13 @@
 """Statistics of a neuron for a relation, by their definitions: the built-in ones and those of users.
 
 A statistic is defined by a plain function of a relation's sorted positives and negatives. Any such function
-can be registered::
+can be registered:
 
-    @statistic("gap", "difference of the medians")
-    def gap(positives, negatives):                     # ascending float64 arrays
-        return np.median(positives) - np.median(negatives)
+>>> @statistic("gap", "difference of the medians")
+... def gap(positives, negatives):  # ascending float64 arrays
+...     return np.median(positives) - np.median(negatives)
+>>> STATISTICS.pop("gap").meaning
+'difference of the medians'
 
 The built-in ones have fast kernels (`ranks`); their definitions here are what the tests hold the kernels to.
 """

@@ -1,6 +1,7 @@
 """From a model's name to a local folder of safetensors that cannot change under us.
 
-    locate("smollm2")    # Checkpoint("smollm2", ~/.cache/relact/models/..., revision="sha256:b179...")
+>>> locate("smollm2").revision
+'sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53'
 
 A name is the embedded default ``smollm2``, a GGUF file, a local folder or a Hugging Face id. GGUF files are
 decoded once into relact's cache (`gguf`); hub models stay in the hub's own cache.

@@ -1,6 +1,6 @@
 """Short names for what a model and a tokenizer compute: equal only if weights, settings, vocabulary are.
 
-    of_model(model), of_tokenizer(tokenizer)    # 32 hexadecimal digits each
+``of_model(model)`` and ``of_tokenizer(tokenizer)`` give 32 hexadecimal digits each.
 
 A checksum (CRC-32C) per tensor, all of them hashed with BLAKE2b: finds accidents and changed checkpoints at
 several GB/s; it is no defence against weights forged to collide.

@@ -1,8 +1,7 @@
 """GGUF files decoded to folders of float32 safetensors, once per content.
 
-    decoded(file, sha256(file))    # -> ~/.cache/relact/models/<first half of the SHA-256>-f32-1
-
-transformers reads the format through the ``gguf`` package; what it makes of a file is kept in relact's cache.
+The folder is named ``<first half of the SHA-256>-f32-1``. transformers reads the format through the ``gguf``
+package; what it makes of a file is kept in relact's cache.
 """
 
 from __future__ import annotations

@@ -1,7 +1,13 @@
 """Read or replace activations at sites while a model runs: one context manager for capture and for ablation.
 
-    with visit(model, ["mlp.gate", "attn.q"], callback):
-        model(**batch)    # callback(site, layer, tensor[batch, tokens, width]) in every layer
+>>> from transformers import AutoConfig, AutoModel
+>>> model = AutoModel.from_config(AutoConfig.for_model("llama", hidden_size=64, num_hidden_layers=2))
+>>> def show(site, layer, values):  # values [batch, tokens, width]
+...     print(site, layer, list(values.shape))
+>>> with visit(model, ["attn.q"], show):
+...     output = model(model.dummy_inputs["input_ids"])
+attn.q 0 [3, 5, 64]
+attn.q 1 [3, 5, 64]
 
 Leaving the block removes every hook, after an exception too, and the model computes what it did before, to
 the bit.

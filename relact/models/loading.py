@@ -1,8 +1,10 @@
 """Load a model with its tokenizer and their fingerprints, or describe one from its configuration alone.
 
-loaded = load("smollm2")                      # or a hub id, a local folder, a .gguf file
-ids = encode(loaded, ["The capital of France is"])
-describe("meta-llama/Llama-2-7b-hf").neurons  # {"mlp": 835584, "attn": 524288, "all": 1359872}
+>>> loaded = load("smollm2")  # or a hub id, a local folder, a .gguf file
+>>> encode(loaded, ["The capital of France is"])
+[[504, 3575, 282, 4649, 314]]
+>>> describe("smollm2").neurons
+{'mlp': 109440, 'attn': 46080, 'all': 155520}
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Report: one self-contained page with every result of a study, and its figures as files.
 
-Use::
-
-    report("study.zarr", "report.html")                     # no network needed to read it
-    report("study.zarr", figures="figures/")                # every figure as PNG, SVG and PDF
-    charts("study.zarr")["ablation"]                        # an Altair chart, drawn by a notebook
+>>> report("study.zarr", "report.html")  # no network needed to read it
+[PosixPath('report.html')]
+>>> charts("study.zarr")["ablation"].to_dict()["config"]["background"]  # an Altair chart, drawn by a notebook
+'#ffffff'
 """
 
 from __future__ import annotations

@@ -1,7 +1,12 @@
 """One writer at a time: a lock file beside the store, which the system frees when its owner dies (``flock``).
 
-    with locks.writing(path): ...    # BusyError names the process that is in the way
-    with locks.writing_together(path, crew, prepare, finished): ...    # the ranks of one launch share it
+>>> with writing(Path("new.zarr")):  # BusyError names the process that is in the way
+...     is_free(Path("new.zarr"))
+False
+>>> is_free(Path("new.zarr"))
+True
+
+The ranks of one launch share it: `writing_together`.
 
 The file is ``.<name>.lock`` in the store's parent folder, never inside the hierarchy, and is removed with the
 lock. Nested use in one thread counts once.
