@@ -3,7 +3,7 @@
 #   make demo    the main job on a real model: prompts, capture, score, select, ablate, report, into demo/
 #   make test    lint, types and tests
 #   make lint | types | unit   one of those alone
-#   make reader  an install without torch answers questions to the shared store of this repository
+#   make reader  an install without torch answers questions, scores and reports
 #   make build   wheel and source distribution into dist/
 #   make look    open the demo's report in a headless browser, use its controls, keep screenshots
 #   make bench   the quick form of every benchmark
@@ -54,7 +54,9 @@ reader:
 	.venv-reader/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .
 	.venv-reader/bin/relact top $(SHARED) --relation country_capital -n 3
 	.venv-reader/bin/relact compare $(SHARED) --mask top-400
-	.venv-reader/bin/relact report $(SHARED) -o .venv-reader/report.html
+	cp -r tests/store/golden/format1/plain.zarr .venv-reader/golden.zarr
+	.venv-reader/bin/relact score .venv-reader/golden.zarr --negatives 1 --check 3
+	.venv-reader/bin/relact report .venv-reader/golden.zarr -o .venv-reader/report.html
 	! .venv-reader/bin/relact capture smollm2 nothing.csv nowhere.zarr
 
 build: setup
