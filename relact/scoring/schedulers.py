@@ -80,7 +80,9 @@ def _on_cluster(client: Any, function: Function, job: Any, tasks: Sequence[Task]
             completed = as_completed(list(calls), client.loop, with_results=True, timeout=PATIENCE_SECONDS)
             for call, result in completed:
                 number = calls.pop(call)
-                if isinstance(result, CancelledError):  # lost with the worker that had it
+                if isinstance(result, CancelledError):  # a worker died that had it, or the job
+                    if any(part.cancelled() for part in shared):
+                        shared = client.scatter(job, broadcast=True, hash=False)
                     again = client.submit(function, shared, tasks[number], pure=False)
                     calls[again] = number
                     completed.add(again)
