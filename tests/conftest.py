@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; each worker has a core
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pandas as pd
 import pytest
