@@ -3,6 +3,7 @@
 #   make demo    the main job on a real model: prompts, capture, score, select, ablate, report, into demo/
 #   make test    lint, types and tests
 #   make lint | types | unit   one of those alone
+#   make quick   the tests that take no more than two seconds each: a minute on two cores
 #   make reader  an install without torch answers questions, scores and reports
 #   make build   wheel and source distribution into dist/
 #   make look    open the demo's report in a headless browser, use its controls, keep screenshots
@@ -46,7 +47,10 @@ types: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+quick: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 reader:
 	$(PYTHON) -m venv --clear .venv-reader || python3 -m venv --clear .venv-reader

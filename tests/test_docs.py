@@ -50,6 +50,7 @@ def here(embedded_study, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_queries(here, embedded_study, command):
     study = embedded_study
     names, printed = run_page("queries.md", command)
@@ -76,6 +77,7 @@ def test_the_queries(here, embedded_study, command):
     assert names["same"]["correlation"].tolist() == pytest.approx([1, 1, 1])
 
 
+@pytest.mark.slow
 def test_the_report_page(here, command):
     run_page("report.md", command)
     assert (here / "report.html").stat().st_size > 900_000
@@ -107,6 +109,7 @@ def test_the_code_about_relations(tmp_path, monkeypatch):
     assert (tmp_path / "prompts.parquet").is_file()
 
 
+@pytest.mark.slow
 def test_the_code_about_ablations(here):
     names = run_code("ablation.md", top_400="top-200")
     assert dict(names["cells"]["drop"].sizes) == {"condition": 5, "relation": 3}
@@ -119,6 +122,7 @@ def test_the_code_about_languages(tmp_path, monkeypatch):
     assert sorted(set(languages["relation"])) == ["de", "en", "es", "fr", "ja", "zh"]
 
 
+@pytest.mark.slow
 def test_the_tutorial(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     names, printed = run_page("tutorial.md", command)

@@ -80,6 +80,7 @@ def test_options_are_frozen_hashable_values(record):
         setattr(record(), dataclasses.fields(record)[0].name, None)
 
 
+@pytest.mark.slow
 def test_a_verb_stays_a_verb_when_its_module_is_imported():
     code = (
         "import relact, relact.analysis.effects, relact.reporting.report\n"

@@ -295,6 +295,7 @@ def test_a_compressed_store_has_the_same_numbers_and_stays_within_its_plan(loade
     assert contents(resumed) == contents(store.path)
 
 
+@pytest.mark.slow
 def test_a_capture_of_four_times_its_memory_stays_below_the_planned_peak(tmp_path):
     """The store is larger than four times what the plan leaves for buffers and the forward pass;
     so is not the process.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "stores" / "smollm2-starter.zarr.zip"
 # as if these were not installed; every command that standard input lists, one after the other

@@ -314,6 +314,7 @@ def test_labels_cannot_change_after_something_was_worked_out_from_them() -> None
         labels.roles[0, 0] = -1
 
 
+@pytest.mark.slow
 def test_a_change_of_any_kernel_file_is_compiled_anew(tmp_path: Path) -> None:
     """Numba itself would serve what it kept: the file of the called kernel is still the same."""
     package = tmp_path / "relact"

@@ -283,6 +283,7 @@ def with_another_value(raw, generator):
         return json.dumps(document).encode()
 
 
+@pytest.mark.slow
 def test_fuzzed_metadata(small):
     """Values and bytes changed at random: opened and asked, or refused; nothing else."""
     generator = random.Random(0)

@@ -225,6 +225,7 @@ def test_an_unpacked_store_on_a_server_is_explained(tiny_study):
 # ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny.zarr.zip", "tiny.zarr"])
 def test_pushed_to_an_object_store_queried_there_and_pulled(bucket, tiny_study, tmp_path, name):
     url = f"s3://neurons/some/where/{name}"
@@ -355,4 +356,3 @@ def test_the_commands_take_addresses(web, tmp_path, capsys, monkeypatch):
         assert run("pull", url, tmp_path / "s.zarr")[0] == 0 and run("info", tmp_path / "s.zarr")[0] == 0
         code, _, err = run("top", f"{server.url}/none.zarr.zip", "--relation", "size")
         assert code == 1 and err.count("\n") == 1 and "no such file" in err
-

@@ -304,6 +304,7 @@ def test_a_file_with_nothing_in_it_is_one_line(tmp_path, name, content, problem)
     assert problem in message and message.startswith(str(tmp_path / name))
 
 
+@pytest.mark.slow
 def test_a_million_rows_of_parquet_stream_in_bounded_memory(tmp_path):
     path, rows, chunk = tmp_path / "big.parquet", 1_000_000, 50_000
     schema = pyarrow.schema(

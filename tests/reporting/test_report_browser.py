@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 import relact
 from relact.analysis import query
 
+pytestmark = pytest.mark.slow
 EVIL = ["<script>window.owned = 1</script>", '"><img src=x onerror="window.owned = 1">']
 
 

@@ -224,6 +224,7 @@ def test_the_catalogue_lists_stores_that_open(tiny_study, tmp_path):
         catalogue.stores(tmp_path / "index.json")
 
 
+@pytest.mark.slow
 def test_every_query_agrees_on_a_package(tiny_study, tmp_path):
     pack(tiny_study.path, tmp_path / "p.zarr.zip")
     shared = open_store(tmp_path / "p.zarr.zip")

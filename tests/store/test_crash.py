@@ -59,6 +59,7 @@ def timed(path, context):
     return spent
 
 
+@pytest.mark.slow
 def test_two_hundred_kills_lose_nothing(place):
     context = victims.context()
     spent = timed(place / "whole.zarr", context)
@@ -116,6 +117,7 @@ def drop_a_stage(path):
     local.recover(local.open(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "step"), [(make_and_fill, 3), (grow_and_fill, 7), (replace_a_stage, 1), (drop_a_stage, 1)]
 )

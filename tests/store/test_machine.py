@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from helpers import sample, victims
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -142,5 +143,5 @@ class StoreMachine(RuleBasedStateMachine):
         return int(store.root[f"{group}/x"][0]) if store.has(group) else None
 
 
-TestStore = StoreMachine.TestCase
+TestStore = pytest.mark.slow(StoreMachine.TestCase)
 TestStore.settings = settings(max_examples=8, stateful_step_count=12, deadline=None)
