@@ -72,7 +72,7 @@ def _in_threads(workers: int, function: Function, job: Any, tasks: Sequence[Task
 def _on_cluster(client: Any, function: Function, job: Any, tasks: Sequence[Task], collect: Collect) -> None:
     from distributed import KilledWorker, as_completed
 
-    shared = client.scatter(job, broadcast=True)
+    (shared,) = client.scatter([job], broadcast=True)
     calls = {client.submit(function, shared, task, pure=False): number for number, task in enumerate(tasks)}
     left, held = set(calls.values()), set[int]()
     while left:
@@ -81,8 +81,8 @@ def _on_cluster(client: Any, function: Function, job: Any, tasks: Sequence[Task]
             for call, result in completed:
                 number = calls.pop(call)
                 if isinstance(result, CancelledError):  # a worker died that had it, or the job
-                    if any(part.cancelled() for part in shared):
-                        shared = client.scatter(job, broadcast=True, hash=False)
+                    if shared.cancelled():
+                        (shared,) = client.scatter([job], broadcast=True, hash=False)
                     again = client.submit(function, shared, tasks[number], pure=False)
                     calls[again] = number
                     completed.add(again)

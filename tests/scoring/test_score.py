@@ -176,7 +176,7 @@ def test_a_cluster_gives_the_same_bits_though_a_worker_dies(captured, tmp_path):
         def kill(stage, done, total, unit):
             if not killed:
                 killed.append(done)
-                victim = workers[only_holder_of_labels(client)]
+                victim = workers[only_holder_of_the_job(client)]
                 victim.kill()
                 victim.wait()
 
@@ -190,10 +190,10 @@ def test_a_cluster_gives_the_same_bits_though_a_worker_dies(captured, tmp_path):
         score(captured, relations=["size"], negatives=1, scheduler="slurm")
 
 
-def only_holder_of_labels(client):
-    """Name of the one worker that has the labels, once it is one."""
+def only_holder_of_the_job(client):
+    """Name of the one worker that has what the tasks share, once it is one."""
     while True:
-        holders = next(where for key, where in client.who_has().items() if key.startswith("Labels"))
+        holders = next(where for key, where in client.who_has().items() if key.startswith("Job"))
         if len(holders) == 1:
             return client.scheduler_info()["workers"][holders[0]]["name"]
         time.sleep(0.05)
