@@ -86,7 +86,7 @@ def study(
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny random Llama with a byte tokenizer."""
-    return tiny.save(tmp_path_factory.mktemp("models") / "llama")
+    return made_once(tmp_path_factory, "llama", tiny.save)
 
 
 @pytest.fixture(scope="session")
@@ -148,11 +148,12 @@ def tiny_study(
     tiny_folder: Path, tiny_prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
 ) -> LocalStore:
     """A finished study of the tiny model, all sites in four blocks of float16. Tests must not change it."""
-    path = tmp_path_factory.mktemp("tiny-study") / "study.zarr"
     capture, ablate = relact.CaptureOptions(sites="all", block=5), relact.AblateOptions(seeds=(0, 1))
-    return relact.run(
-        tiny_prompts, model=str(tiny_folder), store=path, k=12, capture=capture, ablate=ablate
-    ).store
+
+    def make(path: Path) -> None:
+        relact.run(tiny_prompts, model=str(tiny_folder), store=path, k=12, capture=capture, ablate=ablate)
+
+    return local.open(made_once(tmp_path_factory, "tiny.zarr", make))
 
 
 @pytest.fixture(scope="session")

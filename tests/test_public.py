@@ -24,6 +24,7 @@ import relact
 STUB = Path(relact.__file__).with_suffix(".pyi")
 MODULES = {"errors", "kernels"}
 NAMES = sorted(set(relact.__all__) - MODULES)
+SLOW = {"relact", "relact.reporting.report"}  # their examples run a study, draw a page
 RECORDS = {
     "prompts": relact.PromptOptions,
     "capture": relact.CaptureOptions,
@@ -107,11 +108,11 @@ def test_a_script_that_uses_every_public_name_passes_mypy_as_strict_as_it_can_be
 
 
 def documented() -> list[Any]:
-    """Modules whose docstrings hold examples; the package's own run a study of the embedded model."""
+    """Modules whose docstrings hold examples."""
     names = [name for _, name, _ in pkgutil.walk_packages(relact.__path__, "relact.")]
     paths = {name: importlib.util.find_spec(name).origin for name in ["relact", *names]}
     return [
-        pytest.param(name, marks=[pytest.mark.slow] if name == "relact" else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
         for name, path in paths.items()
         if ">>> " in Path(path).read_text()
     ]

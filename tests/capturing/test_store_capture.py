@@ -130,6 +130,7 @@ def test_repair_captures_damaged_blocks_again(loaded, tmp_path, name):
     assert verify(path).ok and contents(path) == before
 
 
+@pytest.mark.slow
 def test_two_ranks_write_what_one_writes(loaded, tmp_path):
     one, two, context = tmp_path / "one.zarr", tmp_path / "two.zarr", victims.context()
     capture(loaded, victims.prompts(), one, block=4)
@@ -143,6 +144,7 @@ def test_two_ranks_write_what_one_writes(loaded, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one.zarr", "two.zarr"]
 
 
+@pytest.mark.slow
 def test_rank_0_does_the_work_of_a_rank_that_died(loaded, tmp_path):
     one, two, context = tmp_path / "one.zarr", tmp_path / "two.zarr", victims.context()
     capture(loaded, victims.prompts(), one, block=2)
@@ -156,6 +158,7 @@ def test_rank_0_does_the_work_of_a_rank_that_died(loaded, tmp_path):
     assert first.exitcode == 0 and contents(two) == contents(one)
 
 
+@pytest.mark.slow
 def test_a_second_capture_of_the_same_store_is_refused(loaded, tmp_path):
     path, context = tmp_path / "s.zarr", victims.context()
     held, done = context.Event(), context.Event()
@@ -172,6 +175,7 @@ def test_a_second_capture_of_the_same_store_is_refused(loaded, tmp_path):
 # Trouble with the disk
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_is_one_line_and_lifting_it_completes_the_store(loaded, tmp_path):
     whole, path, context = tmp_path / "whole.zarr", tmp_path / "s.zarr", victims.context()
     capture(loaded, victims.prompts(), whole, sites=SITE, dtype="float32", block=7)

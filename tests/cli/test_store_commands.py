@@ -148,6 +148,7 @@ def test_the_plan_of_an_ablation_bounds_what_it_then_writes(relact, captured, op
     assert again["files"] < planned["files"] and again["bytes"] < planned["bytes"]
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_whole_study_has_its_steps(relact, tiny_folder, tmp_path):
     path = tmp_path / "s.zarr"
     command = (

@@ -218,7 +218,7 @@ def test_one_file_that_is_cut_or_changed_is_named(web, tmp_path):
 
 def test_an_unpacked_store_on_a_server_is_explained(tiny_study):
     with serving(Plain, tiny_study.path.parent) as server, pytest.raises(StoreError, match="relact pack"):
-        open_store(f"{server.url}/study.zarr")
+        open_store(f"{server.url}/{tiny_study.path.name}")
 
 
 # --- object stores
@@ -241,6 +241,7 @@ def test_pushed_to_an_object_store_queried_there_and_pulled(bucket, tiny_study, 
             ).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_root_of_a_folder_is_published_last(bucket, tiny_study, monkeypatch):
     put, order = urls.Place.put, []
 

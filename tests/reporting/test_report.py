@@ -196,6 +196,7 @@ def test_the_page_is_one_file(gathered):
     )
 
 
+@pytest.mark.slow
 def test_the_command(command, study, tmp_path):
     code, out, _ = command("report", study.path, "-o", tmp_path / "r.html", "--json")
     assert code == 0 and json.loads(out)["written"] == [str(tmp_path / "r.html")]

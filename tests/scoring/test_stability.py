@@ -13,9 +13,8 @@ from relact.scoring.stability import _draw, stability
 
 @pytest.fixture(scope="module")
 def captured(tiny_folder, tiny_prompts, tmp_path_factory):
-    return capture(
-        str(tiny_folder), tiny_prompts, tmp_path_factory.mktemp("s") / "s.zarr", dtype="float32", block=5
-    )
+    path, sites = tmp_path_factory.mktemp("s") / "s.zarr", ["mlp.down", "attn.k"]
+    return capture(str(tiny_folder), tiny_prompts, path, dtype="float32", block=5, sites=sites)
 
 
 def test_survival_equals_scikit_learn_on_the_drawn_prompts(captured):

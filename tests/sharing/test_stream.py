@@ -17,6 +17,7 @@ from relact.sharing.stream import UNFINISHED, stream
 from relact.store import verify
 
 URL = "s3://neurons/runs/tiny.zarr"
+SLOW = pytest.mark.slow
 OPTIONS = {"sites": "mlp.gate,mlp.up", "block": 4}
 
 
@@ -88,7 +89,7 @@ def test_a_streamed_capture_is_the_capture(bucket, cache, on_disk, tmp_path, com
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["goes on", "goes on from another machine"])
-@pytest.mark.parametrize("n", [1, 2, 4, 9, 14, 20, 24, 30])
+@pytest.mark.parametrize("n", [2, 14, *(pytest.param(n, marks=SLOW) for n in (1, 4, 9, 20, 24, 30))])
 def test_an_interrupted_stream_goes_on(bucket, cache, on_disk, monkeypatch, n, lost):
     with monkeypatch.context() as patch:
         Breaking(patch, n)

@@ -249,6 +249,7 @@ def test_append_refuses_another_model_and_a_subject_on_both_sides(tmp_path):
 # One writer
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_refused_and_told_who_is_first(tmp_path):
     path = tmp_path / "s.zarr"
     sample.full(path, 4)
