@@ -1,4 +1,7 @@
-"""Shared by the tests: the embedded model, small random ones, and finished studies of them."""
+"""Shared by the tests: the embedded model, small random ones, and finished studies of them.
+
+Heavy libraries are imported by the fixtures: the process that hands out the tests to others needs none.
+"""
 
 from __future__ import annotations
 
@@ -7,91 +10,70 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.request import Request, urlopen
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; each worker has a core
-    os.environ["OMP_NUM_THREADS"] = "1"
-
-import pandas as pd
 import pytest
-from helpers import disk, tiny
+from helpers import disk
 from helpers.disk import made_once
 
 import relact
 from relact.cli import app
-from relact.models import loading
-from relact.relations import prompts as prompt_tables
-from relact.relations import sources, table
-from relact.store import local
-from relact.store.local import LocalStore
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from relact.models.loading import LoadedModel
+    from relact.store.local import LocalStore
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; each worker has a core
+    os.environ["OMP_NUM_THREADS"] = "1"
+disk.keep_in_memory()
 disk.do_not_wait()
 
 RELATIONS = ("country_capital", "adj_comparative", "word_first_letter")
 
+# Models and studies. Tests must not change them
+
 
 @pytest.fixture(scope="session")
-def smollm2() -> loading.LoadedModel:
+def smollm2() -> LoadedModel:
     """The embedded model, loaded once."""
+    from relact.models import loading
+
     return loading.load("smollm2")
 
 
 @pytest.fixture(scope="session")
-def prompts() -> pd.DataFrame:
-    """Few-shot prompts of three relations: 12 to identify and 6 to test each."""
-    relations = [sources.load(name)[0] for name in RELATIONS]
-    return prompt_tables.prompts(relations, shots=3, per_relation=12, test_size=6)
-
-
-def finished(model: loading.LoadedModel, prompts: pd.DataFrame, path: Path) -> None:
-    """Make a study: captured in three blocks of float32, scored, selected, ablated."""
-    capture, ablate = relact.CaptureOptions(dtype="float32", block=16), relact.AblateOptions(seeds=(0, 1))
-    relact.run(prompts, model=model, store=path, k=200, capture=capture, ablate=ablate)
-
-
-@pytest.fixture(scope="session")
-def embedded_study(
-    smollm2: loading.LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
-) -> LocalStore:
-    """A finished study of the embedded model. Tests must not change it."""
-
-    def make(path: Path) -> None:
-        finished(smollm2, prompts, path)
-
-    return local.open(made_once(tmp_path_factory, "embedded.zarr", make))
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> loading.LoadedModel:
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A random model that is small and says letters, under a name as the embedded one has it."""
+    from helpers import tiny
+
+    from relact.models import loading
+
     loaded = loading.load(str(made_once(tmp_path_factory, "talker", tiny.save_talker)))
     return replace(loaded, id="talker", revision="sha256:" + "0" * 64)
 
 
 @pytest.fixture(scope="session")
-def study(
-    model: loading.LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
-) -> LocalStore:
-    """A finished study of the same form of that model, which knows two thirds of the answers.
-    Tests must not change it.
-    """
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny random Llama with a byte tokenizer."""
+    from helpers import tiny
 
-    def make(path: Path) -> None:
-        finished(model, tiny.knowing(model, prompts), path)
-
-    return local.open(made_once(tmp_path_factory, "study.zarr", make))
+    return made_once(tmp_path_factory, "llama", tiny.save)
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved tiny random Llama with a byte tokenizer."""
-    return made_once(tmp_path_factory, "llama", tiny.save)
+def prompts() -> pd.DataFrame:
+    """Few-shot prompts of three relations: 12 to identify and 6 to test each."""
+    return relact.prompts(RELATIONS, shots=3, per_relation=12, test_size=6)
 
 
 @pytest.fixture(scope="session")
 def tiny_prompts() -> pd.DataFrame:
     """Zero-shot prompts of two made-up relations, for models that know nothing."""
+    import pandas as pd
+
     rows = [
         {
             "text": f"{relation} of thing {number} is",
@@ -110,10 +92,60 @@ def tiny_prompts() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@pytest.fixture(scope="session")
+def embedded_study(
+    smollm2: LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> LocalStore:
+    """A finished study of the embedded model: three blocks of float32, top-200, two random controls."""
+    return finished(tmp_path_factory, "embedded", smollm2, lambda: prompts)
+
+
+@pytest.fixture(scope="session")
+def study(model: LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    """The same of the small random model, which knows two thirds of the answers."""
+    from helpers import tiny
+
+    return finished(tmp_path_factory, "study", model, lambda: tiny.knowing(model, prompts))
+
+
+@pytest.fixture(scope="session")
+def tiny_study(
+    tiny_folder: Path, tiny_prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> LocalStore:
+    """A finished study of the tiny model: all sites in four blocks of float16, top-12."""
+    capture = relact.CaptureOptions(sites="all", block=5)
+    return finished(tmp_path_factory, "tiny", str(tiny_folder), lambda: tiny_prompts, k=12, capture=capture)
+
+
+def finished(
+    factory: pytest.TempPathFactory,
+    name: str,
+    model: LoadedModel | str,
+    prompts: Callable[[], pd.DataFrame],
+    k: int = 200,
+    capture: relact.CaptureOptions | None = None,
+) -> LocalStore:
+    """A store that is captured, scored, selected and ablated, by whichever worker asks first."""
+    from relact.store import local
+
+    capture = capture or relact.CaptureOptions(dtype="float32", block=16)
+    ablate = relact.AblateOptions(seeds=(0, 1))
+
+    def make(path: Path) -> None:
+        relact.run(prompts(), model=model, store=path, k=k, capture=capture, ablate=ablate)
+
+    return local.open(made_once(factory, f"{name}.zarr", make))
+
+
 @pytest.fixture
 def prompt_file(tiny_prompts: pd.DataFrame, tmp_path: Path) -> Path:
-    """Those prompts in a file."""
+    """The tiny prompts in a file."""
+    from relact.relations import table
+
     return table.write(tiny_prompts, tmp_path / "prompts.parquet")
+
+
+# Commands
 
 
 @pytest.fixture
@@ -143,17 +175,7 @@ def the_command(
     return command
 
 
-@pytest.fixture(scope="session")
-def tiny_study(
-    tiny_folder: Path, tiny_prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
-) -> LocalStore:
-    """A finished study of the tiny model, all sites in four blocks of float16. Tests must not change it."""
-    capture, ablate = relact.CaptureOptions(sites="all", block=5), relact.AblateOptions(seeds=(0, 1))
-
-    def make(path: Path) -> None:
-        relact.run(tiny_prompts, model=str(tiny_folder), store=path, k=12, capture=capture, ablate=ablate)
-
-    return local.open(made_once(tmp_path_factory, "tiny.zarr", make))
+# An object store
 
 
 @pytest.fixture(scope="session")

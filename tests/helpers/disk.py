@@ -1,15 +1,30 @@
-"""The disk as tests want it: nothing waits until it has written, and what every worker needs is made once."""
+"""The disk as tests want it: in memory, without waiting; what every worker needs is made once."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 from filelock import FileLock
 
+MEMORY = Path("/dev/shm")
+ROOM = 4 * 2**30  # bytes that must be free there
 flush = os.fsync  # the real one, for tests of flushing
+
+
+def keep_in_memory() -> None:
+    """Have the folders of tests in memory, where there is such a place with room for them."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # what `tmp_path` goes by
+
+
+def new_folder() -> Path:
+    """A folder beside those of `tmp_path`, for who has no fixtures."""
+    return Path(mkdtemp(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
 
 
 def do_not_wait() -> None:

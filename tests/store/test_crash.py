@@ -1,19 +1,17 @@
 """Processes killed at random moments, and at every single change they make to the disk:
 no store is lost or differs afterwards.
 
-A kill cannot lose what the system already has, so these tests run in memory where there is such a place; that
-everything is flushed before a commit is tested by order.
+A kill cannot lose what the system already has, so nothing here waits for the disk; that everything is flushed
+before a commit is tested by order (test_durable.py).
 """
 
 from __future__ import annotations
 
 import random
 import shutil
-import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from helpers import sample, victims
@@ -24,15 +22,6 @@ from relact.store.verify import verify
 KILLS = 200
 ATTEMPTS = 6  # kills of one study at most
 CHAINS = 2  # studies at a time
-IN_MEMORY = Path("/dev/shm")
-
-
-@pytest.fixture
-def place():
-    """A folder in memory if there is one."""
-    folder = Path(tempfile.mkdtemp(dir=IN_MEMORY if IN_MEMORY.is_dir() else None))
-    yield folder
-    shutil.rmtree(folder)
 
 
 def contents(path):
@@ -60,16 +49,16 @@ def timed(path, context):
 
 
 @pytest.mark.slow
-def test_two_hundred_kills_lose_nothing(place):
+def test_two_hundred_kills_lose_nothing(tmp_path):
     context = victims.context()
-    spent = timed(place / "whole.zarr", context)
-    whole = contents(place / "whole.zarr")
+    spent = timed(tmp_path / "whole.zarr", context)
+    whole = contents(tmp_path / "whole.zarr")
     killed, finished = Counter(), []
 
     def chain(number):
         """Studies one after the other, each killed a few times and resumed until it gets through."""
         generator = random.Random(number)
-        path, stage = place / f"{number}.zarr", context.Value("i", 0)
+        path, stage = tmp_path / f"{number}.zarr", context.Value("i", 0)
         while killed.total() < KILLS:
             stage.value, attempts = 0, 0
             while True:
@@ -121,9 +110,9 @@ def drop_a_stage(path):
 @pytest.mark.parametrize(
     ("action", "step"), [(make_and_fill, 3), (grow_and_fill, 7), (replace_a_stage, 1), (drop_a_stage, 1)]
 )
-def test_killed_just_before_a_change_to_the_disk(place, action, step):
+def test_killed_just_before_a_change_to_the_disk(tmp_path, action, step):
     """Before every change, or every third or seventh where there are some hundred alike."""
-    base, whole, path = place / "base.zarr", place / "whole.zarr", place / "s.zarr"
+    base, whole, path = tmp_path / "base.zarr", tmp_path / "whole.zarr", tmp_path / "s.zarr"
     if action is not make_and_fill:
         sample.full(base, 6)
         victims.put(base, "masks/top-4", 1)
@@ -149,7 +138,7 @@ def test_killed_just_before_a_change_to_the_disk(place, action, step):
         else:
             victims.fill(path)
         assert sample.files(path) == expected, change
-        assert sorted(file.name for file in place.iterdir()) == sorted(
+        assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
             file.name for file in (base, whole, path) if file.exists()
         )
         shutil.rmtree(path)

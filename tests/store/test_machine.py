@@ -5,13 +5,11 @@ held to a model of it in memory.
 from __future__ import annotations
 
 import shutil
-import tempfile
-from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers import sample, victims
+from helpers import disk, sample, victims
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -31,7 +29,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = disk.new_folder()
         self.path = self.folder / "s.zarr"
 
     def teardown(self) -> None:
