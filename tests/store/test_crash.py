@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,7 @@ def test_two_hundred_kills_lose_nothing(tmp_path):
                 child.join()
                 if child.exitcode == 0:
                     break
+                assert child.exitcode == -signal.SIGKILL, "a study failed that nobody killed"
                 attempts += 1
                 killed[victims.STAGES[stage.value]] += 1
                 if path.exists():
@@ -127,6 +129,7 @@ def test_killed_just_before_a_change_to_the_disk(tmp_path, action, step):
         child.join()
         if child.exitcode == 0:
             break
+        assert child.exitcode == -signal.SIGKILL
         if path.exists():
             store = local.open(path)
             assert verify(path).ok
