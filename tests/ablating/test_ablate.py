@@ -17,7 +17,6 @@ from relact.ablating import ablate, answers, conditions
 from relact.ablating.perplexity import plain_text
 from relact.capturing.capture import capture
 from relact.errors import IdentityError, InputError
-from relact.models import loading
 from relact.models.hooks import visit
 from relact.relations import prompts as tables
 from relact.relations import sources, verdict
@@ -97,9 +96,11 @@ def test_logits_differ_inside_and_are_bit_identical_afterwards(study, model):
 
 
 def test_results_are_reused(study, model, monkeypatch):
-    monkeypatch.setattr(loading, "encode", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(ablate, "encode", lambda *_, **__: pytest.fail("computed"))
     again = ablate.ablate(study, mask="top-200", model=model, seeds=[0, 1])
     assert again["accuracy"].shape == (6, 3)
+    with pytest.raises(pytest.fail.Exception, match="computed"):
+        ablate.ablate(study, mask="top-200", model=model, seeds=[2])
 
 
 @pytest.fixture

@@ -67,11 +67,15 @@ def test_columns_are_views_of_the_mapped_file(tmp_path):
 def test_without_room_for_another_map_chunks_are_read_instead(tmp_path, monkeypatch):
     store = sample.full(tmp_path / "s.zarr", 6)
 
+    refused = []
+
     def refuse(*_, **__):
+        refused.append(True)
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(mmap.mmap, "mmap", refuse)
     np.testing.assert_array_equal(sample.read(store, "attn.k"), sample.values("attn.k", range(6)))
+    assert refused
 
 
 def test_a_store_of_another_layout_is_read_through_zarr(tmp_path):
@@ -161,13 +165,13 @@ def put(store, group, number):
 @pytest.mark.parametrize("group", ["scores", "masks/top-4", "masks/~a~", "ablations/50% off"])
 def test_a_stage_appears_whole_or_not_at_all(tmp_path, group):
     store = sample.full(tmp_path / "s.zarr", 4)
-    with pytest.raises(RuntimeError), store.stage(group, {"number": 0}) as built:
+    with pytest.raises(RuntimeError, match="mine"), store.stage(group, {"number": 0}) as built:
         built.create_array("x", data=np.zeros(3))
-        raise RuntimeError
+        raise RuntimeError("mine")
     assert not store.has(group)
     put(store, group, 1)
-    with pytest.raises(RuntimeError), store.stage(group, {"number": 2}):
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="mine"), store.stage(group, {"number": 2}):
+        raise RuntimeError("mine")
     assert store.attributes(group) == {"number": 1} and store.dataset(group)["x"].values.tolist() == [1, 1, 1]
     put(store, group, 3)
     assert store.attributes(group) == {"number": 3} and leftovers(store.path) == []
