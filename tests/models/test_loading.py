@@ -47,8 +47,7 @@ def _refused(match: str, name: str | Path, **options: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
-# --- folders
-# ---------------------------------------------------------------------------------------------------------
+# Folders
 
 
 def test_load_a_folder(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -176,8 +175,7 @@ def test_a_repositorys_own_code_does_not_run_unless_asked(tmp_path: Path) -> Non
     _refused("trust_remote_code", place)
 
 
-# --- describe
-# --------------------------------------------------------------------------------------------------------
+# Describe
 
 
 @pytest.mark.parametrize(
@@ -204,8 +202,7 @@ def test_describe_needs_only_a_configuration(
     assert info.sites["mlp.gate"] == info.sites["mlp.hidden"] == inner and info.sites["attn.o"] == hidden
 
 
-# --- fingerprints
-# ----------------------------------------------------------------------------------------------------
+# Fingerprints
 
 
 def test_the_fingerprint_of_a_model_changes_with_any_bit_and_not_with_its_place(tmp_path: Path) -> None:
@@ -249,8 +246,7 @@ def test_the_fingerprint_of_a_tokenizer() -> None:
     assert fingerprint.of_tokenizer(plain) != first
 
 
-# --- encode
-# ----------------------------------------------------------------------------------------------------------
+# Encode
 
 
 def test_encode_without_a_pad_token(folder: Path) -> None:
@@ -265,8 +261,7 @@ def test_encode_without_a_pad_token(folder: Path) -> None:
     assert [len(row) for row in loading.encode(loaded, ["x" * 1000])] == [1001]
 
 
-# --- the hub, without a network
-# --------------------------------------------------------------------------------------
+# The hub, without a network
 
 
 def test_a_cached_hub_model_loads_offline_with_its_commit(offline: Path) -> None:
@@ -292,8 +287,7 @@ def test_a_hub_model_that_is_nowhere() -> None:
     _refused("no model of this name", "not a name")
 
 
-# --- GGUF and the embedded model
-# -------------------------------------------------------------------------------------
+# GGUF and the embedded model
 
 
 @pytest.mark.slow

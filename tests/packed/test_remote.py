@@ -221,8 +221,7 @@ def test_an_unpacked_store_on_a_server_is_explained(tiny_study):
         open_store(f"{server.url}/{tiny_study.path.name}")
 
 
-# --- object stores
-# ----------------------------------------------------------------------------------------------------
+# Object stores
 
 
 @pytest.mark.slow
@@ -297,8 +296,7 @@ def test_only_places_that_take_files_are_pushed_to(tiny_study):
         push(tiny_study.path, "https://host/s.zarr")
 
 
-# --- the hub
-# ----------------------------------------------------------------------------------------------------------
+# The hub
 
 
 @pytest.fixture
@@ -333,8 +331,7 @@ def test_a_data_set_on_the_hub(hub, tiny_study, tmp_path, name):
         open_store("hf://datasets/me/neurons/none.zarr")
 
 
-# --- commands
-# ---------------------------------------------------------------------------------------------------------
+# Commands
 
 
 def test_the_commands_take_addresses(web, tmp_path, capsys, monkeypatch):

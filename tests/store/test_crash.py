@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import shutil
 import signal
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ from relact.store.verify import verify
 KILLS = 200
 ATTEMPTS = 6  # kills of one study at most
 CHAINS = 2  # studies at a time
+# multiprocessing asks after the children of all threads whenever one is started, and each says only once how
+# it ended
+CHILDREN = threading.Lock()
 
 
 def contents(path):
@@ -33,16 +37,28 @@ def start(path, context, stage):
     """A study that has begun at ``stage``."""
     begun = context.Event()
     child = context.Process(target=victims.study, args=(path, begun, stage))
-    child.start()
+    with CHILDREN:
+        child.start()
     assert begun.wait(60)
     return child
+
+
+def code_of(child, seconds=float("inf")):
+    """Exit code of a child once it has ended; None when it has not after so many seconds."""
+    stop = time.monotonic() + seconds
+    while True:
+        with CHILDREN:
+            code = child.exitcode
+        if code is not None or time.monotonic() >= stop:
+            return code
+        time.sleep(0.001)
 
 
 def timed(path, context):
     """Seconds that every stage takes, uninterrupted."""
     stage, spent = context.Value("i", 0), Counter()
     child = start(path, context, stage)
-    while child.is_alive():
+    while code_of(child, 0) is None:
         spent[stage.value] += 0.001
         time.sleep(0.001)
     assert child.exitcode == 0
@@ -66,14 +82,13 @@ def test_two_hundred_kills_lose_nothing(tmp_path):
                 child = start(path, context, stage)
                 if attempts < ATTEMPTS:
                     target = min(generator.choices(range(stage.value, len(victims.STAGES)), k=2))
-                    while child.is_alive() and stage.value < target:
+                    while stage.value < target and code_of(child, 0) is None:
                         time.sleep(0.001)
-                    child.join(generator.uniform(0, 1.2 * spent[target]))
+                    code_of(child, generator.uniform(0, 1.2 * spent[target]))
                     child.kill()
-                child.join()
-                if child.exitcode == 0:
+                if (code := code_of(child)) == 0:
                     break
-                assert child.exitcode == -signal.SIGKILL, "a study failed that nobody killed"
+                assert code == -signal.SIGKILL, "a study failed that nobody killed"
                 attempts += 1
                 killed[victims.STAGES[stage.value]] += 1
                 if path.exists():
