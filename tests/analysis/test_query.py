@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -103,8 +104,6 @@ def test_refusals_name_what_there_is(study, ask, message):
 
 
 def test_a_store_without_scores_names_the_command(study, tmp_path):
-    import shutil
-
     copy = tmp_path / "s.zarr"
     shutil.copytree(study.path, copy)
     shutil.rmtree(copy / "scores")

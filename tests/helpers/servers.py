@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -134,8 +135,6 @@ class Hub(BaseHTTPRequestHandler):
             modes = [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in wanted]
             return self._json({"files": modes})
         if "/commit/" in self.path:
-            from base64 import b64decode
-
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.files[line["value"]["path"]] = b64decode(line["value"]["content"])

@@ -30,6 +30,7 @@ from relact.packed.contents import CONSOLIDATED, render
 from relact.packed.metadata import check_array
 from relact.packed.package import open_package
 from relact.packed.store import PackedStore
+from relact.sharing import card
 from relact.sharing.pack import pack
 from relact.sharing.unpack import unpack
 from relact.store.seal import files_below
@@ -233,8 +234,6 @@ def test_a_chunk_that_declares_more_than_fits(package):
 
 
 def test_scripts_and_markup_in_names_are_only_text(tiny_study):
-    from relact.sharing import card
-
     forged = {
         **card.describe(tiny_study, ["scores"], None),
         "model": "<script>x</script>`|",

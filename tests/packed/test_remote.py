@@ -5,17 +5,19 @@ clear errors.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.servers import Broken, Hub, Plain, Ranged, serving
+from huggingface_hub import constants
 
 from relact.analysis import query
-from relact.cli import app
 from relact.errors import InputError, StoreError
 from relact.packed import archive, urls
+from relact.packed import cache as disk_cache
 from relact.packed.store import open_store
 from relact.sharing.pack import pack
 from relact.sharing.publish import pull, push
@@ -115,8 +117,6 @@ def test_what_was_read_once_is_not_fetched_again(web, study, cache):
 
 
 def test_the_cache_stays_within_its_bound(web, cache, monkeypatch):
-    from relact.packed import cache as disk_cache
-
     monkeypatch.setattr(disk_cache, "CACHE_BYTES", 10_000)
     with serving(Plain, web) as server:
         for _ in range(3):
@@ -205,8 +205,6 @@ def test_truncated_packages(web, tmp_path):
 
 
 def test_one_file_that_is_cut_or_changed_is_named(web, tmp_path):
-    import shutil
-
     shutil.copytree(web / "tiny.zarr", tmp_path / "s.zarr")
     chunk = tmp_path / "s.zarr" / "scores" / "mlp.up" / "on_p90" / "c" / "0" / "0" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-3])
@@ -302,8 +300,6 @@ def test_only_places_that_take_files_are_pushed_to(tiny_study):
 @pytest.fixture
 def hub(monkeypatch):
     """A hub on loopback, and a token for it."""
-    import huggingface_hub.constants as constants
-
     with serving(Hub) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(
@@ -334,23 +330,14 @@ def test_a_data_set_on_the_hub(hub, tiny_study, tmp_path, name):
 # Commands
 
 
-def test_the_commands_take_addresses(web, tmp_path, capsys, monkeypatch):
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["relact", *map(str, arguments)])
-        try:
-            app.main()
-        except SystemExit as end:
-            code = end.code or 0
-        else:
-            code = 0
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
+def test_the_commands_take_addresses(web, tmp_path, command):
     with serving(Ranged, web) as server:
         url = f"{server.url}/tiny.zarr.zip"
-        code, out, _ = run("top", url, "--relation", "size", "-n", 2, "--json")
+        code, out, _ = command("top", url, "--relation", "size", "-n", 2, "--json")
         assert code == 0 and out.count('"average_precision"') == 2
-        assert run("info", url)[0] == run("neuron", url, "mlp.up", 0, 1)[0] == 0
-        assert run("pull", url, tmp_path / "s.zarr")[0] == 0 and run("info", tmp_path / "s.zarr")[0] == 0
-        code, _, err = run("top", f"{server.url}/none.zarr.zip", "--relation", "size")
+        assert command("info", url)[0] == command("neuron", url, "mlp.up", 0, 1)[0] == 0
+        assert (
+            command("pull", url, tmp_path / "s.zarr")[0] == 0 and command("info", tmp_path / "s.zarr")[0] == 0
+        )
+        code, _, err = command("top", f"{server.url}/none.zarr.zip", "--relation", "size")
         assert code == 1 and err.count("\n") == 1 and "no such file" in err

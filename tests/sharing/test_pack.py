@@ -16,12 +16,14 @@ import pandas as pd
 import pytest
 import xarray as xr
 import zarr
+from helpers import tiny
 
 import relact
 from relact import schema
 from relact.analysis import compare, query
 from relact.errors import IdentityError, InputError, StoreError
 from relact.packed.store import open_store
+from relact.sharing import card, catalogue
 from relact.sharing.pack import pack
 from relact.sharing.unpack import unpack
 from relact.store import verify
@@ -133,8 +135,6 @@ def test_the_card_tells_what_it_is_and_cannot_be_tricked(study, tmp_path):
         "random neurons",
     ):
         assert fact in text
-    from relact.sharing import card
-
     forged = {**packed.card, "model": "<script>alert(1)</script> | `x`", "relations": ["a\n# b", "![x](y)|z"]}
     shown = card.render(forged, 1)
     assert "<script>" not in shown and "\n# b" not in shown
@@ -197,8 +197,6 @@ def test_a_store_tells_what_made_it_and_that_is_repeated(tiny_study, tiny_folder
 
 
 def test_another_model_does_not_repeat_a_study(tiny_study, tmp_path):
-    from helpers import tiny
-
     other = tiny.save(tmp_path / "other", "llama", seed=1)
     with pytest.raises(IdentityError, match="fingerprint"):
         relact.repeat(tiny_study, tmp_path / "again.zarr", model=str(other))
@@ -206,8 +204,6 @@ def test_another_model_does_not_repeat_a_study(tiny_study, tmp_path):
 
 
 def test_the_catalogue_lists_stores_that_open(tiny_study, tmp_path):
-    from relact.sharing import catalogue
-
     packed = pack(tiny_study.path, tmp_path / "tiny.zarr.zip", licence="cc0-1.0")
     catalogue.add(packed, tmp_path / "index.json")
     catalogue.add(packed, tmp_path / "index.json")
@@ -249,8 +245,6 @@ def test_every_query_agrees_on_a_package(tiny_study, tmp_path):
 
 
 def test_the_committed_store_is_what_the_catalogue_says(tmp_path):
-    from relact.sharing import catalogue
-
     listed = {one.name: one for one in catalogue.stores()}["smollm2-starter"]
     store = unpack(listed.location, tmp_path / "u.zarr", sha256=listed.sha256)
     assert verify.verify(store.path).ok and len(store.relations()) == listed.relations
