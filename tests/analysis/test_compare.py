@@ -77,6 +77,8 @@ def test_overlap_over_k_grows_and_matches_a_mask(study):
     assert (found["shared"].diff("k") >= 0).all()
     xr_equal = found.sel(k=200, drop=True)
     assert xr_equal.equals(compare.overlap(study, "top-200"))
+    assert xr_equal.equals(compare.overlap(study, k=200))
+    assert compare.overlap(study, k=200, by="layer").equals(compare.overlap(study, "top-200", by="layer"))
     assert (found["shared"].sel(k=NEURONS) == NEURONS).all() and (found["jaccard"].sel(k=NEURONS) == 1).all()
 
 

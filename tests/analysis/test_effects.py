@@ -179,3 +179,21 @@ def test_cumulativity_by_hand():
         columns=["relation", "k1", "k2", "total", "affected", "cumulativity"],
     )
     pd.testing.assert_frame_equal(table, expected)
+
+
+@pytest.mark.parametrize(("broken", "expected"), [(1, 0.0), (0, np.nan)])
+def test_cumulativity_of_one_prompt_that_breaks_and_of_none(broken, expected):
+    """One relation; the second k breaks a prompt that what it adds breaks alone, too."""
+    correct, step = np.ones((2, 2, 3), bool), np.ones((2, 3), bool)  # [k, intact a, prompt], [k, prompt]
+    correct[1, 1, :broken] = step[1, :broken] = False
+    sweep = xr.Dataset(
+        {
+            "correct": (("k", "condition", "prompt"), correct),
+            "step_correct": (("k", "prompt"), step),
+            "relation_of": ("prompt", [*"aaa"]),
+        },
+        coords={"k": [1, 2], "condition": ["intact", "a"], "relation": ["a"]},
+    )
+    table = effects.cumulativity(sweep).set_index("relation")
+    assert (table["total"] == broken).all()
+    np.testing.assert_array_equal(table.loc[["a", "macro", "micro"], "cumulativity"], [expected] * 3)

@@ -17,6 +17,7 @@ from relact import colours
 from relact.analysis import query, tables
 from relact.cli import drawing, terminal
 from relact.errors import InputError, StoreError
+from relact.schema import STATISTICS
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,10 @@ def test_top_of_some_sites_and_of_more_than_there_are(study, plain):
 
 
 def test_a_neuron_in_every_relation(study, plain):
-    found = query.neuron(study, "mlp.up", 2, 100).set_index("relation")
+    found = query.neuron(study, "mlp.up", 2, 100)
+    assert list(found) == ["relation", *STATISTICS, "min", "p10", "p50", "p90", "max"]
+    assert found["average_precision"].is_monotonic_decreasing and found.index.tolist() == [0, 1, 2]
+    found = found.set_index("relation")
     scores = plain["scores/mlp.up"].isel(layer=2, neuron=100)
     values = plain["activations/mlp.up"]["activation"].isel(layer=2, neuron=100).values
     names = np.array([str(name) for name in plain["prompts/identify"]["relation"].values])
