@@ -115,6 +115,7 @@ def test_the_code_about_ablations(here):
     assert dict(names["cells"]["drop"].sizes) == {"condition": 5, "relation": 3}
 
 
+@pytest.mark.slow
 def test_the_code_about_languages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_code("paper.md")

@@ -207,6 +207,7 @@ def test_a_sparkline_counts():
     assert drawing.sparkline(np.array([2.0, 2.0]), 2, 2)[0] == "█"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["top", "{store}", "--relation", "country_capital", "-n", "100"]]
 )

@@ -18,6 +18,7 @@ def sort(bits, infinity, runs, keys):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_keys_are_sorted_by_value_then_class(dtype: type) -> None:
     """Both zeros are one value, infinities are ends, and equal values are in order of class."""

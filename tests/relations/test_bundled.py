@@ -93,6 +93,7 @@ def test_the_starter_relations_split_with_five_shots_and_never_share_a_subject()
         assert len(by_split["test"]) >= 35 and len(by_split["identify"]) >= 70
 
 
+@pytest.mark.slow
 def test_the_build_script_reproduces_the_files():
     script = ROOT / "tools" / "build_relations.py"
     shown = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)

@@ -128,6 +128,7 @@ def test_listed_neurons_are_the_best_and_their_prompts_the_extremes(gathered, st
         assert texts == expected.text.tolist()
 
 
+@pytest.mark.slow
 def test_figures_are_written_in_every_format(gathered, tmp_path):
     names = ["ablation", "overlap", "growth", "layers", "distribution"]
     drawn = figures.charts(gathered)
@@ -181,6 +182,7 @@ class Tags(HTMLParser):
             self.text.append(data)
 
 
+@pytest.mark.slow
 def test_the_page_is_one_file(gathered):
     text = render(gathered)
     page = Tags()
@@ -208,6 +210,7 @@ def test_the_command(command, study, tmp_path):
     assert code == 1 and "no mask 'best', there are: top-200" in err
 
 
+@pytest.mark.slow
 def test_a_store_that_is_only_scored_has_a_report(tiny_folder, tiny_prompts, tmp_path):
     store = relact.score(relact.capture(str(tiny_folder), tiny_prompts, tmp_path / "s.zarr"))
     gathered = gathering.gather(store)

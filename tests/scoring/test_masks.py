@@ -94,6 +94,7 @@ def test_names_tell_kind_and_sites(copied):
     assert relations == copied.relations() and masks.flatten(chosen).sum(axis=1).tolist() == [30] * 3
 
 
+@pytest.mark.slow
 def test_neurons_that_beat_chance_follow_scipys_correction_of_a_permutation_test(copied):
     """The null by permuting labels with scikit-learn, the bound by scipy: nearly the same set."""
     name = masks.select(copied, fdr=0.05)

@@ -199,6 +199,7 @@ def only_holder_of_the_job(client):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_cluster_that_seems_silent_is_asked_again(captured, monkeypatch):
     """A client that missed the scheduler's word of finished tasks, as it can when a worker dies,
     does not wait for ever.

@@ -79,6 +79,7 @@ def test_the_same_store_gives_the_same_archive(tiny_study, tmp_path):
     assert first.sha256 == second.sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", ["p.zarr.zip", "p.zarr"])
 def test_plain_zarr_and_xarray_open_it_without_relact(study, tmp_path, out):
     pack(study.path, tmp_path / out, activations=True)

@@ -89,6 +89,7 @@ def test_a_streamed_capture_is_the_capture(bucket, cache, on_disk, tmp_path, com
                 ).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [False, True], ids=["goes on", "goes on from another machine"])
 @pytest.mark.parametrize("n", [2, 14, *(pytest.param(n, marks=SLOW) for n in (1, 4, 9, 20, 24, 30))])
 def test_an_interrupted_stream_goes_on(bucket, cache, on_disk, monkeypatch, n, lost):

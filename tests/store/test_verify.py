@@ -60,6 +60,7 @@ def test_a_whole_store_passes_and_every_byte_of_it_was_read(path):
     assert verdict.files == len(contents) and verdict.bytes == sum(map(len, contents.values()))
 
 
+@pytest.mark.slow
 def test_a_thousand_flipped_bits_are_found_each_in_its_place(path):
     generator = random.Random(1)
     contents = sample.files(path)
