@@ -189,6 +189,7 @@ def twin(loaded, text, condition, last):
     return loaded.tokenizer.decode(ids[start:], skip_special_tokens=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "tokens"), [("zero", "last"), ("on_p50", "all"), ("resample", "last")])
 def test_every_mode_and_choice_of_tokens_equals_its_twin(copied, model, mode, tokens):
     result = ablate.ablate(copied, mask="top-200", model=model, seeds=[], mode=mode, tokens=tokens).load()

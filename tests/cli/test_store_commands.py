@@ -131,6 +131,7 @@ def written(path, before):
     return len(sizes), sum(sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [("--k", "4"), ("--k", "2,4,6"), ("--k", "4", "--perplexity", "--seeds", "2")]
 )
