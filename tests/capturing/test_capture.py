@@ -113,6 +113,8 @@ def test_batch_mates_padding_and_shared_prefixes_change_nothing(name):
 @pytest.mark.parametrize("pool", schema.POOLS)
 def test_every_pool_over_real_tokens_only(tiny_folder, pool):
     loaded = loading.load(str(tiny_folder))
+    with torch.no_grad():
+        loaded.model.model.layers[1].mlp.up_proj.weight[7] = 0  # a neuron that is exactly 0 is not positive
     tokens = mixed_prompts()
     together = captured(loaded, tokens, pool, MODULES)
     for row, ids in enumerate(tokens):
@@ -177,9 +179,11 @@ def test_wrong_settings_name_the_option_and_the_value(tiny_folder, tiny_prompts,
 
 def test_a_prompt_longer_than_the_model_takes_is_named(tiny_folder, tiny_prompts, tmp_path):
     prompts = tiny_prompts.copy()
-    prompts.loc[3, "text"] = "a" * 200
-    with pytest.raises(InputError, match="identification prompt 3: 201 tokens, the model takes 1 to 128"):
+    prompts.loc[3, "text"] = "a" * 128
+    with pytest.raises(InputError, match="identification prompt 3: 129 tokens, the model takes 1 to 128"):
         capture(str(tiny_folder), prompts, tmp_path / "s.zarr")
+    prompts.loc[3, "text"] = "a" * 127
+    assert capture(str(tiny_folder), prompts, tmp_path / "s.zarr").prompts("identify").n_tokens[3] == 128
 
 
 def test_values_too_large_for_float16_stop_the_capture_with_their_place(tmp_path, tiny_prompts):

@@ -100,6 +100,10 @@ def test_append_captures_only_what_is_new_and_a_new_relation(loaded, tmp_path, m
     files = sample.files(path)
     capture(loaded, pd.concat([old, new]), path, block=4, append=True)
     assert len(ran) == 6 and sample.files(path) == files and verify(path).ok
+    # to resume is to ask for all of it, whenever it came
+    (path / "commits" / "record" / "c.1.0").unlink()
+    capture(loaded, pd.concat([old, new]), path, block=4)
+    assert len(ran) == 10 and sample.files(path) == files
 
 
 def test_an_append_that_is_interrupted_resumes_to_the_same_bytes(loaded, tmp_path, monkeypatch):

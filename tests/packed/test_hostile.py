@@ -151,6 +151,15 @@ def node(document, path):
     return document[CONSOLIDATED]["metadata"][path]
 
 
+def narrow(document, group, width, chunk=None):
+    """Give every array of a group another number of neurons, all of them the same."""
+    for path, array in document[CONSOLIDATED]["metadata"].items():
+        if path.startswith(f"{group}/") and "neuron" in array.get("dimension_names", ()):
+            array["shape"][-1] = width
+            grid = array["chunk_grid"]["configuration"]["chunk_shape"]
+            grid[-1] = chunk or grid[-1]
+
+
 AP = "scores/mlp.up/average_precision"
 FORGERIES = {  # what is forged, and what the refusal says of it
     "a huge shape": (lambda d: node(d, AP).update(shape=[2, 3, 10**12]), "45454545456 chunks"),
@@ -179,6 +188,14 @@ FORGERIES = {  # what is forged, and what the refusal says of it
     "more prompts than there are": (
         lambda d: d["attributes"]["relact"]["prompts"]["identify"].update(n=10**9),
         "its identity says mlp.gate of 1000000000 prompts",
+    ),
+    "scores of fewer neurons than are captured": (
+        lambda d: narrow(d, "scores/mlp.up", 43),
+        "3 layers of 44 neurons are captured, it has [2, 3, 43]",
+    ),
+    "a result larger than memory": (
+        lambda d: narrow(d, "scores/mlp.up", 2 * 10**9, 10**7),
+        "scores/mlp.up/average_precision: not acceptable: shape [2, 3, 2000000000]",
     ),
     "a block of no rows": (lambda d: d["attributes"]["relact"]["capture"].update(block=0), "block or batch"),
     "sites that are numbers": (
