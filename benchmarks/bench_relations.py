@@ -2,7 +2,8 @@
 as docs/relations.md lists it.
 
 Run ``python benchmarks/bench_relations.py`` (minutes) or ``--quick`` (two relations). Five examples in the
-prompt, first template, two greedy tokens, the rule ``prefix``, seed 0, up to 50 facts held out per relation.
+prompt, first template, greedy answers read on until they are decided, the rule ``prefix``, seed 0, up to 50
+facts held out per relation.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import argparse
 import json
 from pathlib import Path
 
-from relact.ablating.answers import generate, judge
-from relact.ablating.conditions import Condition
+from relact.ablating.answers import Exam, generate
+from relact.ablating.conditions import INTACT_MODEL
+from relact.ablating.result import judged
 from relact.models import loading
 from relact.relations import prompts, sources
-from relact.schema import INTACT
 
 ENOUGH = 0.4
 
@@ -34,10 +35,9 @@ def main() -> None:
         frame = prompts.prompts([relation], shots=args.shots, language=args.language)
         tests = frame[frame["split"] == "test"]
         answers = tests["answers"].tolist()
-        said = generate(
-            loaded, loading.encode(loaded, tests["text"].tolist()), answers, [Condition(INTACT, {})]
-        )
-        accuracy[relation.name] = float(judge(said, answers, "prefix").mean())
+        exam = Exam(loading.encode(loaded, tests["text"].tolist()), answers)
+        said = generate(loaded, exam, [INTACT_MODEL]).texts
+        accuracy[relation.name] = float(judged(said, answers, "prefix").mean())
         print(f"{relation.name:<24} {accuracy[relation.name]:.2f} of {len(tests)}", flush=True)
     reached = sum(value >= ENOUGH for value in accuracy.values())
     print(f"{reached} of {len(accuracy)} relations reach {ENOUGH}")

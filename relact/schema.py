@@ -24,12 +24,14 @@ SCORES = "scores"
 MASKS = "masks"
 ABLATIONS = "ablations"
 COMMITS = "commits"
+SUPER_UNITS = "super_units"  # units that break the model alone: (unit), see `SuperUnitsRecord`
+REGISTRATIONS = "registrations"  # settings and hypotheses that were written before their ablation
 
 # --- prompts/<split>, and prompts.<split> of the root's attributes
 IDENTIFY, TEST = "identify", "test"
 PROMPT_TEXT = ("text", "relation", "subject", "object", "template", "language")  # strings of both prompt sets
 N_TOKENS = "n_tokens"  # integers of both prompt sets
-ANSWERS = "answers"  # (prompt, answer) strings of test prompts, padded with ""
+ANSWERS, ANSWER = "answers", "answer"  # (prompt, answer) strings of test prompts, padded with ""
 N_ROWS, ROWS_DIGEST = "n", "digest"  # attributes: how many prompts, and `digest` of them
 APPENDED = "appended"  # attribute of identify, where there was an append: first row of every one
 
@@ -44,12 +46,20 @@ POOLS = ("mean", "max", "last", "positive")
 BY_NEURON = ("relation", "layer", "neuron")  # dimensions of every score and mask
 AVERAGE_PRECISION = "average_precision"
 ON_P50, ON_P90, OFF_MEAN, OFF_P50 = "on_p50", "on_p90", "off_mean", "off_p50"
+MARGIN = "margin"  # decides between equal scores where it is stored
 STATISTICS = (AVERAGE_PRECISION, ON_P50, ON_P90, OFF_MEAN, OFF_P50)  # those that are computed by default
 MASK = "mask"
+UNIT, NEURON = "unit", "neuron"  # what a mask counts
+HIDDEN = ("mlp.gate", "mlp.up", "mlp.act", "mlp.hidden")  # of one layer and index: one hidden unit
 
 # --- ablations/<name>
 INTACT, RANDOM = "intact", "random-"  # conditions: the model as it is; a seed follows. Others are relations
+KIND = "kind"  # coordinate of condition: nothing, a relation's own neurons, or random ones are switched off
+KIND_INTACT, KIND_OWN, KIND_RANDOM = "intact", "own", "random"
+PART = "part"  # coordinate of prompt: `DEV` to choose on, `TEST` to show, or `IDENTIFY`, the exception
+DEV = "dev"
 CORRECT, GENERATED, ACCURACY, DIGEST = "correct", "generated", "accuracy", "digest"
+LOG_PROBABILITY, LOGIT_DIFFERENCE = "log_probability", "logit_difference"  # of the answer's first token
 RELATION_OF = "relation_of"  # the relation of every prompt
 STEP_CORRECT, STEP_GENERATED = "step_correct", "step_generated"  # of a sweep: without what a step of k adds
 PERPLEXITY = "perplexity"  # where a text was given
@@ -199,6 +209,14 @@ class MaskRecord(_Result):
         k: neurons per relation, on average where they differ.
         kind: top, bottom, both; of set algebra only or pair. of: the mask that algebra was done on.
         fdr: the rate of false discoveries where that was asked for instead of k.
+        counted: ``unit``: the sites of a hidden unit (`HIDDEN`) count once, the best of them standing for it;
+            ``neuron``: every neuron counts.
+        ties: per relation, how many share the score at the edge of its top k, and how many of them are in
+            (of both edges together where there are two). None: nobody counted them, and those in were the
+            first in the order site, layer, index.
+        ties_by: ``margin``, then hash; or ``hash`` alone, where no activations were there. seed: of the hash.
+        min_ap: the smallest average precision that was admitted beside ``fdr``.
+        without: (site, layer, neuron) of super-units that were left out; None where none was known.
     """
 
     k: int
@@ -208,13 +226,43 @@ class MaskRecord(_Result):
     sites: tuple[str, ...]
     scores: ScoresRecord
     of: str | None = None
+    counted: str = NEURON
+    ties: tuple[tuple[int, int], ...] | None = None
+    ties_by: str | None = None
+    seed: int | None = None
+    min_ap: float | None = None
+    without: tuple[tuple[str, int, int], ...] | None = None
 
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> MaskRecord:
         """Parse what `to_attributes` gave; `StoreError` when something is missing."""
         before = {"kind": "top", "fdr": None}  # what masks were that do not say it
         values = _known(cls, {**before, **raw}, where, lists=("sites",))
+        for name in ("ties", "without"):
+            if values.get(name) is not None:
+                values[name] = tuple(map(tuple, values[name]))
         return cls(**{**values, "scores": ScoresRecord.from_attributes(values["scores"], where)})
+
+
+@dataclass(frozen=True)
+class SuperUnitsRecord(_Result):
+    """How `SUPER_UNITS` were found: neurons that are far larger than others and break the model alone.
+
+    Attributes:
+        model: its fingerprint. prompts: digest of the identification prompts.
+        ratio: least mean |activation| of a candidate, in medians of its site.
+        cost: least nats per token that overriding a candidate alone costs.
+    """
+
+    model: str
+    prompts: str
+    ratio: float
+    cost: float
+
+    @classmethod
+    def from_attributes(cls, raw: Mapping[str, Any], where: object) -> SuperUnitsRecord:
+        """Parse what `to_attributes` gave; `StoreError` when something is missing."""
+        return cls(**_known(cls, raw, where, lists=()))
 
 
 @dataclass(frozen=True)
@@ -222,7 +270,12 @@ class AblationRecord(_Result):
     """What an ablation did: one mask, or several of growing k in a sweep.
 
     Attributes:
-        prompts: digest of the test prompts.
+        prompts: digest of the test prompts, all parts of them.
+        control: how random sets were drawn; ``average`` before they were matched to every relation's own.
+        part: of the prompts, or all. rule: version of the rule for a right answer.
+        registration: of settings and hypotheses before the run, where there is one.
+        perplexity_of: ``text`` or ``objects``, where perplexity was measured; results that do not say it
+            measured that of the bundled text.
     """
 
     k: int | tuple[int, ...]
@@ -232,6 +285,11 @@ class AblationRecord(_Result):
     match: str
     mask: MaskRecord | tuple[MaskRecord, ...]
     prompts: str
+    control: str = "average"
+    part: str = "all"
+    rule: int = 1
+    registration: str | None = None
+    perplexity_of: str | None = None
 
     @property
     def masks(self) -> tuple[MaskRecord, ...]:
@@ -245,6 +303,14 @@ class AblationRecord(_Result):
         mask, parse = values["mask"], MaskRecord.from_attributes
         parsed = tuple(parse(step, where) for step in mask) if isinstance(mask, list) else parse(mask, where)
         return cls(**{**values, "mask": parsed})
+
+
+def kinds_of_names(conditions: Sequence[str]) -> list[str]:
+    """The kind of every condition of a result that does not say it, as those before `KIND` was stored."""
+    return [
+        KIND_INTACT if name == INTACT else KIND_RANDOM if name.startswith(RANDOM) else KIND_OWN
+        for name in conditions
+    ]
 
 
 def commit_fields(sites: Sequence[str], n_layers: int) -> list[str]:

@@ -19,8 +19,8 @@ SHELVES = [
     {"schema", "durable", "sites", "plan", "kernels", "relations"},
     {"store", "models"},
     {"packed", "capturing", "scoring"},
-    {"ablating", "analysis", "exchange"},
-    {"reporting", "sharing"},
+    {"ablating", "analysis"},
+    {"reporting", "sharing", "exchange"},
     {"studies"},
     {"cli"},
 ]

@@ -1,13 +1,14 @@
 """Ablate: masks + model -> the verdict on every test prompt under every condition,
 written as ``ablations/<name>``.
 
-Texts that the store or the journal of an interrupted run already holds are not generated again.
+Replies that the store or the journal of an interrupted run already holds are not generated again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -17,19 +18,25 @@ import xarray as xr
 
 from relact import schema
 from relact.ablating import conditions, prepare
-from relact.ablating.answers import generate, judge
-from relact.ablating.conditions import Condition
+from relact.ablating.answers import generate
+from relact.ablating.conditions import Condition, Replacements
+from relact.ablating.controls import Drawing
 from relact.ablating.journal import Journal
-from relact.ablating.options import AblateOptions
+from relact.ablating.options import TEXT, AblateOptions
 from relact.ablating.perplexity import perplexity as measure
+from relact.ablating.perplexity import texts_of
+from relact.ablating.prepare import Tests
+from relact.ablating.register import register
+from relact.ablating.result import Result
+from relact.ablating.super_units import ensure_super_units
 from relact.errors import InputError
-from relact.models.loading import LoadedModel, encode
+from relact.models.loading import LoadedModel
 from relact.progress import Progress, silent
-from relact.scoring.masks import select
+from relact.relations.verdict import RULE_VERSION
+from relact.scoring import masks
 from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.reading import Store
-from relact.store.skeleton import write_coordinates, write_whole
 
 
 def ablate(
@@ -39,13 +46,19 @@ def ablate(
     k: int | Sequence[int] | None = None,
     kind: str = AblateOptions.kind,
     sites: str | Sequence[str] | None = AblateOptions.sites,
+    statistic: str = AblateOptions.statistic,
+    counted: str = AblateOptions.counted,
+    keep_super_units: bool = AblateOptions.keep_super_units,
     model: str | LoadedModel | None = None,
     seeds: Sequence[int] = AblateOptions.seeds,
+    control: str = AblateOptions.control,
     mode: str = AblateOptions.mode,
     tokens: str = AblateOptions.tokens,
     match: str = AblateOptions.match,
+    part: str = AblateOptions.part,
     tests: pd.DataFrame | None = None,
     perplexity: bool = AblateOptions.perplexity,
+    perplexity_of: str = AblateOptions.perplexity_of,
     name: str | None = None,
     device: str = "auto",
     batch_tokens: int = AblateOptions.batch_tokens,
@@ -57,28 +70,27 @@ def ablate(
     Args:
         mask: name of a stored mask; or ``k``, to select the top k first; several k make a sweep, with a
             dimension ``k``.
-        kind, sites: of the masks that ``k`` selects, see `masks.select`.
         model: the store's own model by default; another one is refused.
-        seeds: one random control per seed, matched to the mask's counts per site and layer.
-        mode: what overridden neurons are set to, see `conditions.replacements`.
-        tokens: override at ``all`` tokens, or from the ``last`` token of a prompt on.
-        match: the rule for "correct", see `verdict.is_correct`.
         tests: a table with other test prompts (another language, paraphrases); the store's own by default.
-        perplexity: measure that of the bundled text under every condition, too.
         name: of the result; the mask's name by default, with what is not the default appended.
-        batch_tokens: tokens of all conditions in one forward pass.
+        kind, sites, statistic, counted, keep_super_units, seeds, control, mode, tokens, match, part,
+        perplexity, perplexity_of, batch_tokens: the choices of `AblateOptions`, which says what each means.
 
     Returns:
         correct bool [condition, prompt], generated [condition, prompt] (up to the token that decided),
-        relation_of [prompt], accuracy [condition, relation], and perplexity [condition] if asked for; all but
-        relation_of with a first dimension k in a sweep, which also has step_correct and step_generated [k,
-        prompt]: the answers when only those neurons of a prompt's own relation are overridden that this k
-        adds to the one before it.
+        log_probability and logit_difference float32 [condition, prompt] (of the answer's first token, in
+        nats, and against a distractor), relation_of and part [prompt], kind [condition], accuracy
+        [condition, relation], and perplexity [condition] if asked for; all but what is per prompt or
+        condition alone with a first dimension k in a sweep, which also has step_correct and step_generated
+        [k, prompt]: the answers when only those neurons of a prompt's own relation are overridden that this
+        k adds to the one before it.
 
     Raises:
         IdentityError: the model is not the one the store records. InputError: no such mask, no test prompts.
     """
-    options = AblateOptions(kind, sites, seeds, mode, tokens, match, perplexity, batch_tokens)
+    chosen = (kind, sites, statistic, counted, keep_super_units)
+    rest = (match, part, perplexity, perplexity_of, batch_tokens)
+    options = AblateOptions(*chosen, seeds, control, mode, tokens, *rest)
     return ablate_with(
         options, store, mask=mask, k=k, model=model, tests=tests, name=name, device=device, progress=progress
     )
@@ -93,51 +105,97 @@ def ablate_with(
     model: str | LoadedModel | None = None,
     tests: pd.DataFrame | None = None,
     name: str | None = None,
+    suffix: Sequence[str] = (),
     device: str = "auto",
+    hypotheses: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> xr.Dataset:
-    """`ablate` with options that travel together."""
+    """`ablate` with options that travel together.
+
+    Args:
+        suffix: what the default name adds, where ``tests`` are not the store's own.
+        hypotheses: register settings and hypotheses before anything is run, see `register`; none given are
+            the usual ones.
+    """
     opened = local.writable(store)
     local.recover(opened)
-    masks = _masks_of(opened, options, mask, k)
-    table, digest = prepare.tests_of(opened, tests)
-    record = _record_of(opened, options, masks, digest)
-    name = name or prepare.name_of(masks, options.mode, options.tokens)
+    asked = prepare.tests_of(opened, tests, options.part)
+    loaded = _Model(opened, model, device)
+    masks_ = _masks_of(opened, options, mask, k, loaded, progress)
+    name = name or "-".join([prepare.name_of(masks_, options), *suffix])
+    record = _record_of(opened, options, masks_, asked)
+    if hypotheses is not None:
+        digest = register(opened, name, options, record.masks, asked.digest, hypotheses)
+        record = replace(record, registration=digest)
     group = f"{schema.ABLATIONS}/{name}"
-    current = opened.has(group) and opened.ablation_record(name) == record
-    if current and (not options.perplexity or schema.PERPLEXITY in opened.dataset(group)):
+    if opened.has(group) and _is_current(opened, name, record):
         return opened.dataset(group)
-    job = _Job(
-        [conditions.of_mask(opened, each, seeds=options.seeds, mode=options.mode) for each in masks],
-        table,
-        prepare.model_of(opened, model, device),
-        opened.manifest.capture.special_tokens,
-        options,
-    )
-    journal = prepare.journal_of(opened, name, f"{job.loaded.fingerprint} {digest} {options.tokens}")
-    prepare.recall(opened, journal, digest, options.tokens)
-    generated, stepped = job.answers(journal, progress)
-    _write(opened, group, record, job, generated, stepped, job.perplexities(progress))
+    journal = prepare.journal_of(opened, name, asked, options)
+    prepare.recall(opened, journal, asked, options)
+    job = _Job.of(opened, masks_, asked, loaded.model, options)
+    job.result(record, journal, progress).write(opened, name)
     journal.remove()
     return opened.dataset(group)
 
 
+@dataclass
+class _Model:
+    """The store's model, loaded when it is needed."""
+
+    store: LocalStore
+    given: str | LoadedModel | None
+    device: str
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        return prepare.model_of(self.store, self.given, self.device)
+
+
 def _masks_of(
-    store: LocalStore, options: AblateOptions, mask: str | None, k: int | Sequence[int] | None
+    store: LocalStore,
+    options: AblateOptions,
+    mask: str | None,
+    k: int | Sequence[int] | None,
+    model: _Model,
+    progress: Progress,
 ) -> list[str]:
     """Names of the masks, one per k; selected first where they are not there."""
     if (mask is None) == (k is None):
         raise InputError("name one mask, or k", where="--mask/--k", fix="give exactly one of them")
     if mask is not None:
         return [mask]
-    return [select(store, k=size, kind=options.kind, sites=options.sites) for size in prepare.ks_of(k)]
+    if not options.keep_super_units:
+        ensure_super_units(store, lambda: model.model, progress)
+    return [
+        masks.select(
+            store,
+            k=size,
+            kind=options.kind,
+            sites=options.sites,
+            statistic=options.statistic,
+            counted=options.counted,
+            keep_super_units=options.keep_super_units,
+        )
+        for size in prepare.ks_of(k)
+    ]
+
+
+def _is_current(store: Store, name: str, record: schema.AblationRecord) -> bool:
+    """Whether a stored ablation is what ``record`` asks for; it may have perplexities beside."""
+    stored = store.ablation_record(name)
+    if replace(stored, perplexity_of=record.perplexity_of) != record:
+        return False
+    if record.perplexity_of is None:
+        return True
+    measured = schema.PERPLEXITY in store.dataset(f"{schema.ABLATIONS}/{name}")
+    return measured and (stored.perplexity_of or TEXT) == record.perplexity_of
 
 
 def _record_of(
-    store: LocalStore, options: AblateOptions, masks: Sequence[str], digest: str
+    store: LocalStore, options: AblateOptions, names: Sequence[str], tests: Tests
 ) -> schema.AblationRecord:
     """What the result will say of itself."""
-    records = tuple(store.mask_record(mask) for mask in masks)
+    records = tuple(store.mask_record(mask) for mask in names)
     sizes = tuple(record.k for record in records)
     sweep = len(records) > 1
     return schema.AblationRecord(
@@ -147,61 +205,139 @@ def _record_of(
         seeds=tuple(options.seeds),
         match=options.match,
         mask=records if sweep else records[0],
-        prompts=digest,
+        prompts=tests.digest,
+        control=options.control,
+        part=options.part,
+        rule=RULE_VERSION,
+        perplexity_of=options.perplexity_of if options.perplexity else None,
     )
 
 
 @dataclass(frozen=True)
 class _Job:
-    """The work of one ablation: ``every`` [k][condition] on every test prompt of ``table``."""
+    """The work of one ablation: ``every`` [k][condition] on every test prompt; several conditions may share a
+    name, each asked on the prompts of one relation.
 
+    Attributes:
+        whole: per k one condition of every name, for what is not about a relation (perplexity).
+    """
+
+    store: LocalStore
     every: list[list[Condition]]
-    table: pd.DataFrame
+    whole: list[list[Condition]]
+    tests: Tests
     loaded: LoadedModel
-    special_tokens: bool
     options: AblateOptions
+
+    @classmethod
+    def of(
+        cls,
+        store: LocalStore,
+        names: Sequence[str],
+        tests: Tests,
+        loaded: LoadedModel,
+        options: AblateOptions,
+    ) -> _Job:
+        """With the conditions of the masks ``names``, one per k."""
+        every, whole = [], []
+        for name in names:
+            relations, sets = masks.read(store, name)
+            drawing = Drawing(store, relations, sets, options.control, store.mask_record(name).counted)
+            values = Replacements(store, options.mode, tuple(sets))
+            own = conditions.of_sets(relations, sets, values)
+            every.append([*own, *drawing.conditions(options.seeds, tests.relations, values)])
+            whole.append([*own, *drawing.conditions(options.seeds, [AVERAGE], values)])
+        return cls(store, every, whole, tests, loaded, options)
 
     @property
     def sweep(self) -> bool:
         """Whether there are several k."""
         return len(self.every) > 1
 
-    @property
-    def relation_of(self) -> np.ndarray:
-        """[prompt]."""
-        return self.table["relation"].to_numpy()
-
-    def answers(self, journal: Journal, progress: Progress) -> tuple[np.ndarray, np.ndarray | None]:
-        """Texts [k, condition, prompt], and in a sweep [k,
-        prompt] under what each k adds to a prompt's own relation.
-        """
-        flat, n_prompts = list(chain.from_iterable(self.every)), len(self.table)
+    def result(self, record: schema.AblationRecord, journal: Journal, progress: Progress) -> Result:
+        """Everything that is to be stored."""
+        flat = list(chain.from_iterable(self.every))
         steps = [conditions.added(*pair) for pair in pairwise([[], *self.every])] if self.sweep else []
         flat_steps = list(chain.from_iterable(steps))
-        own = np.array([self.relation_of == step.name for step in flat_steps], bool).reshape(
-            len(flat_steps), n_prompts
-        )
-        texts = generate(
+        wanted = conditions.asked_on([*flat, *flat_steps], self.tests.relation_of)
+        replies = generate(
             self.loaded,
-            encode(self.loaded, self.table["text"].tolist(), special_tokens=self.special_tokens),
-            self.table[schema.ANSWERS].tolist(),
+            prepare.exam_of(self.store, self.loaded, self.tests, self.options),
             [*flat, *flat_steps],
-            wanted=np.concatenate([np.ones((len(flat), n_prompts), bool), own]),
+            wanted=wanted,
             journal=journal,
             last=self.options.tokens == "last",
             batch_tokens=self.options.batch_tokens,
             progress=progress,
         )
-        generated = texts[: len(flat)].reshape(len(self.every), -1, n_prompts)
-        return generated, _of_own(texts[len(flat) :], own, len(steps)) if self.sweep else None
+        names = list(dict.fromkeys(condition.name for condition in self.every[0]))
+        rows = self._rows(names, wanted)
+        text, certain, difference = (
+            np.take_along_axis(values, rows.reshape(-1, rows.shape[-1]), axis=0).reshape(rows.shape)
+            for values in (replies.texts, replies.log_probability, replies.logit_difference)
+        )
+        kind_of = {condition.name: condition.kind for condition in self.every[0]}
+        return Result(
+            record,
+            names,
+            [kind_of[name] for name in names],
+            self._prompts(),
+            self.tests.answers,
+            text,
+            {schema.LOG_PROBABILITY: certain, schema.LOGIT_DIFFERENCE: difference},
+            self._digests(names),
+            _of_own(replies.texts[len(flat) :], wanted[len(flat) :], len(steps)) if self.sweep else None,
+            self._perplexities(progress),
+        )
 
-    def perplexities(self, progress: Progress) -> np.ndarray | None:
+    def _rows(self, names: Sequence[str], wanted: np.ndarray) -> np.ndarray:
+        """int64 [k, condition, prompt]: which of all conditions in a row a prompt was answered under."""
+        rows = np.zeros((len(self.every), len(names), wanted.shape[1]), np.int64)
+        at = 0
+        for of_k, part in zip(rows, self.every, strict=True):
+            for condition in part:
+                of_k[names.index(condition.name), wanted[at]] = at
+                at += 1
+        return rows
+
+    def _digests(self, names: Sequence[str]) -> np.ndarray:
+        """str [k, condition, relation]."""
+        relations = self.tests.relations
+        digests = np.empty((len(self.every), len(names), len(relations)), object)
+        for of_k, part in zip(digests, self.every, strict=True):
+            for condition in part:
+                columns = relations.index(condition.asked) if condition.asked else slice(None)
+                of_k[names.index(condition.name), columns] = condition.digest()
+        return digests
+
+    def _prompts(self) -> dict[str, np.ndarray]:
+        """What is stored of every prompt; of foreign ones also what was asked."""
+        table = self.tests.table
+        found = {
+            "prompt": table.index.to_numpy(),
+            schema.RELATION_OF: self.tests.relation_of,
+            schema.PART: table[schema.PART].to_numpy(),
+        }
+        if self.tests.foreign:
+            found |= {name: table[name].to_numpy() for name in ("text", "subject", "object", "language")}
+            width = max(map(len, self.tests.answers))
+            found[schema.ANSWERS] = np.array(
+                [[*answers, *[""] * (width - len(answers))] for answers in self.tests.answers], object
+            )
+        return found
+
+    def _perplexities(self, progress: Progress) -> np.ndarray | None:
         """[k, condition], if asked for."""
         if not self.options.perplexity:
             return None
-        flat = list(chain.from_iterable(self.every))
-        values = measure(self.loaded, flat, special_tokens=self.special_tokens, progress=progress)
-        return values.reshape(len(self.every), -1)
+        flat = list(chain.from_iterable(self.whole))
+        texts = texts_of(self.options.perplexity_of, self.tests.table["object"])
+        special_tokens = self.store.manifest.capture.special_tokens
+        values = measure(self.loaded, flat, texts, special_tokens=special_tokens, progress=progress)
+        return values.reshape(len(self.whole), -1)
+
+
+AVERAGE = ""  # the relation of no prompt: its random set is matched to the average of the relations' sets
 
 
 def _of_own(texts: np.ndarray, own: np.ndarray, n_steps: int) -> np.ndarray:
@@ -212,49 +348,3 @@ def _of_own(texts: np.ndarray, own: np.ndarray, n_steps: int) -> np.ndarray:
     for row, (answers, chosen) in enumerate(zip(texts, own, strict=True)):
         stepped[row * n_steps // len(texts), chosen] = answers[chosen]
     return stepped
-
-
-def _write(
-    store: LocalStore,
-    group: str,
-    record: schema.AblationRecord,
-    job: _Job,
-    generated: np.ndarray,
-    stepped: np.ndarray | None,
-    perplexities: np.ndarray | None,
-) -> None:
-    """``generated`` is [k, condition, prompt], ``stepped`` [k, prompt];
-    the dimension k is left out when there is one k.
-    """
-    answers, relation_of = job.table[schema.ANSWERS].tolist(), job.relation_of
-    names = list(dict.fromkeys(relation_of))
-    correct = np.stack([judge(texts, answers, record.match) for texts in generated])
-    accuracy = np.stack([correct[..., relation_of == name].mean(axis=-1) for name in names], axis=-1)
-    digests = np.array([[condition.digest() for condition in part] for part in job.every])
-    arrays: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
-        schema.CORRECT: (correct, ("condition", "prompt")),
-        schema.GENERATED: (generated, ("condition", "prompt")),
-        schema.ACCURACY: (accuracy.astype(np.float32), ("condition", "relation")),
-        schema.DIGEST: (digests, ("condition",)),
-    }
-    if stepped is not None:
-        arrays[schema.STEP_GENERATED] = stepped, ("prompt",)
-        arrays[schema.STEP_CORRECT] = judge(stepped, answers, record.match), ("prompt",)
-    if perplexities is not None:
-        arrays[schema.PERPLEXITY] = perplexities, ("condition",)
-    attributes = record.to_attributes()
-    shown = ("mode", "tokens", "seeds", "match", *(() if job.sweep else ("k",)))  # where xarray shows them
-    with store.stage(group, attributes) as built:
-        built.attrs.update({key: attributes[key] for key in shown})
-        write_coordinates(
-            built,
-            condition=[condition.name for condition in job.every[0]],
-            relation=names,
-            prompt=range(len(job.table)),
-            **({"k": attributes["k"]} if job.sweep else {}),
-        )
-        write_whole(built, schema.RELATION_OF, relation_of, ("prompt",))
-        for name, (values, dimensions) in arrays.items():
-            write_whole(
-                built, name, *((values, ("k", *dimensions)) if job.sweep else (values[0], dimensions))
-            )

@@ -1,34 +1,65 @@
-"""What a model says to every prompt under every condition, and which of it is right."""
+"""What a model says to every prompt under every condition."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from relact.ablating.conditions import Condition
-from relact.ablating.decode import decode
-from relact.ablating.journal import Journal
-from relact.ablating.options import AblateOptions
+from relact.ablating.decode import Questions, Replies, decode
+from relact.ablating.journal import Entry, Journal
+from relact.ablating.options import PUBLISHED, AblateOptions
 from relact.models.loading import LoadedModel
 from relact.progress import Progress, silent
-from relact.relations.verdict import is_correct
+from relact.relations.verdict import decide, is_open, most_tokens
+
+PAPER_TOKENS = 2  # greedy, as the published method
 
 
-def judge(generated: np.ndarray, answers: Sequence[Sequence[str]], match: str) -> np.ndarray:
-    """bool [condition, prompt]: whether each generated text answers its prompt."""
-    verdicts = [
-        [is_correct(text, accepted, match) for text, accepted in zip(texts, answers, strict=True)]
-        for texts in generated
-    ]
-    return np.array(verdicts, bool)
+@dataclass(frozen=True)
+class Exam:
+    """Test prompts as a model is asked them.
+
+    Attributes:
+        tokens: ids of every prompt. answers: accepted ones of every prompt.
+        targets, distractors: see `decode.Questions`; none by default.
+        published: two tokens are all that is read; otherwise a reply is read on until its verdict is decided
+            by every other rule.
+    """
+
+    tokens: Sequence[Sequence[int]]
+    answers: Sequence[Sequence[str]]
+    targets: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    distractors: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    published: bool = False
+
+    def questions(self) -> Questions:
+        """With when to stop."""
+        nothing = np.full(len(self.tokens), -1)
+        targets, distractors = (ids if len(ids) else nothing for ids in (self.targets, self.distractors))
+        undecided = self._published() if self.published else self._whole()
+        return Questions(self.tokens, targets, distractors, undecided)
+
+    def _published(self) -> Callable[[int, str, int], bool]:
+        def undecided(prompt: int, text: str, n_tokens: int) -> bool:
+            return n_tokens < PAPER_TOKENS and decide(text, self.answers[prompt], PUBLISHED) is None
+
+        return undecided
+
+    def _whole(self) -> Callable[[int, str, int], bool]:
+        most = [most_tokens(answers) for answers in self.answers]
+
+        def undecided(prompt: int, text: str, n_tokens: int) -> bool:
+            return n_tokens < most[prompt] and is_open(text, self.answers[prompt])
+
+        return undecided
 
 
 def generate(
     loaded: LoadedModel,
-    tokens: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[str]],
+    exam: Exam,
     conditions: Sequence[Condition],
     *,
     wanted: np.ndarray | None = None,
@@ -36,53 +67,49 @@ def generate(
     last: bool = False,
     batch_tokens: int = AblateOptions.batch_tokens,
     progress: Progress = silent,
-) -> np.ndarray:
-    """Greedy continuations up to the token that decides, of every prompt under every condition.
+) -> Replies:
+    """Greedy replies up to the token that decides, of every prompt under every condition.
 
     Args:
-        tokens: of every prompt. answers: accepted ones of every prompt.
         wanted: bool [condition, prompt]; None is everything.
         journal: holds what is already known, and is told what is found; equal conditions run once.
         last, batch_tokens: see `decode.decode`.
 
     Returns:
-        str [condition, prompt]; what is not wanted may be None.
+        All [condition, prompt]; a text that is not wanted may be None, its numbers NaN.
     """
     if wanted is None:
-        wanted = np.ones((len(conditions), len(tokens)), bool)
+        wanted = np.ones((len(conditions), len(exam.tokens)), bool)
     sheet = _Sheet.of(conditions, wanted, journal)
     total, left = int(sheet.wanted.sum()), sheet.missing()
 
-    def is_open(prompt: int, text: str) -> bool:
-        """Nothing said yet, or an answer so far: a second token may still change the verdict, by any rule."""
-        return not text.strip(" \n\ufffd") or is_correct(text, answers[prompt], "prefix")
-
-    def finished(rows: Sequence[int], prompts: Sequence[int], texts: list[list[str]]) -> None:
-        sheet.fill(rows, prompts, texts, journal)
+    def finished(rows: Sequence[int], prompts: Sequence[int], replies: Replies) -> None:
+        sheet.fill(rows, prompts, replies, journal)
         left[np.ix_(rows, prompts)] = False
         progress("ablate", total - int(left.sum()), total, "answers")
 
     decode(
         loaded,
-        tokens,
+        exam.questions(),
         sheet.conditions,
         finished,
-        is_open=is_open,
         last=last,
+        wanted=sheet.wanted,
         todo=sheet.missing(),
         batch_tokens=batch_tokens,
     )
-    return sheet.texts[sheet.row_of]
+    return Replies(*(x[sheet.row_of] for x in (sheet.texts, *sheet.numbers)))
 
 
 @dataclass(frozen=True)
 class _Sheet:
-    """Answers to be filled in: a row for every condition that differs from the others.
+    """Replies to be filled in: a row for every condition that differs from the others.
 
     Attributes:
         conditions, digests: of every row.
         row_of: of every condition that was asked for, its row.
         wanted: bool [row, prompt]. texts: str or None [row, prompt].
+        numbers: log-probability and logit difference, float32 [2, row, prompt].
     """
 
     conditions: list[Condition]
@@ -90,6 +117,7 @@ class _Sheet:
     row_of: list[int]
     wanted: np.ndarray
     texts: np.ndarray
+    numbers: np.ndarray
 
     @classmethod
     def of(cls, conditions: Sequence[Condition], wanted: np.ndarray, journal: Journal | None) -> _Sheet:
@@ -100,22 +128,39 @@ class _Sheet:
         row_of = [distinct.index(digest) for digest in digests]
         by_row = np.zeros((len(distinct), wanted.shape[1]), bool)
         np.logical_or.at(by_row, row_of, wanted)
-        texts = np.full(by_row.shape, None, object)
+        sheet = cls(
+            [conditions[first_of[digest]] for digest in distinct],
+            distinct,
+            row_of,
+            by_row,
+            np.full(by_row.shape, None, object),
+            np.full((2, *by_row.shape), np.nan, np.float32),
+        )
         if journal:
-            for row, known in zip(texts, journal.known(distinct, by_row.shape[1]), strict=True):
-                row[list(known)] = list(known.values())
-        return cls([conditions[first_of[digest]] for digest in distinct], distinct, row_of, by_row, texts)
+            for row, known in enumerate(journal.known(distinct, by_row.shape[1])):
+                for prompt, (text, *numbers) in known.items():
+                    sheet.texts[row, prompt] = text
+                    sheet.numbers[:, row, prompt] = numbers
+        return sheet
 
     def missing(self) -> np.ndarray:
         """bool [row, prompt]: what is wanted and not there yet."""
         return self.wanted & (self.texts == np.array(None))
 
     def fill(
-        self, rows: Sequence[int], prompts: Sequence[int], texts: list[list[str]], journal: Journal | None
+        self, rows: Sequence[int], prompts: Sequence[int], replies: Replies, journal: Journal | None
     ) -> None:
-        """Enter texts [rows][prompts], here and in the journal."""
-        for row, said in zip(rows, texts, strict=True):
-            self.texts[row, list(prompts)] = said
+        """Enter the replies [rows, prompts], here and in the journal."""
+        there = np.ix_(rows, prompts)
+        self.texts[there] = replies.texts
+        for numbers, found in zip(
+            self.numbers, (replies.log_probability, replies.logit_difference), strict=True
+        ):
+            numbers[there] = found
         if journal:
-            by_row = zip(rows, texts, strict=True)
-            journal.write({self.digests[row]: dict(zip(prompts, said, strict=True)) for row, said in by_row})
+            journal.write({self.digests[row]: self._entries(row, prompts) for row in rows})
+
+    def _entries(self, row: int, prompts: Sequence[int]) -> dict[int, Entry]:
+        certain, difference = self.numbers[:, row].astype(float)
+        texts = self.texts[row]
+        return {at: (str(texts[at]), float(certain[at]), float(difference[at])) for at in prompts}

@@ -11,8 +11,7 @@ import xarray as xr
 
 from relact import schema
 from relact.errors import InputError
-from relact.schema import INTACT, RANDOM
-from relact.scoring import masks
+from relact.schema import INTACT, KIND_INTACT, KIND_OWN
 from relact.store.reading import Store
 
 MODES = ("zero", "mean", "resample")  # and every stored statistic of the values, see `replacements`
@@ -24,69 +23,135 @@ class Condition:
     """A named set of neurons to override; no sites at all is the intact model.
 
     Attributes:
-        off: bool [layer, neuron] per site.
-        values: what they are set to, float [layer, neuron] per site; a site that is not there is set to 0.
+        off: int64 [neurons, 2] per site, the (layer, index) of each in ascending order.
+        values: what they are set to, float32 [neurons] per site; a site that is not there is set to 0.
+        kind: of `schema.KIND`.
+        asked: the relation whose prompts are answered under it; None is all prompts.
     """
 
     name: str
     off: Mapping[str, np.ndarray]
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    kind: str = KIND_OWN
+    asked: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        off: Mapping[str, np.ndarray],
+        values: Mapping[str, np.ndarray] | None = None,
+        *,
+        kind: str = KIND_OWN,
+        asked: str | None = None,
+    ) -> Condition:
+        """From bool [layer, neuron] per site, and all neurons' values, float [layer, neuron] per site."""
+        places = {site: np.argwhere(chosen) for site, chosen in off.items()}
+        new = {
+            site: np.asarray(every)[tuple(places[site].T)].astype(np.float32)
+            for site, every in (values or {}).items()
+        }
+        return cls(name, places, new, kind, asked)
 
     def entries(self, site: str, layer: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the overridden neurons of a site in a layer, and their new values."""
-        neurons = np.flatnonzero(self.off[site][layer]) if site in self.off else np.empty(0, np.int64)
-        values = (
-            self.values[site][layer, neurons] if site in self.values else np.zeros(len(neurons), np.float32)
-        )
-        return neurons, values.astype(np.float32)
+        places = self.off.get(site, np.empty((0, 2), np.int64))
+        first, stop = np.searchsorted(places[:, 0], [layer, layer + 1])
+        values = self.values[site] if site in self.values else np.zeros(len(places), np.float32)
+        return places[first:stop, 1], values[first:stop]
 
     def first_layer(self) -> int | None:
         """The lowest layer with an overridden neuron; None when there is none."""
-        layers = [int(np.flatnonzero(off.any(axis=1))[0]) for off in self.off.values() if off.any()]
-        return min(layers, default=None)
+        return min((int(places[0, 0]) for places in self.off.values() if len(places)), default=None)
 
     def digest(self) -> str:
         """Equal for equal overrides, whatever the name."""
         state = hashlib.blake2b(digest_size=12)
-        for site in sorted(site for site, off in self.off.items() if off.any()):
-            state.update(f"{site} {self.off[site].shape} ".encode() + np.packbits(self.off[site]).tobytes())
+        for site in sorted(site for site, places in self.off.items() if len(places)):
+            state.update(f"{site} ".encode() + self.off[site].astype("<i8").tobytes())
             if site in self.values:
-                state.update(self.values[site][self.off[site]].astype(np.float32).tobytes())
+                state.update(self.values[site].astype("<f4").tobytes())
         return state.hexdigest()
 
 
-def of_mask(store: Store, mask: str, *, seeds: Sequence[int], mode: str = "zero") -> list[Condition]:
-    """The conditions of one mask: ``intact``, one per relation of the mask, ``random-<seed>`` per seed.
+INTACT_MODEL = Condition(INTACT, {}, kind=KIND_INTACT)
+
+
+class Replacements:
+    """What overridden neurons are set to, by relation; see `replacements`. What several ask is read once."""
+
+    def __init__(self, store: Store, mode: str, sites: Sequence[str]) -> None:
+        self.store, self.mode, self.sites = store, mode, tuple(sites)
+        self._known: dict[str | None, dict[str, np.ndarray]] = {}
+
+    def __call__(self, relation: str | None, seed: int = 0) -> dict[str, np.ndarray]:
+        """float32 [layer, neuron] per site; ``seed`` draws what is resampled."""
+        if self.mode == "resample":  # every draw is another
+            return replacements(self.store, self.mode, self.sites, relation, seed)
+        key = None if self.mode == "mean" else relation
+        if key not in self._known:
+            self._known[key] = replacements(self.store, self.mode, self.sites, relation)
+        return self._known[key]
+
+
+def of_sets(
+    relations: Sequence[str], sets: Mapping[str, np.ndarray], values: Replacements
+) -> list[Condition]:
+    """``intact``, then one condition per relation.
 
     Args:
-        seeds: of the random controls, matched to the mask's counts per site and layer.
-        mode: see `replacements`.
+        sets: bool [relation, layer, neuron] per site.
     """
-    relations, sets = masks.read(store, mask)
-    conditions = [Condition(INTACT, {})]
-    for at, relation in enumerate(relations):
-        off = {site: rows[at] for site, rows in sets.items()}
-        conditions.append(Condition(relation, off, replacements(store, mode, tuple(sets), relation)))
-    for seed in seeds:
-        off = masks.random_matched(sets, seed)
-        conditions.append(
-            Condition(f"{RANDOM}{seed}", off, replacements(store, mode, tuple(sets), None, seed))
+    own = [
+        Condition.of(
+            relation,
+            {site: rows[at] for site, rows in sets.items()},
+            values(relation),
         )
-    return conditions
+        for at, relation in enumerate(relations)
+    ]
+    return [INTACT_MODEL, *own]
 
 
 def added(smaller: Sequence[Condition], larger: Sequence[Condition]) -> list[Condition]:
-    """What every set of ``larger`` (`intact` and random ones aside) adds to the one
-    of that name in ``smaller``, if any.
-    """
-    before = {condition.name: condition.off for condition in smaller}
-    steps = []
-    for condition in larger:
-        if condition.name != INTACT and not condition.name.startswith(RANDOM):
-            former = before.get(condition.name)
-            off = {site: mask & ~former[site] if former else mask for site, mask in condition.off.items()}
-            steps.append(Condition(condition.name, off, condition.values))
-    return steps
+    """What every own set of ``larger`` adds to the one of that name in ``smaller``, if any."""
+    before = {condition.name: condition for condition in smaller if condition.kind == KIND_OWN}
+    return [
+        _without(condition, before[condition.name].off if before else {})
+        for condition in larger
+        if condition.kind == KIND_OWN
+    ]
+
+
+def _without(condition: Condition, former: Mapping[str, np.ndarray]) -> Condition:
+    """The condition, asked on its own relation's prompts only, without what is off in ``former``."""
+    new = {
+        site: ~np.isin(_keys(places), _keys(former[site])) if site in former else np.ones(len(places), bool)
+        for site, places in condition.off.items()
+    }
+    return Condition(
+        condition.name,
+        {site: places[new[site]] for site, places in condition.off.items()},
+        {site: values[new[site]] for site, values in condition.values.items()},
+        asked=condition.name,
+    )
+
+
+def _keys(places: np.ndarray) -> np.ndarray:
+    """One number for every (layer, index)."""
+    keys: np.ndarray = (places[:, 0] << 32) | places[:, 1]
+    return keys
+
+
+def asked_on(conditions: Sequence[Condition], relation_of: np.ndarray) -> np.ndarray:
+    """bool [condition, prompt]: which prompts are answered under which condition."""
+    return np.array(
+        [
+            np.ones(len(relation_of), bool) if condition.asked is None else relation_of == condition.asked
+            for condition in conditions
+        ],
+        bool,
+    ).reshape(len(conditions), len(relation_of))
 
 
 def replacements(
@@ -99,7 +164,7 @@ def replacements(
             ``off_mean`` (the mean over the others' prompts), ``on_p50`` (the median over its own, which
             forces the concept on), ``on_p90``, ``off_p50``;
             ``resample``: the values on one prompt of another relation, drawn by ``seed``.
-        relation: whose; None for a random control, which takes a statistic's average over the relations.
+        relation: whose; None where there is none: a statistic's average over the relations.
     """
     if mode == "zero":
         return {}

@@ -1,77 +1,118 @@
-"""Two greedy tokens for every prompt under every condition, with as little work as the verdict needs.
+"""Greedy answers of every prompt under every condition, with as little work as the verdict needs.
 
 One forward pass holds a batch row per condition, and in it one sequence with many prompts (of one prefix
-group) side by side: each sees the shared prefix and itself. So there are few large matrix products, nothing
-is padded, and the prefix's keys and values are never copied per prompt. The first row is the intact model; a
-condition joins the batch at its lowest overridden layer, up to which it equals that row. A second token is
-decoded only where the first leaves the verdict open.
+group) side by side (`packs`). What follows the first token is decoded only where the verdict is still open.
 
-Models whose attention does not allow this (ALiBi, for one; a trial pass finds out) get a row per condition
-and prompt.
+Models whose attention does not allow packs (ALiBi, for one; a trial pass finds out) get a row per condition
+and prompt (`apart`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
-from typing import Any
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from relact.ablating.apart import Apart
 from relact.ablating.conditions import Condition
 from relact.ablating.options import AblateOptions
-from relact.ablating.overrides import Chunk, fitted
+from relact.ablating.overrides import Chunk
+from relact.ablating.packs import Full, Pack, packs, window_of
 from relact.models.batches import PrefixGroup, prefix_groups, same_length
-from relact.models.forward import advance, repeat_cache
 from relact.models.loading import LoadedModel
-from relact.sites import text_config
 
 CONDITIONS = 48  # of one forward pass
 SHORT_PREFIX = 2  # tokens; conditions multiply what a shared prefix saves, so even this pays
-NEW_TOKENS = 2  # greedy, as the published method
 
-Finished = Callable[[Sequence[int], Sequence[int], list[list[str]]], None]
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked of a model.
+
+    Attributes:
+        tokens: ids of every prompt.
+        targets, distractors: token ids whose log-probabilities count, per prompt; -1 where there is none.
+        is_open: whether the verdict on a prompt still depends on what follows, given the text so far and its
+            number of tokens.
+    """
+
+    tokens: Sequence[Sequence[int]]
+    targets: np.ndarray
+    distractors: np.ndarray
+    is_open: Callable[[int, str, int], bool]
+
+
+@dataclass(frozen=True)
+class Replies:
+    """What was said to some prompts under some conditions, all [condition, prompt].
+
+    Attributes:
+        texts: str. log_probability: of each prompt's target as its first token, in nats.
+        logit_difference: of target and distractor. Both float32, NaN where there is none.
+    """
+
+    texts: np.ndarray
+    log_probability: np.ndarray
+    logit_difference: np.ndarray
+
+
+Finished = Callable[[Sequence[int], Sequence[int], Replies], None]
+
+
+class Batch(Protocol):
+    """Prompts that run together under all conditions of a chunk."""
+
+    logits: Tensor  # [rows, prompts, words] of what follows every prompt
+
+    def more(self, said: Sequence[Sequence[list[int]]], open_: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The next greedy token of every row's ``open_`` prompts, after what was ``said`` [row][prompt]."""
 
 
 def decode(
     loaded: LoadedModel,
-    tokens: Sequence[Sequence[int]],
+    questions: Questions,
     conditions: Sequence[Condition],
     finished: Finished,
     *,
-    is_open: Callable[[int, str], bool] = lambda prompt, text: True,
     last: bool = False,
+    wanted: np.ndarray | None = None,
     todo: np.ndarray | None = None,
     batch_tokens: int = AblateOptions.batch_tokens,
 ) -> None:
     """Greedy continuation of every prompt under every condition, in pieces.
 
     Args:
-        tokens: token ids of every prompt.
-        finished: called for every piece with its condition numbers, its prompt numbers and texts
-            [condition][prompt].
-        is_open: whether the verdict on a prompt still depends on a second token, given the text of the first.
+        finished: called for every piece with its condition numbers, its prompt numbers and the replies.
         last: override only at a prompt's last token and what follows it, instead of at every token.
-        todo: bool [condition, prompt], what is still to be done; None is everything.
+        wanted: bool [condition, prompt], what is asked at all; None is everything. Pieces follow from it
+            alone, so that a run that goes on computes what an uninterrupted one does.
+        todo: bool [condition, prompt], what of it is still to be done; None is all of it.
         batch_tokens: tokens of all conditions in one forward pass.
     """
-    wanted = np.ones((len(conditions), len(tokens)), bool) if todo is None else todo
+    tokens = questions.tokens
+    wanted = np.ones((len(conditions), len(tokens)), bool) if wanted is None else wanted
+    todo = wanted if todo is None else todo
     order = sorted(range(len(conditions)), key=lambda at: (conditions[at].first_layer() or 0, at))
     packable: bool | None = None
     with torch.inference_mode():
-        for group in _groups(tokens):
-            active = [at for at in order if wanted[at, list(group.rows)].any()]
-            for start in range(0, len(active), CONDITIONS):
-                part = active[start : start + CONDITIONS]
-                together = [conditions[at] for at in part]
+        for group in _groups(tokens, wanted):
+            asked = [at for at in order if wanted[at, group.rows[0]]]
+            for start in range(0, len(asked), CONDITIONS):
+                part = asked[start : start + CONDITIONS]
+                if not todo[np.ix_(part, group.rows)].any():
+                    continue
                 if packable is None:
+                    together = [conditions[at] for at in part]
                     packable = _can_pack(loaded, together, tokens, group, batch_tokens)
-                chunk = Chunk(loaded, together, group.prefix, last=last, joining=packable)
-                for rows, packed in _cut(chunk, tokens, group.rows, batch_tokens, packable):
-                    answer = _answer_packed if packed else _answer_apart
-                    finished(part, rows, answer(chunk, tokens, rows, is_open))
+                work = _Work(loaded, questions, conditions, group.prefix, last, packable)
+                for rows, packed in _cut(loaded, tokens, group, 1 + len(part), batch_tokens, packable):
+                    left = tuple(at for at in part if todo[at, rows].any())
+                    for prompts, replies in work.replies(left, rows, packed):
+                        finished(left, prompts, replies)
 
 
 def passes_of(
@@ -85,7 +126,7 @@ def passes_of(
     """
     passes: list[tuple[int, int, int]] = []
     work, most = 0, 1
-    for group in _groups(tokens):
+    for group in _groups(tokens, np.ones((1, len(tokens)), bool)):
         prefix = len(group.prefix)
         lengths = [len(tokens[row]) - prefix for row in group.rows]
         for start in range(0, max(1, n_conditions), CONDITIONS):
@@ -98,147 +139,132 @@ def passes_of(
     return passes, work, most
 
 
-def _groups(tokens: Sequence[Sequence[int]]) -> Iterator[PrefixGroup]:
-    """Prefix groups; prompts that share no long prefix are grouped again by the little they share."""
+def _groups(tokens: Sequence[Sequence[int]], wanted: np.ndarray) -> Iterator[PrefixGroup]:
+    """Prefix groups of prompts that are asked under the same conditions, ``wanted`` [condition, prompt].
+
+    Prompts that share no long prefix are grouped again by the little they share.
+    """
     for group in prefix_groups(tokens):
-        if group.prefix:
-            yield group
-            continue
-        for inner in prefix_groups([tokens[row] for row in group.rows], floor=SHORT_PREFIX):
-            yield PrefixGroup(inner.prefix, tuple(group.rows[row] for row in inner.rows))
-
-
-# --- many prompts in one row
-# -------------------------------------------------------------------------------------------
+        inner = [group]
+        if not group.prefix:
+            again = prefix_groups([tokens[row] for row in group.rows], floor=SHORT_PREFIX)
+            inner = [PrefixGroup(part.prefix, tuple(group.rows[row] for row in part.rows)) for part in again]
+        for part in inner:
+            alike: dict[bytes, list[int]] = {}
+            for row in part.rows:
+                alike.setdefault(wanted[:, row].tobytes(), []).append(row)
+            yield from (PrefixGroup(part.prefix, tuple(rows)) for rows in alike.values())
 
 
 def _cut(
-    chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int], batch_tokens: int, packable: bool
+    loaded: LoadedModel,
+    tokens: Sequence[Sequence[int]],
+    group: PrefixGroup,
+    n_rows: int,
+    batch_tokens: int,
+    packable: bool,
 ) -> Iterator[tuple[list[int], bool]]:
-    """Batches of prompts, and whether each is a pack."""
-    prefix = len(chunk.prefix)
+    """Batches of a group's prompts, and whether each is a pack."""
+    prefix = len(group.prefix)
     lengths = [len(row) - prefix for row in tokens]
-    budget = max(1, batch_tokens // chunk.n_rows)
-    room = _window(chunk.model.config) - prefix - 1
-    fits = [row for row in rows if packable and 2 * lengths[row] < room]
-    for pack in _packs(fits, lengths, min(budget, room // 2)):
+    budget = max(1, batch_tokens // n_rows)
+    room = window_of(loaded.model.config) - prefix - 1
+    fits = [row for row in group.rows if packable and 2 * lengths[row] < room]
+    for pack in packs(fits, lengths, min(budget, room // 2)):
         yield pack, True
-    apart = sorted(set(rows) - set(fits))
-    for batch in same_length(
-        apart, lengths, max(1, budget // max((lengths[row] for row in apart), default=1))
-    ):
+    apart = sorted(set(group.rows) - set(fits))
+    most = max(1, budget // max((lengths[row] for row in apart), default=1))
+    for batch in same_length(apart, lengths, most):
         yield batch, False
 
 
-def _packs(rows: Sequence[int], lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Rows in order of length, in packs of about equal size with about ``most`` tokens or less."""
-    if not rows:
-        return []
-    total = sum(lengths[row] for row in rows)
-    share = total / -(-total // most)
-    packs: list[list[int]] = [[]]
-    size = 0
-    for row in sorted(rows, key=lambda row: (lengths[row], row)):
-        if packs[-1] and size + lengths[row] / 2 > share * len(packs):
-            packs.append([])
-        packs[-1].append(row)
-        size += lengths[row]
-    return packs
+class _Work:
+    """The pieces of one prefix group: chunks of conditions are made once, as long as the same ones run."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        questions: Questions,
+        conditions: Sequence[Condition],
+        prefix: Sequence[int],
+        last: bool,
+        packable: bool,
+    ) -> None:
+        self.loaded, self.questions, self.conditions = loaded, questions, conditions
+        self.prefix, self.last, self.packable = prefix, last, packable
+        self.part: tuple[int, ...] = ()
+        self.chunk: Chunk | None = None
+        self.ends = _end_tokens(loaded)
+
+    def replies(
+        self, part: tuple[int, ...], rows: Sequence[int], packed: bool
+    ) -> Iterator[tuple[Sequence[int], Replies]]:
+        """(prompts, replies) of the prompts ``rows`` under the conditions ``part``; nothing under none."""
+        if not part:
+            return
+        if self.chunk is None or part != self.part:
+            together = [self.conditions[at] for at in part]
+            self.chunk = Chunk(self.loaded, together, self.prefix, last=self.last, joining=self.packable)
+            self.part = part
+        tokens = self.questions.tokens
+        if packed:
+            try:
+                yield rows, self._read(self.chunk, Pack(self.chunk, tokens, rows), rows)
+                return
+            except Full:  # answers too long for a window that all prompts of the pack share
+                pass
+        lengths = [len(row) for row in tokens]
+        for alike in same_length(rows, lengths, len(rows)):
+            yield alike, self._read(self.chunk, Apart(self.chunk, tokens, alike), alike)
+
+    def _read(self, chunk: Chunk, batch: Batch, prompts: Sequence[int]) -> Replies:
+        """Read on until every verdict is decided; then the replies under the chunk's conditions."""
+        said = [[[token] for token in row] for row in batch.logits.argmax(dim=-1).tolist()]
+        graded = _graded(batch.logits, *(x[list(prompts)] for x in self._tokens_that_count()))
+        texts = [_texts(self.loaded, row) for row in said]
+        wanted = set(chunk.row_of)
+        open_ = [list(range(len(prompts))) if row in wanted else [] for row in range(len(said))]
+        while any(open_ := [self._open(prompts, *row) for row in zip(said, texts, open_, strict=True)]):
+            for row, new in enumerate(batch.more(said, open_)):
+                for at, token in zip(open_[row], new, strict=True):
+                    said[row][at].append(token)
+                for at, text in zip(open_[row], self._texts_of(said[row], open_[row]), strict=True):
+                    texts[row][at] = text
+        return Replies(np.array(texts, object)[chunk.row_of], *(x[chunk.row_of] for x in graded))
+
+    def _tokens_that_count(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.questions.targets, self.questions.distractors
+
+    def _texts_of(self, said: Sequence[list[int]], chosen: Sequence[int]) -> list[str]:
+        return _texts(self.loaded, [said[at] for at in chosen]) if chosen else []
+
+    def _open(
+        self, prompts: Sequence[int], said: Sequence[list[int]], texts: Sequence[str], before: Sequence[int]
+    ) -> list[int]:
+        """Those of the prompts that were open ``before`` whose verdict still is."""
+        is_open = self.questions.is_open
+        return [
+            at
+            for at in before
+            if said[at][-1] not in self.ends and is_open(prompts[at], texts[at], len(said[at]))
+        ]
 
 
-def _window(config: Any) -> int:
-    """Tokens that every layer can look back on."""
-    text = text_config(config)
-    return getattr(text, "sliding_window", None) or getattr(text, "window_size", None) or 1 << 30
+def _graded(logits: Tensor, targets: np.ndarray, distractors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probability of the targets and logit difference to the distractors, float32 [rows, prompts]."""
+    if (targets < 0).all():
+        nothing = np.full(logits.shape[:2], np.nan, np.float32)
+        return nothing, nothing
+    logits = logits.float()
 
+    def of(ids: np.ndarray) -> Tensor:
+        chosen = torch.from_numpy(ids).to(logits.device).clamp(min=0).expand(len(logits), -1)
+        values = logits.gather(2, chosen[..., None])[..., 0]
+        return values.masked_fill(torch.from_numpy(ids < 0).to(logits.device), float("nan"))
 
-class _Pack:
-    """The first pass over a pack: ``logits`` [rows, prompts, words] of what follows each prompt,
-    and the grown cache.
-    """
-
-    def __init__(self, chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int]) -> None:
-        self.chunk, self.n_prefix = chunk, len(chunk.prefix)
-        tails = [tokens[row][self.n_prefix :] for row in rows]
-        lengths = torch.tensor([len(ids) for ids in tails])
-        self.ends = lengths.cumsum(0) - 1
-        self.n_tokens = torch.tensor([len(tokens[row]) for row in rows])
-        self.owner = torch.repeat_interleave(torch.arange(len(rows)), lengths)  # of every token, its prompt
-        at = torch.arange(len(self.owner))
-        place = at - (self.ends - lengths + 1)[self.owner] + self.n_prefix
-        sees = (self.owner[:, None] == self.owner) & (at[:, None] >= at)
-        sees = torch.cat([torch.ones(len(at), self.n_prefix, dtype=torch.bool), sees], dim=1)
-        cache = None if chunk.cache is None else fitted(chunk.cache, chunk.rows_at)
-        ends = self.ends.to(chunk.device)
-        with chunk.overridden(joining=True, ends=ends if chunk.last else None):
-            output, self.cache = self._forward(
-                torch.tensor([[*chain.from_iterable(tails)]]), place[None], sees[None], ends, cache
-            )
-        self.logits: Tensor = output.logits
-
-    def second(self, ids: Tensor, prompts: Tensor) -> Tensor:
-        """Logits [rows, slots, words] after one more token ``ids`` [rows,
-        slots] of the prompts in those slots.
-        """
-        owner = torch.cat([torch.full((self.n_prefix,), -1), self.owner])
-        sees = (owner[None, None] == prompts[..., None]) | (owner[None, None] < 0)
-        itself = torch.eye(prompts.shape[1], dtype=torch.bool).expand(len(prompts), -1, -1)
-        cache = fitted(self.cache, lambda layer: self.chunk.n_rows)
-        with self.chunk.overridden(joining=False):
-            keep = torch.arange(prompts.shape[1], device=self.chunk.device)
-            output, _ = self._forward(
-                ids, self.n_tokens[prompts], torch.cat([sees, itself], dim=-1), keep, cache
-            )
-        return output.logits
-
-    def _forward(self, ids: Tensor, places: Tensor, sees: Tensor, keep: Tensor, cache: Any) -> Any:
-        device, dtype = self.chunk.device, self.chunk.model.dtype
-        mask = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
-        return advance(
-            self.chunk.model,
-            ids.to(device),
-            cache=cache,
-            attention_mask=mask[:, None].to(device),
-            position_ids=places.to(device),
-            logits_to_keep=keep,
-        )
-
-
-def _answer_packed(
-    chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int], is_open: Callable[[int, str], bool]
-) -> list[list[str]]:
-    pack = _Pack(chunk, tokens, rows)
-    first = pack.logits.argmax(dim=-1).cpu()  # [rows, prompts]
-    texts, going_on = _judge(chunk, first, rows, is_open)
-    slots = max(map(len, going_on))
-    if slots:
-        padded = [[*undecided, *[0] * (slots - len(undecided))] for undecided in going_on]
-        prompts = torch.tensor(padded)  # [rows, slots]
-        second = pack.second(first.gather(1, prompts), prompts).argmax(dim=-1).cpu()
-        for row, undecided in enumerate(going_on):
-            slotted = enumerate(undecided)
-            pairs = [[int(first[row, prompt]), int(second[row, slot])] for slot, prompt in slotted]
-            for prompt, text in zip(undecided, _texts(chunk.loaded, pairs), strict=True):
-                texts[row][prompt] = text
-    return [texts[row] for row in chunk.row_of]
-
-
-def _judge(
-    chunk: Chunk, first: Tensor, rows: Sequence[int], is_open: Callable[[int, str], bool]
-) -> tuple[list[list[str]], list[list[int]]]:
-    """Texts [row][prompt] of the first tokens, and for every row the prompts whose verdict needs a second
-    one.
-    """
-    ends = _end_tokens(chunk.loaded)
-    texts = [_texts(chunk.loaded, [[token] for token in row]) for row in first.tolist()]
-    wanted = set(chunk.row_of)
-    going_on = [
-        [at for at, token in enumerate(tokens) if token not in ends and is_open(rows[at], texts[row][at])]
-        if row in wanted
-        else []
-        for row, tokens in enumerate(first.tolist())
-    ]
-    return texts, going_on
+    target = of(targets)
+    certain = target - logits.logsumexp(dim=-1)
+    return certain.cpu().numpy(), (target - of(distractors)).cpu().numpy()
 
 
 def _texts(loaded: LoadedModel, ids: list[list[int]]) -> list[str]:
@@ -267,48 +293,14 @@ def _can_pack(
     """
     try:
         chunk = Chunk(loaded, conditions, group.prefix, last=False, joining=True)
-        pack, packed = next(_cut(chunk, tokens, group.rows, batch_tokens, True))
+        pack, packed = next(_cut(loaded, tokens, group, 1 + len(conditions), batch_tokens, True))
         if not packed:
             return True
-        packed_logits = _Pack(chunk, tokens, pack).logits[:, -1]
+        packed_logits = Pack(chunk, tokens, pack).logits[:, -1]
     # no position_ids, a batch that may not grow, another form of mask
     except (TypeError, ValueError, RuntimeError):
         return False
     plain = Chunk(loaded, conditions, group.prefix, last=False, joining=False)
-    expected = _first_apart(plain, tokens, pack[-1:])[0][:, 0]
+    expected = Apart(plain, tokens, pack[-1:]).logits[:, 0]
     tolerance = torch.finfo(packed_logits.dtype).eps ** 0.5 * (expected.max() - expected.min())
     return bool((packed_logits - expected).abs().max() <= tolerance)
-
-
-# --- a row for every prompt
-# --------------------------------------------------------------------------------------------
-
-
-def _first_apart(chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int]) -> tuple[Tensor, Any]:
-    """Logits [rows, prompts, words] after prompts of equal length, and the cache with rows x prompts rows."""
-    # [prompts, tokens]
-    ids = torch.tensor([tokens[row][len(chunk.prefix) :] for row in rows], device=chunk.device)
-    cache = chunk.cache
-    if cache is not None:
-        cache = repeat_cache(fitted(cache, lambda layer: chunk.n_rows), len(rows))
-    ends = torch.arange(1, len(rows) + 1, device=chunk.device) * ids.shape[1] - 1
-    with chunk.overridden(joining=False, ends=ends if chunk.last else None):
-        output, cache = advance(chunk.model, ids.repeat(chunk.n_rows, 1), cache=cache, logits_to_keep=1)
-    return output.logits[:, -1].unflatten(0, (chunk.n_rows, len(rows))), cache
-
-
-def _answer_apart(
-    chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int], is_open: Callable[[int, str], bool]
-) -> list[list[str]]:
-    logits, cache = _first_apart(chunk, tokens, rows)
-    first = logits.argmax(dim=-1)
-    texts, going_on = _judge(chunk, first, rows, is_open)
-    if any(going_on):
-        with chunk.overridden(joining=False):
-            output, _ = advance(chunk.model, first.reshape(-1, 1), cache=cache, logits_to_keep=1)
-        second = output.logits[:, -1].argmax(dim=-1).reshape(first.shape)
-        for row, undecided in enumerate(going_on):
-            pairs = [[int(first[row, prompt]), int(second[row, prompt])] for prompt in undecided]
-            for prompt, text in zip(undecided, _texts(chunk.loaded, pairs), strict=True):
-                texts[row][prompt] = text
-    return [texts[row] for row in chunk.row_of]

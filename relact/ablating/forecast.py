@@ -12,7 +12,7 @@ from relact import plan
 from relact import sites as site_names
 from relact.ablating.decode import passes_of
 from relact.ablating.options import AblateOptions
-from relact.ablating.perplexity import ROWS, encoded
+from relact.ablating.perplexity import ROWS, encoded, texts_of
 from relact.ablating.prepare import ks_of, model_of, tests_of
 from relact.models import cost
 from relact.models.batches import Pass
@@ -21,7 +21,7 @@ from relact.scoring import masks
 from relact.store import local
 from relact.store.reading import Store
 
-ANSWER = 128  # bytes of one stored answer of two tokens, its verdict included, at most
+ANSWER = 192  # bytes of one stored reply, its verdict and numbers included: most are of a few tokens
 
 
 def forecast(
@@ -39,7 +39,7 @@ def forecast(
     """
     opened = local.writable(store)
     loaded = model_of(opened, model, device)
-    table, _ = tests_of(opened, tests)
+    table = tests_of(opened, tests, options.part).table
     sites = site_names.expand(options.sites) if options.sites else opened.layouts
     names = opened.relations() if mask is None else masks.read(opened, mask)[0]
     widths = {site: opened.layouts[site].width for site in sites}
@@ -86,7 +86,9 @@ def forecast_of(
     tokens = encode(loaded, matrix.tests["text"].tolist(), special_tokens=special_tokens)
     passes, work, words = passes_of(tokens, matrix.n_conditions, options.batch_tokens)
     if options.perplexity:
-        texts: list[Pass] = [(ROWS, 0, len(ids)) for ids in encoded(loaded, special_tokens=special_tokens)]
+        read = texts_of(options.perplexity_of, matrix.tests["object"])
+        ids_of = encoded(loaded, read, special_tokens=special_tokens)
+        texts: list[Pass] = [(ROWS, 0, len(ids)) for ids in ids_of]
         work += matrix.n_ks * (1 + matrix.per_k) * sum(own for _, _, own in texts)
         passes, words = passes + texts, max(words, 2 * ROWS * max(own for _, _, own in texts))
     vocabulary = int(site_names.text_config(loaded.model.config).vocab_size)
@@ -120,9 +122,10 @@ def mask_size(n_relations: int, n_layers: int, widths: Mapping[str, int]) -> tup
 
 def ablation_size(n_conditions: int, n_prompts: int, n_relations: int, n_ks: int = 1) -> tuple[int, int]:
     """(files, bytes) of one stored ablation, at most; ``n_conditions`` per k."""
-    arrays = 12  # verdicts, texts, accuracy, digests, perplexity, steps of a sweep, coordinates
+    # verdicts, texts, numbers, accuracy, digests, perplexity, steps of a sweep, foreign prompts, coordinates
+    arrays = 22
     answers = n_ks * n_prompts * (n_conditions + 1) * ANSWER
     accuracies = n_ks * n_conditions * (4 * n_relations + 64)
-    labels = 8 * n_prompts + 64 * (n_conditions + n_relations + n_prompts)
+    labels = 8 * n_prompts + 64 * (n_conditions * (1 + n_relations) + n_prompts)
     size = plan.compressed(answers + accuracies + labels) + arrays * (plan.METADATA + 2 * plan.NAME)
     return 1 + 2 * arrays, size

@@ -5,30 +5,65 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from relact import schema
 from relact.errors import InputError
+from relact.relations.verdict import RULES
 
 TOKENS = ("all", "last")
+CONTROLS = ("matched", "magnitude", "uniform")
+PARTS = ("all", schema.DEV, schema.TEST, schema.IDENTIFY)
+TEXT, OBJECTS = "text", "objects"  # what perplexity is of
+PUBLISHED = "paper"  # the rule for a right answer that reads two tokens and no more
 
 
 @dataclass(frozen=True)
 class AblateOptions:
-    """Choices of `relact.ablate`, which says what each means.
+    """Choices of `relact.ablate`.
+
+    Attributes:
+        kind, sites, statistic, counted, keep_super_units: of the masks that a k selects, see `masks.select`.
+        seeds: one random control per seed.
+        control: how a control is drawn. ``matched``: each prompt under a set that has as many neurons in
+            every site and layer as the set of the prompt's own relation; ``magnitude``: and of like
+            activations; ``uniform``: as many as the mask has, from all neurons, as published.
+        mode: what overridden neurons are set to, see `conditions.replacements`.
+        tokens: override at ``all`` tokens, or from the ``last`` token of a prompt on.
+        match: the rule for "correct", see `verdict.decide`.
+        part: ``all`` test prompts; ``dev``, a third of the subjects, to choose settings on; ``test``, the
+            others; or ``identify``: the prompts on which the neurons were chosen, as a labelled exception.
+        perplexity: measure that of some text under every condition, too.
+        perplexity_of: which: the bundled ``text``; or ``objects``: neutral sentences without a relation that
+            end in objects of the test prompts (`perplexity.neutral_sentences`), as published.
+        batch_tokens: tokens of all conditions in one forward pass.
 
     Raises:
-        InputError: a choice of tokens that does not exist.
+        InputError: a choice that does not exist.
     """
 
     kind: str = "top"
     sites: str | Sequence[str] | None = None
+    statistic: str = schema.AVERAGE_PRECISION
+    counted: str = "unit"
+    keep_super_units: bool = False
     seeds: Sequence[int] = tuple(range(10))
+    control: str = "matched"
     mode: str = "zero"
     tokens: str = "all"
     match: str = "prefix"
+    part: str = "all"
     perplexity: bool = False
+    perplexity_of: str = TEXT
     batch_tokens: int = 3072  # of one forward pass: enough for fast matrix products, few enough for memory
 
     def __post_init__(self) -> None:
-        if self.tokens not in TOKENS:
-            raise InputError(
-                f"unknown choice of tokens {self.tokens!r}", where="tokens", fix="use all or last"
-            )
+        for where, known in (
+            ("tokens", TOKENS),
+            ("control", CONTROLS),
+            ("part", PARTS),
+            ("match", RULES),
+            ("perplexity_of", (TEXT, OBJECTS)),
+        ):
+            value = getattr(self, where)
+            if value not in known:
+                fix = f"use {', '.join(known[:-1])} or {known[-1]}"
+                raise InputError(f"unknown choice of {where} {value!r}", where=where, fix=fix)

@@ -1,8 +1,13 @@
-"""Perplexity of a text that has nothing to do with the relations: does an override do general damage?"""
+"""Perplexity of a text that has nothing to do with the relations: does an override do general damage?
+
+Liu et al. 2025 (arXiv 2502.17355, section 5.5) measure it on sentences that state no relation and end in an
+object of their prompts. `neutral_sentences` makes such sentences: the beginnings in ``neutral.txt`` were
+written for this purpose, the objects are those of the test prompts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 
 import numpy as np
@@ -10,17 +15,52 @@ import torch
 from torch.nn import functional
 
 from relact.ablating.conditions import Condition
+from relact.ablating.options import OBJECTS
 from relact.ablating.overrides import Chunk
+from relact.errors import InputError
 from relact.models import loading
 from relact.models.forward import advance
 from relact.progress import Progress, silent
+from relact.relations.facts import order
 
 ROWS = 8  # conditions in one forward pass: every token's logits are kept
+SENTENCES = 200  # neutral ones: every object of a usual study once, the larger ones' in part
 
 
 def plain_text() -> list[str]:
     """The bundled text, written for this purpose: five paragraphs about this and that."""
-    return resources.files("relact.ablating").joinpath("plain.txt").read_text(encoding="utf-8").split("\n\n")
+    return _bundled("plain.txt").split("\n\n")
+
+
+def neutral_sentences(objects: Iterable[str], most: int = SENTENCES, seed: int = 0) -> list[str]:
+    """Sentences without any relation, each ending in one of the objects; ``most`` at most, in a seeded order.
+
+    Every distinct object ends one sentence before any ends a second, with a bundled English beginning that
+    the seed deals to it, until each has ended all of them. Objects are taken as they are written.
+
+    Raises:
+        InputError: no object at all.
+    """
+    beginnings = _bundled("neutral.txt").splitlines()
+    of_hash = {name: order(seed, "object", name) for name in objects if name}
+    if not of_hash:
+        fix = "measure the perplexity of the bundled text"
+        raise InputError("no test prompt has an object", where="perplexity_of", fix=fix)
+    names = sorted(of_hash, key=lambda name: (of_hash[name], name))
+    return [
+        f"{beginnings[(of_hash[name] + turn) % len(beginnings)]} {name}"
+        for turn in range(len(beginnings))
+        for name in names
+    ][:most]
+
+
+def texts_of(what: str, objects: Iterable[str]) -> list[str]:
+    """What perplexity is measured on, by `AblateOptions.perplexity_of`; ``objects`` of the test prompts."""
+    return neutral_sentences(objects) if what == OBJECTS else plain_text()
+
+
+def _bundled(name: str) -> str:
+    return resources.files("relact.ablating").joinpath(name).read_text(encoding="utf-8")
 
 
 def encoded(

@@ -1,16 +1,24 @@
-"""What an ablation starts from: the store's model, its test prompts, and answers that are known already."""
+"""What an ablation starts from: the store's model, its test prompts, and replies that are known already."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+import xarray as xr
 
 from relact import schema
+from relact.ablating.answers import Exam
 from relact.ablating.journal import Journal
+from relact.ablating.options import PUBLISHED, AblateOptions
 from relact.errors import IdentityError, InputError
-from relact.models.loading import LoadedModel, load
+from relact.models.loading import LoadedModel, encode, load
+from relact.models.targets import distractors, first_tokens
+from relact.relations.split import parts_of
 from relact.relations.table import check
+from relact.relations.verdict import RULE_VERSION
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 
@@ -20,9 +28,46 @@ def ks_of(k: int | Sequence[int] | None) -> list[int]:
     return [k] if isinstance(k, int) else list(k or ())
 
 
-def tests_of(store: Store, tests: pd.DataFrame | None) -> tuple[pd.DataFrame, str]:
-    """The test prompts and their digest: the store's own, or those of the table ``tests``."""
-    if tests is None:
+@dataclass(frozen=True)
+class Tests:
+    """Test prompts.
+
+    Attributes:
+        table: text, relation, subject, object, answers, language and part of every prompt that is asked; its
+            index are their numbers among all of them.
+        digest: of all of them. foreign: whether they are not the store's own.
+    """
+
+    table: pd.DataFrame
+    digest: str
+    foreign: bool
+
+    @property
+    def relation_of(self) -> np.ndarray:
+        """[prompt]."""
+        return self.table["relation"].to_numpy()
+
+    @property
+    def relations(self) -> list[str]:
+        """Every relation that is asked about, once."""
+        return list(dict.fromkeys(self.relation_of))
+
+    @property
+    def answers(self) -> list[list[str]]:
+        """Accepted ones of every prompt."""
+        return list(self.table[schema.ANSWERS])
+
+
+def tests_of(store: Store, tests: pd.DataFrame | None, part: str = "all") -> Tests:
+    """The store's test prompts or those of the table ``tests``; of them one part.
+
+    The part ``identify`` is the exception: the prompts on which neurons were chosen.
+    """
+    if part == schema.IDENTIFY:
+        table = store.prompts(schema.IDENTIFY)
+        table[schema.ANSWERS] = [[answer] if answer else [] for answer in table["object"]]
+        table, digest = table.assign(part=part), store.manifest.prompts_digest(part)
+    elif tests is None:
         table, digest = store.prompts(schema.TEST), store.manifest.prompts_digest(schema.TEST)
     else:
         table = check(tests)
@@ -31,13 +76,17 @@ def tests_of(store: Store, tests: pd.DataFrame | None) -> tuple[pd.DataFrame, st
         digest = schema.digest(
             [{"text": text, "relation": relation, "answers": answers} for text, relation, answers in rows]
         )
+    if schema.PART not in table:
+        table[schema.PART] = parts_of(table["relation"].tolist(), table["subject"].tolist())
+    if part != "all":
+        table = table[table[schema.PART] == part]
     if table.empty:
         raise InputError(
             "no test prompts", where=store.path, fix="capture a prompt table that has some, or give one"
         )
     if tests is not None:
         _require_held_out(store, table)
-    return table, digest
+    return Tests(table, digest, tests is not None)
 
 
 def _require_held_out(store: Store, table: pd.DataFrame) -> None:
@@ -49,6 +98,28 @@ def _require_held_out(store: Store, table: pd.DataFrame) -> None:
         problem = f"{len(both)} test subjects are also identification subjects, first {both['subject'][0]!r}"
         fix = "make them with the seed, shots and test size of the store's prompts"
         raise InputError(problem, where=f"relation {both['relation'][0]}", fix=fix)
+
+
+def exam_of(store: Store, loaded: LoadedModel, tests: Tests, options: AblateOptions) -> Exam:
+    """The test prompts as the model is asked them, each with the token of its answer and of a distractor."""
+    special_tokens, table = store.manifest.capture.special_tokens, tests.table
+    columns = (table[name].tolist() for name in ("text", "object", "language"))
+    targets = first_tokens(loaded, *columns, special_tokens=special_tokens)
+    facts = [*pairs_of(store.prompts(schema.IDENTIFY), table), *pairs_of(table, table)]
+    return Exam(
+        encode(loaded, table["text"].tolist(), special_tokens=special_tokens),
+        tests.answers,
+        targets,
+        distractors(loaded, table, targets, facts, special_tokens=special_tokens),
+        published=options.match == PUBLISHED,
+    )
+
+
+def pairs_of(prompts: pd.DataFrame, like: pd.DataFrame) -> list[tuple[str, str]]:
+    """(relation, object) of the prompts' facts, each once, in the languages of the prompts ``like``."""
+    spoken = prompts[prompts["language"].isin(set(like["language"]))]
+    facts = spoken.drop_duplicates(["relation", "subject", "object"])
+    return list(zip(facts["relation"], facts["object"], strict=True))
 
 
 def model_of(store: Store, model: str | LoadedModel | None, device: str) -> LoadedModel:
@@ -69,25 +140,46 @@ def model_of(store: Store, model: str | LoadedModel | None, device: str) -> Load
     return loaded
 
 
-def journal_of(store: LocalStore, name: str, identity: str) -> Journal:
+def journal_of(store: LocalStore, name: str, tests: Tests, options: AblateOptions) -> Journal:
     """The journal of the ablation ``name``, beside the store."""
+    read = "two tokens" if options.match == PUBLISHED else f"rule {RULE_VERSION}"
+    asked = f"{tests.digest} {options.part} {options.tokens} {read}"
+    identity = f"{store.manifest.model.fingerprint} {asked}"
     return Journal(store.path.with_name(f".{store.path.name}.{name}.jsonl"), identity)
 
 
-def recall(store: Store, journal: Journal, digest: str, tokens: str) -> None:
-    """Add what other ablations of the same prompts found to the journal's answers."""
+def recall(store: Store, journal: Journal, tests: Tests, options: AblateOptions) -> None:
+    """Add what other ablations of the same prompts found to the journal's replies."""
+    place_of = {int(number): place for place, number in enumerate(tests.table.index)}
     for name in store.children(schema.ABLATIONS):
         record = store.ablation_record(name)
-        if (record.prompts, record.tokens) == (digest, tokens):
-            result = store.dataset(f"{schema.ABLATIONS}/{name}")
-            answers = result[schema.GENERATED].values.reshape(-1, result.sizes["prompt"])
-            for condition, texts in zip(result[schema.DIGEST].values.ravel(), answers, strict=True):
-                journal.answers[str(condition)].update(enumerate(map(str, texts)))
+        alike = (record.prompts, record.tokens, record.rule) == (tests.digest, options.tokens, RULE_VERSION)
+        if alike and (record.match == PUBLISHED) == (options.match == PUBLISHED):
+            _remember(store.dataset(f"{schema.ABLATIONS}/{name}").load(), journal, place_of)
 
 
-def name_of(masks: Sequence[str], mode: str, tokens: str) -> str:
+def _remember(result: xr.Dataset, journal: Journal, place_of: dict[int, int]) -> None:
+    """The replies of one stored ablation."""
+    stacked = {
+        name: result[name].transpose(..., "prompt").values.reshape(-1, result.sizes["prompt"])
+        for name in (schema.GENERATED, schema.LOG_PROBABILITY, schema.LOGIT_DIFFERENCE)
+    }
+    relations = [str(name) for name in result["relation"].values]
+    digests = result[schema.DIGEST].transpose(..., "relation").values.reshape(-1, len(relations))
+    column_of = [relations.index(str(name)) for name in result[schema.RELATION_OF].values]
+    for at, number in enumerate(result["prompt"].values.tolist()):
+        if (place := place_of.get(number)) is not None:
+            for row, of_row in enumerate(digests):
+                text, certain, difference = (values[row, at] for values in stacked.values())
+                entry = (str(text), float(certain), float(difference))
+                journal.replies[str(of_row[column_of[at]])][place] = entry
+
+
+def name_of(masks: Sequence[str], options: AblateOptions) -> str:
     """The result's name: the mask's, and what is not the default."""
     parts = [masks[0] if len(masks) == 1 else f"sweep-{masks[0]}-{masks[-1]}"]
-    parts += [mode] if mode != "zero" else []
-    parts += [f"{tokens}-token"] if tokens != "all" else []
+    parts += [options.mode] if options.mode != AblateOptions.mode else []
+    parts += [f"{options.tokens}-token"] if options.tokens != AblateOptions.tokens else []
+    parts += [options.control] if options.control != AblateOptions.control else []
+    parts += [options.part] if options.part != AblateOptions.part else []
     return "-".join(parts)

@@ -1,6 +1,8 @@
 """Questions to a finished store: its best neurons, overlaps, effects and the evidence for them.
 
 Order of reading: query (a lazy tree of the store, and the questions everybody asks first) -> compare (what
-relations or stores have in common) -> effects (what an ablation did) -> evidence (which of that is more than
-chance); tables: a table to a file.
+relations or stores have in common) -> effects (what an ablation did) -> losses (the same of every prompt, as
+arrays) -> intervals, hypotheses (the statistics, on arrays) -> claims (what may be said of evidence) ->
+evidence (which effects are more than chance, and than random sets do) -> leaderboard (which criterion finds
+neurons that matter), replies (what was said instead); tables: a table to a file.
 """

@@ -6,6 +6,8 @@
 ('relation', 'other', 'k')
 >>> overlap("study.zarr", "top-200", by="layer")["expected"].dims  # layer by layer
 ('relation', 'other', 'layer')
+>>> overlap("study.zarr", k=400, negatives=4)["shared"].dims  # and had few negatives been sampled
+('relation', 'other', 'negatives')
 >>> agreement("study.zarr", "study.zarr", k=400)["shared"].tolist()  # the same relations in two stores
 [400, 400, 400]
 >>> moved("study.zarr", "study.zarr", relation="country_capital")["change"].max()
@@ -25,7 +27,12 @@ from relact import schema
 from relact.analysis import query
 from relact.errors import InputError
 from relact.packed.store import open_store
+from relact.progress import Progress, silent
 from relact.scoring import masks
+from relact.scoring.magnitudes import super_unit_masks
+from relact.scoring.score import scores_of
+from relact.scoring.selection import Numbering, Rules
+from relact.scoring.ties import margins_of
 from relact.store.reading import Store
 
 if TYPE_CHECKING:
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
 DIMENSIONS = ("relation", "other")
 TOP = 400  # neurons of a relation that two stores are compared by, where nothing is said
 BY = ("site", "layer")
+NEGATIVES, REST = "negatives", "rest"
 
 
 def overlap(
@@ -42,39 +50,95 @@ def overlap(
     *,
     k: int | Sequence[int] | None = None,
     by: str | None = None,
+    negatives: int | None = None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """Neurons that two relations have in common: under one mask, or among the top ``k`` of the stored scores.
 
     Args:
         mask: name of a stored mask; the store's only one by default.
-        k: instead of a mask. Several make a dimension ``k``.
+        k: instead of a mask, chosen as `masks.select` does it. Several make a dimension ``k``.
         by: "site" or "layer", to count in each of them apart.
+        negatives: beside the top ``k`` of the stored scores, that of scores against so many sampled negatives
+            per positive; they are computed here, from the activations, and not stored. Against all other
+            relations a neuron that answers to two of them ranks low in both, so that sets share next to
+            nothing; against the published four per positive they share many.
 
     Returns:
         shared: int [relation, other], the diagonal is the size of each set.
         jaccard: float [relation, other], shared over united.
         expected: float [relation, other], shared neurons if sets of these sizes were drawn at random.
-        All with a third dimension ``k``, ``site`` or ``layer`` where asked for.
+        All with a third dimension ``k``, ``site``, ``layer`` or ``negatives`` (labels such as "rest", for all
+        other relations, and "4") where asked for. The attribute ``negatives`` says what the scores had.
 
     Raises:
-        InputError: no such mask, several to choose from, or ``mask`` and ``k`` together.
+        InputError: no such mask, several to choose from, or choices that do not go together.
+        StoreError: ``negatives`` of a store without activations.
     """
     import xarray as xr
 
+    _require_choices(mask, k, by, negatives)
+    opened = open_store(store)
+    if k is None:
+        name = mask or _only_mask(opened)
+        shared = overlap_of(*masks.read(opened, name), by)
+        return shared.assign_attrs(negatives=label_of(opened.mask_record(name).scores.negatives))
+    relations, scores = all_scores(opened)
+    rules = rules_of(opened, scores)
+    stored = label_of(opened.scores_record().negatives)
+    if isinstance(k, Sequence):
+        sets = [overlap_of(relations, masks.top_k(scores, number, rules)) for number in k]
+        shared = xr.concat(sets, dim=pd.Index(list(k), name="k")).transpose(*DIMENSIONS, "k")
+    else:
+        shared = overlap_of(relations, masks.top_k(scores, k, rules), by)
+        if negatives is not None:
+            few = _sampled(opened, relations, negatives, progress)
+            sampled = overlap_of(relations, masks.top_k(few, k, rules))
+            index = pd.Index([stored, label_of(negatives)], name=NEGATIVES)
+            shared = xr.concat([shared, sampled], dim=index).transpose(*DIMENSIONS, NEGATIVES)
+    return shared.assign_attrs(negatives=stored)
+
+
+def rules_of(store: Store, scores: Mapping[str, np.ndarray]) -> Rules:
+    """What decides beside the scores of all relations where `masks.select` is asked for nothing but k."""
+    margins = margins_of(store, store.scores_record().relations, Numbering.of(scores))
+    return Rules(without=super_unit_masks(store, scores), margins=margins)
+
+
+def label_of(negatives: int | None) -> str:
+    """How negatives per positive are called; `REST` where all other relations are."""
+    return REST if negatives is None else str(negatives)
+
+
+def _require_choices(
+    mask: str | None, k: int | Sequence[int] | None, by: str | None, negatives: int | None
+) -> None:
+    """Refuse choices of `overlap` that do not go together."""
     if mask is not None and k is not None:
         raise InputError("both a mask and k", where="overlap", fix="give one of them")
     if by is not None and by not in BY:
         raise InputError(f"cannot count by {by!r}", where="overlap", fix=f"use {' or '.join(BY)}")
-    opened = open_store(store)
     if isinstance(k, Sequence) and by is not None:
         raise InputError(f"several k and by {by}", where="overlap", fix="give one k, or leave the other out")
-    if k is None:
-        return overlap_of(*masks.read(opened, mask or _only_mask(opened)), by)
-    relations, scores = all_scores(opened)
-    if not isinstance(k, Sequence):
-        return overlap_of(relations, masks.top_k(scores, k), by)
-    sets = [overlap_of(relations, masks.top_k(scores, number)) for number in k]
-    return xr.concat(sets, dim=pd.Index(list(k), name="k")).transpose(*DIMENSIONS, "k")
+    if negatives is None:
+        return
+    if negatives < 1:
+        raise InputError(f"{negatives} negatives per positive", where="negatives", fix="give 1 or more")
+    if by is not None or not isinstance(k, int):
+        fix = "give one k, and count whole sets"
+        raise InputError("other negatives are shown beside the top of one k", where="negatives", fix=fix)
+
+
+def _sampled(
+    store: Store, relations: Sequence[str], negatives: int, progress: Progress
+) -> dict[str, np.ndarray]:
+    """Average precisions of the relations against sampled negatives, [relation, layer, neuron] per site."""
+    if store.scores_record().negatives == negatives:
+        problem = f"the stored scores have {negatives} sampled negatives per positive already"
+        raise InputError(problem, where=store.path, fix="give another number")
+    rows = [store.relations().index(name) for name in relations]
+    scores = scores_of(store, negatives, progress=progress)
+    return {site: values[rows] for site, values in scores.items()}
 
 
 def overlap_of(relations: Sequence[str], sets: Mapping[str, np.ndarray], by: str | None = None) -> xr.Dataset:

@@ -1,168 +1,233 @@
-"""Evidence: which effects of an ablation are more than chance, from its stored verdicts alone."""
+"""Evidence: which effects of an ablation are more than chance, and more than random neurons do.
+
+What `evidence` gives:
+
+Over [condition, relation], without ``intact``; ``kind`` goes along condition:
+
+- drop, in points of 100, with low and high (`newcombe`); lost and gained: prompts
+- p_intact: exact McNemar test against intact; q_intact corrects it in two families, own cells and
+  the others of chosen neurons; NaN under random ones
+- p_random, q_random: own cells against random sets (`beyond_random`), corrected over the diagonal
+- log_drop, mean nats lost, with log_low and log_high (`of_means`); logit_drop, mean loss of
+  the logit difference; p_log_intact: Wilcoxon signed-rank over prompts; q_log_intact, p_log_random
+  and q_log_random as above
+
+Over [relation]: rank and rank_log, the place of the own drop among the random sets' (1 is larger than
+all, ties count against it); cause, isolation and disentanglement (`_disentangled`); separates and
+separates_log: loses something, more than under random sets on average, with q against intact and,
+where there are random sets, against those below 0.05.
+
+Over [group], of `GROUPS` those that exist, every relation weighing the same: mean_drop with
+mean_low and mean_high, mean_log_drop with mean_log_low and mean_log_high (`over_relations`).
+
+Attributes: n_relations, n_prompts, n_random; wilcoxon_other, wilcoxon_random, wilcoxon_log_other,
+wilcoxon_log_random: p over relations of own drops against the others', NaN where undefined.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
-import scipy.stats
 import xarray as xr
 
-from relact.analysis.effects import cells
-from relact.schema import CORRECT, INTACT, RANDOM, RELATION_OF
+from relact import schema
+from relact.analysis.claims import claims, influences
+from relact.analysis.hypotheses import LEVEL, beyond_random, corrected, mcnemar, signed_rank
+from relact.analysis.intervals import newcombe, of_means, over_relations
+from relact.analysis.losses import Losses, losses
+
+__all__ = ["LEVEL", "claims", "evidence", "influences"]
 
 RESAMPLES = 10_000
-INTERVAL = (2.5, 97.5)  # percentiles of the bootstrap
-LEVEL = 0.05  # of corrected p-values
-TESTS = ("p_intact", "p_random")
+GROUPS = ("own", "other", "random", "own_minus_other", "own_minus_random")
 
 
 def evidence(ablation: xr.Dataset, *, resamples: int = RESAMPLES, seed: int = 0) -> xr.Dataset:
-    """An interval and two paired tests for every cell of one ablation, from its verdicts.
+    """Intervals and paired tests of one ablation, one k, from what it stored of every prompt.
+
+    Random controls are matched to a relation's own set, so only own cells (the diagonal) are compared with
+    them. Intervals are of 95 %. Variables of log-probability are left out where it is not stored.
 
     Args:
-        ablation: with ``correct`` [condition, prompt]; of a sweep, one k.
-        resamples: bootstrap draws of each relation's test prompts, the same draws for all conditions.
+        resamples: bootstrap draws. seed: of the draws; equal seeds give equal results.
 
     Returns:
-        Over [condition, relation], without ``intact``:
+        Over [condition, relation], [relation] and [group]: the variables that this module's text lists.
 
-        - drop, in points of 100 against intact, with low and high: its 95% percentile bootstrap interval
-        - lost and gained: prompts whose verdict changed against intact
-        - p_intact: exact McNemar test against intact
-        - p_random: the same against the majority of the random controls (intact where they are even); NaN
-          without them
-        - q_intact, q_random: corrected for the number of cells (Benjamini and Hochberg 1995), random
-          conditions not counted
-
-        Over [group] (own, other, random): mean_drop, mean_low, mean_high, the mean over the group's cells.
+    Raises:
+        InputError: several k, no intact condition, or no prompts.
     """
-    names = [str(name) for name in ablation["condition"].values]
-    conditions = [name for name in names if name != INTACT]
-    relations = [str(name) for name in ablation["relation"].values]
-    relation_of = np.array([str(name) for name in ablation[RELATION_OF].values])
-    correct = ablation[CORRECT].values  # [condition, prompt]
-    intact, verdicts = correct[names.index(INTACT)], correct[[names.index(name) for name in conditions]]
-    random = np.array([name.startswith(RANDOM) for name in conditions])
-    control = _majority(verdicts[random], intact) if random.any() else None
+    taken = losses(ablation)
     generator = np.random.default_rng(seed)
-    samples = np.empty((resamples, len(conditions), len(relations)), np.float32)
-    columns = []
-    for at, relation in enumerate(relations):
-        rows = np.flatnonzero(relation_of == relation)
-        loss = intact[rows].astype(int) - verdicts[:, rows]  # [condition, prompt]: 1 is lost, -1 gained
-        samples[:, :, at] = _resampled(loss, resamples, generator)
-        tests = _tests(intact[rows], None if control is None else control[rows], verdicts[:, rows])
-        columns.append({**_drops(loss, samples[:, :, at]), **tests})
-    table = {name: np.stack([column[name] for column in columns], axis=1) for name in columns[0]}
-    table |= {name.replace("p_", "q_"): _corrected(table[name], ~random) for name in TESTS}
-    groups = {name: mask for name, mask in cells(conditions, relations).items() if mask.any()}
+    table = {**_of_verdicts(taken), **_of_nats(taken, resamples, generator)}
+    groups, means, tests = _of_groups(taken, resamples, generator)
+    by_relation = {**_of_relations(taken, table), **_disentangled(taken)}
+    sizes = {
+        "n_relations": len(taken.relations),
+        "n_prompts": sum(map(len, taken.intact)),
+        "n_random": taken.n_random,
+    }
     return xr.Dataset(
         {name: (("condition", "relation"), values) for name, values in table.items()}
-        | {name: (("group",), values) for name, values in _means(table["drop"], samples, groups).items()},
-        coords={"condition": conditions, "relation": relations, "group": list(groups)},
+        | {name: (("relation",), values) for name, values in by_relation.items()}
+        | {name: (("group",), values) for name, values in means.items()},
+        coords={
+            "condition": taken.conditions,
+            schema.KIND: ("condition", taken.kinds),
+            "relation": taken.relations,
+            "group": groups,
+        },
+        attrs={**sizes, **tests},
     )
 
 
-def _resampled(loss: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """Drops [draw, condition], in points, when the prompts of loss [condition, prompt] are drawn anew."""
-    n = loss.shape[1]
-    weights = generator.multinomial(n, np.full(n, 1 / n), size=resamples) / n
-    drops: np.ndarray = 100 * weights @ loss.T
-    return drops
+def _of_verdicts(taken: Losses) -> dict[str, np.ndarray]:
+    """What is known of every cell [condition, relation] from verdicts."""
+    columns = []
+    for before, after in zip(taken.intact, taken.verdicts, strict=True):
+        lost, gained = (before & ~after).sum(axis=1), (~before & after).sum(axis=1)
+        both, neither = (before & after).sum(axis=1), (~before & ~after).sum(axis=1)
+        low, high = newcombe(both, lost, gained, neither)
+        drop = 100 * (lost - gained) / len(before)
+        bounds = {"drop": drop, "low": 100 * low, "high": 100 * high}
+        columns.append({**bounds, "lost": lost, "gained": gained, "p_intact": mcnemar(before, after)})
+    table = _stacked(columns)
+    floor = np.array([100 / len(before) for before in taken.intact])  # one prompt: no drop is known better
+    return {**table, **_tested(taken, table, floor, log="")}
 
 
-def _drops(loss: np.ndarray, samples: np.ndarray) -> dict[str, np.ndarray]:
-    """What one relation loses, per condition: of loss [condition, prompt] and samples [draw, condition]."""
-    low, high = np.percentile(samples, INTERVAL, axis=0)
+def _of_nats(taken: Losses, resamples: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """What is known of every cell [condition, relation] from log-probabilities; empty without them."""
+    if taken.nats is None:
+        return {}
+    columns = []
+    for nats in taken.nats:
+        low, high = of_means(nats, resamples, generator)
+        column = {"log_drop": _mean(nats), "log_low": low, "log_high": high}
+        columns.append({**column, "p_log_intact": signed_rank(nats)})
+    if taken.logits is not None:
+        for column, logits in zip(columns, taken.logits, strict=True):
+            column["logit_drop"] = _mean(logits)
+    table = _stacked(columns)
+    floor = np.array([_chance_of_prompts(nats[_compared(taken, at)]) for at, nats in enumerate(taken.nats)])
+    return {**table, **_tested(taken, table, floor, log="log_")}
+
+
+def _compared(taken: Losses, relation: int) -> np.ndarray:
+    """Mask [condition]: the sets that a relation's own drop is compared among, itself and the random ones."""
+    mask: np.ndarray = taken.groups["own"][:, relation] | taken.groups["random"][:, relation]
+    return mask
+
+
+def _chance_of_prompts(values: np.ndarray) -> float:
+    """Standard error of one row's mean of values [set, prompt], were it chance which prompts a set hits.
+
+    What is left when the means of sets and of prompts are taken out, over the root of the number of prompts.
+    Of fewer than two sets or prompts: 0.
+    """
+    n_sets, n = values.shape
+    if n_sets < 2 or n < 2:
+        return 0.0
+    rest = values - values.mean(axis=0) - values.mean(axis=1)[:, None] + values.mean()
+    return float(np.sqrt((rest**2).sum() / ((n_sets - 1) * (n - 1)) / n))
+
+
+def _tested(
+    taken: Losses, table: dict[str, np.ndarray], floor: np.ndarray, log: str
+) -> dict[str, np.ndarray]:
+    """Own cells against random sets, and all corrected p-values, [condition, relation]."""
+    own, other = taken.groups["own"], taken.groups["other"]
+    drops, intact = table[f"{log}drop"], table[f"p_{log}intact"]
+    p = beyond_random(taken.diagonal(drops), taken.random(drops), floor)
+    random = np.where(own, p, np.nan)
+    q_own, q_other = corrected(intact, own), corrected(intact, other)
     return {
-        "drop": 100 * loss.mean(axis=1),
-        "low": low,
-        "high": high,
-        "lost": (loss > 0).sum(axis=1),
-        "gained": (loss < 0).sum(axis=1),
+        f"q_{log}intact": np.where(own, q_own, q_other),
+        f"p_{log}random": random,
+        f"q_{log}random": corrected(random, own),
     }
 
 
-def _tests(intact: np.ndarray, control: np.ndarray | None, verdicts: np.ndarray) -> dict[str, np.ndarray]:
-    """p-values [condition] of one relation's verdicts [condition, prompt], against intact and control."""
-    return {
-        name: mcnemar(before, verdicts) if before is not None else np.full(len(verdicts), np.nan)
-        for name, before in zip(TESTS, (intact, control), strict=True)
-    }
-
-
-def _means(
-    drops: np.ndarray, samples: np.ndarray, groups: Mapping[str, np.ndarray]
-) -> dict[str, list[float]]:
-    """Mean drop of every group of cells [condition, relation], and its interval."""
-    means: dict[str, list[float]] = {"mean_drop": [], "mean_low": [], "mean_high": []}
-    for mask in groups.values():
-        low, high = np.percentile(samples[:, mask].mean(axis=1), INTERVAL)
-        for values, value in zip(means.values(), (drops[mask].mean(), low, high), strict=True):
-            values.append(float(value))
-    return means
-
-
-def _majority(random: np.ndarray, intact: np.ndarray) -> np.ndarray:
-    """bool [prompt]: the verdict of most random controls, intact's where they are even."""
-    twice = 2 * random.sum(axis=0)
-    majority: np.ndarray = np.where(twice == len(random), intact, twice > len(random))
-    return majority
-
-
-def mcnemar(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Exact two-sided McNemar test of paired verdicts: p-values [condition].
-
-    ``before`` is bool [prompt], ``after`` [condition, prompt]. Of the prompts whose verdict changed, half
-    should change each way: a binomial test. Source: McNemar 1947.
-    """
-    lost, gained = (before & ~after).sum(axis=1), (~before & after).sum(axis=1)
-    return np.minimum(1.0, 2 * scipy.stats.binom.cdf(np.minimum(lost, gained), lost + gained, 0.5))
-
-
-def _corrected(p: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """p-values [condition, relation] corrected for the cells of ``counted`` conditions; NaN in the others."""
-    q = np.full(p.shape, np.nan)
-    if counted.any() and not np.isnan(p[counted]).any():
-        q[counted] = scipy.stats.false_discovery_control(p[counted].ravel()).reshape(p[counted].shape)
-    return q
-
-
-def influences(found: xr.Dataset, *, level: float = LEVEL) -> pd.DataFrame:
-    """Who hurts whom and who helps whom, read off `evidence`: a row per condition that is not random.
-
-    A relation is hurt where accuracy falls, and helped (interference is released) where it rises,
-    significantly against intact and, if there are controls, against random.
-
-    Returns:
-        switched_off; own (points lost on itself, NaN where it isn't a relation); hurts, helps: the other
-        relations' names with points, strongest first; versatility: how many others it hurts; interference:
-        how many it helps.
-    """
-    rows = []
-    relations = [str(name) for name in found["relation"].values]
-    for name in map(str, found["condition"].values):
-        if name.startswith(RANDOM):
+def _of_relations(taken: Losses, table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rank and verdict of every relation, by accuracy and by log-probability where that is known."""
+    found: dict[str, np.ndarray] = {}
+    for suffix, log in (("", ""), ("_log", "log_")):
+        if f"{log}drop" not in table:
             continue
-        row = found.sel(condition=name)
-        drops, clear = row["drop"].values, row["q_intact"].values < level
-        against_random = row["q_random"].values
-        clear &= np.isnan(against_random) | (against_random < level)
-        others = [
-            at for at in np.argsort(-np.abs(drops), kind="stable") if clear[at] and relations[at] != name
-        ]
-        hurt, helped = ([at for at in others if sign * drops[at] > 0] for sign in (1, -1))
-        rows.append(
-            {
-                "switched_off": name,
-                "own": float(drops[relations.index(name)]) if name in relations else float("nan"),
-                "own_clear": bool(clear[relations.index(name)]) if name in relations else False,
-                "hurts": ", ".join(f"{relations[at]} {drops[at]:.0f}" for at in hurt),
-                "helps": ", ".join(f"{relations[at]} {-drops[at]:.0f}" for at in helped),
-                "versatility": len(hurt),
-                "interference": len(helped),
-            }
-        )
-    return pd.DataFrame(rows)
+        own, random = taken.diagonal(table[f"{log}drop"]), taken.random(table[f"{log}drop"])
+        clear = (own > 0) & (taken.diagonal(table[f"q_{log}intact"]) < LEVEL)
+        rank = np.full(own.shape, np.nan)
+        if taken.n_random:
+            rank = np.where(np.isnan(own), np.nan, 1 + (random >= own[:, None]).sum(axis=1))
+            clear &= (own > random.mean(axis=1)) & (taken.diagonal(table[f"q_{log}random"]) < LEVEL)
+        found |= {f"rank{suffix}": rank, f"separates{suffix}": clear}
+    return found
+
+
+def _disentangled(taken: Losses) -> dict[str, np.ndarray]:
+    """Cause, isolation and their mean, [relation], each a share of 1; NaN where nothing is known of it.
+
+    cause: of what the intact model answers of a relation, what its own neurons' loss takes away. isolation:
+    of what it answers of another relation, what stays right under them, averaged over those relations. After
+    Huang et al. 2024 (RAVEL, arXiv 2402.17700), who put another value in place; here an answer is only lost.
+    """
+    known = zip(taken.intact, taken.verdicts, strict=True)
+    stays = np.stack([_mean(after[:, before].astype(float)) for before, after in known], axis=1)
+    own = taken.groups["own"]
+    cause = 1 - taken.diagonal(stays)
+    isolation = np.full(len(taken.relations), np.nan)
+    for at in np.flatnonzero(own.any(axis=0)):
+        others = np.delete(stays[np.argmax(own[:, at])], at)
+        isolation[at] = _mean(others[None, ~np.isnan(others)])[0]
+    return {"cause": cause, "isolation": isolation, "disentanglement": (cause + isolation) / 2}
+
+
+def _of_groups(
+    taken: Losses, resamples: int, generator: np.random.Generator
+) -> tuple[list[str], dict[str, np.ndarray], dict[str, float]]:
+    """Groups that exist, their means over relations with intervals, and signed-rank tests over relations."""
+    groups = taken.groups
+    exists = [groups[name].any() for name in GROUPS[:3]]
+    exists += [(groups["own"].any(axis=0) & groups[name].any(axis=0)).any() for name in GROUPS[1:3]]
+    measures = {"": [100.0 * change for change in taken.changes()], "log_": taken.nats}
+    means: dict[str, np.ndarray] = {}
+    tests: dict[str, float] = {}
+    for log, values in measures.items():
+        if values is None:
+            tests |= {f"wilcoxon_{log}{name}": float("nan") for name in GROUPS[1:3]}
+            continue
+        tables = [_by_group(taken, at, lost) for at, lost in enumerate(values)]
+        points = np.stack([_mean(table) for table in tables], axis=1)  # [group, relation]
+        low, high = over_relations(tables, resamples, generator)
+        for name, column in (("drop", _mean(points)), ("low", low), ("high", high)):
+            means[f"mean_{log}{name}"] = column[exists]
+        for name, differences in zip(GROUPS[1:3], points[3:], strict=True):
+            known = differences[~np.isnan(differences)]
+            tests[f"wilcoxon_{log}{name}"] = (
+                float(signed_rank(known[None])[0]) if known.size > 1 else float("nan")
+            )
+    return [name for name, there in zip(GROUPS, exists, strict=True) if there], means, tests
+
+
+def _by_group(taken: Losses, relation: int, lost: np.ndarray) -> np.ndarray:
+    """A relation's losses [condition, prompt] as [group, prompt], means over the conditions of `GROUPS`.
+
+    NaN where it has no condition of a group.
+    """
+    rows = [lost[taken.groups[name][:, relation]] for name in GROUPS[:3]]
+    own, other, random = (_mean(part.T) for part in rows)
+    return np.stack([own, other, random, own - other, own - random])
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean of every row of values [row, unit] over what is not NaN; NaN where nothing is."""
+    known = ~np.isnan(values)
+    counts = known.sum(axis=1)
+    sums = np.where(known, values, 0.0).sum(axis=1)
+    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+
+
+def _stacked(columns: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays [condition] of every relation as [condition, relation]."""
+    return {name: np.stack([column[name] for column in columns], axis=1) for name in columns[0]}

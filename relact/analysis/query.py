@@ -26,6 +26,7 @@ from relact import schema
 from relact import sites as site_names
 from relact.errors import InputError, StoreError
 from relact.packed.store import open_store
+from relact.scoring.selection import Numbering
 from relact.store.reading import Store
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def top(
 ) -> pd.DataFrame:
     """The ``n`` neurons with the highest score for a relation: site, layer, neuron, every stored statistic.
 
-    Ties keep the store's order (site, layer, neuron).
+    Of equal ones those with the larger ``margin`` come first where that statistic is stored; what is still
+    equal goes by a hash of its place, as in `masks.select`, never by the order of the store.
 
     Raises:
         InputError: no such relation, site or statistic. StoreError: the store has no scores.
@@ -99,16 +101,24 @@ def _top_of_scores(store: Store, sites: Sequence[str], relation: str, n: int, st
     with ThreadPoolExecutor(READERS) as pool:  # one chunk each: waiting and decompressing overlap
         read = {(site, name): pool.submit(_row, groups[site][name], row) for name in names for site in sites}
         rows = {key: future.result() for key, future in read.items()}
-    parts = []
-    for site in sites:
-        values = rows[site, statistic]  # [layer, neuron]
-        places = best(values.ravel(), n)
-        layer, neuron = np.unravel_index(places, values.shape)
-        columns = {name: rows[site, name].ravel()[places] for name in names}
-        parts.append(pd.DataFrame({"site": site, "layer": layer, "neuron": neuron, **columns}))
-    return (
-        pd.concat(parts).sort_values(statistic, ascending=False, kind="stable").head(n).reset_index(drop=True)
-    )
+    flat = {name: np.concatenate([rows[site, name].ravel() for site in sites]) for name in names}
+    numbering = Numbering({site: rows[site, statistic].shape for site in sites})
+    edge = np.partition(flat[statistic], -n)[-n] if n < numbering.size else -np.inf
+    numbers = np.flatnonzero(flat[statistic] >= edge)
+    keys = [
+        numbering.hashes(numbers, 0),
+        *(-flat[schema.MARGIN][numbers] for _ in range(schema.MARGIN in flat)),
+    ]
+    numbers = numbers[np.lexsort((*keys, -flat[statistic][numbers]))[:n]]
+    table = pd.DataFrame({name: values[numbers] for name, values in flat.items()})
+    places = pd.DataFrame({"site": "", "layer": 0, "neuron": 0}, index=table.index)
+    for site, which, layers, neurons in numbering.places(numbers):
+        places.loc[which, "site"], places.loc[which, "layer"], places.loc[which, "neuron"] = (
+            site,
+            layers,
+            neurons,
+        )
+    return pd.concat([places, table], axis=1)
 
 
 def best(values: np.ndarray, n: int) -> np.ndarray:

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from relact.ablating.options import AblateOptions
 from relact.cli.options import (
+    Control,
+    CountNeurons,
     Device,
     DryRun,
     Json,
+    KeepSuperUnits,
     Kind,
     MaskSites,
     Match,
     Mode,
-    Seed,
     Seeds,
+    Statistic,
     StorePath,
-    TestSize,
     Tokens,
 )
 from relact.cli.printing import numbers, show_ablation, show_plans
 from relact.cli.progress import Stages
-from relact.relations.options import PromptOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEEDS = len(AblateOptions.seeds)
 
@@ -35,11 +39,22 @@ def ablate(
     k: Annotated[str | None, typer.Option("--k", help="select the top k first; 10,50,200 sweeps")] = None,
     kind: Kind = AblateOptions.kind,
     sites: MaskSites = None,
+    statistic: Statistic = AblateOptions.statistic,
+    count_neurons: CountNeurons = False,
+    keep_super_units: KeepSuperUnits = False,
     mode: Mode = AblateOptions.mode,
     tokens: Tokens = AblateOptions.tokens,
     model: Annotated[str | None, typer.Option(help="where the store's model is now, if it moved")] = None,
     seeds: Seeds = SEEDS,
+    control: Control = AblateOptions.control,
     match: Match = AblateOptions.match,
+    on: Annotated[
+        str,
+        typer.Option(
+            help="all test prompts; dev, a third of the subjects, to choose settings on; test, the others; "
+            "or identify, where the neurons were chosen"
+        ),
+    ] = AblateOptions.part,
     prompt_file: Annotated[
         Path | None, typer.Option("--prompts", help="test prompts of this table instead")
     ] = None,
@@ -49,14 +64,31 @@ def ablate(
     paraphrase: Annotated[
         bool, typer.Option("--paraphrase", help="ask with the other templates instead")
     ] = False,
-    shots: Annotated[int, typer.Option(help="of those prompts: as in the store's")] = 0,
-    test_size: TestSize = PromptOptions.test_size,
-    seed: Seed = PromptOptions.seed,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="with --language or --paraphrase: where other templates or languages of the store's "
+            "relations are, as `relact prompts` takes it; may be given several times; bundled by default"
+        ),
+    ] = None,
     perplexity: Annotated[
         bool, typer.Option("--perplexity", help="of a bundled text under every condition")
     ] = False,
+    perplexity_of: Annotated[
+        str | None,
+        typer.Option(
+            help="the same of: text, the bundled one; or objects, sentences without a relation that end in "
+            "objects of the test prompts, as published"
+        ),
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="paper: k, mode, tokens, rule and controls as published")
+    ] = None,
+    registered: Annotated[
+        bool, typer.Option("--register", help="write settings and hypotheses into the store before the run")
+    ] = False,
+    hypothesis: Annotated[
+        list[str] | None, typer.Option(help="with --register: a sentence; may be given several times")
     ] = None,
     name: Annotated[str | None, typer.Option(help="name of the result; by default what was done")] = None,
     device: Device = "auto",
@@ -64,40 +96,77 @@ def ablate(
     as_json: Json = False,
 ) -> None:
     """Switch off each relation's neurons and see which test prompts stay correct."""
-    from relact.relations.table import read
     from relact.studies import presets
 
     sizes = numbers(k) if k else None
-    options = AblateOptions(kind, sites, tuple(range(seeds)), mode, tokens, match, perplexity)
+    options = AblateOptions(
+        kind=kind,
+        sites=sites,
+        statistic=statistic,
+        counted="neuron" if count_neurons else "unit",
+        keep_super_units=keep_super_units,
+        seeds=tuple(range(seeds)),
+        control=control,
+        mode=mode,
+        tokens=tokens,
+        match=match,
+        part=on,
+        perplexity=perplexity or perplexity_of is not None,
+        perplexity_of=perplexity_of or AblateOptions.perplexity_of,
+    )
     if preset:
-        options, sizes = presets.get(preset).ablate, sizes or presets.get(preset).k
-    tests = read(prompt_file) if prompt_file else None
-    if language or paraphrase:
-        from relact.studies.other_tests import asked_otherwise
-
-        asked = PromptOptions(
-            language or "en", shots=shots, test_size=test_size, seed=seed, paraphrase=paraphrase
-        )
-        tests = asked_otherwise(store, asked)
-        parts = [mask or f"top-{k}", *([language] if language else []), *["paraphrase"] * paraphrase]
-        name = name or "-".join(parts)
+        recipe = presets.get(preset)
+        options, sizes = recipe.ablate, sizes or (None if mask else recipe.k)
+    _require_partners(source, language or paraphrase, hypothesis, registered)
+    suffix = [*filter(None, [language]), *["paraphrase"] * paraphrase]
+    tests = _tests(store, prompt_file, language, paraphrase, source or [], preset)
+    asked: dict[str, Any] = {"mask": mask, "k": sizes, "model": model, "tests": tests, "device": device}
     if dry_run:
         from relact.ablating.forecast import forecast
 
-        planned = forecast(options, store, mask=mask, k=sizes, model=model, tests=tests, device=device)
-        return show_plans([planned], as_json)
+        return show_plans([forecast(options, store, **asked)], as_json)
     from relact.ablating.ablate import ablate_with
 
     with Stages() as progress:
         result = ablate_with(
             options,
             store,
-            mask=mask,
-            k=sizes,
-            model=model,
-            tests=tests,
+            **asked,
             name=name,
-            device=device,
+            suffix=suffix,
+            hypotheses=(hypothesis or []) if registered else None,
             progress=progress,
         )
     show_ablation(result, as_json)
+
+
+def _require_partners(
+    source: list[str] | None, otherwise: str | bool, hypothesis: list[str] | None, registered: bool
+) -> None:
+    """Refuse options that say nothing without another one."""
+    if source and not otherwise:
+        raise typer.BadParameter("give --language or --paraphrase too", param_hint="--source")
+    if hypothesis and not registered:
+        raise typer.BadParameter("give --register too", param_hint="--hypothesis")
+
+
+def _tests(
+    store: Path,
+    prompt_file: Path | None,
+    language: str | None,
+    paraphrase: bool,
+    sources: list[str],
+    preset: str | None,
+) -> pd.DataFrame | None:
+    """Other test prompts than the store's; None where its own are asked."""
+    if language or paraphrase:
+        from relact.studies.other_tests import asked_otherwise
+
+        return asked_otherwise(
+            store, language=language, paraphrase=paraphrase, sources=sources, preset=preset
+        )
+    if prompt_file:
+        from relact.relations.table import read
+
+        return read(prompt_file)
+    return None

@@ -17,6 +17,8 @@ from relact.cli.capture import capture
 from relact.cli.compare import compare
 from relact.cli.exchange import export, import_scores
 from relact.cli.info import info
+from relact.cli.judge import judge
+from relact.cli.leaderboard import leaderboard
 from relact.cli.prompts import prompts
 from relact.cli.query import neuron, top
 from relact.cli.report import report
@@ -51,11 +53,13 @@ for name, command in (
     ("score", score),
     ("select", select),
     ("ablate", ablate),
+    ("judge", judge),
     ("compare", compare),
     ("top", top),
     ("neuron", neuron),
     ("info", info),
     ("verify", check_store),
+    ("leaderboard", leaderboard),
     ("report", report),
     ("run", run_all),
     ("pack", pack),

@@ -8,6 +8,7 @@ import typer
 
 from relact.cli.options import Json, Output, StorePlace
 from relact.cli.printing import numbers, show_frame
+from relact.cli.progress import Stages
 
 
 def compare(
@@ -20,6 +21,10 @@ def compare(
         str | None, typer.Option("--k", help="instead of a mask, the top k: one or several, 100,400")
     ] = None,
     by: Annotated[str | None, typer.Option(help="count in every `site` or `layer` apart")] = None,
+    negatives: Annotated[
+        int | None,
+        typer.Option(help="with --k: beside it, scored against so many sampled negatives per positive"),
+    ] = None,
     relation: Annotated[
         str | None, typer.Option(help="with OTHER: the neurons of this relation that moved")
     ] = None,
@@ -32,8 +37,11 @@ def compare(
     from relact.cli import drawing
 
     sizes = numbers(k) if k else None
+    if other is not None and negatives is not None:
+        raise typer.BadParameter("of one store only", param_hint="--negatives")
     if other is None:
-        shared = comparing.overlap(store, mask, k=sizes, by=by)
+        with Stages() as progress:
+            shared = comparing.overlap(store, mask, k=sizes, by=by, negatives=negatives, progress=progress)
         frame = comparing.pairs(shared)
         if output is None and not as_json:
             drawing.overlaps(shared)

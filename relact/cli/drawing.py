@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from relact.analysis.effects import kinds_of
 from relact.cli.terminal import out, say, shade, table, wide
-from relact.schema import ACCURACY, AVERAGE_PRECISION, INTACT, PERPLEXITY, RANDOM
+from relact.schema import (
+    ACCURACY,
+    ATTRIBUTE,
+    AVERAGE_PRECISION,
+    DEV,
+    IDENTIFY,
+    KIND_INTACT,
+    KIND_RANDOM,
+    PART,
+    PERPLEXITY,
+    TEST,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +77,12 @@ def overlaps(shared: xr.Dataset) -> None:
             f"{value:.1f}" for value in np.mean([expected.values[i, j] for i, j in pairs], axis=0).ravel()
         )
         say(f"\nexpected of two random sets of these sizes: {chance}")
+    if shared.attrs.get("negatives") == "rest":
+        also = "" if "negatives" in by else " (--k K --negatives 4 shows them beside)"
+        say(
+            "scored against all other relations, a neuron that answers to two of them ranks low in both, so "
+            f"next to nothing is shared; against a few sampled negatives, as published, much more is{also}"
+        )
 
 
 def neuron(frame: pd.DataFrame, prompts: pd.DataFrame | None, everywhere: pd.DataFrame | None) -> None:
@@ -92,19 +111,14 @@ def sparkline(values: np.ndarray, low: float, high: float) -> str:
     return "".join(BLOCKS[level] for level in levels)
 
 
-def ablation(
-    result: xr.Dataset, k: int, drops: Mapping[str, Mapping[str, float]], influences: pd.DataFrame
-) -> None:
-    """The matrix of one k, mean drops with their intervals, and who hurts or helps whom beyond chance."""
-    say(f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {k})\n")
+def ablation(result: xr.Dataset, k: int, said: Sequence[str], influences: pd.DataFrame) -> None:
+    """The matrix of one k, what may be claimed of it, and who hurts or helps whom beyond chance."""
+    say(f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {k})")
+    say(f"{asked(result)}\n")
     matrix(result)
-    parts = [
-        f"{name} {drop['drop']:.1f} [{drop['low']:.1f}, {drop['high']:.1f}]" for name, drop in drops.items()
-    ]
-    say(f"\nmean drop in points, 95% intervals: {', '.join(parts)}\n")
-    clear = influences[influences["own_clear"] & (influences["own"] > 0)]
-    own = ", ".join(f"{row.switched_off} {row.own:.0f}" for row in clear.itertuples())
-    say(f"own neurons matter, beyond chance and beyond random neurons: {own or 'nowhere'}")
+    say("")
+    for sentence in said:
+        say(sentence)
     for row in influences.itertuples():
         for verb, others in (("hurts", row.hurts), ("helps", row.helps)):
             if others:
@@ -112,32 +126,56 @@ def ablation(
     if PERPLEXITY in result:
         names = [str(name) for name in result["condition"].values]
         values = zip(names, result[PERPLEXITY].values.tolist(), strict=True)
-        say("perplexity of the bundled text: " + ", ".join(f"{name} {value:.1f}" for name, value in values))
+        what = result.attrs.get("perplexity_of", "text")
+        text = "neutral sentences about the objects" if what == "objects" else "the bundled text"
+        say(f"perplexity of {text}: " + ", ".join(f"{name} {value:.1f}" for name, value in values))
+
+
+def asked(result: xr.Dataset) -> str:
+    """Which prompts a matrix shows, and what its sets leave out."""
+    parts = Counter(map(str, result[PART].values)) if PART in result else Counter()
+    n_prompts = result.sizes["prompt"]
+    if parts[IDENTIFY]:
+        shown = f"on {n_prompts} identification prompts: the neurons were chosen on these"
+    elif len(parts) == 2:
+        shown = f"on all {n_prompts} test prompts ({parts[DEV]} dev, {parts[TEST]} test)"
+    elif parts[DEV]:
+        shown = f"on {n_prompts} dev prompts: for choosing, not for showing"
+    else:
+        shown = f"on {n_prompts} test prompts"
+    record = result.attrs.get(ATTRIBUTE, {})
+    masks = record.get("mask", {})
+    without = (masks[0] if isinstance(masks, list) else masks).get("without") or []
+    if without:
+        names = ", ".join(f"{site} {layer} {neuron}" for site, layer, neuron in without)
+        shown += f"; left out of all sets, each breaks the model alone: {names}"
+    if record.get("registration"):
+        shown += f"; registered before as {record['registration']}"
+    return shown
 
 
 def matrix(ablation: xr.Dataset) -> None:
     """Accuracy of every relation (rows) intact, under random neurons,
     and under each relation's neurons (columns).
     """
-    accuracy = ablation[ACCURACY].load()
-    relations = [str(name) for name in accuracy["relation"].values]
-    conditions = [str(name) for name in accuracy["condition"].values]
-    random = [name for name in conditions if name.startswith(RANDOM)]
-    columns = [name for name in relations if name in conditions]
+    accuracy = ablation[ACCURACY].transpose("condition", "relation").values * 100
+    relations = [str(name) for name in ablation["relation"].values]
+    conditions, kinds = [str(name) for name in ablation["condition"].values], kinds_of(ablation)
+    random = [at for at, kind in enumerate(kinds) if kind == KIND_RANDOM]
+    columns = [conditions.index(name) for name in relations if name in conditions]
     label = max(map(len, relations))
     head = " " * (label + 3) + f"{'intact':>{MATRIX_CELL}} {'random':>{MATRIX_CELL}} |"
     out.print(
         head + "".join(f"{number:>{MATRIX_CELL}}" for number in range(1, len(columns) + 1)), highlight=False
     )
-    for number, name in enumerate(relations, 1):
-        intact = float(accuracy.sel(condition=INTACT, relation=name))
-        control = float(accuracy.sel(condition=random, relation=name).mean()) if random else float("nan")
-        line = Text(
-            f"{number:>2} {name:<{label}}{100 * intact:{MATRIX_CELL}.1f} {100 * control:{MATRIX_CELL}.1f} |"
-        )
+    for at, name in enumerate(relations):
+        intact = accuracy[kinds.index(KIND_INTACT), at]
+        control = accuracy[random, at].mean() if random else float("nan")
+        line = Text(f"{at + 1:>2} {name:<{label}}{intact:{MATRIX_CELL}.1f} {control:{MATRIX_CELL}.1f} |")
         for column in columns:
-            value = float(accuracy.sel(condition=column, relation=name))
-            line.append(f"{100 * value:{MATRIX_CELL}.1f}", style=_heat(intact - value, column == name))
+            value = accuracy[column, at]
+            style = _heat((intact - value) / 100, conditions[column] == name)
+            line.append(f"{value:{MATRIX_CELL}.1f}", style=style)
         out.print(line, highlight=False)
 
 

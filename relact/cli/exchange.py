@@ -20,8 +20,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="scores: selfcond, lang_neuron; masks: json, csv, safetensors; ablations: parquet; "
-            "prompts: concepts",
+            help="scores: selfcond, lang_neuron; masks: json, csv, safetensors; ablations: parquet, "
+            "errors (what was said instead); prompts: concepts",
         ),
     ],
     mask: Annotated[str | None, typer.Option(help="mask to export; the only one by default")] = None,

@@ -51,6 +51,17 @@ Memory = Annotated[str, typer.Option(help="memory budget, such as 4GiB")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what it would write and need, and stop")]
 Seeds = Annotated[int, typer.Option(help="random controls")]
 Kind = Annotated[str, typer.Option(help="the top k, the bottom k, or both: half of k of each")]
+Statistic = Annotated[
+    str,
+    typer.Option("--statistic", help="choose by this stored statistic: auroc, margin, z, ..."),
+]
+CountNeurons = Annotated[
+    bool,
+    typer.Option("--count-neurons", help="count gate and up of a hidden unit as two neurons, as published"),
+]
+KeepSuperUnits = Annotated[
+    bool, typer.Option("--keep-super-units", help="do not leave out neurons that break the model alone")
+]
 MaskSites = Annotated[str | None, typer.Option(help="choose among these sites only: attn, mlp.up, ...")]
 Mode = Annotated[
     str, typer.Option(help="override with: zero, mean, off_mean, on_p50, on_p90, off_p50, resample")
@@ -60,3 +71,10 @@ Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="write the table: .parquet, .csv, .tex, .md, .json")
 ]
 Match = Annotated[str, typer.Option(help="rule for a correct answer: prefix, exact, paper")]
+Control = Annotated[
+    str,
+    typer.Option(
+        help="random sets: matched to each relation's own per site and layer, magnitude (and of like "
+        "activations), or uniform over all neurons, as published"
+    ),
+]

@@ -106,23 +106,38 @@ def show_ablation(result: xr.Dataset, as_json: bool, where: Path | None = None) 
 
 def _show_part(part: xr.Dataset, k: int, as_json: bool) -> dict[str, Any]:
     """Print the matrix of one k unless JSON is asked for; returns what JSON says of it."""
+    from relact.analysis.claims import claims
     from relact.analysis.evidence import evidence, influences
     from relact.cli import drawing
 
     tested = evidence(part)
-    columns = (tested[name].values for name in ("group", "mean_drop", "mean_low", "mean_high"))
-    drops = {
-        str(group): {"drop": float(drop), "low": float(low), "high": float(high)}
-        for group, drop, low, high in zip(*columns, strict=True)
-    }
-    table = influences(tested)
+    table, said = influences(tested), claims(tested)
     if not as_json:
-        drawing.ablation(part, k, drops, table)
+        drawing.ablation(part, k, said, table)
     accuracy = part[schema.ACCURACY].values.tolist()
-    summary: dict[str, Any] = {"k": k, "drops": drops, "accuracy": accuracy, "influences": _records(table)}
+    summary: dict[str, Any] = {"k": k, "prompts": drawing.asked(part), "drops": _drops(tested, "mean_")}
+    if "mean_log_drop" in tested:
+        summary["log_drops"] = _drops(tested, "mean_log_")
+    summary |= {"claims": said, "accuracy": accuracy, "influences": _records(table)}
+    summary["relations"] = _records(_of_relations(tested))
     if schema.PERPLEXITY in part:
         summary["perplexity"] = part[schema.PERPLEXITY].values.tolist()
     return summary
+
+
+def _drops(tested: xr.Dataset, prefix: str) -> dict[str, dict[str, float]]:
+    """Mean drop of every group of cells with its interval."""
+    columns = (tested[name].values for name in ("group", *(f"{prefix}{x}" for x in ("drop", "low", "high"))))
+    return {
+        str(group): {"drop": float(drop), "low": float(low), "high": float(high)}
+        for group, drop, low, high in zip(*columns, strict=True)
+    }
+
+
+def _of_relations(tested: xr.Dataset) -> pd.DataFrame:
+    """What `evidence` says of every relation."""
+    names = [str(name) for name, values in tested.data_vars.items() if values.dims == ("relation",)]
+    return tested[names].to_dataframe().reset_index()
 
 
 def _records(table: pd.DataFrame) -> list[Any]:

@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
-from relact.cli.options import Json, Kind, MaskSites, StorePath
+from relact import schema
+from relact.cli import terminal
+from relact.cli.options import CountNeurons, Json, KeepSuperUnits, Kind, MaskSites, Statistic, StorePath
 from relact.cli.printing import listed, show
+from relact.scoring.options import SelectOptions
 
 
 def select(
@@ -17,6 +20,10 @@ def select(
     fdr: Annotated[
         float | None, typer.Option(help="instead of k: all neurons that beat chance at this rate")
     ] = None,
+    min_ap: Annotated[
+        float | None, typer.Option("--min-ap", help="with --fdr: and of at least this average precision")
+    ] = None,
+    statistic: Statistic = SelectOptions.statistic,
     of: Annotated[
         str | None, typer.Option(metavar="MASK", help="set algebra on this mask: --only or --pair")
     ] = None,
@@ -26,6 +33,9 @@ def select(
         str | None, typer.Option(help="name of the mask; by default what it is, such as top-400")
     ] = None,
     sites: MaskSites = None,
+    count_neurons: CountNeurons = False,
+    keep_super_units: KeepSuperUnits = False,
+    seed: Annotated[int, typer.Option(help="of what decides between equals")] = SelectOptions.seed,
     as_json: Json = False,
 ) -> None:
     """Keep a set of neurons for every relation as a mask."""
@@ -38,7 +48,22 @@ def select(
             raise typer.BadParameter("give --only, or --pair with two relations", param_hint="--of")
         mask = masks.combine(store, of, (two[0], two[1]) if two else None, name=name)
     else:
-        mask = masks.select(store, k=k, kind=kind, fdr=fdr, name=name, sites=sites)
-    relations, sets = masks.read(local.open(store), mask)
+        counted = schema.NEURON if count_neurons else schema.UNIT
+        options = SelectOptions(k, kind, fdr, min_ap, sites, statistic, counted, keep_super_units, seed)
+        mask = masks.select_with(options, store, name=name)
+    opened = local.open(store)
+    relations, sets = masks.read(opened, mask)
     sizes = dict(zip(relations, masks.flatten(sets).sum(axis=1).tolist(), strict=True))
-    show({"mask": mask, "store": str(store), **({"neurons": sizes} if as_json else sizes)}, as_json)
+    record = opened.mask_record(mask)
+    ties = {
+        name: {"share": share, "taken": taken}
+        for name, (share, taken) in zip(relations, record.ties or (), strict=bool(record.ties))
+        if share > taken
+    }
+    said = {"neurons": sizes, "ties": ties} if as_json else sizes
+    show({"mask": mask, "store": str(store), **said}, as_json)
+    for name, edge in ({} if as_json else ties).items():
+        terminal.say(
+            f"ties at the edge: {edge['share']} neurons share the last score of {name}, "
+            f"{edge['taken']} are in, by {record.ties_by}"
+        )

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relact import schema
+from relact.analysis.replies import error_types
+from relact.analysis.tables import write_table
 from relact.errors import InputError
 from relact.exchange import lists, selfcond
 from relact.packed.store import open_store
 from relact.store.reading import Store
 
 SCORES = (selfcond.SELFCOND, selfcond.LANG_NEURON)
-FORMATS = (*SCORES, *lists.NEURON_FORMATS, lists.ABLATION_FORMAT, lists.CONCEPTS)
+ERRORS = "errors"
+FORMATS = (*SCORES, *lists.NEURON_FORMATS, lists.ABLATION_FORMAT, ERRORS, lists.CONCEPTS)
 
 
 def export(
@@ -31,6 +34,7 @@ def export(
     Returns the paths written.
 
     Args:
+        form: ``errors``: of an ablation, what was said instead (`error_types`), by the suffix of ``out``.
         out: a file, or for ``selfcond``, ``lang_neuron`` and ``concepts`` a folder.
         mask, ablation: which one; may be left out when there is one.
         relations, group, limited: see `selfcond.export`.
@@ -42,6 +46,9 @@ def export(
         return [lists.neurons(opened, mask or _only(opened, schema.MASKS), out, form)]
     if form == lists.ABLATION_FORMAT:
         return [lists.ablation(opened, ablation or _only(opened, schema.ABLATIONS), out)]
+    if form == ERRORS:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        return [write_table(error_types(opened, ablation or _only(opened, schema.ABLATIONS)), out)]
     if form == lists.CONCEPTS:
         return lists.concepts(opened, out, group)
     raise InputError(f"no format {form!r}", where="--format", fix=f"choose from {', '.join(FORMATS)}")

@@ -10,9 +10,9 @@ array([[0.833],
 
 Order of reading: labels (who is positive for what) -> statistics (what is computed, by definition) -> columns
 (rows of activations to columns) -> sorting (two columns to sorted keys) -> average_precision (walks over the
-keys, ties as one threshold) -> walks (sorts and walks once for all relations) -> ranks (puts it together,
-with totals for the means) -> significance (how surprising a score is); device: the same on a GPU; jit: how
-kernels are compiled and kept.
+keys, ties as one threshold) -> walks (sorts and walks once for all relations); totals (sums of rows) ->
+moments (means, variances and what is made of them) -> ranks (puts it together) -> significance (how
+surprising a score is); device: the same on a GPU; jit: how kernels are compiled and kept.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ from __future__ import annotations
 from relact.kernels.columns import NotANumber
 from relact.kernels.device import on_device
 from relact.kernels.labels import Labels
+from relact.kernels.moments import Moments, of_moments
 from relact.kernels.ranks import rank_statistics
 from relact.kernels.significance import average_precision_null, false_discovery, p_values
-from relact.kernels.statistics import STATISTICS, Statistic, lape, statistic
+from relact.kernels.statistics import STATISTICS, MomentStatistic, Statistic, lape, statistic
 
 __all__ = [
     "STATISTICS",
     "Labels",
+    "MomentStatistic",
+    "Moments",
     "NotANumber",
     "Statistic",
     "average_precision_null",
     "false_discovery",
     "lape",
+    "of_moments",
     "on_device",
     "p_values",
     "rank_statistics",

@@ -1,8 +1,8 @@
 """Statistics of neurons from the order of their activations: sort a column once, read every relation off it.
 
 Columns are taken a tile at a time: copied out of the rows, sorted and walked over by the kernels (`walks`).
-Means need no order and are added up as rows are stored (`totals`); statistics without a kernel are computed
-by their definitions, column by column.
+Means and variances need no order and are taken from the rows as they are stored (`moments`); statistics
+without a kernel are computed by their definitions, column by column.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from functools import lru_cache
 import numpy as np
 
 from relact.errors import InputError
-from relact.kernels import totals, walks
+from relact.kernels import moments, walks
 from relact.kernels.average_precision import MOST_STATES, STATE
 from relact.kernels.columns import (
     COPIED_TOGETHER,
     FORMATS,
-    TILE,
     Format,
     NotANumber,
     Rows,
@@ -31,7 +30,7 @@ from relact.kernels.columns import (
 )
 from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
 from relact.kernels.sorting import runs_of
-from relact.kernels.statistics import AUROC, BUILT_IN, MEANS, QUANTILES, STATISTICS
+from relact.kernels.statistics import AUROC, BUILT_IN, QUANTILES, STATISTICS, Statistic
 from relact.schema import AVERAGE_PRECISION
 
 MOST_KEPT = 2**24  # bytes of buffers that a thread keeps between calls
@@ -66,9 +65,8 @@ def rank_statistics(
     stored = format_of(blocks, labels.prompts)
     neurons, dtype = blocks[0].shape[1], blocks[0].dtype
     results = {name: np.empty((len(labels.relations), neurons)) for name in statistics}
-    if any(name in MEANS for name in statistics):
-        _means(blocks, labels, results)
-    if not set(statistics) <= MEANS.keys():
+    unordered = moments.fill(blocks, labels, results)
+    if not set(statistics) <= unordered:
         blocks = [block for block in blocks if len(block)]
         table = _Table.of(labels, tuple(map(len, blocks)), tuple(statistics))
         rows = Rows.of(blocks, stored.bits, table.orders)
@@ -187,7 +185,7 @@ def _rank(
     results: dict[str, np.ndarray],
     first: int,
 ) -> None:
-    """Fill the statistics among ``results`` [relations, columns], but for the means.
+    """Fill the statistics among ``results`` [relations, columns] that need an order or all values.
 
     Args:
         bits: [columns, prompts or more]. keys: [2, prompts] to work in.
@@ -213,8 +211,7 @@ def _rank(
         values = _between(neighbours[0::2], neighbours[1::2], quantiles.weights)
         for name, value in zip(quantiles.names, values, strict=True):
             results[name][:] = value
-    registered = {name: out for name, out in results.items() if name not in BUILT_IN}
-    _define(bits[:, : table.labels.prompts], dtype, table, registered)
+    _define(bits[:, : table.labels.prompts], dtype, table, results)
 
 
 def _refuse(bits: np.ndarray, dtype: np.dtype, table: _Table, first: int) -> None:
@@ -240,47 +237,16 @@ def _between(lower: np.ndarray, upper: np.ndarray, weight: np.ndarray) -> np.nda
     return np.where(np.isnan(weight), np.nan, values)
 
 
-def _means(blocks: Sequence[np.ndarray], labels: Labels, results: dict[str, np.ndarray]) -> None:
-    """Means of positives and negatives from float64 sums per class, rows added in their order."""
-    sums, row = np.zeros((len(labels.roles), blocks[0].shape[1])), 0
-    for block in blocks:
-        classes = labels.classes[row : row + len(block)]
-        # most are: adding along strides takes twice the time
-        values = np.require(block, requirements=["C", "A"])
-        if block.dtype == np.float32:
-            totals.add_singles(values, classes, sums)
-        else:
-            stored, bits = FORMATS[block.dtype], values.view(np.uint16)
-            totals.add_halves(bits, classes, stored.infinity, stored.to_single, stored.scale, sums)
-        row += len(block)
-    if np.isnan(sums).any():
-        _refuse_nan(blocks)
-    for name in results.keys() & MEANS.keys():
-        count = labels.count(MEANS[name]).astype(np.float64)[:, None]
-        totals.add_classes(sums, np.ascontiguousarray(labels.roles.T) == MEANS[name], results[name])
-        results[name] /= np.where(count > 0, count, np.nan)
-
-
-def _refuse_nan(blocks: Sequence[np.ndarray]) -> None:
-    """Raise for the first NaN, if there is one: a sum is NaN also where infinities of both signs meet."""
-    row = 0
-    for block in blocks:
-        for start in range(0, len(block), TILE):
-            missing = np.isnan(as_floats(np.ascontiguousarray(block[start : start + TILE]), block.dtype))
-            if missing.any():
-                prompt, neuron = np.argwhere(missing)[0].tolist()
-                raise NotANumber(neuron, row + start + prompt)
-        row += len(block)
-
-
 def _define(bits: np.ndarray, dtype: np.dtype, table: _Table, results: dict[str, np.ndarray]) -> None:
     """Registered statistics without a kernel: their definition, column by column."""
-    if not results:
+    known = {name: STATISTICS[name] for name in results.keys() - BUILT_IN}
+    registered = {name: each for name, each in known.items() if isinstance(each, Statistic)}
+    if not registered:
         return
     roles = table.labels.roles[table.labels.classes[table.order]]  # [prompts, relations]
     for column, values in enumerate(bits):
         floats = as_floats(values, dtype).astype(np.float64)
         for r in range(roles.shape[1]):
             positives, negatives = (np.sort(floats[roles[:, r] == role]) for role in (POSITIVE, NEGATIVE))
-            for name, out in results.items():
-                out[r, column] = STATISTICS[name].definition(positives, negatives)
+            for name, each in registered.items():
+                results[name][r, column] = each.definition(positives, negatives)

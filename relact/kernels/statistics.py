@@ -10,12 +10,14 @@ can be registered:
 'difference of the medians'
 
 The built-in ones have fast kernels (`ranks`); their definitions here are what the tests hold the kernels to.
+Those that compare means and variances, also of several relations, are in `moments`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +41,16 @@ class Statistic:
     definition: Definition
 
 
-STATISTICS: dict[str, Statistic] = {}
+@dataclass(frozen=True)
+class MomentStatistic:
+    """A named per-neuron, per-relation number, defined on means and variances of all relations at once."""
+
+    name: str
+    meaning: str
+    definition: Callable[[Any], np.ndarray]  # of a `moments.Moments`, float64 [relations, neurons]
+
+
+STATISTICS: dict[str, Statistic | MomentStatistic] = {}
 
 
 def statistic(name: str, meaning: str) -> Callable[[Definition], Definition]:
@@ -50,7 +61,8 @@ def statistic(name: str, meaning: str) -> Callable[[Definition], Definition]:
     """
 
     def register(definition: Definition) -> Definition:
-        if name in BUILT_IN and name in STATISTICS:
+        known = STATISTICS.get(name)
+        if known is not None and (name in BUILT_IN or isinstance(known, MomentStatistic)):
             raise InputError(f"{name} is built in", where="statistics", fix="choose another name")
         STATISTICS[name] = Statistic(name, meaning, definition)
         return definition

@@ -197,7 +197,8 @@ def check_dimensions(group: str, arrays: Mapping[str, ArrayFacts], where: object
             labels = facts.dtype == TEXT and facts.dimensions in ((name,), ("prompt",))
             require(labels, f"labels of type {facts.dtype}", place)
         if name in NUMBERED:
-            whole = facts.dtype.startswith(("int", "uint")) and facts.dimensions == (name,)
+            along = (name,) if group != schema.SUPER_UNITS else ("unit",)  # the place of each, no coordinate
+            whole = facts.dtype.startswith(("int", "uint")) and facts.dimensions == along
             require(whole, f"a coordinate of type {facts.dtype}", place)
 
 

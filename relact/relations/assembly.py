@@ -40,7 +40,7 @@ def assemble(rows: Iterable[Row], options: ReadingOptions | None = None) -> list
         draft.templates.setdefault(language, {}).update(dict.fromkeys(templates))
         draft.about.update(row.about)
         answer = shared.setdefault(row.object, row.object)
-        draft.add(Fact(row.key or _key(row.subject), row.subject, answer, row.aliases, language))
+        draft.add(Fact(row.key or subject_key(row.subject), row.subject, answer, row.aliases, language))
     return [draft.done() for draft in drafts.values()]
 
 
@@ -100,6 +100,6 @@ def _check(options: ReadingOptions) -> None:
         raise InputError(f"{template!r} has no single {{}}", where="template", fix=fix)
 
 
-def _key(subject: str) -> str:
+def subject_key(subject: str) -> str:
     """A subject's key where none is given: a split must not part spellings that differ in case or blanks."""
     return " ".join(plain(subject).split())

@@ -22,7 +22,7 @@ from relact.relations.facts import UNSPACED, Fact, Relation, order
 from relact.relations.options import FORMS, PromptOptions
 from relact.relations.sources import load_all, load_paper
 from relact.relations.split import Split, split
-from relact.relations.table import COLUMNS
+from relact.relations.table import COLUMNS, reserved
 
 POOL = 200  # facts that examples are drawn from: enough variety, and the work stays linear in the facts
 
@@ -75,6 +75,8 @@ def build(relations: Iterable[Relation], options: PromptOptions) -> pandas.DataF
     rows: list[dict[str, object]] = []
     notes: dict[str, str] = {}
     for relation in relations:
+        if fix := reserved(relation.name):
+            raise InputError("this name is taken", where=f"relation {relation.name}", fix=fix)
         dealt = split(
             relation,
             shots=options.shots,
@@ -114,12 +116,14 @@ def _rows(
     shown = example_facts[: options.shots]
     pool = [*example_facts, *identify_facts][:POOL]
     identify = [
-        _row(relation, fact, text, schema.IDENTIFY, _examples(relation, fact, pool, shown, options), options)
+        filled(
+            relation, fact, text, schema.IDENTIFY, _examples(relation, fact, pool, shown, options), options
+        )
         for fact in identify_facts
         for text in templates[:many]
     ]
     held_out = test_facts[: options.test_size]
-    test = [_row(relation, fact, text, schema.TEST, shown, options) for fact in held_out for text in asked]
+    test = [filled(relation, fact, text, schema.TEST, shown, options) for fact in held_out for text in asked]
     return identify[: options.per_relation], test
 
 
@@ -179,11 +183,16 @@ def _told(keys: Iterable[str], dealt: Split, language: str) -> list[Fact]:
     return [fact for key in keys for fact in dealt.usable.get((language, key), ())]
 
 
-def _row(
+def gap_of(language: str, form: str) -> str:
+    """What stands between a prompt and its answer."""
+    return "" if language in UNSPACED and not FORMS[form] else " "
+
+
+def filled(
     relation: Relation, fact: Fact, template: str, role: str, examples: Sequence[Fact], options: PromptOptions
 ) -> dict[str, object]:
-    tail = FORMS[options.form]
-    gap = "" if options.language in UNSPACED and not tail else " "
+    """One prompt as a row of the table: a template filled with a fact, after its examples."""
+    tail, gap = FORMS[options.form], gap_of(options.language, options.form)
     lines = [f"{template.replace('{}', shown.subject)}{tail}{gap}{shown.object}\n" for shown in examples]
     return {
         "text": "".join(lines) + template.replace("{}", fact.subject) + tail,

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relact.relations.facts import Fact, Relation, leaks, order
+from relact import schema
+from relact.relations.facts import Fact, Relation, leaks, order, plain
+
+DEV_SHARE = 3  # one subject of so many is for choosing
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,23 @@ def _deal(keys: Sequence[str], counts: dict[str, dict[str, int]], wanted: dict[s
             for language, number in counts[key].items():
                 need[language] -= number
     return dealt
+
+
+def parts_of(relations: Sequence[str], subjects: Sequence[str]) -> list[str]:
+    """For every test prompt `schema.DEV`, to choose settings on, or `schema.TEST`, to show results on.
+
+    A third of each relation's subjects is for choosing, by a hash of their names: the same ones in every
+    store and under every template. Prompts without a subject count one by one.
+    """
+    keys = [plain(subject) or f"\0{at}" for at, subject in enumerate(subjects)]
+    by_relation: dict[str, set[str]] = {}
+    for relation, key in zip(relations, keys, strict=True):
+        by_relation.setdefault(relation, set()).add(key)
+    dev = {
+        (relation, key)
+        for relation, of_relation in by_relation.items()
+        for key in sorted(of_relation, key=lambda key: (order(0, f"dev {relation}", key), key))[
+            : len(of_relation) // DEV_SHARE
+        ]
+    }
+    return [schema.DEV if place in dev else schema.TEST for place in zip(relations, keys, strict=True)]

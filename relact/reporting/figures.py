@@ -7,17 +7,19 @@ the page's controls set. The value stands in the cell wherever there is room.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from relact.errors import StoreError
-from relact.reporting.gather import ALL, CONTROL, OTHER, OWN, Contents
-from relact.reporting.looks import LIGHT, Look, dressed, themed, turn
-from relact.schema import INTACT
+from relact.reporting.ablations import ALL, CONTROL, OTHER, OWN
+from relact.reporting.gather import Contents
+from relact.reporting.looks import LIGHT, Look, dressed, themed
+from relact.reporting.matrices import ablation, log_ablation
+from relact.reporting.pieces import cells, chosen, data, slanted, with_choices
 
 FORMATS = ("png", "svg", "pdf")
 PNG_SCALE = 2.0
@@ -28,7 +30,9 @@ def charts(contents: Contents, look: Look = LIGHT, live: bool = False) -> dict[s
     """Every figure that there is data for, by name, in the order of the page."""
     drawn: dict[str, tuple[Callable[..., Any], bool]] = {
         "ablation": (ablation, bool(contents.choices)),
+        "log_ablation": (log_ablation, bool(contents.accuracy["log_drop"].notna().any())),
         "sweep": (sweep, contents.sweep["k"].nunique() > 1),
+        "board": (board, contents.board["criterion"].nunique() > 1),
         "overlap": (overlap, len(contents.relations) > 1),
         "growth": (growth, len(contents.growth) > 0),
         "layers": (layers, True),
@@ -37,60 +41,37 @@ def charts(contents: Contents, look: Look = LIGHT, live: bool = False) -> dict[s
     return {name: draw(contents, look, live) for name, (draw, there) in drawn.items() if there}
 
 
-def ablation(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
-    """Points of accuracy that every relation (rows) gains or loses by each condition (columns)."""
-    table = _changes(contents.accuracy)
-    there = set(table["relation"])
-    rows = [name for name in contents.relations if name in there]
-    columns = _conditions(table, contents.relations)
-    first = next(iter(contents.choices))
-    base = _chosen(table, live, choice=first).encode(
-        x=alt.X("condition:N", sort=columns, title="neurons switched off", axis=_slanted()),
-        y=alt.Y("relation:N", sort=rows, title=None),
+def board(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
+    """Points lost over k by criterion: a relation's own neurons, another's, random ones, with intervals."""
+    parts = [
+        contents.board[["criterion", "k", whose, f"{whose}_low", f"{whose}_high"]]
+        .set_axis(["criterion", "k", "drop", "low", "high"], axis=1)
+        .assign(whose=whose)
+        for whose in (OWN, OTHER, CONTROL)
+    ]
+    table = pd.concat(parts).dropna(subset=["drop"]).round(2)
+    whose = [OWN, OTHER, CONTROL]
+    colour = alt.Color("whose:N", title="neurons", scale=alt.Scale(domain=whose, range=list(look.series)))
+    base = alt.Chart(data(table)).encode(
+        x=alt.X("k:O", title="neurons switched off, k", axis=alt.Axis(labelAngle=0)), color=colour
+    )
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(
+        y=alt.Y("drop:Q", title="points of accuracy lost"),
         tooltip=[
-            alt.Tooltip("relation:N", title="relation"),
-            alt.Tooltip("condition:N", title="switched off"),
-            alt.Tooltip("accuracy:Q", title="accuracy (%)", format=".1f"),
-            alt.Tooltip("intact:Q", title="intact (%)", format=".1f"),
-            alt.Tooltip("change:Q", title="change (points)", format="+.1f"),
+            "criterion:N",
+            alt.Tooltip("k:O", format=","),
+            "whose:N",
+            alt.Tooltip("drop:Q", format=".1f"),
+            alt.Tooltip("low:Q", format=".1f"),
+            alt.Tooltip("high:Q", format=".1f"),
         ],
     )
-    far = max(10.0, float(table["change"].abs().max()))
-    scale = alt.Scale(
-        domain=[-far, 0, far], range=[look.loss, look.even, look.gain], type="linear", interpolate="rgb"
+    bars = base.mark_rule(strokeWidth=2).encode(y="low:Q", y2="high:Q")
+    both = alt.layer(bars, points).properties(width=150, height=170)
+    panels = both.facet(facet=alt.Facet("criterion:N", title=None), columns=4)
+    return themed(
+        panels.properties(title="Criteria on prompts that chose nothing") if not live else panels, look
     )
-    colour = alt.Color("change:Q", title="points", scale=scale, legend=None)
-    down, up = -far * turn(look, look.loss), far * turn(look, look.gain)
-    ink = alt.condition(
-        f"datum.change < {down} || datum.change > {up}", alt.value(look.strong), alt.value(look.plain)
-    )
-    own = base.transform_filter("datum.relation == datum.condition").mark_rect(
-        filled=False, stroke=look.ink, strokeWidth=1.5
-    )
-    cells = _cells(base, look, colour, "label:N", ink)
-    chart = _with_choices(alt.layer(*cells, own), live, choice=first)
-    return dressed(chart, look, live, len(rows), len(columns), "Change of accuracy in points")
-
-
-def _changes(accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `Contents.accuracy` with the change that a cell shows and its label, the intact model first."""
-    table = accuracy.assign(change=-accuracy["drop"])
-    intact = table.drop_duplicates(["choice", "relation"]).assign(condition=INTACT, change=0.0)
-    intact["accuracy"] = intact["intact"]
-    table = pd.concat([intact, table]).drop(columns="drop").round(2)
-    cells = zip(table["condition"], table["accuracy"], table["change"], strict=True)
-    labels = [
-        f"{percent:.0f} %" if condition == INTACT else _signed(change) for condition, percent, change in cells
-    ]
-    return table.assign(label=labels)
-
-
-def _conditions(table: pd.DataFrame, relations: Sequence[str]) -> list[str]:
-    """Conditions of a table in order: intact, the relations, what else was switched off, the controls."""
-    there = dict.fromkeys(table["condition"])
-    named = [name for name in relations if name in there]
-    others = [name for name in there if name not in {*named, INTACT, CONTROL}]
-    return [INTACT, *named, *others, *([CONTROL] if CONTROL in there else [])]
 
 
 def sweep(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
@@ -98,7 +79,7 @@ def sweep(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.Top
     table = contents.sweep.drop(columns="choice").round(2)
     whose = [OWN, OTHER, CONTROL]
     chart = (
-        _chosen(table.rename(columns={"relation": "swept"}), live, swept=ALL)
+        chosen(table.rename(columns={"relation": "swept"}), live, swept=ALL)
         .mark_line(point=alt.OverlayMarkDef(size=50), strokeWidth=2.5)
         .encode(
             x=_over_k(table["k"], "neurons switched off, k"),
@@ -121,7 +102,7 @@ def sweep(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.Top
         )
     )
     return dressed(
-        _with_choices(chart, live, swept=ALL), look, live, title="Accuracy lost over k, mean of all relations"
+        with_choices(chart, live, swept=ALL), look, live, title="Accuracy lost over k, mean of all relations"
     )
 
 
@@ -129,8 +110,8 @@ def overlap(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.T
     """Neurons that two relations share, coloured by their Jaccard index."""
     table = contents.overlap[contents.overlap["relation"] != contents.overlap["other"]].round(4)
     far = max(0.01, float(table["jaccard"].max()))
-    base = _chosen(table, live, site=ALL).encode(
-        x=alt.X("other:N", sort=contents.relations, title=None, axis=_slanted()),
+    base = chosen(table, live, site=ALL).encode(
+        x=alt.X("other:N", sort=contents.relations, title=None, axis=slanted()),
         y=alt.Y("relation:N", sort=contents.relations, title=None),
         tooltip=[
             "relation:N",
@@ -144,8 +125,8 @@ def overlap(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.T
         "jaccard:Q", title="Jaccard", scale=alt.Scale(scheme="cividis", domain=[0, far]), legend=None
     )
     ink = alt.condition(f"datum.jaccard > {0.45 * far}", alt.value("#000000"), alt.value("#ffffff"))
-    cells = _cells(base, look, colour, alt.Text("shared:Q", format=","), ink)
-    chart = _with_choices(alt.layer(*cells), live, site=ALL)
+    drawn = cells(base, look, colour, alt.Text("shared:Q", format=","), ink)
+    chart = with_choices(alt.layer(*drawn), live, site=ALL)
     size = len(contents.relations)
     return dressed(chart, look, live, size, size, f"Neurons shared ({contents.mask})")
 
@@ -155,7 +136,7 @@ def growth(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.To
     table = contents.growth.round(5)
     table = table.assign(pair=table["relation"] + " & " + table["other"])
     first = contents.relations[0]
-    base = alt.Chart(_data(table)).encode(x=_over_k(table["k"], "top k"))
+    base = alt.Chart(data(table)).encode(x=_over_k(table["k"], "top k"))
     if live:
         marked = "datum.relation == relation || datum.other == relation"
         colour: Any = alt.condition(marked, alt.value(look.series[0]), alt.value(look.faint))
@@ -176,7 +157,7 @@ def growth(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.To
         ],
     )
     chance = base.mark_line(strokeDash=[6, 4], color=look.ink).encode(y="mean(chance):Q")
-    chart = _with_choices(alt.layer(lines, chance), live, relation=first)
+    chart = with_choices(alt.layer(lines, chance), live, relation=first)
     return dressed(chart, look, live, title="Overlap of every two relations over k (dashed: chance)")
 
 
@@ -184,7 +165,7 @@ def layers(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.To
     """How many of each relation's neurons lie in every layer."""
     last = int(contents.layers["layer"].max())
     chart = (
-        _chosen(contents.layers.round(2), live, site=ALL)
+        chosen(contents.layers.round(2), live, site=ALL)
         .mark_rect()
         .encode(
             x=alt.X(
@@ -202,7 +183,7 @@ def layers(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.To
             ],
         )
     )
-    chart = _with_choices(chart, live, site=ALL)
+    chart = with_choices(chart, live, site=ALL)
     return dressed(
         chart, look, live, len(contents.relations), (last + 1) // 2, f"Neurons per layer ({contents.mask})"
     )
@@ -213,7 +194,7 @@ def distribution(contents: Contents, look: Look = LIGHT, live: bool = False) -> 
     table = contents.histogram
     if not live:
         table = table[table["site"] == ALL]
-    base = alt.Chart(_data(table)).encode(
+    base = alt.Chart(data(table)).encode(
         x=alt.X("low:Q", title="average precision", scale=alt.Scale(domain=[0, 1], nice=False))
     )
     count = alt.Y(
@@ -247,8 +228,8 @@ def distribution(contents: Contents, look: Look = LIGHT, live: bool = False) -> 
     )
     both = alt.layer(bars, null)
     if live:
-        chosen = both.transform_filter("datum.relation == relation && datum.site == site")
-        return dressed(_with_choices(chosen, live, relation=contents.relations[0], site=ALL), look, live)
+        narrowed = both.transform_filter("datum.relation == relation && datum.site == site")
+        return dressed(with_choices(narrowed, live, relation=contents.relations[0], site=ALL), look, live)
     small = both.properties(width=220, height=140)
     panels = small.facet(facet=alt.Facet("relation:N", sort=contents.relations, title=None), columns=3)
     return themed(panels.properties(title="Average precision of all neurons"), look)
@@ -274,51 +255,7 @@ def save(drawn: Mapping[str, alt.TopLevelMixin], folder: str | Path) -> list[Pat
     return written
 
 
-def _signed(value: float) -> str:
-    """A change in whole points with a true minus; nothing for none."""
-    whole = round(value)
-    return f"{whole:+d}".replace("-", "\u2212") if whole else "0"
-
-
 def _over_k(sizes: pd.Series, title: str) -> alt.X:
     """A logarithmic axis of ``k`` with a tick at every one."""
     axis = alt.Axis(values=sorted(set(sizes.tolist())), grid=False, format="~s", labelOverlap=True)
     return alt.X("k:Q", scale=alt.Scale(type="log", nice=False, padding=8), title=title, axis=axis)
-
-
-def _slanted() -> alt.Axis:
-    """The axis above a matrix, its long labels side by side."""
-    return alt.Axis(labelAngle=-55, orient="top")
-
-
-def _cells(base: alt.Chart, look: Look, colour: Any, label: Any, ink: Any) -> tuple[alt.Chart, alt.Chart]:
-    """The coloured cells of a matrix, and the label in each."""
-    grounds = base.mark_rect(stroke=look.paper, strokeWidth=1.5).encode(color=colour)
-    return grounds, base.mark_text(fontSize=11).encode(text=label, color=ink)
-
-
-def _data(table: pd.DataFrame) -> Any:
-    """Rows inside the chart, whatever their number."""
-    return alt.InlineData(
-        values=cast(list[Any], table.astype(object).where(table.notna(), None).to_dict("records"))
-    )
-
-
-def _chosen(table: pd.DataFrame, live: bool, **choice: str) -> alt.Chart:
-    """A chart of the rows with these values: filtered now, or on the page by the signals of these names."""
-    if not live:
-        for name, value in choice.items():
-            table = table[table[name] == value]
-    chart = alt.Chart(_data(table))
-    return (
-        chart.transform_filter(" && ".join(f"datum.{name} == {name}" for name in choice)) if live else chart
-    )
-
-
-def _with_choices(chart: Any, live: bool, **choice: str) -> Any:
-    """Give a live chart its signals."""
-    return (
-        chart.add_params(*(alt.param(name=name, value=value) for name, value in choice.items()))
-        if live
-        else chart
-    )

@@ -10,26 +10,21 @@ import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from relact import kernels, schema
 from relact.analysis import compare, query
-from relact.analysis.effects import effects
+from relact.analysis.leaderboard import leaderboard_of
 from relact.errors import StoreError
 from relact.packed.store import open_store
-from relact.schema import ACCURACY, INTACT, RANDOM
+from relact.reporting.ablations import ALL, Choice, ablations_of
 from relact.scoring import masks
+from relact.scoring.selection import Numbering, Rules, countable
 from relact.store.reading import Store
 
-if TYPE_CHECKING:
-    import xarray as xr
-
-ALL = "all"  # the choice of every site, or the mean over relations
-CONTROL = "random"  # column of the mean over the random controls
-OWN, OTHER = "own", "other"  # with CONTROL: whose neurons are switched off
 SIZES = (10, 50, 200, 500, 1000, 3000, 10_000, 20_000, 50_000)  # of the published method
 BINS = 50  # of average precision between 0 and 1
 DRAWS = 20_000  # random rankings behind a null
@@ -45,8 +40,9 @@ class Contents:
     """What a report shows. Every table is long; columns are in this order.
 
     Attributes:
-        accuracy: choice, condition, relation, accuracy, intact, drop (in points of 100); conditions without
-            ``intact``.
+        accuracy: choice, condition, relation, accuracy, intact, drop (in points of 100), low, high (95 %
+            interval of the drop), log_drop (nats of the answer's first token), clear (significant after
+            correction); conditions without ``intact``.
         sweep: choice, k, relation (with `ALL`), whose (own, other, random), drop; of ablations like the first
             choice.
         overlap: site (with `ALL`), relation, other, shared, jaccard, expected.
@@ -60,8 +56,9 @@ class Contents:
         details: of the best few neurons of every relation: the prompts that drive them and their
             distribution.
         prompts: identification prompts that `details` point to by number: relation, subject, object, text.
-        choices: k and the mean drops of every ablation by its name, the widest gap between own and other
-            first.
+        choices: k, the mean drops and the claims of every ablation by its name, the widest gap between own
+            and other first.
+        board: criteria x k on the prompts for showing, see `analysis.leaderboard.leaderboard_of`.
     """
 
     store: Path | str
@@ -71,7 +68,8 @@ class Contents:
     k: int
     mask: str
     provenance: dict[str, Any]
-    choices: dict[str, dict[str, float]]
+    choices: dict[str, Choice]
+    board: pd.DataFrame
     accuracy: pd.DataFrame
     sweep: pd.DataFrame
     overlap: pd.DataFrame
@@ -96,7 +94,7 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
     """
     opened = open_store(store)
     relations, scores = compare.all_scores(opened)
-    choices, accuracy, sweep = _ablations(opened)
+    choices, accuracy, sweep = ablations_of(opened)
     name, sets = _sets(opened, scores, mask, choices)
     sizes = sum(mask.sum(axis=(1, 2)) for mask in sets.values())  # [relation]
     neurons = _best(relations, scores)
@@ -111,10 +109,11 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
         mask=name,
         provenance=_provenance(opened),
         choices=choices,
+        board=leaderboard_of(opened, part=schema.TEST),
         accuracy=accuracy,
         sweep=sweep,
         overlap=_overlap(relations, sets),
-        growth=_growth(relations, scores),
+        growth=_growth(opened, scores),
         layers=_layers(relations, sets),
         histogram=histogram,
         nulls=nulls,
@@ -124,80 +123,6 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
     )
 
 
-# --- ablations
-
-
-def _ablations(store: Store) -> tuple[dict[str, dict[str, float]], pd.DataFrame, pd.DataFrame]:
-    """Every stored matrix by its name (and k where one group holds several), the clearest first."""
-    choices, kinds = {}, {}
-    matrices = [pd.DataFrame(columns=["choice", "condition", "relation", "accuracy", "intact", "drop"])]
-    sweeps = [pd.DataFrame(columns=["choice", "k", "relation", "whose", "drop"])]
-    for choice, k, dataset in _each(store):
-        summary = effects(dataset)
-        drops = summary.drops.transpose("condition", "relation")
-        choices[choice] = {"k": k, OWN: summary.own, OTHER: summary.other, CONTROL: summary.random}
-        kinds[choice] = [str(dataset.attrs.get(name)) for name in ("mode", "tokens", "match")]
-        matrices.append(_matrix(choice, dataset, drops))
-        sweeps.append(_sweep(choice, k, drops))
-    order = sorted(choices, key=lambda choice: np.nan_to_num(choices[choice][OTHER]) - choices[choice][OWN])
-    alike = {choice for choice in order if kinds[choice] == kinds[order[0]]}
-    sweep = pd.concat(sweeps)
-    # a k may be there twice
-    sweep = sweep[sweep["choice"].isin(alike)].drop_duplicates(["k", "relation", "whose"])
-    return {choice: choices[choice] for choice in order}, pd.concat(matrices), sweep
-
-
-def _each(store: Store) -> Iterator[tuple[str, int, xr.Dataset]]:
-    """(name, k, accuracy [condition, relation]) of every matrix in the store."""
-    for name in store.children(schema.ABLATIONS):
-        dataset = store.dataset(f"{schema.ABLATIONS}/{name}")
-        if "k" not in dataset[ACCURACY].dims:
-            yield name, int(dataset.attrs.get("k", 0)), dataset[[ACCURACY]]
-            continue
-        for k in dataset["k"].values.tolist():
-            yield f"{name}, k = {k}", int(k), dataset[[ACCURACY]].sel(k=k)
-
-
-def _matrix(choice: str, dataset: xr.Dataset, drops: xr.DataArray) -> pd.DataFrame:
-    """Rows of `Contents.accuracy`: every condition, and the mean of the random ones."""
-    intact = dataset[ACCURACY].sel(condition=INTACT, drop=True).values * 100
-    names = [str(name) for name in drops["relation"].values]
-    rows = [
-        (choice, condition, relation, float(full - drop), float(full), float(drop))
-        for condition, values in _conditions(drops)
-        for relation, full, drop in zip(names, intact, values, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["choice", "condition", "relation", "accuracy", "intact", "drop"])
-
-
-def _conditions(drops: xr.DataArray) -> list[tuple[str, np.ndarray]]:
-    """(condition, drops of every relation), the mean of all random controls last."""
-    names = [str(name) for name in drops["condition"].values]
-    kept = [
-        (name, values)
-        for name, values in zip(names, drops.values, strict=True)
-        if not name.startswith(RANDOM)
-    ]
-    random = [values for name, values in zip(names, drops.values, strict=True) if name.startswith(RANDOM)]
-    return [*kept, (CONTROL, np.mean(random, axis=0))] if random else kept
-
-
-def _sweep(choice: str, k: int, drops: xr.DataArray) -> pd.DataFrame:
-    """Rows of `Contents.sweep` of one matrix."""
-    conditions = dict(_conditions(drops))
-    names = [str(name) for name in drops["relation"].values]
-    rows = []
-    for at, relation in enumerate(names):
-        others = [values[at] for name, values in conditions.items() if name not in (relation, CONTROL)]
-        own = conditions.get(relation)
-        rows.append((relation, OWN, own[at] if own is not None else np.nan))
-        rows.append((relation, OTHER, np.mean(others) if others else np.nan))
-        rows.append((relation, CONTROL, conditions[CONTROL][at] if CONTROL in conditions else np.nan))
-    table = pd.DataFrame(rows, columns=["relation", "whose", "drop"]).dropna()
-    mean = table.groupby("whose", sort=False)["drop"].mean().reset_index().assign(relation=ALL)
-    return pd.concat([mean, table]).assign(choice=choice, k=k)[["choice", "k", "relation", "whose", "drop"]]
-
-
 # --- neuron sets
 
 
@@ -205,21 +130,21 @@ def _sets(
     store: Store,
     scores: Mapping[str, np.ndarray],
     mask: str | None,
-    choices: Mapping[str, Mapping[str, float]],
+    choices: Mapping[str, Choice],
 ) -> tuple[str, Mapping[str, np.ndarray]]:
     """Name and neuron sets, bool [relation, layer, neuron] per site.
 
     They are those of the mask, those of the first ablation, or the top few.
     """
     first = next(iter(choices), "")
-    k = min(
-        int(choices[first]["k"]) if first else DEFAULT_K, sum(values[0].size for values in scores.values())
-    )
+    k = min(choices[first].k if first else DEFAULT_K, countable(Numbering.of(scores), Rules()))
     stored = store.children(schema.MASKS)
     if mask is None:
         likely = [name for name in (first, f"top-{k}") if name in stored]
         mask = likely[0] if likely else stored[0] if len(stored) == 1 else None
-    return (mask, masks.read(store, mask)[1]) if mask else (f"top {k}", masks.top_k(scores, k))
+    if mask is None:
+        return f"top {k}", masks.top_k(scores, k, compare.rules_of(store, scores))
+    return mask, masks.read(store, mask)[1]
 
 
 def _with_all(sets: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -236,15 +161,15 @@ def _overlap(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.Dat
     return pd.concat(parts)[["site", "relation", "other", "shared", "jaccard", "expected"]]
 
 
-def _growth(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _growth(store: Store, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Overlap of every two relations over k, as a share of k."""
     n_neurons = sum(values[0].size for values in scores.values())
-    parts = []
-    for k in (size for size in SIZES if size <= n_neurons // 2):
-        table = compare.pairs(compare.overlap_of(relations, masks.top_k(scores, k)))
-        parts.append(table.assign(k=k, share=table["shared"] / k, chance=k / n_neurons))
     columns = ["k", "relation", "other", "share", "chance"]
-    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
+    sizes = [size for size in SIZES if size <= countable(Numbering.of(scores), Rules()) // 2]
+    if not sizes:
+        return pd.DataFrame(columns=columns)
+    table = compare.pairs(compare.overlap(store, k=sizes))
+    return table.assign(share=table["shared"] / table["k"], chance=table["k"] / n_neurons)[columns]
 
 
 def _layers(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -7,7 +7,6 @@ two ways only: as escaped text of the template, and as JSON in which no ``<`` is
 from __future__ import annotations
 
 import json
-import math
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,13 @@ from typing import Any
 from relact import __version__, durable
 from relact.errors import StoreError
 from relact.reporting import figures
-from relact.reporting.gather import CONTROL, FALSE, LISTED, LISTED_BY_SITE, OTHER, OWN, SHOWN, Contents
+from relact.reporting.gather import FALSE, LISTED, LISTED_BY_SITE, SHOWN, Contents
 from relact.reporting.looks import DARK, LIGHT
 
 COLUMNS = {
-    "ablation": ["condition", "relation", "accuracy", "intact", "change"],
+    "ablation": ["condition", "relation", "accuracy", "intact", "change", "low", "high", "clear"],
+    "log_ablation": ["condition", "relation", "change"],
+    "board": ["criterion", "k", "whose", "drop", "low", "high"],
     "sweep": ["k", "swept", "whose", "drop"],
     "overlap": ["relation", "other", "shared", "expected", "jaccard"],
     "growth": ["k", "relation", "other", "share", "chance"],
@@ -119,6 +120,8 @@ def _data(contents: Contents) -> dict[str, Any]:
         },
         "filters": {
             "ablation": ["choice"],
+            "log_ablation": ["choice"],
+            "board": [],
             "sweep": ["swept"],
             "overlap": ["site"],
             "growth": [],
@@ -149,23 +152,18 @@ def _named(spec: Any) -> set[str]:
 
 
 def _lead(contents: Contents, choice: str | None) -> str:
-    """The answer in two sentences."""
+    """The answer, as far as it may be claimed."""
     if choice is None:
         scored = f"{len(contents.relations)} relations and {contents.n_neurons:,} neurons are scored"
         return f"{scored}; none was switched off yet."
-    means = contents.choices[choice]
-    parts = [
-        f"Switching off a relation's own best {means['k']:,} neurons "
-        f"costs it {means[OWN]:.1f} points of accuracy on average"
-    ]
-    if not math.isnan(means[OTHER]):
-        parts.append(f"another relation's cost {means[OTHER]:.1f}")
-    if not math.isnan(means[CONTROL]):
-        parts.append(f"random ones {means[CONTROL]:.1f}")
+    made = contents.choices[choice]
+    short = (sentence for sentence in made.said if not sentence.startswith("rank"))
+    said = " ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in short)
+    said = f"{said} Shown on {made.asked}."
     table = contents.accuracy
     on_itself = table[(table["choice"] == choice) & (table["condition"] == table["relation"])]
     if on_itself.empty:
-        return f"{', '.join(parts)}."
+        return said
     hit = on_itself.sort_values("drop", ascending=False).iloc[0]
     change = f"from {hit['intact']:.0f}\u00a0% right to {hit['accuracy']:.0f}\u00a0%"
-    return f"{', '.join(parts)}. Hit hardest: {hit['relation']}, {change}."
+    return f"{said} Hit hardest: {hit['relation']}, {change}."

@@ -1,8 +1,7 @@
-"""Masks: scores -> neuron sets.
+"""Masks: scores -> neuron sets, stored under a name that says what they are.
 
-A mask is bool [relation, layer, neuron] per site. Neurons are numbered flat over the chosen sites, in the
-order site, layer, index; ties at the edge of a top-k go to the lower number, so a selection is the same
-everywhere.
+A mask is bool [relation, layer, neuron] per site. What is chosen is in `selection`, what decides between
+equals in `ties`, which neurons nobody chooses in `magnitudes`.
 """
 
 from __future__ import annotations
@@ -17,62 +16,151 @@ from zarr.codecs import ZstdCodec
 from relact import kernels, schema
 from relact import sites as site_names
 from relact.errors import InputError
+from relact.schema import HIDDEN, UNIT
+from relact.scoring.magnitudes import super_unit_masks, super_units, super_units_record
+from relact.scoring.options import SelectOptions
 from relact.scoring.score import ranked
+from relact.scoring.selection import (
+    Choice,
+    Masks,
+    Numbering,
+    Rules,
+    admitted,
+    choose,
+    flatten,
+    top_k,
+    unflatten,
+)
+from relact.scoring.ties import margins_of
 from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.skeleton import write_coordinates
 
-NULL_DRAWS = 20_000  # random rankings that average precisions are compared with
+__all__ = ["Masks", "combine", "flatten", "read", "select", "select_with", "top_k", "unflatten", "write"]
 
-Masks = Mapping[str, np.ndarray]  # site -> bool [relation, layer, neuron]
+NULL_DRAWS = 20_000  # random rankings that average precisions are compared with
 
 
 def select(
     store: str | Path | Store,
     *,
-    k: int | None = None,
-    kind: str = "top",
-    fdr: float | None = None,
+    k: int | None = SelectOptions.k,
+    kind: str = SelectOptions.kind,
+    fdr: float | None = SelectOptions.fdr,
+    min_ap: float | None = SelectOptions.min_ap,
     name: str | None = None,
-    sites: str | Sequence[str] | None = None,
-    statistic: str = schema.AVERAGE_PRECISION,
+    sites: str | Sequence[str] | None = SelectOptions.sites,
+    statistic: str = SelectOptions.statistic,
+    counted: str = SelectOptions.counted,
+    keep_super_units: bool = SelectOptions.keep_super_units,
+    seed: int = SelectOptions.seed,
 ) -> str:
     """Write ``masks/<name>``: a set of neurons for every relation,
     chosen by score over all chosen sites together.
+
+    Equal scores at the edge of a top k go by margin, then by a hash (`ties`, `selection`); how many there
+    were is in the mask's record.
 
     Args:
         k: neurons per relation.
         kind: the ``top`` k (highest scores), the ``bottom`` k, or ``both``: half of k of each.
         fdr: instead of k, every neuron whose average precision beats chance at this rate of false
-            discoveries.
-        name: of the mask; by default what it is: ``top-400``, ``bottom-400-attn``, ``fdr-0.01``.
+            discoveries; ``min_ap``: and is at least this.
+        name: of the mask; by default what it is: ``top-400``, ``auroc-bottom-400-attn``, ``fdr-0.01``.
         sites: a subset of the captured sites.
+        statistic: of the stored ones.
+        counted: ``unit``: of a hidden unit (`schema.HIDDEN`) only the best neuron is chosen; ``neuron``:
+            every neuron counts, as published.
+        keep_super_units: do not leave out the neurons that break the model alone (`magnitudes`).
+        seed: of the hash.
 
     Returns:
         The mask's name.
+
+    Raises:
+        InputError: choices that do not go together, a k beyond the neurons, a statistic that is not stored.
     """
+    options = SelectOptions(k, kind, fdr, min_ap, sites, statistic, counted, keep_super_units, seed)
+    return select_with(options, store, name=name)
+
+
+def select_with(options: SelectOptions, store: str | Path | Store, *, name: str | None = None) -> str:
+    """`select` with options that travel together."""
     opened = local.writable(store)
     local.recover(opened)
-    if (k is None) == (fdr is None):
+    scores, scored = _scores(opened, options), opened.scores_record()
+    rules = rules_of(opened, options, scored.relations, scores)
+    if options.fdr:
+        choice = Choice(significant(scores, opened, scored, options, rules), ())
+    else:
+        choice = choose(scores, options.k or 0, options.kind, rules)
+    record = schema.MaskRecord(
+        k=round(float(flatten(choice.sets).sum(axis=1).mean())),
+        kind=options.kind,
+        fdr=options.fdr,
+        statistic=options.statistic,
+        sites=tuple(scores),
+        scores=scored,
+        counted=options.counted,
+        ties=choice.ties or None,
+        ties_by=None if options.fdr else "margin" if rules.margins else "hash",
+        seed=None if options.fdr else options.seed,
+        min_ap=options.min_ap,
+        without=None if options.keep_super_units else _left_out(opened, scores),
+    )
+    return write(opened, name or name_of(options), choice.sets, scored.relations, record)
+
+
+def rules_of(store: Store, options: SelectOptions, relations: Sequence[str], scores: Masks) -> Rules:
+    """What beside the scores decides: super-units of the store, margins from its activations."""
+    without = {} if options.keep_super_units else super_unit_masks(store, scores)
+    margins = None if options.fdr else margins_of(store, relations, Numbering.of(scores))
+    return Rules(options.counted, options.seed, without, margins)
+
+
+def name_of(options: SelectOptions) -> str:
+    """What a mask is called: what it is, as far as it is not the default."""
+    default, sites = SelectOptions, options.sites
+    what = f"{options.kind}-{options.k}" if options.fdr is None else f"fdr-{options.fdr:g}"
+    parts = [
+        *([options.statistic] if options.statistic != default.statistic else []),
+        what,
+        *([f"ap-{options.min_ap:g}"] if options.min_ap is not None else []),
+        *([] if sites is None else [sites.replace(",", "-") if isinstance(sites, str) else "-".join(sites)]),
+        *(["neurons"] if options.counted != default.counted else []),
+        *(["super"] if options.keep_super_units else []),
+        *([f"seed-{options.seed}"] if options.seed != default.seed else []),
+    ]
+    return "-".join(parts)
+
+
+def _scores(store: LocalStore, options: SelectOptions) -> dict[str, np.ndarray]:
+    """Of the chosen sites, float32 [relation, layer, neuron], in the store's order."""
+    store.scores_record()  # that there are some
+    stored = [str(name) for name in store.dataset(f"{schema.SCORES}/{store.manifest.capture.sites[0]}")]
+    if options.statistic not in stored:
         raise InputError(
-            "name k, or a rate of false discoveries", where="--k/--fdr", fix="give exactly one of them"
+            f"no statistic {options.statistic!r} is stored, there are: {', '.join(stored)}",
+            where=store.path,
+            fix="add it with `relact score --statistics`",
         )
-    if kind not in KINDS:
-        raise InputError(f"unknown kind {kind!r}", where="--kind", fix=f"choose from {', '.join(KINDS)}")
-    name = name or "-".join([f"fdr-{fdr:g}" if fdr else f"{kind}-{k}", *_sites_named(sites)])
-    scores = dict(ranked(opened, statistic))
-    chosen = [site for site in scores if sites is None or site in site_names.expand(sites)]
+    scores = dict(ranked(store, options.statistic))
+    wanted = scores if options.sites is None else site_names.expand(options.sites)
+    chosen = {site: values for site, values in scores.items() if site in wanted}
     if not chosen:
-        raise InputError(
-            f"none of the sites {sites} is captured", where=opened.path, fix=f"use {', '.join(scores)}"
-        )
-    scored = opened.scores_record()
-    scores = {site: scores[site] for site in chosen}
-    sets = significant(scores, opened, scored, fdr) if fdr else KINDS[kind](scores, k or 0)
-    size = round(float(flatten(sets).sum(axis=1).mean()))
-    record = schema.MaskRecord(size, kind, fdr, statistic, tuple(chosen), scored)
-    return write(opened, name, sets, scored.relations, record)
+        problem = f"none of the sites {options.sites} is captured"
+        raise InputError(problem, where=store.path, fix=f"use {', '.join(scores)}")
+    return chosen
+
+
+def _left_out(store: Store, sites: Mapping[str, object]) -> tuple[tuple[str, int, int], ...] | None:
+    """(site, layer, neuron) of super-units that leave neurons of the sites out; None where nobody looked."""
+    if super_units_record(store) is None:
+        return None
+    reached = {*sites, *(HIDDEN if sites.keys() & set(HIDDEN) else ())}
+    places = super_units(store)[["site", "layer", "neuron"]].itertuples(index=False)
+    return tuple((str(site), int(layer), int(neuron)) for site, layer, neuron in places if site in reached)
 
 
 def combine(
@@ -95,7 +183,7 @@ def combine(
         (relations, flat & (flat.sum(axis=0) == 1)) if pair is None else _algebra(relations, flat, mask, pair)
     )
     size, kind = round(float(rows.sum(axis=1).mean())), "only" if pair is None else "pair"
-    record = replace(opened.mask_record(mask), k=size, kind=kind, of=mask)
+    record = replace(opened.mask_record(mask), k=size, kind=kind, of=mask, ties=None)
     return write(
         opened, name or "-".join([mask, *(pair or ("only",))]), unflatten(rows, sets), labels, record
     )
@@ -138,10 +226,6 @@ def write(
     return name
 
 
-def _sites_named(sites: str | Sequence[str] | None) -> list[str]:
-    return [] if sites is None else [sites.replace(",", "-") if isinstance(sites, str) else "-".join(sites)]
-
-
 def read(store: Store, name: str) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names of the sets (relations, as a rule) and, per site, the mask bool [relation, layer, neuron]."""
     sites = store.mask_record(name).sites
@@ -151,105 +235,30 @@ def read(store: Store, name: str) -> tuple[list[str], dict[str, np.ndarray]]:
 
 
 def significant(
-    scores: Mapping[str, np.ndarray], store: Store, scored: schema.ScoresRecord, fdr: float
+    scores: Mapping[str, np.ndarray],
+    store: Store,
+    scored: schema.ScoresRecord,
+    options: SelectOptions,
+    rules: Rules,
 ) -> dict[str, np.ndarray]:
     """The neurons whose average precision beats random rankings, with ``fdr`` false ones expected among them.
+
+    Every admitted neuron is tested; where hidden units are counted, the best of a unit's is kept.
 
     Args:
         scores: average precisions, site -> [relation, layer, neuron]. scored: how they were made (negatives
             per positive).
     """
     counts = store.prompts(schema.IDENTIFY)["relation"].value_counts()
-    flat = flatten(scores)
-    rows = np.zeros(flat.shape, bool)
+    flat, numbering = flatten(scores), Numbering.of(scores)
+    tested, rows = np.flatnonzero(admitted(numbering, rules)), np.zeros(flat.shape, bool)
     for row, values, relation in zip(rows, flat, scored.relations, strict=True):
         positives, others = int(counts[relation]), int(counts.sum() - counts[relation])
         negatives = min(others, positives * scored.negatives) if scored.negatives else others
         null = kernels.average_precision_null(positives, positives + negatives, NULL_DRAWS, seed=0)
-        row[:] = kernels.false_discovery(kernels.p_values(values, null), fdr)
+        row[tested] = kernels.false_discovery(kernels.p_values(values[tested], null), options.fdr or 0.0)
+        if options.counted == UNIT:
+            row &= numbering.best(values)
+        if options.min_ap is not None:
+            row &= values >= options.min_ap
     return unflatten(rows, scores)
-
-
-def top_k(scores: Mapping[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
-    """The ``k`` highest scores of every relation over all sites; exactly ``k`` neurons each.
-
-    Args:
-        scores: site -> [relation, layer, neuron].
-
-    Raises:
-        InputError: ``k`` is not between 1 and the number of neurons.
-    """
-    flat = flatten(scores)  # [relation, neurons]
-    if not 1 <= k <= flat.shape[1]:
-        raise InputError(
-            f"k = {k} of {flat.shape[1]} neurons", where="--k", fix="choose from 1 to the number of neurons"
-        )
-    chosen = np.zeros(flat.shape, bool)
-    for row, values in zip(chosen, flat, strict=True):
-        edge = np.partition(values, -k)[-k]
-        row[values > edge] = True
-        ties = np.flatnonzero(values == edge)
-        row[ties[: k - int(row.sum())]] = True
-    return unflatten(chosen, scores)
-
-
-def bottom_k(scores: Mapping[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
-    """The ``k`` lowest scores of every relation over all sites; see `top_k`."""
-    return top_k({site: -values for site, values in scores.items()}, k)
-
-
-def both_k(scores: Mapping[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
-    """Half of ``k`` highest and half of ``k`` lowest scores of every relation (the odd one is a high one)."""
-    nothing = {site: np.zeros(values.shape, bool) for site, values in scores.items()}
-    low = bottom_k(scores, k // 2) if k > 1 else nothing
-    high = top_k(scores, k - k // 2)
-    return {site: high[site] | low[site] for site in scores}
-
-
-KINDS = {"top": top_k, "bottom": bottom_k, "both": both_k}
-
-
-def random_matched(masks: Masks, seed: int) -> dict[str, np.ndarray]:
-    """A random neuron set with the relations' average number of neurons in every site and layer.
-
-    Args:
-        masks: what to match: bool [relation, layer, neuron] per site.
-
-    Returns:
-        bool [layer, neuron] per site; as many neurons in all as one relation has on average.
-    """
-    generator = np.random.default_rng(seed)
-    means = np.concatenate([mask.sum(axis=2).mean(axis=0) for mask in masks.values()])  # [sites x layers]
-    counts = _round_to_total(means)
-    result, at = {}, 0
-    for site, mask in masks.items():
-        _, n_layers, width = mask.shape
-        picked = np.zeros((n_layers, width), bool)
-        for layer in range(n_layers):
-            picked[layer, generator.choice(width, counts[at + layer], replace=False)] = True
-        result[site], at = picked, at + n_layers
-    return result
-
-
-def _round_to_total(means: np.ndarray) -> np.ndarray:
-    """Integers that sum to the rounded sum, the largest remainders rounded up."""
-    counts = np.floor(means).astype(int)
-    short = round(float(means.sum())) - int(counts.sum())
-    order = np.argsort(counts - means, kind="stable")
-    counts[order[:short]] += 1
-    return counts
-
-
-def flatten(arrays: Masks) -> np.ndarray:
-    """[relation, neurons of all sites], flat in the order site, layer, index."""
-    return np.concatenate([values.reshape(len(values), -1) for values in arrays.values()], axis=1)
-
-
-def unflatten(flat: np.ndarray, like: Masks) -> dict[str, np.ndarray]:
-    """Undo `flatten`, with the shapes of ``like``."""
-    result, at = {}, 0
-    for site, values in like.items():
-        size = values.shape[1] * values.shape[2]
-        result[site] = flat[:, at : at + size].reshape(values.shape)
-        at += size
-    return result

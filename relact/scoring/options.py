@@ -1,4 +1,4 @@
-"""How neurons are scored: every choice with its default, once. Nothing heavy is imported here."""
+"""How neurons are scored and selected: every choice with its default, once. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relact import schema
+from relact.errors import InputError
 
 THREADS = "threads"  # the scheduler of this process
+KINDS = ("top", "bottom", "both")
+COUNTED = (schema.UNIT, schema.NEURON)
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,50 @@ class ScoreOptions:
     memory: str | int = "4GiB"
     scheduler: str = THREADS
     device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class SelectOptions:
+    """Choices of `relact.select`, which says what each means.
+
+    Raises:
+        InputError: choices that do not exist or do not go together.
+    """
+
+    k: int | None = None
+    kind: str = KINDS[0]
+    fdr: float | None = None
+    min_ap: float | None = None
+    sites: str | Sequence[str] | None = None
+    statistic: str = schema.AVERAGE_PRECISION
+    counted: str = schema.UNIT
+    keep_super_units: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.k is None) == (self.fdr is None):
+            raise InputError(
+                "name k, or a rate of false discoveries", where="--k/--fdr", fix="give exactly one of them"
+            )
+        for name, value, known in (("kind", self.kind, KINDS), ("counted", self.counted, COUNTED)):
+            if value not in known:
+                raise InputError(
+                    f"unknown {name} {value!r}", where=name, fix=f"choose from {', '.join(known)}"
+                )
+        self._require_rates()
+
+    def _require_rates(self) -> None:
+        """What goes with a rate of false discoveries, and only with it."""
+        if self.fdr is None:
+            if self.min_ap is not None:
+                raise InputError("it bounds what beats chance", where="--min-ap", fix="give --fdr with it")
+            return
+        if self.kind != SelectOptions.kind or self.statistic != SelectOptions.statistic:
+            raise InputError(
+                "a rate of false discoveries is of the top average precisions",
+                where="--fdr",
+                fix="leave out --kind and --statistic",
+            )
+        for where, value in (("--fdr", self.fdr), ("--min-ap", self.min_ap)):
+            if value is not None and not 0 < value < 1:
+                raise InputError(f"{value:g} is not between 0 and 1", where=where, fix="give a share")

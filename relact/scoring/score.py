@@ -47,7 +47,8 @@ class Job(NamedTuple):
 
     path: str
     created: str
-    labels: kernels.Labels
+    labels: kernels.Labels  # of the relations that are scored, then of others that they are compared with
+    n_scored: int
     statistics: tuple[str, ...]
     device: str
 
@@ -112,6 +113,32 @@ def score_with(
     return opened
 
 
+def scores_of(
+    store: str | Path | Store,
+    negatives: int | None,
+    *,
+    seed: int = ScoreOptions.seed,
+    statistic: str = schema.AVERAGE_PRECISION,
+    workers: int | None = ScoreOptions.workers,
+    memory: str | int = ScoreOptions.memory,
+    progress: Progress = silent,
+) -> dict[str, np.ndarray]:
+    """Scores of all relations under other negatives, in memory: site -> float32 [relation, layer, neuron].
+
+    Nothing is stored. The budget ``memory`` includes what is returned; other arguments are those of `score`.
+
+    Raises:
+        StoreError: the store has no activations here, or not all of them. BudgetError.
+    """
+    opened = local.writable(store)
+    names = relation_of_prompts(opened)
+    options = ScoreOptions(None, negatives, seed, (statistic,), workers, memory)
+    relations = list(dict.fromkeys(names))
+    returned = sum(4 * len(relations) * lay.n_layers * lay.width for lay in opened.layouts.values())
+    scoring = _Scoring.of(options, opened, names, relations, [], reserved=returned)
+    return scoring.computed(progress)
+
+
 @dataclass
 class _Scoring:
     """One scoring: what is kept of the former scores, what is computed, and how much of that is done."""
@@ -132,15 +159,19 @@ class _Scoring:
         names: Sequence[str],
         relations: list[str],
         kept: list[str],
+        reserved: int = 0,
     ) -> _Scoring:
-        """With tasks that fit the memory."""
-        n_statistics, budget = len(options.statistics), parse_bytes(options.memory)
-        shapes = [
-            shape_of(store, site, len(relations), n_statistics, workers_of(options)) for site in store.layouts
-        ]
-        spans = [shape.fit(budget) for shape in shapes]
+        """With tasks that fit the memory, but for the bytes that are ``reserved``."""
+        n_statistics, budget = len(options.statistics), parse_bytes(options.memory) - reserved
         todo = [name for name in relations if name not in kept]
-        labels = labels_of(names, todo, options.negatives, options.seed) if todo else None
+        compares = any(
+            isinstance(kernels.STATISTICS.get(name), kernels.MomentStatistic) for name in options.statistics
+        )
+        labelled = list(dict.fromkeys([*todo, *names])) if compares else todo
+        n_relations, workers = max(len(relations), len(labelled)), workers_of(options)
+        shapes = [shape_of(store, site, n_relations, n_statistics, workers) for site in store.layouts]
+        spans = [shape.fit(budget) for shape in shapes]
+        labels = labels_of(names, labelled, options.negatives, options.seed) if todo else None
         return cls(options, store, relations, kept, labels, spans)
 
     def write(self, record: schema.ScoresRecord, progress: Progress) -> None:
@@ -163,9 +194,23 @@ class _Scoring:
                     for array, values in zip(arrays, part.values, strict=True):
                         array[:, layers.start : layers.stop] = values
 
+    def computed(self, progress: Progress) -> dict[str, np.ndarray]:
+        """The scores of the first statistic, not written: site -> float32 [relation, layer, neuron]."""
+        scores: dict[str, np.ndarray] = {}
+        with on_scheduler(self.options.scheduler, workers_of(self.options)) as compute:
+            for (site, lay), span in zip(self.store.layouts.items(), self.spans, strict=True):
+                layers = range(lay.n_layers)
+                part = _Part.of(self.options.statistics[:1], self.relations, layers, lay.width)
+                if self.labels is not None:
+                    tasks = tasks_of(site, layers, lay.width, span)
+                    compute(run_task, self._job(self.labels), tasks, self._collect(part, progress))
+                scores[site] = part.values[0]
+        return scores
+
     def _job(self, labels: kernels.Labels) -> Job:
         path, created = str(self.store.path.resolve()), self.store.manifest.created
-        return Job(path, created, labels, tuple(self.options.statistics), self.options.device)
+        n_scored = len(self.relations) - len(self.kept)
+        return Job(path, created, labels, n_scored, tuple(self.options.statistics), self.options.device)
 
     def _collect(self, part: _Part, progress: Progress) -> Callable[[Task, np.ndarray], None]:
         """What is done with a task's scores."""
@@ -224,7 +269,7 @@ def run_task(job: Job, task: Task) -> np.ndarray:
             where=f"site {task.site}, layer {task.layer}",
             fix="capture again; if it stays, the model itself produces it",
         ) from error
-    return np.stack([values[name] for name in job.statistics]).astype(np.float32)
+    return np.stack([values[name][: job.n_scored] for name in job.statistics]).astype(np.float32)
 
 
 @lru_cache(maxsize=4)

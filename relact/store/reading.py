@@ -26,7 +26,13 @@ from relact.store.layout import Layout
 if TYPE_CHECKING:
     import xarray as xr
 
-MAKERS = {schema.SCORES: "score", schema.MASKS: "select", schema.ABLATIONS: "ablate"}  # stage -> its command
+MAKERS = {  # stage -> its command
+    schema.SCORES: "score",
+    schema.MASKS: "select",
+    schema.ABLATIONS: "ablate",
+    schema.SUPER_UNITS: "ablate",
+    schema.REGISTRATIONS: "ablate",
+}
 READ_ONLY = "unpack it first: `relact unpack STORE FOLDER`"
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from relact.ablating.answers import generate, judge
-from relact.ablating.conditions import Condition
+from relact.ablating.answers import Exam, generate
+from relact.ablating.conditions import INTACT_MODEL
+from relact.ablating.options import PUBLISHED
+from relact.ablating.result import judged
 from relact.errors import InputError
 from relact.models.loading import LoadedModel, encode, load
 from relact.progress import Progress, silent
-from relact.schema import ANSWERS, IDENTIFY, INTACT
+from relact.schema import ANSWERS, IDENTIFY
 
 
 def known(
@@ -27,7 +29,7 @@ def known(
 
     Args:
         model: what `models.loading.load` accepts, or an already loaded model.
-        match: the rule for "correct", see `verdict.is_correct`.
+        match: the rule for "correct", see `verdict.decide`.
         per_relation: keep at most so many per relation, the first ones.
 
     Raises:
@@ -37,8 +39,9 @@ def known(
     identify = prompts[prompts["split"] == IDENTIFY]
     tokens = encode(loaded, identify["text"].tolist())
     answers = identify[ANSWERS].tolist()
-    generated = generate(loaded, tokens, answers, [Condition(INTACT, {})], progress=progress)
-    right = identify[judge(generated, answers, match)[0]]
+    exam = Exam(tokens, answers, published=match == PUBLISHED)
+    texts = generate(loaded, exam, [INTACT_MODEL], progress=progress).texts
+    right = identify[judged(texts, answers, match)[0]]
     counts = right.groupby("relation", sort=False).size().reindex(identify["relation"].unique(), fill_value=0)
     for relation, count in counts.items():
         if count < 2:

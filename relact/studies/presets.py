@@ -40,7 +40,14 @@ PAPER = Recipe(
     prompts=PromptOptions(form="paper", test_size=50, keep_leaks=True),
     capture=CaptureOptions(sites="mlp", pool="mean", special_tokens=True),
     scores=ScoreOptions(negatives=4),
-    ablate=AblateOptions(match="paper", perplexity=True),
+    ablate=AblateOptions(
+        counted="neuron",
+        keep_super_units=True,
+        control="uniform",
+        match="paper",
+        perplexity=True,
+        perplexity_of="objects",
+    ),
     known=True,
     published=True,
 )

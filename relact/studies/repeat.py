@@ -66,6 +66,7 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
     record = store.ablation_record(ablation or names[0])
     mask = record.masks[0]
     plain = mask.statistic == schema.AVERAGE_PRECISION and mask.sites == tuple(capture.sites)
+    plain &= mask.kind == AblateOptions.kind and mask.fdr is None and not mask.seed
     if not plain or record.mode != "zero" or not isinstance(record.k, int):
         raise InputError(
             "its mask or ablation is not one that `relact run` makes",
@@ -85,7 +86,12 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
         scores=ScoreOptions(
             relations=mask.scores.relations, negatives=mask.scores.negatives, seed=mask.scores.seed or 0
         ),
-        ablate=AblateOptions(seeds=record.seeds, match=record.match),
+        ablate=AblateOptions(
+            counted=mask.counted,
+            keep_super_units=mask.without is None,
+            seeds=record.seeds,
+            match=record.match,
+        ),
     )
 
 

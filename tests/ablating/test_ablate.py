@@ -14,6 +14,7 @@ from helpers import tiny, victims
 
 from relact import schema
 from relact.ablating import ablate, answers, conditions
+from relact.ablating.controls import Drawing
 from relact.ablating.perplexity import plain_text
 from relact.capturing.capture import capture
 from relact.errors import IdentityError, InputError
@@ -27,8 +28,8 @@ from relact.store import local
 MODULES = {"mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.down": "down_proj"}
 
 
-def straightforward(loaded, text, off):
-    """Greedy two tokens with the neurons of ``off`` zeroed by plain forward hooks."""
+def straightforward(loaded, text, off, n_tokens):
+    """Greedy text and the logits after the prompt, with the neurons of ``off`` zeroed by plain hooks."""
     handles = []
     for site, mask in off.items():
         for layer, block in enumerate(loaded.model.model.layers):
@@ -40,10 +41,23 @@ def straightforward(loaded, text, off):
             handles.append(getattr(block.mlp, MODULES[site]).register_forward_hook(hook))
     ids = loaded.tokenizer(text, return_tensors="pt")
     with torch.inference_mode():
-        out = loaded.model.generate(**ids, max_new_tokens=2, do_sample=False)
+        out = loaded.model.generate(**ids, max_new_tokens=n_tokens, do_sample=False)
+        logits = loaded.model(**ids).logits[0, -1]
     for handle in handles:
         handle.remove()
-    return loaded.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    return loaded.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True), logits
+
+
+def sets_of(study):
+    """Of every condition and the relation of a prompt: what is off, by the mask and by plain drawing."""
+    relations, chosen = masks.read(study, "top-200")
+    drawing = Drawing(study, relations, chosen, "matched", study.mask_record("top-200").counted)
+    own = {name: {site: mask[at] for site, mask in chosen.items()} for at, name in enumerate(relations)}
+    return {
+        ("intact", None): {},
+        **{(name, None): off for name, off in own.items()},
+        **{("random-1", name): drawing.draw(1, name) for name in relations},
+    }
 
 
 @pytest.mark.parametrize(
@@ -51,21 +65,40 @@ def straightforward(loaded, text, off):
     [("study", "model"), pytest.param(("embedded_study", "smollm2"), marks=pytest.mark.slow)],
     ids=["random", "embedded"],
 )
-def test_verdicts_and_texts_equal_plain_generate(request, names):
+def test_verdicts_texts_and_numbers_equal_plain_generate(request, names):
     study, model = map(request.getfixturevalue, names)
     tests = study.prompts(schema.TEST)
     result = study.dataset("ablations/top-200").load()
-    relations, chosen = masks.read(study, "top-200")
-    off = {"intact": {}, "random-1": masks.random_matched(chosen, 1)}
-    off |= {name: {site: mask[at] for site, mask in chosen.items()} for at, name in enumerate(relations)}
-    assert set(off) < set(result["condition"].values) and len(set(result["correct"].values.flat)) == 2
-    for condition, neurons in off.items():
+    assert len(set(result["correct"].values.flat)) == 2
+    for (condition, relation), neurons in sets_of(study).items():
         for row, test in tests[::2].iterrows():
-            text = straightforward(model, test.text, neurons)
+            if relation not in (None, test.relation):
+                continue
+            most = verdict.most_tokens(test.answers)
+            text, logits = straightforward(model, test.text, neurons, most)
             stored = result.sel(condition=condition, prompt=row)
             said = str(stored["generated"].values)
-            assert text == said or (text.startswith(said) and not verdict.is_correct(said, test.answers))
+            assert text.startswith(said.rstrip("\ufffd"))
+            assert said == text or not verdict.is_open(said, test.answers)
             assert bool(stored["correct"]) == verdict.is_correct(text, test.answers)
+            target = first_token(model, test.text, test.object)
+            expected = float(logits.log_softmax(0)[target])
+            assert float(stored["log_probability"]) == pytest.approx(expected, abs=1e-4)
+            facts = [*tests.itertuples(), *study.prompts(schema.IDENTIFY).itertuples()]
+            objects = {fact.object for fact in facts if fact.relation == test.relation} - {test.object}
+            others = {first_token(model, test.text, name) for name in objects} - {target}
+            if not others:  # every answer begins with the same token
+                assert np.isnan(float(stored["logit_difference"]))
+                continue
+            differences = [float(logits[target] - logits[other]) for other in others]
+            assert np.abs(np.array(differences) - float(stored["logit_difference"])).min() < 1e-4
+
+
+def first_token(loaded, text, answer):
+    """The first token after the prompt's own when both are read together."""
+    before, both = (loaded.tokenizer(some)["input_ids"] for some in (text, f"{text} {answer}"))
+    assert both[: len(before)] == before
+    return both[len(before)]
 
 
 def test_accuracy_is_the_mean_of_the_verdicts_per_relation(study):
@@ -76,6 +109,8 @@ def test_accuracy_is_the_mean_of_the_verdicts_per_relation(study):
         np.testing.assert_allclose(result["accuracy"].sel(relation=relation).values, expected, rtol=1e-6)
     assert result.attrs["k"] == 200 and result.attrs["mode"] == "zero"
     assert list(result.attrs["seeds"]) == [0, 1] and result.attrs["match"] == "prefix"
+    assert result["kind"].values.tolist() == ["intact", "own", "own", "own", "random", "random"]
+    assert set(result["part"].values) == {"dev", "test"} and "kind" in result.coords
 
 
 def test_logits_differ_inside_and_are_bit_identical_afterwards(study, model):
@@ -96,7 +131,7 @@ def test_logits_differ_inside_and_are_bit_identical_afterwards(study, model):
 
 
 def test_results_are_reused(study, model, monkeypatch):
-    monkeypatch.setattr(ablate, "encode", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr(ablate, "generate", lambda *_, **__: pytest.fail("computed"))
     again = ablate.ablate(study, mask="top-200", model=model, seeds=[0, 1])
     assert again["accuracy"].shape == (6, 3)
     with pytest.raises(pytest.fail.Exception, match="computed"):
@@ -144,7 +179,7 @@ def test_a_killed_ablation_goes_on_where_it_was(copied, model, monkeypatch):
 def test_what_another_ablation_of_the_store_found_is_not_computed_again(copied, model, monkeypatch):
     before = copied.dataset("ablations/top-200").load()
     monkeypatch.setattr(
-        answers, "decode", lambda loaded, tokens, conditions, *_, todo, **__: todo.any() and pytest.fail()
+        answers, "decode", lambda loaded, exam, conditions, *_, todo, **__: todo.any() and pytest.fail()
     )
     fewer = ablate.ablate(copied, mask="top-200", model=model, seeds=[1], name="fewer").load()
     xr.testing.assert_equal(fewer["generated"], before["generated"].sel(condition=fewer["condition"]))
@@ -160,25 +195,20 @@ def test_a_sweep_has_a_dimension_k_and_equals_its_parts(copied, model):
     assert not result["accuracy"].sel(k=50, drop=True).equals(alone["accuracy"])
 
 
-def twin(loaded, text, condition, last):
-    """Text of two greedy tokens by plain hooks, without a cache;
-    overrides at all tokens or from the prompt's end on.
-    """
+def twin(loaded, text, condition, last, n_tokens):
+    """Greedy text by plain hooks, without a cache; overrides at all tokens or from the prompt's end on."""
     ids = loaded.tokenizer(text)["input_ids"]
     start = len(ids)
-    for _ in range(2):
+    for _ in range(n_tokens):
         handles = []
-        for site, off in condition.off.items():
+        for site in condition.off:
             for layer, block in enumerate(loaded.model.model.layers):
-                new = torch.from_numpy(
-                    np.asarray(condition.values.get(site, np.zeros(off.shape))[layer])
-                ).float()
-                columns = torch.from_numpy(off[layer])
+                columns, new = map(torch.from_numpy, condition.entries(site, layer))
 
                 def hook(module, inputs, output, columns=columns, new=new):
                     output = output.clone()
                     first = start - 1 if last else 0
-                    output[:, first:, columns] = new[columns]
+                    output[:, first:, columns] = new
                     return output
 
                 handles.append(getattr(block.mlp, MODULES[site]).register_forward_hook(hook))
@@ -189,18 +219,25 @@ def twin(loaded, text, condition, last):
     return loaded.tokenizer.decode(ids[start:], skip_special_tokens=True)
 
 
+def own_conditions(store, name="top-200", mode="zero"):
+    relations, chosen = masks.read(store, name)
+    return conditions.of_sets(relations, chosen, conditions.Replacements(store, mode, tuple(chosen)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "tokens"), [("zero", "last"), ("on_p50", "all"), ("resample", "last")])
 def test_every_mode_and_choice_of_tokens_equals_its_twin(copied, model, mode, tokens):
     result = ablate.ablate(copied, mask="top-200", model=model, seeds=[], mode=mode, tokens=tokens).load()
     assert (result.attrs["mode"], result.attrs["tokens"]) == (mode, tokens)
     tests = copied.prompts(schema.TEST)
-    for condition in conditions.of_mask(copied, "top-200", seeds=[], mode=mode)[1:]:
+    for condition in own_conditions(copied, mode=mode)[1:]:
         for row in range(len(tests)):
-            text = twin(model, tests.text[row], condition, tokens == "last")
+            text = twin(model, tests.text[row], condition, tokens == "last", 3)
             stored = result.sel(condition=condition.name, prompt=row)
-            assert text.startswith(str(stored["generated"].values))
-            assert bool(stored["correct"]) == verdict.is_correct(text, tests.answers[row])
+            said = str(stored["generated"].values)
+            assert text.startswith(said[: len(text)].rstrip("\ufffd")) and said[:1] == text[:1]
+            if not verdict.is_open(text, tests.answers[row]):
+                assert bool(stored["correct"]) == verdict.is_correct(text, tests.answers[row])
 
 
 def test_replacements_are_what_they_are_called(study):
@@ -238,9 +275,10 @@ def test_other_test_prompts(copied, model):
     assert set(result["relation_of"].values) == {"country_capital"} and result.sizes["relation"] == 1
     asked = other[other["split"] == "test"].reset_index(drop=True)
     assert result.sizes["prompt"] == len(asked)
-    assert straightforward(model, asked.text[0], {}).startswith(
+    assert straightforward(model, asked.text[0], {}, 30)[0].startswith(
         str(result["generated"].sel(condition="intact")[0].values)
     )
+    assert result["text"].values.tolist() == asked.text.tolist()  # what is not the store's own is kept
 
 
 def test_another_model_is_refused(study, tiny_folder):
@@ -256,19 +294,18 @@ def test_mask_or_k_but_not_both(study):
 
 def test_steps_of_a_sweep_override_only_what_a_k_adds(copied, model):
     result = ablate.ablate(copied, k=[50, 200], model=model, seeds=[]).load()
-    small, large = (conditions.of_mask(copied, f"top-{k}", seeds=[]) for k in (50, 200))
+    small, large = (own_conditions(copied, f"top-{k}") for k in (50, 200))
     added = {one.name: one for one in conditions.added(small, large)}
     tests = copied.prompts(schema.TEST)
-    assert {one.name: sum(off.sum() for off in one.off.values()) for one in added.values()} == dict.fromkeys(
-        copied.relations(), 150
-    )
+    sizes = {one.name: sum(map(len, one.off.values())) for one in added.values()}
+    assert sizes == dict.fromkeys(copied.relations(), 150)
     for row in range(len(tests)):
         own = tests.relation[row]
-        text = twin(model, tests.text[row], added[own], last=False)
-        assert text.startswith(str(result["step_generated"].sel(k=200, prompt=row).values))
-        assert bool(result["step_correct"].sel(k=200, prompt=row)) == verdict.is_correct(
-            text, tests.answers[row]
-        )
+        text = twin(model, tests.text[row], added[own], False, 3)
+        said = str(result["step_generated"].sel(k=200, prompt=row).values)
+        assert text.startswith(said[: len(text)].rstrip("\ufffd"))
+        right = verdict.is_correct(said, tests.answers[row])
+        assert bool(result["step_correct"].sel(k=200, prompt=row)) == right
     relation_of = xr.DataArray(tests.relation.to_numpy(), dims="prompt")
     first = (
         result["correct"].sel(k=50, drop=True).sel(condition=relation_of, prompt=result["prompt"], drop=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import tiny
 
-from relact.ablating import decode
+from relact.ablating import decode, packs
 from relact.ablating.conditions import Condition
 from relact.models import loading
 from relact.models.hooks import visit
@@ -50,48 +50,62 @@ def some_conditions(loaded):
     off = np.random.default_rng(1).random((3, *shape)) < 0.5
     off[1, :-1] = False
     return [
-        Condition("low", {SITE: off[0]}),
+        Condition.of("low", {SITE: off[0]}),
         Condition("intact", {}),
-        Condition("high", {SITE: off[1]}),
-        Condition("values", {SITE: off[2]}, {SITE: np.random.default_rng(3).random(shape, np.float32)}),
-        Condition("empty", {SITE: np.zeros(shape, bool)}),
+        Condition.of("high", {SITE: off[1]}),
+        Condition.of("values", {SITE: off[2]}, {SITE: np.random.default_rng(3).random(shape, np.float32)}),
+        Condition.of("empty", {SITE: np.zeros(shape, bool)}),
     ]
 
 
-def all_texts(loaded, tokens, conditions, **options):
-    texts = np.full((len(conditions), len(tokens)), None, object)
+def asked(tokens, is_open=lambda prompt, text, n_tokens: n_tokens < 4):
+    """Questions whose answers and distractors begin with any token; every seventh has none."""
+    targets, distractors = np.random.default_rng(4).integers(3, 250, (2, len(tokens)))
+    targets[::7] = distractors[::5] = -1
+    return decode.Questions(tokens, targets, distractors, is_open)
+
+
+def all_replies(loaded, questions, conditions, **options):
+    shape = (len(conditions), len(questions.tokens))
+    texts, numbers = np.full(shape, None, object), np.full((2, *shape), np.nan, np.float32)
 
     def finished(part, rows, found):
-        for at, own in zip(part, found, strict=True):
-            assert (texts[at, list(rows)] == np.array(None)).all()  # nothing twice
-            texts[at, list(rows)] = own
+        there = np.ix_(part, rows)
+        assert (texts[there] == np.array(None)).all()  # nothing twice
+        texts[there] = found.texts
+        numbers[:, *there] = found.log_probability, found.logit_difference
 
-    decode.decode(loaded, tokens, conditions, finished, **options)
-    return texts
+    decode.decode(loaded, questions, conditions, finished, **options)
+    return texts, numbers
 
 
-def one_by_one(loaded, ids, condition, last=False):
-    """Two greedy tokens without any cache: the whole prompt again for each."""
-    ids, start = list(ids), len(ids)
+def all_texts(loaded, tokens, conditions, is_open=None, **options):
+    questions = asked(tokens, is_open) if is_open else asked(tokens)
+    return all_replies(loaded, questions, conditions, **options)[0]
+
+
+def one_by_one(loaded, ids, condition, last=False, n_tokens=4):
+    """Greedy tokens without any cache, the whole prompt again for each; and the logits after the prompt."""
+    ids, start, first_logits = list(ids), len(ids), None
     first = start - 1 if last else 0
 
     def override(site, layer, values):
-        off = torch.from_numpy(condition.off[site][layer])
-        new = torch.from_numpy(condition.values[site][layer]) if condition.values else torch.zeros(len(off))
+        neurons, new = condition.entries(site, layer)
         values = values.clone()
-        values[:, first:, off] = new[off]
+        values[:, first:, neurons] = torch.from_numpy(new)
         return values
 
-    for _ in range(2):
+    for _ in range(n_tokens):
         with (
             torch.inference_mode(),
             visit(loaded.model, list(condition.off) or [SITE], override if condition.off else keep),
         ):
-            logits = loaded.model(torch.tensor([ids])).logits
-        ids.append(int(logits[0, -1].argmax()))
+            logits = loaded.model(torch.tensor([ids])).logits[0, -1]
+        first_logits = logits if first_logits is None else first_logits
+        ids.append(int(logits.argmax()))
         if ids[-1] == loaded.model.generation_config.eos_token_id:
             break
-    return loaded.tokenizer.decode(ids[start:], skip_special_tokens=True)
+    return loaded.tokenizer.decode(ids[start:], skip_special_tokens=True), first_logits
 
 
 def keep(site, layer, values):
@@ -103,10 +117,18 @@ def keep(site, layer, values):
 def test_every_row_has_its_own_overrides_whatever_its_batch_mates(name, last):
     loaded = loaded_tiny(name)
     tokens, conditions = token_rows(), some_conditions(loaded)
-    together = all_texts(loaded, tokens, conditions, last=last, batch_tokens=200)
+    questions = asked(tokens)
+    together, (certain, difference) = all_replies(loaded, questions, conditions, last=last, batch_tokens=200)
     for at, condition in enumerate(conditions):
         for row in (*range(6), 6, 7, 25, 26, 64, 66, 67):
-            assert together[at, row] == one_by_one(loaded, tokens[row], condition, last)
+            text, logits = one_by_one(loaded, tokens[row], condition, last)
+            assert together[at, row] == text
+            target, distractor = questions.targets[row], questions.distractors[row]
+            expected = float(logits.log_softmax(0)[target]) if target >= 0 else np.nan
+            np.testing.assert_allclose(certain[at, row], expected, atol=1e-4)
+            known = target >= 0 and distractor >= 0
+            expected = float(logits[target] - logits[distractor]) if known else np.nan
+            np.testing.assert_allclose(difference[at, row], expected, atol=1e-4)
     assert not np.array_equal(together[0], together[1])
     assert np.array_equal(together[1], together[4])
 
@@ -126,39 +148,54 @@ def test_batches_of_any_size_say_the_same(name, batch_tokens):
 def test_a_trial_finds_out_whether_prompts_can_be_packed(name, packs, monkeypatch):
     loaded = loaded_tiny(name)
     used = []
-    real = decode._answer_packed
-    monkeypatch.setattr(decode, "_answer_packed", lambda *given: used.append(1) or real(*given))
+    real = decode.Pack.more
+    monkeypatch.setattr(decode.Pack, "more", lambda *given: used.append(1) or real(*given))
     all_texts(loaded, token_rows(), some_conditions(loaded))
     assert bool(used) == packs
 
 
-def test_a_window_shorter_than_a_pack_is_respected():
-    """A sliding window counts places in memory, so packs must stay inside it."""
+@pytest.mark.parametrize("n_tokens", [2, 12])
+def test_a_window_shorter_than_a_pack_is_respected(n_tokens, monkeypatch):
+    """A sliding window counts places in memory, so packs must stay inside it, and long answers leave them."""
     model = tiny.model("mistral", sliding_window=50)
     loaded = loading.LoadedModel(model, tiny.tokenizer(), "m", None, "", "", "float32", "mistral")
     tokens, conditions = token_rows(), some_conditions(loaded)
-    together = all_texts(loaded, tokens, conditions)
+    left = []
+    real = packs.Pack.more
+
+    def more(*given):
+        try:
+            return real(*given)
+        except packs.Full:
+            left.append(1)
+            raise
+
+    monkeypatch.setattr(packs.Pack, "more", more)
+    together = all_texts(loaded, tokens, conditions, lambda prompt, text, said: said < n_tokens)
+    assert bool(left) == (n_tokens > 2)
     for at, condition in enumerate(conditions):
         for row in (0, 3, 5, 30, 67):
-            assert together[at, row] == one_by_one(loaded, tokens[row], condition)
+            text = one_by_one(loaded, tokens[row], condition, n_tokens=n_tokens)[0]
+            assert together[at, row] == text
 
 
-def test_a_second_token_only_where_the_verdict_is_open():
+def test_read_on_only_where_the_verdict_is_open():
     loaded = loaded_tiny("llama")
     tokens, conditions = token_rows(), some_conditions(loaded)
     whole = all_texts(loaded, tokens, conditions)
-    asked = []
+    calls = []
 
-    def is_open(prompt, text):
-        asked.append((prompt, text))
-        return prompt % 3 == 0
+    def is_open(prompt, text, n_tokens):
+        calls.append((prompt, n_tokens))
+        return n_tokens < 1 + prompt % 4
 
-    part = all_texts(loaded, tokens, conditions, is_open=is_open)
+    part = all_texts(loaded, tokens, conditions, is_open)
     for row in range(len(tokens)):
         for long, short in zip(whole[:, row], part[:, row], strict=True):
-            assert short == long if row % 3 == 0 else long.startswith(short.rstrip("\ufffd"))
+            assert short == long if row % 4 == 3 else long.startswith(short.rstrip("\ufffd"))
     assert any(len(short) < len(long) for short, long in zip(part[:, 1], whole[:, 1], strict=True))
-    assert {prompt for prompt, _ in asked} == set(range(len(tokens)))
+    assert {prompt for prompt, _ in calls} == set(range(len(tokens)))
+    assert all(n_tokens <= 1 + prompt % 4 for prompt, n_tokens in calls)
 
 
 def test_only_what_is_still_to_be_done():
@@ -167,5 +204,17 @@ def test_only_what_is_still_to_be_done():
     todo = np.zeros((len(conditions), len(tokens)), bool)
     todo[2, :6] = True
     part = all_texts(loaded, tokens, conditions, todo=todo)
-    assert np.array_equal(part != np.array(None), todo)
+    found = part != np.array(None)
+    assert found[todo].all() and not found[[0, 1, 3, 4]].any() and found.sum() < 30
     assert np.array_equal(part[todo], all_texts(loaded, tokens, conditions)[todo])
+
+
+def test_prompts_run_under_the_conditions_that_are_asked_of_them_alone():
+    loaded = loaded_tiny("llama")
+    questions, conditions = asked(token_rows()), some_conditions(loaded)
+    wanted = np.random.default_rng(5).random((len(conditions), len(questions.tokens))) < 0.5
+    texts, numbers = all_replies(loaded, questions, conditions, wanted=wanted)
+    every, all_numbers = all_replies(loaded, questions, conditions)
+    assert np.array_equal(texts != np.array(None), wanted)
+    assert np.array_equal(texts[wanted], every[wanted])
+    np.testing.assert_allclose(numbers[:, wanted], all_numbers[:, wanted], atol=1e-4)

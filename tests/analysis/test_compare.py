@@ -12,12 +12,13 @@ from scipy.stats import spearmanr
 
 from relact.analysis import compare, query
 from relact.capturing.capture import capture
-from relact.errors import InputError
+from relact.errors import BudgetError, InputError
 from relact.scoring import masks
-from relact.scoring.score import score
+from relact.scoring.score import score, scores_of
 from relact.store import local
 
 NEURONS = 6_272  # of the study's model
+UNITS = 3_200  # gate and up of a hidden unit counted once
 
 
 def sets_of(study, mask):
@@ -73,19 +74,63 @@ def test_chance_is_what_random_sets_share():
 
 
 def test_overlap_over_k_grows_and_matches_a_mask(study):
-    found = compare.overlap(study, k=[20, 200, 5000, NEURONS])
+    found = compare.overlap(study, k=[20, 200, 2000, UNITS])
     assert (found["shared"].diff("k") >= 0).all()
     xr_equal = found.sel(k=200, drop=True)
     assert xr_equal.equals(compare.overlap(study, "top-200"))
     assert xr_equal.equals(compare.overlap(study, k=200))
     assert compare.overlap(study, k=200, by="layer").equals(compare.overlap(study, "top-200", by="layer"))
-    assert (found["shared"].sel(k=NEURONS) == NEURONS).all() and (found["jaccard"].sel(k=NEURONS) == 1).all()
+    assert (np.diag(found["shared"].sel(k=UNITS)) == UNITS).all()
 
 
 def test_pairs_name_every_two_relations_once(study):
     table = compare.pairs(compare.overlap(study, "top-200", by="site"))
     assert len(table) == 3 * 3 and table["shared"].is_monotonic_decreasing
     assert len(table[["relation", "other"]].drop_duplicates()) == 3 and (table.relation != table.other).all()
+
+
+def test_sampled_negatives_stand_beside_the_stored_scores(study, tmp_path):
+    found = compare.overlap(study, k=1500, negatives=1)
+    assert found["shared"].dims == ("relation", "other", "negatives")
+    assert found["negatives"].values.tolist() == ["rest", "1"] and found.attrs["negatives"] == "rest"
+    stored = compare.overlap(study, k=1500)
+    assert found.sel(negatives="rest", drop=True).equals(stored) and "negatives" not in stored.dims
+    copy = tmp_path / "sampled.zarr"
+    shutil.copytree(study.path, copy)
+    sampled = score(copy, negatives=1)
+    again = compare.overlap(sampled, k=1500)
+    assert found.sel(negatives="1", drop=True).equals(again) and again.attrs["negatives"] == "1"
+    assert not again.equals(stored)
+    assert study.scores_record().negatives is None  # nothing was stored
+    with pytest.raises(InputError, match="have 1 sampled negatives per positive already"):
+        compare.overlap(sampled, k=1500, negatives=1)
+
+
+@pytest.mark.parametrize("statistic", ["average_precision", "auroc"])
+def test_scores_in_memory_are_those_that_would_be_stored(study, tmp_path, statistic):
+    copy = tmp_path / "sampled.zarr"
+    shutil.copytree(study.path, copy)
+    stored = score(copy, negatives=1, seed=3, statistics=[statistic])
+    told: list[int] = []
+    found = scores_of(
+        study, 1, seed=3, statistic=statistic, progress=lambda _, done, *more: told.append(done)
+    )
+    assert told[-1] == NEURONS
+    for site, values in found.items():
+        np.testing.assert_array_equal(values, stored.dataset(f"scores/{site}")[statistic].values)
+    with pytest.raises(BudgetError, match="the budget is"):
+        scores_of(study, 1, memory=2**20)
+
+
+def test_scores_of_some_relations_are_compared_in_their_order(study, tmp_path):
+    copy = tmp_path / "some.zarr"
+    shutil.copytree(study.path, copy)
+    names = study.relations()[:0:-1]
+    some = score(copy, relations=names)
+    found = compare.overlap(some, k=1500, negatives=1)
+    assert found["relation"].values.tolist() == names
+    whole = compare.overlap(study, k=1500, negatives=1)["shared"].sel(negatives="1")
+    assert (found["shared"].sel(negatives="1") == whole.sel(relation=names, other=names)).all()
 
 
 @pytest.fixture
@@ -138,6 +183,11 @@ def test_refusals(study, tiny_folder, tiny_prompts, tmp_path):
         compare.overlap(study, "top-200", k=3)
     with pytest.raises(InputError, match="cannot count by 'head'"):
         compare.overlap(study, by="head")
+    for choices in ({}, {"k": [1, 2]}, {"k": 2, "by": "site"}):
+        with pytest.raises(InputError, match="beside the top of one k"):
+            compare.overlap(study, negatives=4, **choices)
+    with pytest.raises(InputError, match="0 negatives per positive"):
+        compare.overlap(study, k=2, negatives=0)
     with pytest.raises(InputError, match="several k and by layer"):
         compare.overlap(study, k=[1, 2], by="layer")
     tiny = score(capture(str(tiny_folder), tiny_prompts, tmp_path / "tiny.zarr"))
@@ -154,6 +204,15 @@ def test_refusals(study, tiny_folder, tiny_prompts, tmp_path):
 def test_the_command(command, study, other, tmp_path):
     code, out, _ = command("compare", study.path)
     assert code == 0 and "200" in out and "expected of two random sets of these sizes: 6.4" in out
+    assert "(--k K --negatives 4 shows them beside)" in " ".join(out.split())
+    code, out, err = command("compare", study.path, "--k", "300", "--negatives", "4")
+    assert code == 0 and "shared neurons by negatives" in out and "rest" in out, err
+    shared = compare.overlap(study, k=300, negatives=4)["shared"].values[0, 1]
+    (line,) = (line.split() for line in out.splitlines() if line.startswith("country_capital & adj"))
+    assert line[-2:] == [str(number) for number in shared]
+    code, out, _ = command("compare", study.path, "--k", "300", "--negatives", "4", "--json")
+    assert {row["negatives"] for row in json.loads(out)} == {"rest", "4"}
+    assert command("compare", study.path, other, "--k", "300", "--negatives", "4")[0] == 2
     code, out, _ = command("compare", study.path, "--k", "100,1000")
     assert code == 0 and len([line for line in out.splitlines() if " & " in line]) == 3
     assert command("compare", study.path, "--by", "layer", "-o", tmp_path / "t.parquet")[0] == 0

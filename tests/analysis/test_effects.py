@@ -1,150 +1,128 @@
-"""Drops, cumulativity and evidence, against counting by hand and scipy."""
+"""Drops, parts, kinds and cumulativity, against counting by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 import xarray as xr
-from scipy.stats import bootstrap
+from helpers.ablated import ablated, study
 
-from relact.analysis import effects, evidence
+from relact.analysis import effects
+from relact.errors import InputError
 
 CONDITIONS = ["intact", "a", "b", "random-0", "random-1", "random-2"]
 RELATIONS = ["a", "b"]
+ROWS = [[1, 1, 1, 0], [0, 0, 1, 0], [1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]
 
 
-def ablation(correct, relation_of, conditions=CONDITIONS):
-    """A dataset as `relact ablate` stores it."""
-    correct, relation_of = np.asarray(correct, bool), np.asarray(relation_of)
-    accuracy = [[row[relation_of == name].mean() for name in RELATIONS] for row in correct]
-    return xr.Dataset(
-        {
-            "correct": (("condition", "prompt"), correct),
-            "accuracy": (("condition", "relation"), accuracy),
-            "relation_of": ("prompt", relation_of),
-        },
-        coords={"condition": conditions, "relation": RELATIONS},
-    )
-
-
-@pytest.fixture
-def noisy():
-    """40 prompts of each relation; a loses much under its own neurons, b nothing, b gains under a's."""
-    generator = np.random.default_rng(0)
-    relation_of = np.repeat(RELATIONS, 40)
-    chance = {"intact": (0.8, 0.4), "a": (0.2, 0.8), "b": (0.75, 0.4)}
-    rows = [generator.random(80) < np.repeat(chance.get(name, (0.78, 0.42)), 40) for name in CONDITIONS]
-    return ablation(rows, relation_of)
-
-
-def test_drops_by_hand():
-    relation_of = ["a", "a", "b", "b"]
-    rows = [[1, 1, 1, 0], [0, 0, 1, 0], [1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]
-    found = effects.effects(ablation(rows, relation_of))
+@pytest.mark.parametrize("kinds", [None, False])
+def test_drops_by_hand(kinds):
+    found = effects.effects(ablated(ROWS, [*"aabb"], CONDITIONS, kinds=kinds))
     assert (found.own, found.other) == (75.0, 25.0)  # a: 100, b: 50; b under a: 0, a under b: 50
     assert found.random == pytest.approx((50 + 0 + 0 - 50 + 0 + 50) / 6)
     assert found.drops.dims == ("condition", "relation") and "intact" not in found.drops["condition"]
     assert found.relative.sel(condition="b", relation="b") == 1.0  # all of what it knew
     assert found.relative.sel(condition="b", relation="a") == 0.5
+    assert found.log_drops is None and np.isnan([found.log_own, found.log_other, found.log_random]).all()
+
+
+def test_nats_lost_by_hand():
+    logs = -np.array(
+        [[1, 1, 2, 2], [2, 4, 2, 2], [1, 1, 3, 7], [1, 2, 2, 4], [1, 1, 2, 2], [1, 1, np.inf, 2.0]]
+    )
+    found = effects.effects(ablated(ROWS, [*"aabb"], CONDITIONS, logs=logs))
+    assert found.log_drops.sel(condition="a").values.tolist() == [2.0, 0.0]
+    assert found.log_drops.sel(condition="b").values.tolist() == [
+        0.0,
+        5.0,
+    ]  # the prompt that is finite in all
+    assert (found.log_own, found.log_other) == (3.5, 0.0)
+    assert found.log_random == pytest.approx((0.5 / 3 + 2 / 3) / 2)
+
+
+def test_kinds_decide_whose_neurons_are_off_not_names():
+    """A relation may be called like a control, and a control like anything."""
+    dataset = ablated([[1, 1], [0, 1], [1, 0]], ["random-0", "b"], ["intact", "random-0", "shuffled"])
+    dataset = dataset.assign_coords(kind=("condition", ["intact", "own", "random"]))
+    found = effects.effects(dataset)
+    assert (found.own, found.other, found.random) == (100.0, 0.0, 50.0)
+    assert effects.kinds_of(dataset) == ["intact", "own", "random"]
+    masks = effects.cells(["random-0", "shuffled"], ["random-0", "b"], ["own", "random"])
+    assert masks["own"].tolist() == [[True, False], [False, False]]
+    assert masks["other"].tolist() == [[False, True], [False, False]]
+    assert masks["random"].tolist() == [[False, False], [True, True]]
+
+
+def test_every_relation_weighs_the_same():
+    """b has no neurons of its own here, and so one more of other relations'."""
+    dataset = ablated([[1, 1], [0, 0], [1, 1]], ["a", "b"], ["intact", "a", "a without b"])
+    assert effects.effects(dataset).other == (0 + (100 + 0) / 2) / 2
 
 
 def test_what_is_not_there_is_nan():
-    found = effects.effects(ablation([[1, 1], [0, 1]], ["a", "b"], ["intact", "a without b"]))
+    found = effects.effects(ablated([[1, 1], [0, 1]], ["a", "b"], ["intact", "a without b"]))
     assert np.isnan(found.own) and np.isnan(found.random) and found.other == 50.0
 
 
-def test_mcnemar_is_the_binomial_test(noisy):
-    before, after = noisy["correct"].values[0], noisy["correct"].values[1:]
-    for p, row in zip(evidence.mcnemar(before, after), after, strict=True):
-        lost, gained = int((before & ~row).sum()), int((~before & row).sum())
-        assert p == pytest.approx(scipy.stats.binomtest(lost, lost + gained).pvalue)
-    assert evidence.mcnemar(before, before[None]).tolist() == [1.0]
+def test_without_intact_there_are_no_effects():
+    with pytest.raises(InputError, match="intact"):
+        effects.effects(ablated([[1, 1]], ["a", "b"], ["a"]))
 
 
-def test_evidence_by_hand_and_by_scipy(noisy):
-    found = evidence.evidence(noisy)
-    drops = effects.effects(noisy).drops
-    np.testing.assert_allclose(found["drop"].values, drops.values)
-    correct, relation_of = noisy["correct"].values, noisy["relation_of"].values
-    majority = correct[3:].sum(axis=0) >= 2
-    for row, name in enumerate(CONDITIONS[1:], 1):
-        for relation in RELATIONS:
-            own = relation_of == relation
-            cell = found.sel(condition=name, relation=relation)
-            loss = correct[0, own].astype(float) - correct[row, own]
-            assert cell["lost"] - cell["gained"] == loss.sum()
-            assert cell["p_intact"] == pytest.approx(
-                evidence.mcnemar(correct[0, own], correct[row : row + 1, own])[0]
-            )
-            assert cell["p_random"] == pytest.approx(
-                evidence.mcnemar(majority[own], correct[row : row + 1, own])[0]
-            )
-            other = bootstrap(
-                (loss,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(1)
-            )
-            low, high = other.confidence_interval
-            assert cell["low"] == pytest.approx(100 * low, abs=2.6)  # one prompt is 2.5 points
-            assert cell["high"] == pytest.approx(100 * high, abs=2.6)
-    four = found["p_intact"].sel(condition=["a", "b"]).values
-    expected = scipy.stats.false_discovery_control(four.ravel()).reshape(2, 2)
-    np.testing.assert_allclose(found["q_intact"].sel(condition=["a", "b"]).values, expected)
-    assert np.isnan(found["q_intact"].sel(condition="random-0")).all()
+def test_a_part_is_its_prompts_and_its_relations():
+    parts = ["dev", "test", "test", "test"]
+    dataset = ablated(ROWS, [*"abaa"], CONDITIONS, parts=parts)
+    dataset["digest"] = (("condition", "relation"), np.array([[f"{c}{r}" for r in "ab"] for c in CONDITIONS]))
+    test, dev = effects.of_part(dataset, "test"), effects.of_part(dataset, "dev")
+    assert effects.of_part(dataset, "all") is dataset
+    assert test["correct"].values.tolist() == [[bool(x) for x in row[1:]] for row in ROWS]
+    expected = [[np.mean(row[2:]), row[1]] for row in ROWS]  # of a and of b
+    np.testing.assert_array_equal(test["accuracy"], np.array(expected, np.float32))
+    assert test["accuracy"].dtype == np.float32 and test["accuracy"].dims == dataset["accuracy"].dims
+    assert dev["relation"].values.tolist() == ["a"] and dev["digest"].shape == (6, 1)
+    assert dev["condition"].values.tolist() == CONDITIONS and dev["accuracy"].values[:, 0].tolist() == [
+        row[0] for row in ROWS
+    ]
 
 
-def test_group_means_have_joint_intervals(noisy):
-    found = evidence.evidence(noisy)
-    summary = effects.effects(noisy)
-    assert found["group"].values.tolist() == ["own", "other", "random"]
-    np.testing.assert_allclose(found["mean_drop"].values, [summary.own, summary.other, summary.random])
-    assert (found["mean_low"] <= found["mean_drop"]).all() and (
-        found["mean_drop"] <= found["mean_high"]
-    ).all()
-    # random: the mean over the controls, then prompts drawn per relation, is the same statistic
-    correct, relation_of = noisy["correct"].values.astype(float), noisy["relation_of"].values
-    per_prompt = 100 * (correct[0] - correct[3:].mean(axis=0))
-    generator = np.random.default_rng(7)
-    parts = [per_prompt[relation_of == name] for name in RELATIONS]
-    drawn = [np.mean([generator.choice(part, part.size).mean() for part in parts]) for _ in range(5000)]
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    random = found.sel(group="random")
-    assert float(random["mean_low"]) == pytest.approx(low, abs=0.6)
-    assert float(random["mean_high"]) == pytest.approx(high, abs=0.6)
+def test_a_part_of_a_sweep_keeps_its_steps():
+    one = ablated(ROWS, [*"aabb"], CONDITIONS, parts=["dev", "test", "dev", "test"])
+    chosen = effects.of_part(
+        xr.concat([one, one], dim=pd.Index([1, 2], name="k"), data_vars=["correct", "accuracy"]), "dev"
+    )
+    assert chosen["accuracy"].dims == ("k", "condition", "relation")
+    assert chosen["accuracy"].sel(k=2, condition="a").values.tolist() == [0.0, 1.0]
 
 
-def test_evidence_is_seeded(noisy):
-    first, again, other = (evidence.evidence(noisy, seed=seed, resamples=500) for seed in (1, 1, 2))
-    xr.testing.assert_identical(first, again)
-    assert not first["low"].equals(other["low"])
+def test_older_results_are_all_test():
+    dataset = ablated(ROWS, [*"aabb"], CONDITIONS, kinds=False)
+    xr.testing.assert_identical(effects.of_part(dataset, "test"), dataset)
+    with pytest.raises(InputError, match=r"'dev'.*Choose of test, all"):
+        effects.of_part(dataset, "dev")
 
 
-def test_who_hurts_and_helps_whom(noisy):
-    table = evidence.influences(evidence.evidence(noisy)).set_index("switched_off")
-    assert table.index.tolist() == ["a", "b"]
-    assert table.loc["a", "own"] > 30 and table.loc["a", "own_clear"]
-    assert table.loc["a", "helps"].startswith("b ") and table.loc["a", "interference"] == 1
-    assert table.loc["a", "versatility"] == 0 and not table.loc["b", "own_clear"]
-    assert table.loc["b", ["hurts", "helps"]].tolist() == ["", ""]
+def test_a_part_of_a_whole_study_has_the_effects_of_its_prompts():
+    generator = np.random.default_rng(0)
+    dataset = study(generator, [20, 30], n_random=2, own=1.0)
+    parts = np.where(generator.random(50) < 0.3, "dev", "test")
+    found = effects.effects(effects.of_part(dataset.assign_coords(part=("prompt", parts)), "test"))
+    shown = dataset.isel(prompt=np.flatnonzero(parts == "test"))
+    own = [
+        shown.sel(condition=name).isel(prompt=shown["relation_of"].values == name) for name in ("r0", "r1")
+    ]
+    intact = [
+        shown.sel(condition="intact").isel(prompt=shown["relation_of"].values == name)
+        for name in ("r0", "r1")
+    ]
+    for measure, factor, value in (("correct", 100, found.own), ("log_probability", 1, found.log_own)):
+        drops = [float(a[measure].mean() - b[measure].mean()) for a, b in zip(intact, own, strict=True)]
+        assert value == pytest.approx(factor * np.mean(drops), abs=1e-4)
 
 
-def test_without_controls_intact_alone_decides(noisy):
-    found = evidence.evidence(noisy.isel(condition=[0, 1, 2]))
-    assert np.isnan(found["p_random"]).all() and found["group"].values.tolist() == ["own", "other"]
-    assert evidence.influences(found)["own_clear"].tolist() == [True, False]
-
-
-def test_nothing_is_found_where_nothing_is_there():
-    """Identical models that are right by coin flips: hardly ever a significant cell."""
-    generator = np.random.default_rng(3)
-    relation_of = np.repeat(RELATIONS, 50)
-    clear = 0
-    for _ in range(40):
-        intact = generator.random(100) < 0.5
-        flips = generator.random((5, 100)) < 0.2
-        table = evidence.evidence(ablation([intact, *(intact ^ flips)], relation_of), resamples=10)
-        clear += int((table["q_intact"].sel(condition=["a", "b"]) < 0.05).any())
-    assert clear <= 6
+def test_cumulativity_needs_a_sweep():
+    with pytest.raises(InputError, match="several k"):
+        effects.cumulativity(ablated(ROWS, [*"aabb"], CONDITIONS))
 
 
 def test_cumulativity_by_hand():

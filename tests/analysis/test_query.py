@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
 from rich.console import Console
 
-from relact import colours
+from relact import colours, schema
 from relact.analysis import query, tables
 from relact.cli import drawing, terminal
 from relact.errors import InputError, StoreError
 from relact.schema import STATISTICS
+from relact.store import local
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +43,29 @@ def best_by_pandas(plain, relation, n, statistic="average_precision"):
 @pytest.mark.parametrize("statistic", ["average_precision", "on_p90"])
 def test_top_is_a_full_sort(study, plain, n, statistic):
     found = query.top(study, relation="country_capital", n=n, statistic=statistic)
-    expected = best_by_pandas(plain, "country_capital", n, statistic)
-    pd.testing.assert_frame_equal(found, expected[found.columns], check_dtype=False)
+    every = best_by_pandas(plain, "country_capital", 10**9, statistic)
+    assert found[statistic].tolist() == every[statistic].head(n).tolist()
+    place = ["site", "layer", "neuron"]
+    assert not found.duplicated(place).any()
+    merged = found[place].merge(every, on=place)  # in the order of what was found
+    pd.testing.assert_frame_equal(found, merged[found.columns], check_dtype=False)
+
+
+def test_equal_scores_are_not_in_the_order_of_the_store(study, tmp_path):
+    """Half of all scores are made equal: the first of them are spread over sites and layers."""
+    shutil.copytree(study.path, tmp_path / "s.zarr")
+    copied = local.open(tmp_path / "s.zarr")
+    for site in copied.layouts:
+        zarr.open_group(copied.path)[f"scores/{site}/average_precision"][:, :, ::2] = 1.0
+    found = query.top(copied, relation="country_capital", n=60)
+    assert set(found.average_precision) == {1.0} and found.site.nunique() == 3 and found.layer.nunique() == 4
+    pd.testing.assert_frame_equal(found, query.top(copied, relation="country_capital", n=60))
+    margin = np.random.default_rng(0).random((3, 4, copied.layouts["mlp.up"].width), np.float32)
+    for site in copied.layouts:
+        group = zarr.open_group(copied.path)[f"scores/{site}"]
+        group.create_array("margin", data=margin, dimension_names=schema.BY_NEURON)
+    found = query.top(copied, relation="country_capital", n=60)
+    assert found.margin.is_monotonic_decreasing
 
 
 def test_top_of_some_sites_and_of_more_than_there_are(study, plain):

@@ -27,7 +27,7 @@ def test_every_step_alone(relact, tiny_folder, prompt_file, tmp_path):
     assert code == 0 and all(0 <= share <= 1 for share in json.loads(out)["top 12 that stay"].values())
     assert relact("select", store, "--k", 12, "--name", "twelve")[0] == 0
     code, out, err = relact("ablate", store, "--mask", "twelve", "--seeds", 2)
-    assert code == 0 and "ablate:" in err and "mean drop in points" in out
+    assert code == 0 and "ablate:" in err and "own neurons cost" in out
     code, out, _ = relact("top", store, "--relation", "size", "-n", 3, "--json")
     rows = json.loads(out)
     assert code == 0 and len(rows) == 3 and {"site", "layer", "neuron", "average_precision"} <= set(rows[0])

@@ -184,13 +184,14 @@ def save(folder: Path, name: str = "llama", **options: Any) -> Path:
 
 
 def save_talker(folder: Path) -> Path:
-    """A saved llama of 6,272 MLP neurons, two inner chunks to a site, that prefers to say letters:
-    what it says can be an answer (`knowing`).
+    """A saved llama of 6,272 MLP neurons, two inner chunks to a site, that prefers to say letters and line
+    breaks: what it says can be an answer (`knowing`).
     """
     talker = model(num_hidden_layers=4, intermediate_size=768, max_position_embeddings=512)
     letters = tokenizer().convert_tokens_to_ids([*"abcdefghijklmnopqrstuvwxyz"])
     with torch.no_grad():
         talker.lm_head.weight[letters] *= 4
+        talker.lm_head.weight[tokenizer().convert_tokens_to_ids("\u010a")] *= 12  # a line break
     return _save(folder, talker)
 
 
@@ -234,12 +235,13 @@ def save_gguf(file: Path) -> Path:
 
 
 def knowing(loaded: Any, prompts: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """The prompts; of three of a split the loaded model knows two: what it says is the answer."""
+    """The prompts; of three of a split the loaded model knows two: the word that it says is the answer."""
     prompts = prompts.copy()
     for number, (row, text) in enumerate(prompts.loc[prompts["split"] == split, "text"].items()):
         if number % 3:
             ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
             with torch.inference_mode():
-                said = loaded.model.generate(ids, max_new_tokens=2, do_sample=False)[0, ids.shape[1] :]
-            prompts.at[row, "answers"] = [loaded.tokenizer.decode(said, skip_special_tokens=True)]
+                said = loaded.model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+            word = loaded.tokenizer.decode(said, skip_special_tokens=True).partition("\n")[0]
+            prompts.at[row, "answers"] = [word or "nothing"]
     return prompts

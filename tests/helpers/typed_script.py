@@ -48,7 +48,12 @@ def questions(path: str) -> None:
     result = tree["ablations/top-400"].to_dataset()
     found = relact.evidence(result)
     relact.influences(found).head()
+    print(relact.claims(found), relact.effects(relact.of_part(result, "test")).log_own)
+    relact.judge(path, "top-400", match="exact").head()
+    relact.leaderboard(path, ["average_precision", "margin"], k=[100, 400]).head()
+    relact.leaderboard_of(path, part="dev").head()
     relact.cumulativity(result).head()
+    relact.error_types(path, "top-400").head()
     print(relact.effects(result).own, relact.kernels.lape(best.to_numpy()))
 
 

@@ -7,10 +7,12 @@ import pytest
 from helpers.columns import CLOSE, labels_of_every_kind
 
 from relact.errors import InputError
-from relact.kernels import STATISTICS, lape, rank_statistics, statistic
+from relact.kernels import STATISTICS, Statistic, lape, rank_statistics, statistic
+
+DEFINED = {name: known for name, known in STATISTICS.items() if isinstance(known, Statistic)}
 
 
-@pytest.mark.parametrize("name", sorted(STATISTICS))
+@pytest.mark.parametrize("name", sorted(DEFINED))
 def test_kernels_keep_to_the_definitions_of_the_registry(name: str) -> None:
     random = np.random.default_rng(7)
     values = random.normal(size=(61, 21)).round(1).astype(np.float32)
@@ -19,7 +21,7 @@ def test_kernels_keep_to_the_definitions_of_the_registry(name: str) -> None:
         roles, result = labels.roles[labels.classes], rank_statistics([values], labels, [name])[name]
         for r, n in np.ndindex(result.shape):
             on, off = np.sort(values[roles[:, r] == 1, n]), np.sort(values[roles[:, r] == 0, n])
-            expected = STATISTICS[name].definition(on.astype(np.float64), off.astype(np.float64))
+            expected = DEFINED[name].definition(on.astype(np.float64), off.astype(np.float64))
             np.testing.assert_allclose(result[r, n], expected, rtol=CLOSE, atol=CLOSE)
 
 

@@ -35,6 +35,8 @@ def test_a_table_comes_back_as_it_was_written(tmp_path, suffix):
         ({"answers": [["x"], "Paris", ["y"]]}, "row 2, column 'answers'"),
         ({"answers": [["x"], [1], ["y"]]}, "row 2, column 'answers'"),
         ({"subject": ["a", None, "c"]}, "row 2, column 'subject'"),
+        ({"relation": ["r", "intact", "r"]}, "row 2, column 'relation': 'intact'. Choose another name"),
+        ({"relation": ["r", "r", "random-7"]}, "row 3, column 'relation': 'random-7'. Choose another name"),
     ],
 )
 def test_a_wrong_cell_is_named_with_file_row_and_column(tmp_path, change, message):
@@ -82,3 +84,9 @@ def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path):
 def test_the_preview_shows_prompt_and_answers():
     made = Relation("r", {"en": ("{} is",)}, tuple(Fact(str(at), f"s{at}", "x", ("y",)) for at in range(9)))
     assert "is  ->  x | y" in table.preview(prompts.prompts([made]))
+
+
+@pytest.mark.parametrize("name", ["Intact", "intact_verbs", "random", "randomness", "not random-1"])
+def test_a_name_that_only_resembles_a_condition_is_kept(name):
+    frame = pandas.DataFrame({"text": ["a", "b"], "relation": name})
+    assert table.check(frame)["relation"].tolist() == [name, name]

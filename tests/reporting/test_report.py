@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from helpers import ablated
 
 import relact
 from relact import colours, kernels
@@ -18,6 +19,7 @@ from relact.analysis import compare, query
 from relact.errors import InputError, StoreError
 from relact.reporting import figures, looks
 from relact.reporting import gather as gathering
+from relact.reporting.ablations import ablations_of
 from relact.reporting.page import render
 
 
@@ -46,36 +48,32 @@ def test_accuracies_are_those_of_the_store(gathered, plain):
     assert len(table) == 3 * 4
 
 
-def test_several_k_in_one_group_are_a_sweep(gathered):
+def test_several_k_in_one_group_are_a_sweep():
     random = np.random.default_rng(0)
-    names = ["a", "b"]
-    accuracy = xr.DataArray(
-        random.random((2, 4, 2)),
-        dims=("k", "condition", "relation"),
-        coords={"k": [10, 100], "condition": ["intact", "a", "b", "random-0"], "relation": names},
-    )
+    parts = [ablated.study(random, [8, 9], n_random=2, own=own) for own in (0.1, 2.0)]
+    sweep_of_two = xr.concat(parts, dim=xr.DataArray([10, 100], dims="k", name="k"), data_vars="different")
 
     class Fake:
         def children(self, group):
             return ["sweep"]
 
         def dataset(self, group):
-            return accuracy.to_dataset(name="accuracy")
+            return sweep_of_two
 
-    choices, table, sweep = gathering._ablations(Fake())
-    assert {name: found["k"] for name, found in choices.items()} == {
-        "sweep, k = 10": 10,
-        "sweep, k = 100": 100,
-    }
-    gap = [found["own"] - found["other"] for found in choices.values()]
-    assert gap == sorted(gap, reverse=True)
-    drop = 100 * (accuracy.sel(condition="intact") - accuracy)
+    choices, table, sweep = ablations_of(Fake())
+    assert {name: found.k for name, found in choices.items()} == {"sweep, k = 10": 10, "sweep, k = 100": 100}
+    gaps = [found.gap for found in choices.values()]
+    assert gaps == sorted(gaps, reverse=True)
+    accuracy = sweep_of_two["accuracy"]
+    drop = 100 * (accuracy.sel(condition="intact", drop=True) - accuracy)
     rows = sweep.set_index(["k", "relation", "whose"])["drop"]
     for k in (10, 100):
-        assert rows[k, "a", "own"] == pytest.approx(float(drop.sel(k=k, condition="a", relation="a")))
-        assert rows[k, "b", "other"] == pytest.approx(float(drop.sel(k=k, condition="a", relation="b")))
-        assert rows[k, "all", "random"] == pytest.approx(float(drop.sel(k=k, condition="random-0").mean()))
-    assert len(table) == 2 * 3 * 2
+        of_k = drop.sel(k=k)
+        assert rows[k, "r0", "own"] == pytest.approx(float(of_k.sel(condition="r0", relation="r0")))
+        assert rows[k, "r1", "other"] == pytest.approx(float(of_k.sel(condition="r0", relation="r1")))
+        control = of_k.sel(condition=["random-0", "random-1"]).mean()
+        assert rows[k, "all", "random"] == pytest.approx(float(control), abs=1e-4)
+    assert len(table) == 2 * 3 * 2 and table["log_drop"].notna().all()
 
 
 def test_layers_and_overlaps_count_the_mask(gathered, plain, study):

@@ -104,6 +104,27 @@ def test_every_statistic_follows_its_definition(study):
             )
 
 
+def test_statistics_that_compare_relations_do_not_depend_on_which_are_scored(study, tmp_path):
+    """Margin and z are against all relations of the store, scored or not, kept from before or not."""
+    shutil.copytree(study.path, tmp_path / "s.zarr")
+    names, statistics = study.relations(), ["d_prime", "margin", "z", "auroc"]
+    whole = score(tmp_path / "s.zarr", statistics=statistics).dataset("scores/mlp.up").load()
+    some = score(tmp_path / "s.zarr", statistics=statistics, relations=names[:1], negatives=1)
+    part = some.dataset("scores/mlp.up").load()
+    np.testing.assert_allclose(part["margin"], whole["margin"].sel(relation=names[:1]), rtol=1e-6)
+    np.testing.assert_allclose(part["z"], whole["z"].sel(relation=names[:1]), rtol=1e-6)
+    assert not np.allclose(part["d_prime"], whole["d_prime"].sel(relation=names[:1]))
+    more = score(tmp_path / "s.zarr", statistics=statistics, relations=names[::-1], negatives=1)
+    again = more.dataset("scores/mlp.up").load().sel(relation=names)
+    np.testing.assert_allclose(again["margin"], whole["margin"], rtol=1e-6)
+    relation_of = study.prompts(schema.IDENTIFY).relation.to_numpy()
+    activation = study.dataset("activations/mlp.up")["activation"].values.astype(np.float64)
+    for name in names:
+        on, off = activation[relation_of == name], activation[relation_of != name]
+        expected = (on.mean(0) - off.mean(0)) / np.sqrt((on.var(0) + off.var(0)) / 2)
+        np.testing.assert_allclose(whole["d_prime"].sel(relation=name), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_workers_and_memory_do_not_change_a_bit(study, tmp_path):
     results = []
     tight = max(shape_of(study, site, 3, len(STATISTICS), workers=3).memory(64) for site in study.layouts)

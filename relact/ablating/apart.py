@@ -1,0 +1,43 @@
+"""A row for every condition and prompt, for models that cannot take packs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relact.ablating.overrides import Chunk, fitted
+from relact.models.forward import advance, repeat_cache
+
+
+class Apart:
+    """Prompts of equal length, each in a row of its own under every condition:
+    ``logits`` [rows, prompts, words] of what follows them, and the cache with rows x prompts rows.
+    """
+
+    def __init__(self, chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int]) -> None:
+        self.chunk, n_rows = chunk, chunk.n_rows
+        # [prompts, tokens]
+        ids = torch.tensor([tokens[row][len(chunk.prefix) :] for row in rows], device=chunk.device)
+        cache: Any = chunk.cache
+        if cache is not None:
+            cache = repeat_cache(fitted(cache, lambda layer: n_rows), len(rows))
+        ends = torch.arange(1, len(rows) + 1, device=chunk.device) * ids.shape[1] - 1
+        with chunk.overridden(joining=False, ends=ends if chunk.last else None):
+            output, self.cache = advance(chunk.model, ids.repeat(n_rows, 1), cache=cache, logits_to_keep=1)
+        self.logits: Tensor = output.logits[:, -1].unflatten(0, (n_rows, len(rows)))
+
+    def more(self, said: Sequence[Sequence[list[int]]], open_: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The next greedy token of every row's ``open_`` prompts, after what was ``said`` [row][prompt].
+
+        All prompts run on: what a closed one gets is not looked at.
+        """
+        ids = torch.tensor([[tokens[-1] for tokens in row] for row in said], device=self.chunk.device)
+        with self.chunk.overridden(joining=False):
+            output, self.cache = advance(
+                self.chunk.model, ids.reshape(-1, 1), cache=self.cache, logits_to_keep=1
+            )
+        best = output.logits[:, -1].argmax(dim=-1).reshape(ids.shape).tolist()
+        return [[row[at] for at in prompts] for row, prompts in zip(best, open_, strict=True)]

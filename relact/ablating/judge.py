@@ -1,0 +1,100 @@
+"""Judge: the verdicts of a stored ablation made again from its texts, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from relact import schema
+from relact.ablating import result
+from relact.ablating.options import PUBLISHED
+from relact.errors import InputError
+from relact.relations.verdict import RULE_VERSION, RULES, decide
+from relact.store import local
+from relact.store.reading import Store
+
+
+def judge(
+    store: str | Path | Store, ablation: str | Sequence[str] | None = None, *, match: str | None = None
+) -> pd.DataFrame:
+    """Judge the stored texts of ablations again, by today's rule for a right answer, and write the verdicts.
+
+    Args:
+        ablation: names; all by default.
+        match: another rule than the recorded one, see `verdict.decide`.
+
+    Returns:
+        A row per ablation: ablation, match, texts, changed (verdicts), undecided. Where texts end before the
+        verdict is decided, nothing is changed: `ablate` with the same settings reads them on.
+
+    Raises:
+        InputError: no such ablation or rule.
+    """
+    opened = local.writable(store)
+    local.recover(opened)
+    there = opened.children(schema.ABLATIONS)
+    names = there if ablation is None else [ablation] if isinstance(ablation, str) else list(ablation)
+    unknown = [name for name in names if name not in there]
+    if unknown or not there:
+        problem = f"no ablation {unknown[0]!r}" if unknown else "no ablation to judge"
+        raise InputError(problem, where=opened.path, fix=f"there are: {', '.join(there) or 'none'}")
+    if match is not None and match not in RULES:
+        raise InputError(f"unknown rule {match!r}", where="match", fix=f"use one of {', '.join(RULES)}")
+    columns = ["ablation", "match", "texts", "changed", "undecided"]
+    return pd.DataFrame([_judge(opened, name, match) for name in names], columns=columns)
+
+
+def _judge(store: local.LocalStore, name: str, match: str | None) -> tuple[str, str, int, int, int]:
+    """A row of what `judge` returns."""
+    record = store.ablation_record(name)
+    stored = store.dataset(f"{schema.ABLATIONS}/{name}").load()
+    answers = _answers_of(store, record, name)
+    rule = match or record.match
+    former = result.read(record, stored, answers)
+    undecided = _undecided(former, rule)
+    again = result.under_rule(former, rule, RULE_VERSION)
+    if undecided:
+        return name, rule, former.generated.size, 0, undecided
+    before = stored[schema.CORRECT].values.reshape(-1)
+    after = np.stack([result.judged(texts, answers, rule) for texts in again.generated]).reshape(-1)
+    if again.record != record or (before != after).any():
+        again.write(store, name)
+    return name, rule, former.generated.size, int((before != after).sum()), 0
+
+
+def _undecided(former: result.Result, rule: str) -> int:
+    """Texts that end before the verdict by ``rule`` is decided."""
+    read_on = former.record.rule == RULE_VERSION and former.record.match != PUBLISHED
+    if read_on:  # until the verdict of every rule is decided, but for that which reads two tokens
+        return former.generated.size if rule == PUBLISHED else 0
+    if rule == PUBLISHED:
+        return 0
+    verdicts = (
+        decide(str(text), accepted, rule)
+        for texts in former.generated
+        for of_condition in texts
+        for text, accepted in zip(of_condition, former.answers, strict=True)
+    )
+    return sum(verdict is None for verdict in verdicts)
+
+
+def _answers_of(store: Store, record: schema.AblationRecord, name: str) -> list[list[str]]:
+    """Accepted answers of an ablation's prompts."""
+    stored = store.dataset(f"{schema.ABLATIONS}/{name}")
+    numbers = stored["prompt"].values.tolist()
+    if schema.ANSWERS in stored:
+        return [[str(text) for text in row if text] for row in stored[schema.ANSWERS].values]
+    if record.part == schema.IDENTIFY:
+        objects = store.prompts(schema.IDENTIFY)["object"]
+        return [[objects[number]] for number in numbers]
+    if record.prompts != store.manifest.prompts_digest(schema.TEST):
+        raise InputError(
+            f"{name} asked other prompts than the store's, and their answers are not stored",
+            where=store.path,
+            fix="ablate them again",
+        )
+    answers = store.prompts(schema.TEST)[schema.ANSWERS]
+    return [answers[number] for number in numbers]

@@ -1,0 +1,59 @@
+"""`relact leaderboard`: which criterion finds the neurons that matter."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from relact.cli.options import Device, Json, Output, StorePath
+from relact.cli.printing import listed, numbers, show_frame
+from relact.cli.progress import Stages
+
+SHOWN = ["part", "criterion", "k", "own", "other", "random", "log_own", "log_other", "log_random"]
+
+
+def leaderboard(
+    store: StorePath,
+    criteria: Annotated[
+        str | None,
+        typer.Option(help="comma-separated statistics; those that need the store alone by default"),
+    ] = None,
+    k: Annotated[str, typer.Option("--k", help="numbers of neurons per relation")] = "50,100,200,400",
+    seeds: Annotated[int, typer.Option(help="random controls")] = 5,
+    model: Annotated[str | None, typer.Option(help="where the store's model is now, if it moved")] = None,
+    device: Device = "auto",
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Compare criteria x k: chosen on the dev prompts, the best of each shown on the test prompts."""
+    from relact.cli import terminal
+    from relact.studies.leaderboard import CRITERIA, leaderboard
+
+    sizes = numbers(k)
+    with Stages() as progress:
+        board = leaderboard(
+            store,
+            listed(criteria) or CRITERIA,
+            k=[sizes] if isinstance(sizes, int) else sizes,
+            seeds=seeds,
+            model=model,
+            device=device,
+            progress=progress,
+        )
+    if output or as_json:
+        return show_frame(board, as_json, output)
+    short = board.assign(
+        interval=[
+            f"[{low:.1f}, {high:.1f}]" for low, high in zip(board["own_low"], board["own_high"], strict=True)
+        ],
+        separate=[f"{some} of {of}" for some, of in zip(board["separate"], board["relations"], strict=True)],
+        separate_log=[
+            f"{some} of {of}" for some, of in zip(board["separate_log"], board["relations"], strict=True)
+        ],
+    )
+    terminal.say(
+        "drop in points, and in nats of the answer's first token; k was chosen on dev, test chose nothing"
+    )
+    columns = [*SHOWN[:4], "interval", *SHOWN[4:], "separate", "separate_log", "area", "cost"]
+    terminal.table(short[columns].round(2), heat=("own",))

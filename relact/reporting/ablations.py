@@ -1,0 +1,127 @@
+"""What a report says of ablations: every stored matrix as long tables, and what may be claimed of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from relact import schema
+from relact.analysis.claims import claims
+from relact.analysis.effects import kinds_of
+from relact.analysis.evidence import LEVEL, evidence
+from relact.schema import ACCURACY, KIND_INTACT, KIND_OWN, KIND_RANDOM
+from relact.store.reading import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+ALL = "all"  # the choice of every site, or the mean over relations
+CONTROL = "random"  # column of the mean over the random controls
+OWN, OTHER = "own", "other"  # with CONTROL: whose neurons are switched off
+RESAMPLES = 2000  # of the intervals: a store may hold many matrices
+COLUMNS = [
+    "choice",
+    "condition",
+    "relation",
+    "accuracy",
+    "intact",
+    "drop",
+    "low",
+    "high",
+    "log_drop",
+    "clear",
+]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One ablation: k, mean drops in points, what may be claimed, and which prompts it shows."""
+
+    k: int
+    own: float
+    other: float
+    random: float
+    said: tuple[str, ...]
+    asked: str
+
+    @property
+    def gap(self) -> float:
+        """Points that own neurons cost more than another relation's."""
+        return self.own - float(np.nan_to_num(self.other))
+
+
+def ablations_of(store: Store) -> tuple[dict[str, Choice], pd.DataFrame, pd.DataFrame]:
+    """Every stored matrix by its name (and k where one group holds several), the clearest first.
+
+    Returns:
+        The choices, `Contents.accuracy` and `Contents.sweep`.
+    """
+    choices, kinds = {}, {}
+    matrices = [pd.DataFrame(columns=COLUMNS)]
+    sweeps = [pd.DataFrame(columns=["choice", "k", "relation", "whose", "drop"])]
+    for choice, k, dataset in _each(store):
+        found = evidence(dataset, resamples=RESAMPLES)
+        means = dict(zip(found["group"].values.tolist(), found["mean_drop"].values.tolist(), strict=True))
+        own, other, random = (float(means.get(name, np.nan)) for name in (OWN, OTHER, CONTROL))
+        choices[choice] = Choice(k, own, other, random, tuple(claims(found)), _asked(dataset))
+        kinds[choice] = [str(dataset.attrs.get(name)) for name in ("mode", "tokens", "match", "part")]
+        matrices.append(_matrix(choice, dataset, found))
+        sweeps.append(_sweep(choice, k, matrices[-1]))
+    order = sorted(choices, key=lambda choice: -choices[choice].gap)
+    alike = {choice for choice in order if kinds[choice] == kinds[order[0]]}
+    sweep = pd.concat(sweeps)
+    # a k may be there twice
+    sweep = sweep[sweep["choice"].isin(alike)].drop_duplicates(["k", "relation", "whose"])
+    return {choice: choices[choice] for choice in order}, pd.concat(matrices), sweep
+
+
+def _each(store: Store) -> Iterator[tuple[str, int, xr.Dataset]]:
+    """(name, k, everything) of every matrix in the store."""
+    for name in store.children(schema.ABLATIONS):
+        dataset = store.dataset(f"{schema.ABLATIONS}/{name}").load()
+        if "k" not in dataset[ACCURACY].dims:
+            yield name, int(dataset.attrs.get("k", 0)), dataset
+            continue
+        for k in dataset["k"].values.tolist():
+            yield f"{name}, k = {k}", int(k), dataset.sel(k=k)
+
+
+def _asked(dataset: xr.Dataset) -> str:
+    """Which prompts a matrix shows."""
+    parts = set(dataset[schema.PART].values.tolist()) if schema.PART in dataset else {schema.TEST}
+    kind = {
+        frozenset({schema.DEV}): "dev prompts, for choosing",
+        frozenset({schema.IDENTIFY}): "identification prompts, on which the neurons were chosen",
+    }.get(frozenset(parts), "test prompts")
+    return f"{dataset.sizes['prompt']} {kind}"
+
+
+def _matrix(choice: str, dataset: xr.Dataset, found: xr.Dataset) -> pd.DataFrame:
+    """Rows of `Contents.accuracy`: every condition, and the mean of the random ones."""
+    kinds = kinds_of(dataset)
+    intact = dataset[ACCURACY].isel(condition=kinds.index(KIND_INTACT), drop=True).to_series() * 100
+    table = found[[name for name in ("drop", "low", "high", "log_drop", "q_intact") if name in found]]
+    rows = table.to_dataframe().reset_index()
+    kind_of = dict(zip(dataset["condition"].values.tolist(), kinds, strict=True))
+    rows["kind"] = rows["condition"].map(kind_of)
+    if "log_drop" not in rows:
+        rows["log_drop"] = np.nan
+    random = rows[rows["kind"] == KIND_RANDOM]
+    control = random.groupby("relation", sort=False)[["drop", "log_drop"]].mean().reset_index()
+    own = rows[rows["kind"] == KIND_OWN].assign(clear=lambda table: table["q_intact"] < LEVEL)
+    rows = pd.concat([own, control.assign(condition=CONTROL, low=np.nan, high=np.nan, clear=False)])
+    rows["intact"] = rows["relation"].map(intact).astype(float)
+    return rows.assign(choice=choice, accuracy=rows["intact"] - rows["drop"])[COLUMNS]
+
+
+def _sweep(choice: str, k: int, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `Contents.sweep` of one matrix."""
+    whose = np.where(rows["condition"] == rows["relation"], OWN, OTHER)
+    table = rows.assign(whose=np.where(rows["condition"] == CONTROL, CONTROL, whose))
+    table = table.groupby(["relation", "whose"], sort=False)["drop"].mean().reset_index()
+    mean = table.groupby("whose", sort=False)["drop"].mean().reset_index().assign(relation=ALL)
+    return pd.concat([mean, table]).assign(choice=choice, k=k)[["choice", "k", "relation", "whose", "drop"]]
