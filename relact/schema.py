@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ DOCUMENT = "zarr.json"  # metadata of a group or an array
 ATTRIBUTE = "relact"  # key of our attributes in every zarr.json we write
 PROMPTS = "prompts"
 ACTIVATIONS = "activations"
+ATTRIBUTIONS = "attributions"
 SCORES = "scores"
 MASKS = "masks"
 ABLATIONS = "ablations"
@@ -35,12 +36,15 @@ ANSWERS, ANSWER = "answers", "answer"  # (prompt, answer) strings of test prompt
 N_ROWS, ROWS_DIGEST = "n", "digest"  # attributes: how many prompts, and `digest` of them
 APPENDED = "appended"  # attribute of identify, where there was an append: first row of every one
 
-# --- activations/<site>, commits
-ACTIVATION = "activation"  # (prompt, layer, neuron)
+# --- activations/<site>, attributions/<site>, commits. A stream is one of these arrays, by its `streams` name
+ACTIVATION, ATTRIBUTION = "activation", "attribution"  # (prompt, layer, neuron)
+ARRAYS = {ACTIVATIONS: ACTIVATION, ATTRIBUTIONS: ATTRIBUTION}  # group -> its array
 RECORD, FIELD = "record", "field"  # (block, field), and the names along `field`: see `commit_fields`
 START, STOP = "start", "stop"  # the first two fields: row range of the block
 DTYPES = ("float16", "float32")
 POOLS = ("mean", "max", "last", "positive")
+TARGETS = ("answer", "contrast", "token")  # whose log-probability is attributed
+ATTRIBUTION_POOLS = ("sum", "last", "own")
 
 # --- scores/<site>, masks/<name>/<site>
 BY_NEURON = ("relation", "layer", "neuron")  # dimensions of every score and mask
@@ -48,6 +52,8 @@ AVERAGE_PRECISION = "average_precision"
 ON_P50, ON_P90, OFF_MEAN, OFF_P50 = "on_p50", "on_p90", "off_mean", "off_p50"
 MARGIN = "margin"  # decides between equal scores where it is stored
 STATISTICS = (AVERAGE_PRECISION, ON_P50, ON_P90, OFF_MEAN, OFF_P50)  # those that are computed by default
+OF_ATTRIBUTIONS = "attribution_"  # prefix of a statistic's name
+ATTRIBUTION_STATISTICS = ("attribution_average_precision", "attribution_z", "attribution_mean")
 MASK = "mask"
 UNIT, NEURON = "unit", "neuron"  # what a mask counts
 HIDDEN = ("mlp.gate", "mlp.up", "mlp.act", "mlp.hidden")  # of one layer and index: one hidden unit
@@ -83,8 +89,19 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
+class AttributionRecord:
+    """How attributions were made; ``token``: every prompt's target, stored as its id."""
+
+    sites: tuple[str, ...]
+    target: str
+    pool: str
+    dtype: str
+    token: int | str | None = None
+
+
+@dataclass(frozen=True)
 class CaptureRecord:
-    """How the activations were made; everything here changes the numbers or their layout."""
+    """How a capture was made; everything here changes the numbers or their layout."""
 
     sites: tuple[str, ...]
     pool: str
@@ -92,6 +109,16 @@ class CaptureRecord:
     block: int
     batch: int  # token budget of one batch, padding included
     special_tokens: bool
+    attribution: AttributionRecord | None = None
+
+    @property
+    def streams(self) -> dict[str, str]:
+        """What is captured -> its dtype: activations by their site, attributions as ``attributions/<site>``."""
+        streams = dict.fromkeys(self.sites, self.dtype)
+        if self.attribution:
+            names = [f"{ATTRIBUTIONS}/{site}" for site in self.attribution.sites]
+            streams |= dict.fromkeys(names, self.attribution.dtype)
+        return streams
 
 
 @dataclass(frozen=True)
@@ -128,7 +155,7 @@ class Manifest:
         """JSON-ready dictionary for ``attrs["relact"]``."""
         plain = asdict(self)
         plain["tokenizer"] = {"fingerprint": self.tokenizer}
-        plain["capture"]["sites"] = list(self.capture.sites)
+        plain["capture"] = _plain(self.capture)
         return plain
 
     @classmethod
@@ -147,6 +174,9 @@ class Manifest:
         try:
             capture = dict(raw["capture"])
             capture["sites"] = tuple(capture["sites"])
+            if (attribution := capture.get("attribution")) is not None:
+                sites = tuple(attribution["sites"])
+                capture["attribution"] = AttributionRecord(**{**attribution, "sites": sites})
             return cls(
                 model=ModelRecord(**raw["model"]),
                 tokenizer=raw["tokenizer"]["fingerprint"],
@@ -313,9 +343,9 @@ def kinds_of_names(conditions: Sequence[str]) -> list[str]:
     ]
 
 
-def commit_fields(sites: Sequence[str], n_layers: int) -> list[str]:
-    """Names along the ``field`` of a commit record: start, stop, then ``site/layer`` of every checksum."""
-    return [START, STOP, *(f"{site}/{layer}" for site in sites for layer in range(n_layers))]
+def commit_fields(streams: Iterable[str], n_layers: int) -> list[str]:
+    """Names along the ``field`` of a commit record: start, stop, then ``stream/layer`` of every checksum."""
+    return [START, STOP, *(f"{stream}/{layer}" for stream in streams for layer in range(n_layers))]
 
 
 def digest(rows: Sequence[Mapping[str, Any]]) -> str:

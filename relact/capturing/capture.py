@@ -1,7 +1,8 @@
 """Capture: model + prompts + sites -> a stream of committed blocks.
 
 One block at a time: its prompts are grouped by shared prefix, batched by length, run through the base model
-(no logits), and every site's output is pooled over the prompt's real tokens on the way (`passes`). A
+(no logits), and every site's output is pooled over the prompt's real tokens on the way (`passes`); attributions
+take whole prompts, and a backward pass (`attributing`). A
 background thread writes the finished block while the model works on the next one. The processes of one
 ``accelerate launch`` take blocks in turn.
 """
@@ -21,6 +22,7 @@ import torch
 
 from relact import schema
 from relact.capturing import prepare
+from relact.capturing.objectives import Objective
 from relact.capturing.options import CaptureOptions
 from relact.capturing.passes import capture_rows
 from relact.capturing.sizing import passes_of, shape_of, sized
@@ -57,6 +59,12 @@ def capture(
     special_tokens: bool = CaptureOptions.special_tokens,
     memory: str | int | None = CaptureOptions.memory,
     compress: bool = CaptureOptions.compress,
+    attribution: bool = CaptureOptions.attribution,
+    attribution_sites: str | Sequence[str] = CaptureOptions.attribution_sites,
+    attribution_pool: str = CaptureOptions.attribution_pool,
+    attribution_dtype: str = CaptureOptions.attribution_dtype,
+    target: str = CaptureOptions.target,
+    target_token: str | int | None = CaptureOptions.target_token,
     model_dtype: str = "auto",
     device: str = "auto",
     append: bool = False,
@@ -79,18 +87,42 @@ def capture(
         special_tokens: whether the tokenizer adds its own (BOS); they count as real tokens.
         memory: budget of the whole process in bytes or as text ("8GiB"); None for no limit.
         compress: store bitshuffled and compressed with zstd: smaller, slower to read.
+        attribution: also store activation times gradient of the answer's log-probability: to first order what
+            it loses when the neuron is set to 0. One backward pass per batch.
+        attribution_sites: as ``sites``.
+        attribution_pool: ``sum`` over all real tokens, of the ``last`` alone, or of the prompt's ``own``: its
+            last line, without the examples before it.
+        attribution_dtype: as ``dtype``; float16 is refused where more than a hundredth would become 0.
+        target: the ``answer``'s first token, its ``contrast`` with another answer of the relation, or one
+            ``token`` for all prompts, ``target_token``: its text or number.
         model_dtype, device: of a model that is loaded.
         append: add the prompts of the table that the store does not have; the others are not captured again.
         repair: check every byte first, and capture damaged blocks again.
 
     Returns:
-        the complete store: activation [prompt, layer, neuron] per site (not yet complete on other ranks).
+        the complete store: activation [prompt, layer, neuron] per site, attribution likewise (not yet
+        complete on other ranks).
 
     Raises:
         InputError, ModelError, NumericError, StoreError, IdentityError, BusyError, BudgetError: see
             `relact.errors`; committed blocks stay.
     """
-    options = CaptureOptions(sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress)
+    options = CaptureOptions(
+        sites,
+        pool,
+        dtype,
+        block,
+        batch_tokens,
+        special_tokens,
+        memory,
+        compress,
+        attribution,
+        attribution_sites,
+        attribution_pool,
+        attribution_dtype,
+        target,
+        target_token,
+    )
     return capture_with(
         options,
         model,
@@ -147,8 +179,9 @@ def capture_with(
         missing = opened.missing_blocks()
         if missing or crew.rank == 0:
             tokens = prepare.tokens_of(loaded, opened.prompts(schema.IDENTIFY), intake)
+            objective = prepare.objective_in(loaded, opened, tokens, intake)
             buffers = _buffers(loaded, opened, intake, tokens, missing, options.budget)
-            _Run(loaded, opened, tokens, buffers, sink, progress).share(missing, crew)
+            _Run(loaded, opened, tokens, objective, buffers, sink, progress).share(missing, crew)
     return opened
 
 
@@ -169,7 +202,7 @@ def _buffers(
     """How many blocks the memory holds at a time."""
     settings = store.manifest.capture
     ranges = [segment for block in missing for segment in store.segments(block)]
-    passes = passes_of(tokens, ranges, settings.batch)
+    passes = passes_of(tokens, ranges, settings.batch, whole=settings.attribution is not None)
     shape = shape_of(loaded, intake, passes, store.n_prompts, store.compressed)
     return shape.fit(budget, settings.block)[1]
 
@@ -181,6 +214,7 @@ class _Run:
     loaded: LoadedModel
     store: LocalStore
     tokens: Sequence[Sequence[int]]  # of every prompt of the store
+    objective: Objective | None  # of every prompt of the store
     buffers: int
     sink: Sink | None
     progress: Progress
@@ -219,7 +253,9 @@ class _Run:
         stop = self.store.load_block(block, buffer)
         for start, end in self.store.segments(block):
             if start >= stop:
-                yield from capture_rows(self.loaded, self.tokens[start:end], buffer, settings, start - first)
+                tokens = self.tokens[start:end]
+                objective = self.objective and self.objective[start:end]
+                yield from capture_rows(self.loaded, tokens, buffer, settings, start - first, objective)
 
     def write(self, block: int, buffer: BlockBuffer) -> BlockBuffer:
         """Commit a block and hand its buffer back, empty."""

@@ -47,17 +47,17 @@ def forecast(
     tokens = prepare.tokens_of(loaded, begun.prompts, intake)
     rows, n_prompts = intake.manifest.capture.block, len(tokens)
     ranges = begun.left(block_ranges(n_prompts, rows))
-    passes = list(passes_of(tokens, ranges, options.batch_tokens))
+    passes = list(passes_of(tokens, ranges, options.batch_tokens, whole=options.attribution))
     shape = shape_of(loaded, intake, passes, n_prompts, begun.compress)
     _, buffers = shape.fit(options.budget, rows)
     n_files, n_bytes = prepare.measure(begun.skeleton) if begun.skeleton else (0, 0)
-    sites = layouts(n_prompts, rows, shape.n_layers, shape.widths, shape.dtype)
-    n_files += len(ranges) * (1 + sum(lay.n_layers for lay in sites.values()))
+    streams = layouts(n_prompts, rows, shape.n_layers, shape.widths, shape.dtypes)
+    n_files += len(ranges) * (1 + sum(lay.n_layers for lay in streams.values()))
     n_bytes += len(ranges) * (
-        record_bytes(sites) + sum(lay.n_layers * lay.shard_bytes for lay in sites.values())
+        record_bytes(streams) + sum(lay.n_layers * lay.shard_bytes for lay in streams.values())
     )
     peak = shape.memory(rows, min(buffers, max(1, len(ranges))))
-    seconds = cost.seconds(loaded, passes, n_bytes)
+    seconds = cost.seconds(loaded, passes, n_bytes, backward=options.attribution)
     return Plan("capture", n_files, n_bytes, not begun.compress, peak, seconds)
 
 

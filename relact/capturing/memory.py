@@ -22,18 +22,23 @@ def buffer_bytes(sites: Mapping[str, Layout], buffers: int, compress: bool) -> i
 
 @dataclass(frozen=True)
 class CaptureShape:
-    """What the memory of a capture depends on; ``held``: bytes of the model and its forward pass."""
+    """What the memory of a capture depends on.
+
+    Attributes:
+        widths, dtypes: of every stream.
+        held: bytes of the model and its passes.
+    """
 
     n_prompts: int
     n_layers: int
     widths: Mapping[str, int]
-    dtype: str
+    dtypes: Mapping[str, str]
     held: int
     compress: bool = False
 
     def memory(self, rows: int, buffers: int) -> int:
         """Upper bound of the process's peak with blocks of ``rows`` prompts."""
-        sites = layouts(self.n_prompts, rows, self.n_layers, self.widths, self.dtype)
+        sites = layouts(self.n_prompts, rows, self.n_layers, self.widths, self.dtypes)
         return self.held + buffer_bytes(sites, buffers, self.compress)
 
     def fit(self, budget: int | None, block: int | None = None) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""How activations are captured: every choice with its default, once. Nothing heavy is imported here."""
+"""How activations and attributions are captured: every choice with its default, once. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from relact import schema, sites
 from relact.errors import InputError
 from relact.plan import parse_bytes
 from relact.store.layout import BLOCK
+
+# choices that go with ``attribution``
+ATTRIBUTED = ("attribution_sites", "attribution_pool", "attribution_dtype", "target", "target_token")
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,22 @@ class CaptureOptions:
     special_tokens: bool = True
     memory: str | int | None = None
     compress: bool = False
+    attribution: bool = False
+    attribution_sites: str | Sequence[str] = "mlp.hidden"
+    attribution_pool: str = "sum"
+    attribution_dtype: str = "float32"
+    target: str = "answer"
+    target_token: str | int | None = None
 
     def __post_init__(self) -> None:
         sites.expand(self.sites)
+        sites.expand(self.attribution_sites)
         for value, known, option in (
             (self.pool, schema.POOLS, "--pool"),
             (self.dtype, schema.DTYPES, "--dtype"),
+            (self.attribution_pool, schema.ATTRIBUTION_POOLS, "--attribution-pool"),
+            (self.attribution_dtype, schema.DTYPES, "--attribution-dtype"),
+            (self.target, schema.TARGETS, "--target"),
         ):
             if value not in known:
                 raise InputError(
@@ -41,6 +55,21 @@ class CaptureOptions:
         for number, option in ((self.block, "--block"), (self.batch_tokens, "--batch-tokens")):
             if number is not None and number < 1:
                 raise InputError(f"{number} is too small", where=option, fix="give at least 1")
+        self._require_target()
+
+    def _require_target(self) -> None:
+        """What goes with attribution, and only with it."""
+        if (self.target == "token") != (self.target_token is not None):
+            raise InputError(
+                "one token for all prompts is a target of its own",
+                where="--target/--target-token",
+                fix="give --target token and --target-token, or neither",
+            )
+        chosen = {name: getattr(self, name) for name in ATTRIBUTED}
+        if not self.attribution and chosen != {name: getattr(CaptureOptions, name) for name in ATTRIBUTED}:
+            raise InputError(
+                "nothing is attributed", where="--target/--attribution-...", fix="add --attribution"
+            )
 
     @property
     def budget(self) -> int | None:
@@ -56,4 +85,18 @@ class CaptureOptions:
             block=self.block or BLOCK,
             batch=self.batch_tokens,
             special_tokens=self.special_tokens,
+            attribution=self._attribution_record() if self.attribution else None,
+        )
+
+    def _attribution_record(self) -> schema.AttributionRecord:
+        """With sites and token as they were named; `capturing.objectives.resolved` knows the model."""
+        names, token = self.attribution_sites, self.target_token
+        if isinstance(token, str) and re.fullmatch(r"#\d+", token):
+            token = int(token[1:])
+        return schema.AttributionRecord(
+            sites=(names,) if isinstance(names, str) else tuple(names),
+            target=self.target,
+            pool=self.attribution_pool,
+            dtype=self.attribution_dtype,
+            token=token,
         )

@@ -1,7 +1,7 @@
-"""The forward passes of a capture: a shared prefix once, then its continuations, pooled into a block.
+"""The passes of a capture: a shared prefix once, then its continuations, pooled into a block.
 
 Which prompts run together is decided in `batches`, how they are pooled in `pooling`, when their values arrive
-in `transfer`.
+in `transfer`. Where gradients are asked for, `attributing` runs the batches.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from relact import schema
+from relact.capturing.attributing import attribute_batch
+from relact.capturing.objectives import Objective
 from relact.capturing.pooling import Pool, pools
 from relact.capturing.transfer import Arrivals, ahead
 from relact.errors import ModelError
@@ -31,18 +33,29 @@ def capture_rows(
     buffer: BlockBuffer,
     settings: schema.CaptureRecord,
     at: int = 0,
+    objective: Objective | None = None,
 ) -> Iterator[int]:
-    """Run prompts that are batched together and fill ``buffer`` from row ``at`` on; yields rows per batch."""
+    """Run prompts that are batched together and fill ``buffer`` from row ``at`` on; yields rows per batch.
+
+    Args:
+        objective: of these prompts, where ``settings`` asks for attributions.
+    """
     lengths = [len(row) for row in tokens]
     underway: deque[Arrivals] = deque()
     prefix = _Prefix((), None, {})
 
     def run(rows: Sequence[int]) -> None:
+        places, asked = [at + row for row in rows], settings.attribution
+        if asked and objective:
+            prompts = [tokens[row] for row in rows]
+            underway.append(attribute_batch(loaded, prompts, places, settings, asked, objective[rows]))
+            return
         continuations = [tokens[row][len(prefix.tokens) :] for row in rows]
-        underway.append(_run_batch(loaded, continuations, [at + row for row in rows], prefix, settings))
+        underway.append(_run_batch(loaded, continuations, places, prefix, settings))
 
-    with torch.inference_mode():
-        for batch in schedule(tokens, settings.batch):
+    whole = settings.attribution is not None
+    with torch.inference_mode(not whole):
+        for batch in schedule(tokens, settings.batch, whole=whole):
             if batch.prefix != prefix.tokens:
                 prefix = _Prefix.run(loaded, batch.prefix, settings)
             _in_halves(run, batch.rows, loaded.device, lengths)

@@ -28,9 +28,13 @@ def pools(name: str) -> Pool:
     return POOLS[name]
 
 
-def _sum(values: Tensor, mask: Tensor) -> Tensor:
-    values = values.float()
+def total(values: Tensor, mask: Tensor) -> Tensor:
+    """[batch, width]: the sum over the tokens of a mask, of values in float32 at least."""
     return torch.bmm(mask[:, None, :].to(values.dtype), values)[:, 0]
+
+
+def _sum(values: Tensor, mask: Tensor) -> Tensor:
+    return total(values.float(), mask)
 
 
 def _largest(values: Tensor, mask: Tensor) -> Tensor:

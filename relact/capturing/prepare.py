@@ -19,10 +19,12 @@ import pandas as pd
 import zarr
 
 from relact import schema
+from relact.capturing.objectives import Objective, objective_of, resolved
 from relact.errors import InputError, StoreError
 from relact.models.loading import LoadedModel, encode
 from relact.schema import DOCUMENT
 from relact.store import local, skeleton
+from relact.store.layout import array_of, site_of
 from relact.store.local import LocalStore
 from relact.store.seal import files_below
 from relact.store.shards import VERIFY
@@ -35,10 +37,16 @@ Tables = Mapping[str, pd.DataFrame]  # split -> rows with n_tokens, the test spl
 
 @dataclass(frozen=True)
 class Intake:
-    """What a new store of the given prompts is made of, and ``tokens``: ids of its identification prompts."""
+    """What a new store of the given prompts is made of.
+
+    Attributes:
+        tokens: ids of its identification prompts.
+        objective: what of them is attributed, if anything.
+    """
 
     blueprint: Blueprint
     tokens: Sequence[Sequence[int]]
+    objective: Objective | None = None
 
     @property
     def manifest(self) -> schema.Manifest:
@@ -59,8 +67,12 @@ class Intake:
 def take_in(
     loaded: LoadedModel, table: pd.DataFrame, settings: schema.CaptureRecord, *, compress: bool = False
 ) -> Intake:
-    """Tokenize a prompt table for a model; `InputError` names a prompt that is empty or too long for it."""
+    """Tokenize a prompt table for a model; `InputError` names a prompt that is empty or too long for it, or
+    has no answer to be attributed.
+    """
+    settings = resolved(loaded, settings)
     tables, tokens = _encode(loaded, table, settings.special_tokens)
+    objective = objective_of(loaded, tables[schema.IDENTIFY], tokens, settings)
     manifest = schema.Manifest(
         model=schema.ModelRecord(loaded.id, loaded.revision, loaded.fingerprint, loaded.dtype, loaded.family),
         tokenizer=loaded.tokenizer_fingerprint,
@@ -69,8 +81,9 @@ def take_in(
         versions={name: version(name) for name in SHOWN_VERSIONS},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    widths = {site: loaded.widths[site] for site in settings.sites}
-    return Intake(Blueprint(manifest, tables, loaded.n_layers, widths, compress), tokens)
+    every = loaded.widths
+    widths = {stream: every[site_of(stream)] for stream in settings.streams}
+    return Intake(Blueprint(manifest, tables, loaded.n_layers, widths, compress), tokens, objective)
 
 
 def tokens_of(loaded: LoadedModel, prompts: pd.DataFrame, intake: Intake) -> Sequence[Sequence[int]]:
@@ -79,6 +92,16 @@ def tokens_of(loaded: LoadedModel, prompts: pd.DataFrame, intake: Intake) -> Seq
     if texts == intake.tables[schema.IDENTIFY]["text"].astype(str).tolist():
         return intake.tokens
     return encode(loaded, texts, special_tokens=intake.manifest.capture.special_tokens)
+
+
+def objective_in(
+    loaded: LoadedModel, store: LocalStore, tokens: Sequence[Sequence[int]], intake: Intake
+) -> Objective | None:
+    """What of a store's identification prompts is attributed, whenever they came to it."""
+    if tokens is intake.tokens and not store.appended():
+        return intake.objective
+    prompts, settings = store.prompts(schema.IDENTIFY), store.manifest.capture
+    return objective_of(loaded, prompts, tokens, settings, store.appended())
 
 
 def measure(blueprint: Blueprint) -> tuple[int, int]:
@@ -194,16 +217,16 @@ def _rebuild(path: Path, intake: Intake, *, root_lost: bool) -> None:
 
 def _block_on_disk(path: Path, blueprint: Blueprint) -> int:
     """Rows per block of a store whose root is lost, from its arrays; they must have the blueprint's shape."""
-    dtype = blueprint.manifest.capture.dtype
-    for site, width in blueprint.widths.items():
+    dtypes = blueprint.manifest.capture.streams
+    for stream, width in blueprint.widths.items():
         try:
-            array = zarr.open_array(path / schema.ACTIVATIONS / site / schema.ACTIVATION, mode="r")
+            array = zarr.open_array(path / array_of(stream), mode="r")
         except Exception:  # damaged as well: ask the next one
             continue
         shape = (blueprint.n_prompts, blueprint.n_layers, width)
-        if array.shape != shape or array.dtype != dtype or array.shards is None:
+        if array.shape != shape or array.dtype != dtypes[stream] or array.shards is None:
             raise StoreError(
-                f"{site} is {array.dtype} {array.shape}, this capture {dtype} {shape}",
+                f"{stream} is {array.dtype} {array.shape}, this capture {dtypes[stream]} {shape}",
                 where=path,
                 fix="give the model, prompts and settings it was captured with",
             )

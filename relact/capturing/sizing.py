@@ -24,7 +24,8 @@ def sized(intake: Intake, loaded: LoadedModel, options: CaptureOptions, path: Pa
     if rows is None:
         n_prompts = len(intake.tokens)
         ranges = block_ranges(n_prompts, block_of(n_prompts))
-        passes = passes_of(intake.tokens, ranges, options.batch_tokens) if options.memory else ()
+        whole = options.attribution
+        passes = passes_of(intake.tokens, ranges, options.batch_tokens, whole=whole) if options.memory else ()
         rows, _ = shape_of(loaded, intake, passes, n_prompts, options.compress).fit(options.budget)
     return intake.with_block(rows)
 
@@ -38,20 +39,21 @@ def _block_of(path: Path) -> int | None:
 
 
 def passes_of(
-    tokens: Sequence[Sequence[int]], ranges: Iterable[tuple[int, int]], budget: int
+    tokens: Sequence[Sequence[int]], ranges: Iterable[tuple[int, int]], budget: int, *, whole: bool = False
 ) -> Iterator[batches.Pass]:
     """Shapes of the forward passes over ranges of prompts that are batched together."""
     for first, last in ranges:
-        yield from batches.passes(tokens[first:last], budget)
+        yield from batches.passes(tokens[first:last], budget, whole=whole)
 
 
 def shape_of(
     loaded: LoadedModel, intake: Intake, passes: Iterable[batches.Pass], n_prompts: int, compress: bool
 ) -> CaptureShape:
     """What the memory of these passes and of the blocks around them depends on."""
-    blueprint, passes = intake.blueprint, list(passes)
-    n_layers, widths, dtype = blueprint.n_layers, blueprint.widths, intake.manifest.capture.dtype
-    pooled = block_bytes(layouts(1, 1, n_layers, widths, dtype))  # of one prompt
+    blueprint, passes, settings = intake.blueprint, list(passes), intake.manifest.capture
+    n_layers, widths, attribution = blueprint.n_layers, blueprint.widths, settings.attribution
+    arrive = {name: "float32" if "/" in name else dtype for name, dtype in settings.streams.items()}
+    pooled = block_bytes(layouts(1, 1, n_layers, widths, arrive))  # of one prompt
     arriving = copies(loaded.device) * max((rows for rows, _, _ in passes), default=0) * pooled
-    held = cost.held_bytes(loaded, passes) + arriving
-    return CaptureShape(n_prompts, n_layers, widths, dtype, held, compress)
+    held = cost.held_bytes(loaded, passes, attributed=attribution.sites if attribution else ()) + arriving
+    return CaptureShape(n_prompts, n_layers, widths, settings.streams, held, compress)

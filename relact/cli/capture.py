@@ -9,6 +9,10 @@ import typer
 
 from relact.capturing.options import CaptureOptions
 from relact.cli.options import (
+    Attribution,
+    AttributionDtype,
+    AttributionPool,
+    AttributionSites,
     BatchTokens,
     Block,
     Device,
@@ -19,6 +23,8 @@ from relact.cli.options import (
     Pool,
     Sites,
     SpecialTokens,
+    Target,
+    TargetToken,
 )
 from relact.cli.printing import show, show_plans
 from relact.cli.progress import Stages
@@ -46,6 +52,12 @@ def capture(
     compress: Annotated[
         bool, typer.Option("--compress", help="a new store smaller, but slower to write and read")
     ] = False,
+    attribution: Attribution = CaptureOptions.attribution,
+    attribution_sites: AttributionSites = str(CaptureOptions.attribution_sites),
+    attribution_pool: AttributionPool = CaptureOptions.attribution_pool,
+    attribution_dtype: AttributionDtype = CaptureOptions.attribution_dtype,
+    target: Target = CaptureOptions.target,
+    target_token: TargetToken = None,
     append: Annotated[
         bool, typer.Option("--append", help="add the prompts that the store does not have")
     ] = False,
@@ -55,10 +67,13 @@ def capture(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Stream a model's activations on prompts into a store; run it again to resume."""
+    """Stream a model's activations, and attributions, on prompts into a store; run it again to resume."""
     from relact.packed import urls
 
-    options = CaptureOptions(sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress)
+    attributed = attribution, attribution_sites, attribution_pool, attribution_dtype, target, target_token
+    options = CaptureOptions(
+        sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress, *attributed
+    )
     away = urls.is_url(store)
     if dry_run:
         from relact.capturing.forecast import forecast

@@ -44,6 +44,26 @@ BatchTokens = Annotated[int, typer.Option(help="tokens in one forward pass at mo
 SpecialTokens = Annotated[bool, typer.Option(help="let the tokenizer add its special tokens (BOS)")]
 ModelDtype = Annotated[str, typer.Option(help="dtype to load the model in: auto, float32, bfloat16, float16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Attribution = Annotated[
+    bool,
+    typer.Option(
+        "--attribution", help="also attribute the answer to neurons: activation times gradient, a backward pass"
+    ),
+]
+AttributionSites = Annotated[str, typer.Option(help="sites to attribute to")]
+AttributionPool = Annotated[
+    str, typer.Option(help="over a prompt's tokens: sum, last, own (its last line, without the examples)")
+]
+AttributionDtype = Annotated[str, typer.Option(help="stored as float32 or float16")]
+Target = Annotated[
+    str,
+    typer.Option(
+        help="what is attributed: the answer's first token, its contrast with another answer, or one token"
+    ),
+]
+TargetToken = Annotated[
+    str | None, typer.Option(metavar="TEXT|#ID", help="of --target token, the same for all prompts")
+]
 Relations = Annotated[str | None, typer.Option(help="only these relations, comma-separated")]
 Negatives = Annotated[int | None, typer.Option(help="sample so many negatives per positive instead of all")]
 Workers = Annotated[int | None, typer.Option(help="threads; all cores by default")]

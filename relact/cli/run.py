@@ -11,6 +11,7 @@ import typer
 from relact.ablating.options import AblateOptions
 from relact.capturing.options import CaptureOptions
 from relact.cli.options import (
+    Attribution,
     DryRun,
     Dtype,
     Examples,
@@ -63,6 +64,7 @@ def run_all(
     sites: Sites = str(CaptureOptions.sites),
     pool: Pool = CaptureOptions.pool,
     dtype: Dtype = CaptureOptions.dtype,
+    attribution: Attribution = CaptureOptions.attribution,
     negatives: Negatives = None,
     memory: Memory = str(ScoreOptions.memory),
     mode: Mode = AblateOptions.mode,
@@ -92,6 +94,8 @@ def run_all(
     from relact.studies import run
 
     if preset:
+        if attribution:
+            raise typer.BadParameter("a preset is as published", param_hint="--attribution")
         recipe = _refined(run.recipe_of(preset), seed=seed, dtype=dtype, memory=memory)
     else:
         recipe = Recipe(
@@ -104,7 +108,7 @@ def run_all(
                 test_size=test_size,
                 seed=seed,
             ),
-            capture=CaptureOptions(sites, pool, dtype),
+            capture=CaptureOptions(sites, pool, dtype, attribution=attribution),
             scores=ScoreOptions(negatives=negatives, seed=seed, memory=memory),
             ablate=AblateOptions(
                 seeds=tuple(range(seeds)), mode=mode, tokens=tokens, match=match, perplexity=perplexity

@@ -34,22 +34,24 @@ class Batch:
     longest: int
 
 
-def schedule(tokens: Sequence[Sequence[int]], budget: int) -> Iterator[Batch]:
+def schedule(tokens: Sequence[Sequence[int]], budget: int, *, whole: bool = False) -> Iterator[Batch]:
     """Every batch of a list of prompts, in order; the batches of one prefix follow each other.
 
     Args:
         budget: tokens in one forward pass, padding included.
+        whole: run every prompt from its first token, without a prefix.
     """
-    for group in prefix_groups(tokens):
+    groups = [PrefixGroup((), tuple(range(len(tokens))))] if whole else prefix_groups(tokens)
+    for group in groups:
         lengths = [len(row) - len(group.prefix) for row in tokens]  # true of the group's rows only
         for rows in by_length(group.rows, lengths, budget):
             yield Batch(group.prefix, tuple(rows), lengths[rows[0]])
 
 
-def passes(tokens: Sequence[Sequence[int]], budget: int) -> Iterator[Pass]:
+def passes(tokens: Sequence[Sequence[int]], budget: int, *, whole: bool = False) -> Iterator[Pass]:
     """Shapes of the forward passes that `schedule` asks for: every prefix once, then its batches."""
     before: tuple[int, ...] = ()
-    for batch in schedule(tokens, budget):
+    for batch in schedule(tokens, budget, whole=whole):
         if batch.prefix and batch.prefix != before:
             yield 1, 0, len(batch.prefix)
         before = batch.prefix

@@ -16,6 +16,7 @@ from relact.sites import text_config
 
 LIBRARIES = 700 * 2**20  # a process with torch, transformers and zarr, without a model
 SLACK = 1.25  # on what a forward pass allocates: alignment, fragments
+ATTRIBUTED = 2.3  # forward passes that a forward and a backward pass take together
 WRITE_RATE = 300 * 10**6  # bytes per second that a plain disk takes; slower than that the model waits
 
 
@@ -33,24 +34,44 @@ def forward_bytes(hidden: int, intermediate: int, kv: int, n_layers: int, heads:
     return int(4 * SLACK * (states + cache + scores))
 
 
-def held_bytes(loaded: LoadedModel, passes: Iterable[Pass]) -> int:
-    """Upper bound of a process that runs these passes: libraries, model, the largest forward pass."""
+def graph_bytes(hidden: int, intermediate: int, attributed: int, n_layers: int, batch: Pass) -> int:
+    """Upper bound of what a forward pass keeps for the backward one in float32, and of what that gives.
+
+    Args:
+        hidden, intermediate: widths of the model's states and MLP. attributed: of all sites with gradients.
+    """
+    rows, _, longest = batch
+    of_token = 8 * hidden + 5 * intermediate + 2 * attributed  # residuals, q k v o, MLP; values and gradients
+    return int(4 * SLACK * n_layers * rows * longest * of_token)
+
+
+def held_bytes(loaded: LoadedModel, passes: Iterable[Pass], attributed: Sequence[str] = ()) -> int:
+    """Upper bound of a process that runs these passes: libraries, model, the largest pass.
+
+    Args:
+        attributed: sites that a backward pass goes to after each of them.
+    """
     config = text_config(loaded.model.config)
     hidden = int(config.hidden_size)
     widest = max(loaded.widths.values())
     heads = int(getattr(config, "num_attention_heads", 1))
     kv = loaded.widths.get("attn.k", hidden)
-    sizes = (forward_bytes(hidden, widest, kv, loaded.n_layers, heads, batch) for batch in passes)
+    wide = sum(loaded.widths[site] for site in attributed)
+
+    def size(batch: Pass) -> int:
+        graph = graph_bytes(hidden, widest, wide, loaded.n_layers, batch) if wide else 0
+        return forward_bytes(hidden, widest, kv, loaded.n_layers, heads, batch) + graph
+
     # elsewhere it is the device's memory
-    largest = max(sizes, default=0) if loaded.device.type == "cpu" else 0
+    largest = max(map(size, passes), default=0) if loaded.device.type == "cpu" else 0
     weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters() if p.device.type == "cpu")
     return max(peak(), LIBRARIES + weights) + largest
 
 
-def seconds(loaded: LoadedModel, passes: Sequence[Pass], stored: int) -> float:
+def seconds(loaded: LoadedModel, passes: Sequence[Pass], stored: int, *, backward: bool = False) -> float:
     """Time of all passes, or of writing ``stored`` bytes meanwhile if that is longer.
 
-    A middling pass is timed, twice: the second counts.
+    A middling forward pass is timed, twice: the second counts; ``backward``: one follows each of them.
     """
     if not passes:
         return 0.0
@@ -63,7 +84,7 @@ def seconds(loaded: LoadedModel, passes: Sequence[Pass], stored: int) -> float:
             output: Any = loaded.model.base_model(input_ids=ids, use_cache=False)
             float(output[0].sum())  # waits for the device
             taken = time.perf_counter() - start
-    work = sum(batch[0] * batch[2] for batch in passes)
+    work = sum(batch[0] * batch[2] for batch in passes) * (ATTRIBUTED if backward else 1)
     return max(taken * work / (rows * longest), stored / WRITE_RATE)
 
 

@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,6 +37,30 @@ class Visit:
     forwards: int = 0
     batch: int = 1
     fired: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+
+@dataclass
+class Trace:
+    """What ``trace`` yields: ``tensors`` are those of the sites in the graph of the last forward pass."""
+
+    state: Visit
+    tensors: list[Tensor] = field(default_factory=list)
+    _spots: list[Sequence[_Spot]] = field(default_factory=list)
+
+    def keep(self, value: Tensor, spots: Sequence[_Spot]) -> None:
+        """Take one of the model's tensors."""
+        if not value.requires_grad:
+            places = ", ".join(f"{spot.site} in layer {spot.layer}" for spot in spots)
+            raise ModelError("has no gradient", where=places, fix="choose another site")
+        self.tensors.append(value)
+        self._spots.append(spots)
+
+    def columns(self, others: Sequence[Tensor]) -> Iterator[tuple[str, int, Tensor, Tensor]]:
+        """(site, layer, its columns of the tensor, and of the one of ``others`` that belongs to that)."""
+        for value, other, spots in zip(self.tensors, others, self._spots, strict=True):
+            for spot in spots:
+                first, second = (_columns(_unflat(each, self.state), spot.part) for each in (value, other))
+                yield spot.site, spot.layer, first, second
 
 
 @dataclass(frozen=True)
@@ -71,17 +96,51 @@ def visit(
             forward, a hook that did not fire exactly once in it (shared or rerouted modules), naming site,
             layer and count.
     """
+    state = Visit()
+    with _serving(model, sites, layers, state, lambda value, spots: _serve(value, spots, callback, state)):
+        yield state
+
+
+@contextmanager
+def trace(model: nn.Module, sites: str | Sequence[str]) -> Iterator[Trace]:
+    """Keep the tensors of every site, as the model goes on with them: what gradients can be asked of.
+
+    A site's own columns are a view that nothing is computed from, so gradients are those of the whole tensor;
+    `Trace.columns` tells whose columns are whose. Errors are those of `visit`.
+    """
+    kept, taps = Trace(Visit()), family(model.config).taps
+
+    def keep(value: Tensor, spots: Sequence[_Spot]) -> Tensor | None:
+        for spot in spots:
+            kept.state.fired[spot.site, spot.layer] += 1
+            _require_width(_columns(_unflat(value, kept.state), spot.part), spot)
+        kept.keep(value, spots)
+        # an output may be overwritten: Falcon adds the attention's to the MLP's, OLMo clips queries in place
+        return value.clone() if taps[spots[0].site].side == "output" else None
+
+    with _serving(model, sites, None, kept.state, keep):
+        yield kept
+
+
+@contextmanager
+def _serving(
+    model: nn.Module,
+    sites: str | Sequence[str],
+    layers: Iterable[int] | None,
+    state: Visit,
+    serve: Callable[[Tensor, Sequence[_Spot]], Tensor | None],
+) -> Iterator[None]:
+    """``serve`` every tensor of the sites with its spots each time the decoder runs inside the block."""
     owner, blocks = find_layers(model)
     plan = _plan(model.config, resolve(model.config, sites), _layer_numbers(model, layers, len(blocks)))
-    state = Visit()
     with ExitStack() as stack:
         path = family(model.config).layers
         for (layer, tap), spots in plan.items():
             module = _child(blocks[layer], tap.module, f"{path}.{layer}")
-            _attach(stack, module, tap.side, spots, callback, state)
+            _attach(stack, module, tap.side, partial(serve, spots=spots))
         expected = [(spot.site, spot.layer) for spots in plan.values() for spot in spots]
         _count_forwards(stack, owner, expected, state)
-        yield state
+        yield
 
 
 def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
@@ -152,28 +211,32 @@ def _child(block: nn.Module, path: str, where: str) -> nn.Module:
 
 
 def _attach(
-    stack: ExitStack, module: nn.Module, side: str, spots: list[_Spot], callback: Callback, state: Visit
+    stack: ExitStack, module: nn.Module, side: str, serve: Callable[[Tensor], Tensor | None]
 ) -> None:
     if side == "input":
 
         def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            new = _serve(args[0], spots, callback, state)
+            new = serve(args[0])
             return None if new is None else (new, *args[1:])
 
         handle = module.register_forward_pre_hook(before)
     else:
 
         def after(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            return _serve(output, spots, callback, state)
+            return serve(output)
 
         handle = module.register_forward_hook(after)
     stack.callback(handle.remove)
 
 
-def _serve(value: Tensor, spots: list[_Spot], callback: Callback, state: Visit) -> Tensor | None:
+def _unflat(value: Tensor, state: Visit) -> Tensor:
+    """[batch, tokens, width]: OPT runs its MLP on [batch x tokens, width]."""
+    return value.unflatten(0, (state.batch, -1)) if value.dim() == 2 else value
+
+
+def _serve(value: Tensor, spots: Sequence[_Spot], callback: Callback, state: Visit) -> Tensor | None:
     """Show every spot of one tensor to the callback; the tensor to go on with if something was replaced."""
-    flat = value.dim() == 2  # OPT runs its MLP on [batch x tokens, width]
-    full = value.unflatten(0, (state.batch, -1)) if flat else value  # [batch, tokens, width]
+    full = _unflat(value, state)
     replaced = False
     for spot in spots:
         state.fired[spot.site, spot.layer] += 1
@@ -187,7 +250,7 @@ def _serve(value: Tensor, spots: list[_Spot], callback: Callback, state: Visit) 
             replaced = True
     if not replaced:
         return None
-    return full.flatten(0, 1) if flat else full
+    return full.flatten(0, 1) if value.dim() == 2 else full
 
 
 def _columns(full: Tensor, part: Part | None) -> Tensor:

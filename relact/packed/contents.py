@@ -28,6 +28,7 @@ from relact.packed.metadata import (
 from relact.packed.names import check_key, check_names
 from relact.packed.refusal import AGAIN, DISTRUST
 from relact.schema import DOCUMENT
+from relact.store.layout import array_of, site_of
 from relact.store.seal import ATTRIBUTE as SEAL
 from relact.store.seal import BLANK, FILES, intact, signed
 
@@ -224,26 +225,26 @@ def _check_complete(contents: Contents, shown: str) -> None:
 
 
 def _check_sites(contents: Contents, shown: str) -> None:
-    """The arrays have the shapes that the root's identity and the activations give them."""
+    """The arrays have the shapes that the root's identity and its streams give them."""
     manifest = contents.manifest
-    n_prompts, sites = manifest.n_prompts(schema.IDENTIFY), manifest.capture.sites
-    layers = {_check_site(site, n_prompts, contents, shown) for site in sites}
-    fields = schema.commit_fields(sites, min(layers)) if len(layers) == 1 else []
+    n_prompts, streams = manifest.n_prompts(schema.IDENTIFY), manifest.capture.streams
+    layers = {_check_stream(stream, n_prompts, contents, shown) for stream in streams}
+    fields = schema.commit_fields(streams, min(layers)) if len(layers) == 1 else []
     log, n_blocks = contents.arrays.get(RECORDS), -(-n_prompts // manifest.capture.block)
     if log is None or log.shape != (n_blocks, len(fields)) or log.dtype != "uint64":
         raise StoreError("its commit log does not fit its sites", where=shown, fix=DISTRUST)
 
 
-def _check_site(site: str, n_prompts: int, contents: Contents, shown: str) -> int:
-    """Layers of one site; its activations lie in blocks, and all else about it is of that size."""
-    capture, arrays = contents.manifest.capture, contents.arrays
+def _check_stream(stream: str, n_prompts: int, contents: Contents, shown: str) -> int:
+    """Layers of one stream; it lies in blocks, and all else about its site is of that size."""
+    capture, arrays, site = contents.manifest.capture, contents.arrays, site_of(stream)
     rows = capture.block
-    facts = arrays.get(f"{schema.ACTIVATIONS}/{site}/{schema.ACTIVATION}")
+    facts = arrays.get(array_of(stream))
     if facts is None or facts.dimensions != ("prompt", "layer", "neuron") or facts.shape[0] != n_prompts:
-        raise StoreError(f"its identity says {site} of {n_prompts} prompts", where=shown, fix=DISTRUST)
+        raise StoreError(f"its identity says {stream} of {n_prompts} prompts", where=shown, fix=DISTRUST)
     _, n_layers, width = facts.shape
-    if facts.shard != (rows, 1, width) or facts.chunk[0] != rows or facts.dtype != capture.dtype:
-        raise StoreError(f"{site} is not laid out in blocks of {rows}", where=shown, fix=DISTRUST)
+    if facts.shard != (rows, 1, width) or facts.chunk[0] != rows or facts.dtype != capture.streams[stream]:
+        raise StoreError(f"{stream} is not laid out in blocks of {rows}", where=shown, fix=DISTRUST)
     for path, other in arrays.items():
         sizes = dict(zip(other.dimensions, other.shape, strict=True))
         shape = (sizes.get("layer", n_layers), sizes.get("neuron", width))
@@ -260,6 +261,5 @@ def _grows(array: str) -> bool:
     """Arrays whose chunks come with the capture; all others are results or coordinates, sealed with their
     group.
     """
-    return array == RECORDS or (
-        array.startswith(f"{schema.ACTIVATIONS}/") and array.endswith(f"/{schema.ACTIVATION}")
-    )
+    quantity, _, name = array.partition("/")
+    return array == RECORDS or name.endswith(f"/{schema.ARRAYS.get(quantity)}")

@@ -209,10 +209,9 @@ def check_manifest(attributes: Any, where: object) -> schema.Manifest:
     texts = (model.id, model.fingerprint, model.dtype, model.family, manifest.tokenizer, manifest.created)
     require(all(map(_is_name, texts)), "root attributes", where)
     require(model.revision is None or _is_name(model.revision), "revision", where)
-    require(bool(capture.sites) and all(map(_is_name, capture.sites)), "sites", where)
-    require(len(set(capture.sites)) == len(capture.sites), "a site twice", where)
-    for site in capture.sites:
-        check_key(site, where)
+    _check_sites(capture.sites, where)
+    if capture.attribution:
+        _check_attribution(capture.attribution, where)
     require(capture.dtype in schema.DTYPES and capture.pool in schema.POOLS, "dtype or pool", where)
     amounts = _is_whole(capture.block, 1, ROWS) and _is_whole(capture.batch, 1, LENGTH)
     require(amounts, "block or batch", where)
@@ -226,6 +225,25 @@ def check_manifest(attributes: Any, where: object) -> schema.Manifest:
     require(plain_versions, "versions", where)
     require(manifest.n_prompts(schema.IDENTIFY) > 0, "no prompts", where)
     return manifest
+
+
+def _check_sites(sites: Sequence[str], where: object) -> None:
+    """Names of folders, each once."""
+    require(bool(sites) and all(map(_is_name, sites)), "sites", where)
+    require(len(set(sites)) == len(sites), "a site twice", where)
+    for site in sites:
+        require("/" not in site, "sites", where)
+        check_key(site, where)
+
+
+def _check_attribution(record: schema.AttributionRecord, where: object) -> None:
+    """What a manifest says of attributions."""
+    _check_sites(record.sites, where)
+    known = record.target in schema.TARGETS and record.pool in schema.ATTRIBUTION_POOLS
+    require(known and record.dtype in schema.DTYPES, "how attributions were made", where)
+    token = record.token is not None
+    require(token == (record.target == "token"), "the token that is attributed", where)
+    require(not token or _is_whole(record.token, 0, LENGTH), "the token that is attributed", where)
 
 
 def _check_prompts(described: Any, name: str, where: object) -> None:

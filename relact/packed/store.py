@@ -38,7 +38,7 @@ class PackedStore(Store):
         self.package, self.objects = package, Objects(package)
         root = zarr.open_group(self.objects, mode="r", use_consolidated=False)
         super().__init__(package.shown, root, package.contents.manifest)
-        fields = schema.commit_fields(self.manifest.capture.sites, self.n_layers)
+        fields = schema.commit_fields(self.streams, self.n_layers)
         self.log = PackedLog(package, fields, self.n_blocks)
 
     @property

@@ -103,7 +103,7 @@ def add_metadata(put: Callable[[str, bytes], None], store: LocalStore, licence: 
     root last.
     """
     source, writer = Source(store, [], True, away=True), _Writer(put)
-    writer.size = sum(lay.bytes for lay in store.layouts.values())
+    writer.size = sum(lay.bytes for lay in store.streams.values())
     _fill(writer, source, _card(source, [schema.ACTIVATIONS], licence), silent)
 
 

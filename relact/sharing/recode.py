@@ -1,4 +1,4 @@
-"""Activations for transport: the shards of an uncompressed store, compressed, and back to the same bytes.
+"""What is captured for transport: the shards of an uncompressed store, compressed, and back to the same bytes.
 
 Uncompressed shards can be mapped, compressed ones travel. Both are the same array to zarr: only its metadata,
 the shards and the checksums in the commit records change.
@@ -20,12 +20,12 @@ from relact.store.layout import Layout
 from relact.store.shards import encode_shard
 
 
-def compressed_node(node: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The zarr.json of an uncompressed activation array, when its chunks are compressed."""
+def compressed_node(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The zarr.json of an uncompressed array of a stream, when its chunks are compressed."""
     codec = {
         "name": "blosc",
         "configuration": {
-            "typesize": np.dtype(dtype).itemsize,
+            "typesize": np.dtype(node["data_type"]).itemsize,
             "cname": "zstd",
             "clevel": blocks.COMPRESSION,
             "shuffle": "bitshuffle",
@@ -40,24 +40,24 @@ def plain_node(node: Mapping[str, Any]) -> dict[str, Any]:
     return _with_codecs(node, [LITTLE])
 
 
-def describes_activations(name: str) -> bool:
-    """Whether a file of a store is the zarr.json of an activation array."""
-    parts = name.split("/")
-    return parts[0] == schema.ACTIVATIONS and parts[2:] == [schema.ACTIVATION, DOCUMENT]
+def describes_stream(name: str) -> bool:
+    """Whether a file of a store is the zarr.json of a stream's array."""
+    quantity, *parts = name.split("/")
+    return quantity in schema.ARRAYS and parts[1:] == [schema.ARRAYS[quantity], DOCUMENT]
 
 
-def compress(raw: bytes, lay: Layout, dtype: str) -> bytes:
+def compress(raw: bytes, lay: Layout) -> bytes:
     """A compressed shard from an uncompressed one."""
     count = lay.n_spans * lay.rows * lay.span
-    data = np.frombuffer(raw, dtype, count=count).reshape(lay.n_spans, lay.rows, lay.span)
-    return b"".join(encode_shard(data, blocks.compressor(dtype)))
+    data = np.frombuffer(raw, lay.dtype, count=count).reshape(lay.n_spans, lay.rows, lay.span)
+    return b"".join(encode_shard(data, blocks.compressor(lay.dtype)))
 
 
-def expand(raw: bytes, lay: Layout, dtype: str, where: object) -> bytes:
+def expand(raw: bytes, lay: Layout, where: object) -> bytes:
     """The uncompressed shard from a compressed one whose chunks were checked (`chunks.check_object`)."""
-    codec = blocks.compressor(dtype)
+    codec = blocks.compressor(lay.dtype)
     places = check_shard_index(raw, len(raw), lay.n_spans, where)
-    chunks = [np.frombuffer(codec.decode(raw[start : start + size]), dtype) for start, size in places]
+    chunks = [np.frombuffer(codec.decode(raw[start : start + size]), lay.dtype) for start, size in places]
     data = np.concatenate(chunks).reshape(lay.n_spans, lay.rows, lay.span)
     return b"".join(encode_shard(data))
 

@@ -28,7 +28,7 @@ class Source:
     Attributes:
         model: its name, without folders.
         root: the root's zarr.json, with that name.
-        recoded: whether activations are compressed for the way.
+        recoded: whether what is captured is compressed for the way.
         files: names of all but the root and the blocks.
         nodes: zarr.json of every group and array among them, by path.
 
@@ -43,8 +43,7 @@ class Source:
         self.root = json.loads((store.path / DOCUMENT).read_bytes())
         self.model = without_path(store.manifest.model.id)
         self.root["attributes"][schema.ATTRIBUTE]["model"]["id"] = self.model
-        arrays = {site: skeleton.array_of(store.root, site, store.path) for site in store.layouts}
-        plain = all(skeleton.is_plain(arrays[site], lay) for site, lay in store.layouts.items())
+        plain = all(skeleton.is_plain(store.arrays[name], lay) for name, lay in store.streams.items())
         self.recoded = activations and plain and not away
         groups = [schema.SCORES] if schema.SCORES in stages else []
         parents = [stage for stage in (schema.MASKS, schema.ABLATIONS) if stage in stages]
@@ -74,8 +73,8 @@ class Source:
         if checksum != self._sums.get(name, checksum):
             problem = f"damaged: its checksum is {checksum}, recorded {self._sums[name]}"
             raise StoreError(problem, where=self.store.path / name, fix=VERIFY)
-        if self.recoded and recode.describes_activations(name):
-            node = recode.compressed_node(json.loads(raw), self.store.dtype.name)
+        if self.recoded and recode.describes_stream(name):
+            node = recode.compressed_node(json.loads(raw))
             return json.dumps(node, indent=2).encode()
         return raw
 
@@ -85,13 +84,13 @@ class Source:
         for block in store.log.present() if self.activations and not self._away else ():
             start, stop, *sums = (int(value) for value in store.log.record(block))
             packed_sums = []
-            for (site, layer), checksum in zip(blocks.places_of(store.layouts), sums, strict=True):
-                path = blocks.shard_path(store.path, site, block, layer)
+            for (stream, layer), checksum in zip(blocks.places_of(store.streams), sums, strict=True):
+                path = blocks.shard_path(store.path, stream, block, layer)
                 raw = path.read_bytes()
                 if google_crc32c.value(raw) != checksum:
                     raise StoreError("damaged: its checksum does not match", where=path, fix=VERIFY)
                 if self.recoded:
-                    raw = recode.compress(raw, store.layouts[site], store.dtype.name)
+                    raw = recode.compress(raw, store.streams[stream])
                 packed_sums.append(google_crc32c.value(raw))
                 yield path.relative_to(store.path).as_posix(), raw
             record = store.log.path(block).relative_to(store.path).as_posix()

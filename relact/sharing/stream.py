@@ -56,6 +56,12 @@ def stream(
     special_tokens: bool = CaptureOptions.special_tokens,
     memory: str | int | None = CaptureOptions.memory,
     compress: bool = CaptureOptions.compress,
+    attribution: bool = CaptureOptions.attribution,
+    attribution_sites: str | Sequence[str] = CaptureOptions.attribution_sites,
+    attribution_pool: str = CaptureOptions.attribution_pool,
+    attribution_dtype: str = CaptureOptions.attribution_dtype,
+    target: str = CaptureOptions.target,
+    target_token: str | int | None = CaptureOptions.target_token,
     model_dtype: str = "auto",
     device: str = "auto",
     licence: str | None = None,
@@ -77,7 +83,22 @@ def stream(
         InputError: blocks cannot be put there. IdentityError: something else is being captured there.
         StoreError: refused, or the connection broke; blocks that are there stay. And what `capture` raises.
     """
-    options = CaptureOptions(sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress)
+    options = CaptureOptions(
+        sites,
+        pool,
+        dtype,
+        block,
+        batch_tokens,
+        special_tokens,
+        memory,
+        compress,
+        attribution,
+        attribution_sites,
+        attribution_pool,
+        attribution_dtype,
+        target,
+        target_token,
+    )
     return stream_with(
         options,
         model,
@@ -141,12 +162,12 @@ class _Remote:
             for block in store.missing_blocks():
                 self._learn(store, block)
         for block in store.log.present():
-            if all(path.exists() for path in blocks.shard_paths(store.path, store.layouts, block)):
+            if all(path.exists() for path in blocks.shard_paths(store.path, store.streams, block)):
                 self.committed(store, block)
 
     def committed(self, store: LocalStore, block: int) -> None:
         """Send a block, its record last, and forget its shards here."""
-        shards = blocks.shard_paths(store.path, store.layouts, block)
+        shards = blocks.shard_paths(store.path, store.streams, block)
         with ThreadPoolExecutor(UPLOADS) as pool:
             list(pool.map(lambda path: self.place.put(path.relative_to(store.path).as_posix(), path), shards))
         record = store.log.path(block)

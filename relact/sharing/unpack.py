@@ -77,7 +77,7 @@ def _fill(folder: Path, shared: PackedStore, progress: Progress) -> None:
     names = _results(shared)
     for number, name in enumerate(names, 1):
         raw = _checked(shared, name)
-        if contents.about.recoded and recode.describes_activations(name):
+        if contents.about.recoded and recode.describes_stream(name):
             raw = json.dumps(recode.plain_node(json.loads(raw)), indent=2).encode()
             root["attributes"][SEAL][FILES][name] = hexadecimal(google_crc32c.value(raw))
         put_file(folder, name, raw)
@@ -132,15 +132,15 @@ def _write_block(folder: Path, shared: PackedStore, block: int) -> None:
         problem = f"records rows {start} to {stop}, the block has {first} to {last}"
         raise StoreError(problem, where=f"{package.shown}: block {block}", fix=DISTRUST)
     unpacked_sums = []
-    for (site, layer), checksum in zip(blocks.places_of(shared.layouts), sums, strict=True):
-        name = blocks.shard_path(Path(), site, block, layer).as_posix()
+    for (stream, layer), checksum in zip(blocks.places_of(shared.streams), sums, strict=True):
+        name = blocks.shard_path(Path(), stream, block, layer).as_posix()
         where = f"{package.shown}: {name}"
         raw = package.get(name)
         if raw is None or google_crc32c.value(raw) != checksum:
             problem = "missing" if raw is None else "damaged: its checksum is not the one its block records"
             raise StoreError(problem, where=where, fix=AGAIN)
         if package.contents.about.recoded:
-            raw = recode.expand(raw, shared.layouts[site], shared.dtype.name, where)
+            raw = recode.expand(raw, shared.streams[stream], where)
         unpacked_sums.append(google_crc32c.value(raw))
         put_file(folder, name, raw)
     put_file(folder, shared.log.path(block).as_posix(), commits.encode([start, stop, *unpacked_sums]))
@@ -177,7 +177,7 @@ def _same(listed: pd.DataFrame, scored: pd.DataFrame) -> bool:
 
 def _require_room(shared: PackedStore, folder: Path) -> None:
     """Before anything is written: what the metadata promises fits on the disk."""
-    need = shared.n_blocks * sum(lay.n_layers * lay.shard_bytes for lay in shared.layouts.values())
+    need = shared.n_blocks * sum(lay.n_layers * lay.shard_bytes for lay in shared.streams.values())
     free = shutil.disk_usage(folder).free
     if shared.package.contents.about.activations and need > free:
         raise StoreError(f"needs {need} bytes, the disk has {free}", where=shared.path, fix="make room")

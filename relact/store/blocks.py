@@ -1,6 +1,6 @@
 """One block in memory, and its way to disk: shards first, then the commit.
 
-The buffer of a site is [layer, span number, row, neuron in span]: exactly the order of the bytes in its shard
+The buffer of a stream is [layer, span number, row, neuron in span]: exactly the order of the bytes in its shard
 files, so writing a shard copies nothing.
 
 Replacing a committed block (a store that grew has one that is not full) must not lose the rows it has. So
@@ -10,6 +10,7 @@ one's place; a crash after that is finished by `keep_promises`, a crash before i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -22,75 +23,94 @@ from relact import durable, schema
 from relact.errors import NumericError, StoreError
 from relact.store import commits
 from relact.store.commits import CommitLog
-from relact.store.layout import Layout
+from relact.store.layout import Layout, array_of, group_of, site_of
 from relact.store.shards import encode_shard
 
 EXPONENT = {"float16": (np.uint16, 0x7C00), "float32": (np.uint32, 0x7F800000)}  # all ones: inf or NaN
+VANISHED = 0.01  # share of a layer's values that may be too small for the stored dtype
 COMPRESSION = 5  # zstd level inside blosc: above it the activations shrink no further
 PROMISE = "ready~block~"  # and the block's number: the name of a promise
 
 
 class BlockBuffer:
-    """Activations of one block, filled batch by batch.
+    """Values of all streams on one block, filled batch by batch.
 
     Args:
-        layouts: shape of each site.
-        dtype: ``float16`` or ``float32``, as stored.
+        layouts: shape and dtype of each stream.
     """
 
-    def __init__(self, layouts: Mapping[str, Layout], dtype: str) -> None:
-        self.dtype = np.dtype(dtype)
+    def __init__(self, layouts: Mapping[str, Layout]) -> None:
         self.layouts = dict(layouts)
-        self._sites = {
-            site: np.full((lay.n_layers, lay.n_spans, lay.rows, lay.span), np.nan, self.dtype)
-            for site, lay in self.layouts.items()
+        self._streams = {
+            stream: np.full((lay.n_layers, lay.n_spans, lay.rows, lay.span), np.nan, lay.dtype)
+            for stream, lay in self.layouts.items()
         }
+        self._vanished: Counter[tuple[str, int]] = Counter()  # values too small for the stored dtype
 
-    def put(self, site: str, layer: int, rows: np.ndarray, values: np.ndarray) -> None:
+    def put(self, stream: str, layer: int, rows: np.ndarray, values: np.ndarray) -> None:
         """Store ``values`` [len(rows), width] as the given rows of the block; casts to the stored dtype."""
-        lay = self.layouts[site]
-        target = self._sites[site][layer]  # [n_spans, rows, span]
-        with np.errstate(over="ignore"):  # an overflow becomes infinite, and `check` names it
-            target[:, rows, :] = values.reshape(len(rows), lay.n_spans, lay.span).swapaxes(0, 1)
+        lay = self.layouts[stream]
+        target = self._streams[stream][layer]  # [n_spans, rows, span]
+        with np.errstate(over="ignore", under="ignore"):  # `check` names what overflows, and what vanishes
+            stored = values.astype(lay.dtype, copy=False)
+        if stored is not values:
+            self._vanished[stream, layer] += np.count_nonzero(values) - np.count_nonzero(stored)
+        target[:, rows, :] = stored.reshape(len(rows), lay.n_spans, lay.span).swapaxes(0, 1)
 
-    def load(self, site: str, layer: int, chunks: Sequence[np.ndarray]) -> None:
+    def load(self, stream: str, layer: int, chunks: Sequence[np.ndarray]) -> None:
         """Take over the first rows of a shard: ``chunks`` are its inner chunks, each [rows, span]."""
-        for target, chunk in zip(self._sites[site][layer], chunks, strict=True):
+        for target, chunk in zip(self._streams[stream][layer], chunks, strict=True):
             target[: len(chunk)] = chunk
 
-    def shard(self, site: str, layer: int) -> np.ndarray:
+    def shard(self, stream: str, layer: int) -> np.ndarray:
         """[n_spans, rows, span], contiguous: the data bytes of one shard."""
-        return self._sites[site][layer]
+        return self._streams[stream][layer]
 
     def clear(self) -> None:
         """Make every row NaN again, for the next block."""
-        for values in self._sites.values():
+        self._vanished.clear()
+        for values in self._streams.values():
             values.fill(np.nan)
 
-    def check(self, site: str, layer: int, n_rows: int, first_row: int) -> None:
-        """Refuse values among the first ``n_rows`` rows that are not finite.
+    def check(self, stream: str, layer: int, n_rows: int, first_row: int) -> None:
+        """Refuse values among the first ``n_rows`` rows that are not finite, and too many that became 0.
 
         Raises:
             NumericError: names site, layer, neuron and prompt, of which ``first_row`` is the block's first.
         """
-        bits, ones = EXPONENT[self.dtype.name]
-        filled = self._sites[site][layer, :, :n_rows]
+        filled = self._streams[stream][layer, :, :n_rows]
+        bits, ones = EXPONENT[filled.dtype.name]
         for span in filled.view(bits):  # one at a time: what is computed stays in the cache
             if ((span & ones) == ones).any():
-                raise _not_finite(site, layer, filled, first_row)
+                raise _not_finite(stream, layer, filled, first_row)
+        if (vanished := self._vanished[stream, layer]) > VANISHED * filled.size:
+            raise NumericError(
+                f"{vanished} of {filled.size} values of prompts {first_row} to {first_row + n_rows - 1} "
+                f"are too small for {filled.dtype}: they would be 0",
+                where=f"site {site_of(stream)}, layer {layer}",
+                fix=f"capture with {_option(stream)} float32",
+            )
 
 
-def _not_finite(site: str, layer: int, filled: np.ndarray, first_row: int) -> NumericError:
+def _not_finite(stream: str, layer: int, filled: np.ndarray, first_row: int) -> NumericError:
     """The problem with the first value of ``filled`` [n_spans, rows, span] that is not finite."""
     span, row, place = (int(axis[0]) for axis in np.nonzero(~np.isfinite(filled)))
     value, neuron = filled[span, row, place], span * filled.shape[2] + place
     overflow = filled.dtype == np.float16 and np.isinf(value)
+    quantity = array_of(stream).rpartition("/")[2]
     return NumericError(
-        f"the activation of neuron {neuron} on prompt {first_row + row} is {value}"
+        f"the {quantity} of neuron {neuron} on prompt {first_row + row} is {value}"
         + (", or too large for float16" if overflow else ""),
-        where=f"site {site}, layer {layer}",
-        fix="capture with --dtype float32" if overflow else "look at the model's weights and dtype",
+        where=f"site {site_of(stream)}, layer {layer}",
+        fix=f"capture with {_option(stream)} float32"
+        if overflow
+        else "look at the model's weights and dtype",
     )
+
+
+def _option(stream: str) -> str:
+    """What decides the dtype of a stream."""
+    return "--attribution-dtype" if group_of(stream).startswith(schema.ATTRIBUTIONS) else "--dtype"
 
 
 def write_block(
@@ -103,12 +123,12 @@ def write_block(
         StoreError: the disk refused; the block stays as it was.
     """
     places, paths = places_of(buffer.layouts), shard_paths(root, buffer.layouts, block)
-    codec = compressor(buffer.dtype.name) if compress else None
 
     def check(place: tuple[str, int]) -> None:
         buffer.check(*place, stop - start, start)
 
     def write(place: tuple[str, int], path: Path) -> int:
+        codec = compressor(buffer.layouts[place[0]].dtype) if compress else None
         return durable.write_partial(path, encode_shard(buffer.shard(*place), codec))
 
     with ThreadPoolExecutor(durable.SYNC_THREADS) as pool:
@@ -150,19 +170,19 @@ def promise_path(root: Path, block: int) -> Path:
     return durable.aside_of(root) / f"{PROMISE}{block}"
 
 
-def shard_path(root: Path, site: str, block: int, layer: int) -> Path:
+def shard_path(root: Path, stream: str, block: int, layer: int) -> Path:
     """File of one shard."""
-    return shard_folder(root, site) / shard_name(block, layer)
+    return shard_folder(root, stream) / shard_name(block, layer)
 
 
 def shard_paths(root: Path, layouts: Mapping[str, Layout], block: int) -> list[Path]:
     """Files of all shards of a block, in the order of its commit record's checksums."""
-    return [shard_path(root, site, block, layer) for site, layer in places_of(layouts)]
+    return [shard_path(root, stream, block, layer) for stream, layer in places_of(layouts)]
 
 
-def shard_folder(root: Path, site: str) -> Path:
-    """All shards of a site are in one folder."""
-    return root / schema.ACTIVATIONS / site / schema.ACTIVATION
+def shard_folder(root: Path, stream: str) -> Path:
+    """All shards of a stream are in one folder."""
+    return root / array_of(stream)
 
 
 def shard_name(block: int, layer: int) -> str:
@@ -187,8 +207,8 @@ def _forget(promised: Path) -> None:
 
 
 def places_of(layouts: Mapping[str, Layout]) -> list[tuple[str, int]]:
-    """(site, layer) in the order of a commit record's checksums."""
-    return [(site, layer) for site, lay in layouts.items() for layer in range(lay.n_layers)]
+    """(stream, layer) in the order of a commit record's checksums."""
+    return [(stream, layer) for stream, lay in layouts.items() for layer in range(lay.n_layers)]
 
 
 def _publish(paths: Iterable[Path]) -> None:

@@ -1,7 +1,7 @@
 """The commit log: which blocks exist, and the checksum of each of their shards.
 
 ``commits/record`` is one array (block, field) of uint64 with one chunk, so one file, per block: start row,
-stop row, then the CRC-32C of every shard (site, layer). The chunk carries a checksum of its own. A block
+stop row, then the CRC-32C of every shard (stream, layer). The chunk carries a checksum of its own. A block
 without a chunk reads as zeros: not committed. A block whose record stops early is the last one of a store
 that has grown since: its rows count, the rest is missing.
 """

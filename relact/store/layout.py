@@ -1,4 +1,7 @@
-"""Shape of activations on disk: blocks, shards, inner chunks. Integers only: no arrays, no files.
+"""Shape of a stream on disk: blocks, shards, inner chunks. Names and integers only: no arrays, no files.
+
+A stream is what is captured of one site: activations, called by the name of the site, or attributions, called
+``attributions/<site>``.
 
 ::
 
@@ -14,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+
+from relact.schema import ACTIVATIONS, ARRAYS
 
 BLOCK = 512  # prompts captured, written and committed together
 SPAN_TARGET = 704  # neurons per inner chunk: 512 x 704 x 2 bytes is 0.7 MB, about what a core's cache holds
@@ -41,13 +46,29 @@ def block_ranges(n_prompts: int, rows: int) -> list[tuple[int, int]]:
     return [(first, min(first + rows, n_prompts)) for first in range(0, n_prompts, rows)]
 
 
+def group_of(stream: str) -> str:
+    """``activations/<site>`` or ``attributions/<site>``."""
+    return stream if "/" in stream else f"{ACTIVATIONS}/{stream}"
+
+
+def array_of(stream: str) -> str:
+    """The name of a stream's array in the hierarchy."""
+    group = group_of(stream)
+    return f"{group}/{ARRAYS[group.partition('/')[0]]}"
+
+
+def site_of(stream: str) -> str:
+    """The site that a stream is read at."""
+    return stream.rpartition("/")[2]
+
+
 @dataclass(frozen=True)
 class Layout:
-    """Shape of one site's activations on disk.
+    """Shape of one stream on disk.
 
     Attributes:
         rows: prompts per block (and per shard).
-        n_layers, width: the site's own shape.
+        n_layers, width: the stream's own shape.
         item: bytes per value.
     """
 
@@ -56,6 +77,10 @@ class Layout:
     n_layers: int
     width: int
     item: int
+
+    @property
+    def dtype(self) -> str:
+        return f"float{8 * self.item}"
 
     @property
     def span(self) -> int:
@@ -84,19 +109,20 @@ class Layout:
 
 
 def layouts(
-    n_prompts: int, rows: int, n_layers: int, widths: Mapping[str, int], dtype: str
+    n_prompts: int, rows: int, n_layers: int, widths: Mapping[str, int], dtypes: Mapping[str, str]
 ) -> dict[str, Layout]:
-    """One `Layout` per site."""
+    """One `Layout` per stream; ``widths`` and ``dtypes`` are theirs."""
     return {
-        site: Layout(n_prompts, rows, n_layers, width, ITEM_BYTES[dtype]) for site, width in widths.items()
+        stream: Layout(n_prompts, rows, n_layers, width, ITEM_BYTES[dtypes[stream]])
+        for stream, width in widths.items()
     }
 
 
-def block_bytes(sites: Mapping[str, Layout]) -> int:
-    """Bytes of one block of every site in memory."""
-    return sum(site.rows * site.n_layers * site.width * site.item for site in sites.values())
+def block_bytes(streams: Mapping[str, Layout]) -> int:
+    """Bytes of one block of every stream in memory."""
+    return sum(lay.rows * lay.n_layers * lay.width * lay.item for lay in streams.values())
 
 
-def record_bytes(sites: Mapping[str, Layout]) -> int:
+def record_bytes(streams: Mapping[str, Layout]) -> int:
     """One block's commit record: start, stop and a checksum per shard, 8 bytes each, then a checksum."""
-    return 8 * (2 + sum(site.n_layers for site in sites.values())) + CHECKSUM
+    return 8 * (2 + sum(lay.n_layers for lay in streams.values())) + CHECKSUM

@@ -43,25 +43,25 @@ class LocalStore(Store):
     def __init__(self, path: Path, root: zarr.Group, manifest: schema.Manifest) -> None:
         super().__init__(path, root, manifest)
         self._plain = {
-            site: skeleton.is_plain(array, self.layouts[site]) for site, array in self._arrays.items()
+            stream: skeleton.is_plain(array, self.streams[stream]) for stream, array in self.arrays.items()
         }
         self._maps = Maps()
-        self._folders = {site: str(blocks.shard_folder(path, site)) for site in self.layouts}
-        self.log = CommitLog(path, schema.commit_fields(manifest.capture.sites, self.n_layers), self.n_blocks)
+        self._folders = {stream: str(blocks.shard_folder(path, stream)) for stream in self.streams}
+        self.log = CommitLog(path, schema.commit_fields(self.streams, self.n_layers), self.n_blocks)
 
-    def is_mapped(self, site: str) -> bool:
-        """Whether `columns` of the site are views on mapped files."""
-        return self._plain[site]
+    def is_mapped(self, stream: str) -> bool:
+        """Whether `columns` of the stream are views on mapped files."""
+        return self._plain[stream]
 
-    def chunk(self, site: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
+    def chunk(self, stream: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
         """[rows of the block, neurons start to stop]: a view on the mapped shard where there is one."""
-        if not self._plain[site]:
-            return super().chunk(site, layer, block, start, stop)
+        if not self._plain[stream]:
+            return super().chunk(stream, layer, block, start, stop)
         first, last = self.rows_of(block)
-        lay = self.layouts[site]
+        lay = self.streams[stream]
         number, offset = divmod(start, lay.span)
-        path = f"{self._folders[site]}{os.sep}{blocks.shard_name(block, layer)}"
-        whole = self._maps.chunk(path, number, lay.n_spans, (lay.rows, lay.span), self.dtype)
+        path = f"{self._folders[stream]}{os.sep}{blocks.shard_name(block, layer)}"
+        whole = self._maps.chunk(path, number, lay.n_spans, (lay.rows, lay.span), np.dtype(lay.dtype))
         return whole[: last - first, offset : offset + stop - start]
 
     def has(self, group: str) -> bool:
@@ -94,18 +94,18 @@ class LocalStore(Store):
     # --- writing
 
     def buffer(self) -> blocks.BlockBuffer:
-        """Memory for one block of every site."""
-        return blocks.BlockBuffer(self.layouts, self.dtype.name)
+        """Memory for one block of every stream."""
+        return blocks.BlockBuffer(self.streams)
 
     def load_block(self, block: int, buffer: blocks.BlockBuffer) -> int:
         """Put the committed rows of ``block`` into ``buffer``; returns one past the last of them."""
         first, stop = self.rows_of(block)[0], self.committed_stop(block)
         if stop > first:
-            for site, lay in self.layouts.items():
+            for stream, lay in self.streams.items():
                 for layer in range(lay.n_layers):
                     spans = range(0, lay.width, lay.span)
-                    chunks = [self.chunk(site, layer, block, start, start + lay.span) for start in spans]
-                    buffer.load(site, layer, [chunk[: stop - first] for chunk in chunks])
+                    chunks = [self.chunk(stream, layer, block, start, start + lay.span) for start in spans]
+                    buffer.load(stream, layer, [chunk[: stop - first] for chunk in chunks])
         return stop
 
     def write_block(self, block: int, buffer: blocks.BlockBuffer) -> None:
@@ -269,7 +269,7 @@ def _settle(path: Path) -> None:
     if aside.is_dir():
         if any(aside.glob(f"{blocks.PROMISE}*")):
             store = _open(path)
-            blocks.keep_promises(path, store.log, store.layouts)
+            blocks.keep_promises(path, store.log, store.streams)
         durable.restore_groups(path)
         shutil.rmtree(aside, ignore_errors=True)
     if path.is_dir():

@@ -21,7 +21,7 @@ from relact.errors import InputError, StoreError
 from relact.plan import show_bytes
 from relact.store import skeleton
 from relact.store.commits import CommitLog
-from relact.store.layout import Layout
+from relact.store.layout import Layout, site_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,6 +42,7 @@ class Store(ABC):
     Attributes:
         path: where it lies: a folder, or the location of a package as it was given.
         manifest: its identity.
+        streams: the shape of everything that is captured, by the name of its stream.
         layouts: per site, the shape of its activations.
         log: which blocks are committed.
     """
@@ -50,12 +51,15 @@ class Store(ABC):
 
     def __init__(self, path: Path | str, root: zarr.Group, manifest: schema.Manifest) -> None:
         self.path, self.root, self.manifest = path, root, manifest
-        self._arrays = {site: skeleton.array_of(root, site, path) for site in manifest.capture.sites}
-        rows = manifest.capture.block
-        self.layouts = {
-            site: Layout(self.n_prompts, rows, array.shape[1], array.shape[2], array.dtype.itemsize)
-            for site, array in self._arrays.items()
+        self.arrays = {
+            stream: skeleton.open_array(root, stream, path) for stream in manifest.capture.streams
         }
+        rows = manifest.capture.block
+        self.streams = {
+            stream: Layout(self.n_prompts, rows, array.shape[1], array.shape[2], array.dtype.itemsize)
+            for stream, array in self.arrays.items()
+        }
+        self.layouts = {site: self.streams[site] for site in manifest.capture.sites}
 
     # --- the capture
 
@@ -66,23 +70,39 @@ class Store(ABC):
 
     @property
     def n_layers(self) -> int:
-        return next(iter(self.layouts.values())).n_layers
+        return next(iter(self.streams.values())).n_layers
 
     @property
     def n_blocks(self) -> int:
-        return next(iter(self.layouts.values())).n_blocks
+        return next(iter(self.streams.values())).n_blocks
 
     @property
     def dtype(self) -> np.dtype:
+        """Of the activations."""
         return np.dtype(self.manifest.capture.dtype)
 
     @property
     def compressed(self) -> bool:
         """Whether inner chunks are compressed."""
-        return any(skeleton.inner_codecs(array)[1:] for array in self._arrays.values())
+        return any(skeleton.inner_codecs(array)[1:] for array in self.arrays.values())
 
-    def is_mapped(self, site: str) -> bool:
-        """Whether `columns` of the site are views on mapped files."""
+    def attributed(self, site: str) -> str | None:
+        """The stream of a site's attributions; None where they are not captured."""
+        stream = f"{schema.ATTRIBUTIONS}/{site}"
+        return stream if stream in self.streams else None
+
+    def shape(self, site: str) -> tuple[int, int]:
+        """(layers, neurons) of a site of which anything is captured."""
+        lay = self.streams[site if site in self.streams else f"{schema.ATTRIBUTIONS}/{site}"]
+        return lay.n_layers, lay.width
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Those of the activations, then others that have attributions."""
+        return tuple(dict.fromkeys(map(site_of, self.streams)))
+
+    def is_mapped(self, stream: str) -> bool:
+        """Whether `columns` of the stream are views on mapped files."""
         return False
 
     def rows_of(self, block: int) -> tuple[int, int]:
@@ -111,19 +131,19 @@ class Store(ABC):
         cuts = [first, *(row for row in self.appended() if first < row < last), last]
         return list(pairwise(cuts))
 
-    def columns(self, site: str, layer: int, start: int, stop: int) -> list[np.ndarray]:
-        """Activations of neurons ``start`` to ``stop``: a read-only array [rows, neurons] per block.
+    def columns(self, stream: str, layer: int, start: int, stop: int) -> list[np.ndarray]:
+        """Values of neurons ``start`` to ``stop``: a read-only array [rows, neurons] per block.
 
         The store must be complete, and the slice lie inside one inner chunk (`Layout.span`). Zero-copy where
         the shard can be mapped; through zarr, with the same numbers, where it cannot (compressed, packed, or
         written by another tool).
         """
-        return [self.chunk(site, layer, block, start, stop) for block in range(self.n_blocks)]
+        return [self.chunk(stream, layer, block, start, stop) for block in range(self.n_blocks)]
 
-    def chunk(self, site: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
+    def chunk(self, stream: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
         """The part of `columns` that lies in one block: [rows of the block, neurons]."""
         first, last = self.rows_of(block)
-        values = np.asarray(self._arrays[site][first:last, layer, start:stop])
+        values = np.asarray(self.arrays[stream][first:last, layer, start:stop])
         values.flags.writeable = False
         return values
 
@@ -216,12 +236,20 @@ class Store(ABC):
             "neurons": sum(lay.n_layers * lay.width for lay in self.layouts.values()),
             "pool": manifest.capture.pool,
             "dtype": manifest.capture.dtype,
-            "size": show_bytes(sum(lay.bytes for lay in self.layouts.values())),
+            **self._attributions(),
+            "size": show_bytes(sum(lay.bytes for lay in self.streams.values())),
             "blocks": f"{self.n_blocks - missing} of {self.n_blocks} committed",
             "scores": "yes" if self.has(schema.SCORES) else "no",
             "masks": ", ".join(self.children(schema.MASKS)) or "none",
             "ablations": ", ".join(self.children(schema.ABLATIONS)) or "none",
         }
+
+    def _attributions(self) -> dict[str, str]:
+        record = self.manifest.capture.attribution
+        if record is None:
+            return {}
+        how = f"target {record.target}, pool {record.pool}, {record.dtype}"
+        return {schema.ATTRIBUTIONS: f"{', '.join(record.sites)} ({how})"}
 
     def _repr_html_(self) -> str:
         """`describe` as a table, for notebooks."""

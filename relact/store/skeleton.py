@@ -1,4 +1,4 @@
-"""The skeleton of a store: everything but the activations themselves, whole before it is seen.
+"""The skeleton of a store: everything but the captured values themselves, whole before it is seen.
 
 A new store is a skeleton that is renamed into place. A store grows (more prompts) by a second skeleton of the
 greater size whose files replace the first one's: all of them are one chunk per array, so the names are the
@@ -23,7 +23,7 @@ from relact import durable, schema
 from relact.errors import StoreError
 from relact.schema import DOCUMENT
 from relact.store import blocks, commits
-from relact.store.layout import Layout, layouts
+from relact.store.layout import Layout, array_of, layouts
 from relact.store.seal import files_below, seal
 from relact.store.shards import VERIFY
 
@@ -38,7 +38,7 @@ class Blueprint:
     Attributes:
         tables: ``identify`` and ``test`` prompts with the columns of `schema.PROMPT_TEXT` and ``n_tokens``;
             ``test`` also has ``answers`` (lists of strings).
-        widths: neurons per layer of every captured site.
+        widths: neurons per layer of every captured stream.
         compress: bitshuffle and zstd on every inner chunk: smaller, slower, not mappable.
     """
 
@@ -55,9 +55,9 @@ class Blueprint:
 
     @property
     def layouts(self) -> dict[str, Layout]:
-        """Shape of every site's activations."""
+        """Shape of every stream."""
         capture = self.manifest.capture
-        return layouts(self.n_prompts, capture.block, self.n_layers, self.widths, capture.dtype)
+        return layouts(self.n_prompts, capture.block, self.n_layers, self.widths, capture.streams)
 
 
 def build(path: Path, blueprint: Blueprint) -> None:
@@ -69,15 +69,15 @@ def build(path: Path, blueprint: Blueprint) -> None:
     tables = root.create_group(schema.PROMPTS)
     for split in (schema.IDENTIFY, schema.TEST):
         _write_prompts(tables.create_group(split), blueprint.tables[split])
-    activations = root.create_group(schema.ACTIVATIONS)
-    for site, lay in blueprint.layouts.items():
-        group = activations.create_group(site)
+    for stream, lay in blueprint.layouts.items():
+        quantity, site, name = array_of(stream).split("/")
+        group = root.require_group(quantity).create_group(site)
         group.create_array(
-            schema.ACTIVATION,
+            name,
             shape=(n_prompts, n_layers, lay.width),
             shards=(lay.rows, 1, lay.width),
             chunks=(lay.rows, 1, lay.span),
-            dtype=manifest.capture.dtype,
+            dtype=lay.dtype,
             fill_value=float("nan"),
             compressors=COMPRESSED if blueprint.compress else None,
             filters=None,
@@ -85,7 +85,7 @@ def build(path: Path, blueprint: Blueprint) -> None:
             dimension_names=("prompt", "layer", "neuron"),
         )
         write_coordinates(group, prompt=range(n_prompts), layer=range(n_layers), neuron=range(lay.width))
-    commits.create(root, schema.commit_fields(manifest.capture.sites, n_layers), lay.n_blocks)
+    commits.create(root, schema.commit_fields(manifest.capture.streams, n_layers), lay.n_blocks)
     seal(path)
 
 
@@ -141,9 +141,9 @@ def write_whole(group: zarr.Group, name: str, data: np.ndarray, dimensions: tupl
     group.create_array(name, data=data, chunks=chunks, dimension_names=dimensions)
 
 
-def array_of(root: zarr.Group, site: str, where: object) -> zarr.Array[Any]:
-    """The activations of one site; `StoreError` says what is wrong with its metadata."""
-    name = f"{schema.ACTIVATIONS}/{site}/{schema.ACTIVATION}"
+def open_array(root: zarr.Group, stream: str, where: object) -> zarr.Array[Any]:
+    """The array of one stream; `StoreError` says what is wrong with its metadata."""
+    name = array_of(stream)
     try:
         array = root[name]
     except KeyError as error:

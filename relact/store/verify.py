@@ -19,12 +19,13 @@ from relact.errors import RelactError, StoreError
 from relact.progress import Progress, silent
 from relact.schema import DOCUMENT
 from relact.store import blocks, local
+from relact.store.layout import group_of, site_of
 from relact.store.local import LocalStore
 from relact.store.reading import MAKERS
 from relact.store.seal import EMPTY_GROUP, hexadecimal, intact, recorded, was_sealed
 
 CAPTURE = "relact capture MODEL PROMPTS {store} --repair"
-SKELETON = (schema.PROMPTS, schema.ACTIVATIONS, schema.COMMITS)  # covered by the root's seal and the log
+SKELETON = (schema.PROMPTS, *schema.ARRAYS, schema.COMMITS)  # covered by the root's seal and the log
 DAMAGED = "damaged: its checksum does not match"
 READERS = 4  # files read at once: a disk likes a queue, the checksum itself is several GB/s on one core
 MEGABYTE = 10**6
@@ -36,7 +37,7 @@ class Problem:
 
     Attributes:
         file: relative to the store.
-        group: where it belongs: ``activations/<site>``, ``scores``, ``masks/<name>``, ...; empty for the
+        group: where it belongs: ``activations/<site>``, ``attributions/<site>``, ``scores``, ``masks/<name>``, ...; empty for the
             root.
         site, block, layer: of a damaged shard; a damaged commit record has a block only.
         repair: the command that makes it anew.
@@ -200,9 +201,9 @@ def _shards_of(store: LocalStore, block: int, capture: str, verdict: Verdict) ->
         verdict.problems.append(Problem(problem, file, schema.COMMITS, capture, block=block))
     elif stop < last:
         verdict.missing = sorted([*verdict.missing, block])
-    for (site, layer), checksum in zip(blocks.places_of(store.layouts), checksums, strict=True):
-        shard = blocks.shard_path(store.path, site, block, layer).relative_to(store.path).as_posix()
-        group = f"{schema.ACTIVATIONS}/{site}"
+    for (stream, layer), checksum in zip(blocks.places_of(store.streams), checksums, strict=True):
+        shard = blocks.shard_path(store.path, stream, block, layer).relative_to(store.path).as_posix()
+        group, site = group_of(stream), site_of(stream)
         yield Expected(hexadecimal(checksum), Problem("", shard, group, capture, site, block, layer))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -82,6 +83,7 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
             block=capture.block,
             batch_tokens=capture.batch,
             special_tokens=capture.special_tokens,
+            **_attribution(capture.attribution),
         ),
         scores=ScoreOptions(
             relations=mask.scores.relations, negatives=mask.scores.negatives, seed=mask.scores.seed or 0
@@ -93,6 +95,15 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
             match=record.match,
         ),
     )
+
+
+def _attribution(record: schema.AttributionRecord | None) -> dict[str, Any]:
+    """How attributions were made, as options of a capture."""
+    if record is None:
+        return {}
+    how = {"attribution_sites": record.sites, "attribution_pool": record.pool, "target": record.target}
+    how |= {"attribution_dtype": record.dtype, "target_token": record.token}
+    return {"attribution": True, **how}
 
 
 def prompts_of(store: Store) -> pd.DataFrame:

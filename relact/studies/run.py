@@ -139,7 +139,7 @@ def forecast(
     relation_of = table.loc[table["split"] == schema.IDENTIFY, "relation"].tolist()
     widths = {site: loaded.widths[site] for site in site_names.resolve(loaded.model.config, capture.sites)}
     rows = capture.block or block_of(len(relation_of))
-    shapes = layouts(len(relation_of), rows, loaded.n_layers, widths, capture.dtype)
+    shapes = layouts(len(relation_of), rows, loaded.n_layers, widths, dict.fromkeys(widths, capture.dtype))
     relations: Sequence[str] = list(dict.fromkeys(relation_of))
     matrix = ablating.Matrix(tests, relations, len(recipe.ablate.seeds), widths)
     return [

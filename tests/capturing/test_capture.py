@@ -66,7 +66,8 @@ def settings(pool, chosen, batch=60):
 def captured(loaded, tokens, pool, chosen, batch=60):
     """{site: [layer, prompt, neuron]} through the batched, prefix-sharing path."""
     widths = {site: loaded.widths[site] for site in chosen}
-    buffer = BlockBuffer(layouts(len(tokens), len(tokens), loaded.n_layers, widths, "float32"), "float32")
+    dtypes = dict.fromkeys(chosen, "float32")
+    buffer = BlockBuffer(layouts(len(tokens), len(tokens), loaded.n_layers, widths, dtypes))
     assert sum(capture_rows(loaded, tokens, buffer, settings(pool, chosen, batch))) == len(tokens)
     return {
         site: np.stack(

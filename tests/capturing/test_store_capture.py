@@ -260,7 +260,7 @@ def test_writing_never_holds_more_than_one_block_back(loaded, tmp_path, monkeypa
 
     def counted(self):
         made.append(self)
-        return BlockBuffer(self.layouts, self.dtype.name)
+        return BlockBuffer(self.streams)
 
     write = LocalStore.write_block
 
@@ -323,7 +323,8 @@ def test_a_capture_of_four_times_its_memory_stays_below_the_planned_peak(tmp_pat
 
 
 def test_memory_decides_the_size_of_a_block_and_too_little_is_refused(loaded):
-    options = {"n_prompts": 2000, "n_layers": 3, "widths": {SITE: 1000}, "dtype": "float16", "held": 10**6}
+    options = {"n_prompts": 2000, "n_layers": 3, "widths": {SITE: 1000}, "held": 10**6}
+    options["dtypes"] = {SITE: "float16"}
     shape = memory.CaptureShape(**options)
     assert shape.fit(None) == (500, 2)
     rows, buffers = shape.fit(2 * 10**6)

@@ -73,7 +73,7 @@ def capture(store: LocalStore, blocks: Iterable[int] | None = None) -> LocalStor
             rows = np.arange(store.load_block(block, buffer), stop)
             for site in WIDTHS:
                 for layer in range(LAYERS):
-                    buffer.put(site, layer, rows - first, values(site, rows)[:, layer].astype(store.dtype))
+                    buffer.put(site, layer, rows - first, values(site, rows)[:, layer].astype(store.layouts[site].dtype))
             store.write_block(block, buffer)
             buffer.clear()
     return store
@@ -86,7 +86,7 @@ def full(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) 
 
 def read(store: LocalStore, site: str) -> np.ndarray:
     """[row, layer, neuron] through `LocalStore.columns`, as scoring reads."""
-    lay = store.layouts[site]
+    lay = store.streams[site]
     spans = range(0, lay.width, lay.span)
     layers = [
         np.concatenate(

@@ -1,0 +1,83 @@
+"""Gradients of a log-probability at sites: one forward pass, one backward pass to the tensors of the sites.
+
+Parameters stay frozen: the gradient begins at the input embeddings. Logits are computed at each row's last
+real token alone, by the model's own head (its scaling and soft caps are part of the log-probability).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relact.errors import ModelError
+from relact.models import hooks
+
+
+@contextmanager
+def traced(model: nn.Module, sites: Sequence[str], ends: Tensor) -> Iterator[hooks.Trace]:
+    """Inside the block a forward pass keeps what gradients need, and its logits are [batch, 1, words].
+
+    Not inside `torch.inference_mode`, nor are the model's inputs made there.
+
+    Args:
+        ends: int64 [batch], each row's last real token.
+    """
+    embedding, head = _module(model, "get_input_embeddings"), _module(model, "get_output_embeddings")
+    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def begin(_: nn.Module, __: Any, states: Tensor) -> Tensor:
+        return states.detach().requires_grad_()
+
+    def last(_: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rows = torch.arange(len(ends), device=states[0].device)
+        return (states[0][rows, ends.to(states[0].device)][:, None], *states[1:])
+
+    handles = [embedding.register_forward_hook(begin), head.register_forward_pre_hook(last)]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        with torch.enable_grad(), hooks.trace(model, sites) as trace:
+            yield trace
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def log_probability(logits: Tensor, targets: Tensor, others: Tensor | None = None) -> Tensor:
+    """[batch]: of the token ``targets``, less that of ``others`` where they are given; in float32 at least.
+
+    Args:
+        logits: [batch, words]. targets, others: int64 [batch].
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    targets = targets.to(logits.device)
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    if others is None:
+        return chosen - logits.logsumexp(dim=1)
+    return chosen - logits.gather(1, others.to(logits.device)[:, None])[:, 0]
+
+
+def products(trace: hooks.Trace, total: Tensor) -> Iterator[tuple[str, int, Tensor]]:
+    """(site, layer, value times gradient of ``total``), [batch, tokens, width] in float32 at least."""
+    gradients = torch.autograd.grad(total, trace.tensors)
+    for site, layer, value, gradient in trace.columns(gradients):
+        wide = torch.promote_types(value.dtype, torch.float32)
+        yield site, layer, value.detach().to(wide) * gradient.to(wide)
+
+
+def _module(model: nn.Module, getter: str) -> nn.Module:
+    """The embedding of the input or the head; `ModelError` for a model that has none."""
+    found = getattr(model, getter, lambda: None)()
+    if not isinstance(found, nn.Module):
+        raise ModelError(
+            f"its {getter} gives no module",
+            where=type(model).__name__,
+            fix="attribute a causal language model, loaded with relact.models.load",
+        )
+    return found
