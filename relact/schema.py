@@ -113,7 +113,7 @@ class CaptureRecord:
 
     @property
     def streams(self) -> dict[str, str]:
-        """What is captured -> its dtype: activations by their site, attributions as ``attributions/<site>``."""
+        """What is captured -> its dtype: activations by site, attributions as ``attributions/<site>``."""
         streams = dict.fromkeys(self.sites, self.dtype)
         if self.attribution:
             names = [f"{ATTRIBUTIONS}/{site}" for site in self.attribution.sites]

@@ -27,6 +27,7 @@ from relact import sites as site_names
 from relact.errors import InputError, StoreError
 from relact.packed.store import open_store
 from relact.scoring.selection import Numbering
+from relact.store.layout import group_of
 from relact.store.reading import Store
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 
 
 def open(path: str | Path) -> xr.DataTree:
-    """The whole store as a lazy `xarray.DataTree`; activations end at the last committed block.
+    """The whole store as a lazy `xarray.DataTree`; what is captured ends at the last committed block.
 
     Groups and names are those of docs/format.md: ``tree["scores/mlp.gate"]["average_precision"]`` has
     dimensions (relation, layer, neuron). Nothing is read before it is asked for.
@@ -52,8 +53,8 @@ def open(path: str | Path) -> xr.DataTree:
     missing = store.missing_blocks()
     if missing:
         rows = store.rows_of(missing[0])[0]
-        for site in store.layouts:
-            node = tree[f"{schema.ACTIVATIONS}/{site}"]
+        for stream in store.streams:
+            node = tree[group_of(stream)]
             node.dataset = node.to_dataset().isel(prompt=slice(rows))
     return tree
 

@@ -64,9 +64,7 @@ def _keep(arrivals: Arrivals, mask: torch.Tensor, settings: schema.CaptureRecord
 
 def _counted(mask: torch.Tensor, lengths: torch.Tensor, pool: str, starts: np.ndarray) -> torch.Tensor:
     """bool [batch, tokens]: those that are pooled."""
-    if pool == "last":
-        first = lengths - 1
-    else:
-        first = torch.from_numpy(starts).to(mask.device)  # 0 but for the pool ``own``
+    # starts are 0 but for the pool ``own``
+    first = lengths - 1 if pool == "last" else torch.from_numpy(starts).to(mask.device)
     places = torch.arange(mask.shape[1], device=mask.device)
     return mask & (places[None, :] >= first[:, None])

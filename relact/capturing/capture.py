@@ -1,10 +1,9 @@
 """Capture: model + prompts + sites -> a stream of committed blocks.
 
 One block at a time: its prompts are grouped by shared prefix, batched by length, run through the base model
-(no logits), and every site's output is pooled over the prompt's real tokens on the way (`passes`); attributions
-take whole prompts, and a backward pass (`attributing`). A
-background thread writes the finished block while the model works on the next one. The processes of one
-``accelerate launch`` take blocks in turn.
+(no logits), and every site's output is pooled over the prompt's real tokens on the way (`passes`);
+attributions take whole prompts, and a backward pass (`attributing`). A background thread writes the finished
+block while the model works on the next one. The processes of one ``accelerate launch`` take blocks in turn.
 """
 
 from __future__ import annotations
@@ -78,50 +77,32 @@ def capture(
         prompts: a prompt table (`relact.prompts`) or a file of one.
         store: folder of the store; made when missing, resumed when it records the same identity.
         sites: names or aliases (`sites.expand`).
-        pool: ``mean``, ``max``, ``last`` or ``positive`` (share of tokens above 0) over the prompt's real
-            tokens.
+        pool: over the real tokens: ``mean``, ``max``, ``last``, ``positive`` (share of tokens above 0).
         dtype: stored as ``float16`` or ``float32``.
-        block: prompts committed together; by default about 512, evened out over the prompts, fewer if
-            ``memory`` asks.
+        block: prompts committed together; about 512, fewer if ``memory`` asks.
         batch_tokens: tokens in one forward pass at most.
         special_tokens: whether the tokenizer adds its own (BOS); they count as real tokens.
         memory: budget of the whole process in bytes or as text ("8GiB"); None for no limit.
         compress: store bitshuffled and compressed with zstd: smaller, slower to read.
         attribution: also store activation times gradient of the answer's log-probability: to first order what
-            it loses when the neuron is set to 0. One backward pass per batch.
-        attribution_sites: as ``sites``.
-        attribution_pool: ``sum`` over all real tokens, of the ``last`` alone, or of the prompt's ``own``: its
-            last line, without the examples before it.
-        attribution_dtype: as ``dtype``; float16 is refused where more than a hundredth would become 0.
-        target: the ``answer``'s first token, its ``contrast`` with another answer of the relation, or one
-            ``token`` for all prompts, ``target_token``: its text or number.
+            it loses when the neuron is set to 0. attribution_sites, attribution_dtype: as those without.
+        attribution_pool: ``sum`` over the real tokens, the ``last``, or the prompt's ``own``: its last line.
+        target: the ``answer``'s first token, its ``contrast`` with another answer, or one ``token`` for all
+            prompts, ``target_token``: its text or number.
         model_dtype, device: of a model that is loaded.
         append: add the prompts of the table that the store does not have; the others are not captured again.
         repair: check every byte first, and capture damaged blocks again.
 
     Returns:
-        the complete store: activation [prompt, layer, neuron] per site, attribution likewise (not yet
-        complete on other ranks).
+        the complete store: [prompt, layer, neuron] per site (not yet complete on other ranks).
 
     Raises:
         InputError, ModelError, NumericError, StoreError, IdentityError, BusyError, BudgetError: see
             `relact.errors`; committed blocks stay.
     """
+    attributed = attribution, attribution_sites, attribution_pool, attribution_dtype, target, target_token
     options = CaptureOptions(
-        sites,
-        pool,
-        dtype,
-        block,
-        batch_tokens,
-        special_tokens,
-        memory,
-        compress,
-        attribution,
-        attribution_sites,
-        attribution_pool,
-        attribution_dtype,
-        target,
-        target_token,
+        sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress, *attributed
     )
     return capture_with(
         options,
@@ -158,6 +139,8 @@ def capture_with(
 
     def begin() -> None:
         if not path.exists():
+            if intake.objective:
+                intake.objective.require_contrast(intake.tables[schema.IDENTIFY])
             local.create(path, intake.blueprint)
             return
         if repair:

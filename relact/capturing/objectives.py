@@ -26,7 +26,8 @@ class Objective:
 
     Attributes:
         targets: int64 [prompt], the token whose log-probability counts.
-        others: int64 [prompt], the token whose log-probability is taken off; None where none is.
+        others: int64 [prompt], the token whose log-probability is taken off, `NONE` where there is none; None
+            where nothing is taken off.
         starts: int64 [prompt], the first token that is pooled.
     """
 
@@ -39,6 +40,12 @@ class Objective:
         where = rows if isinstance(rows, slice) else np.asarray(rows)
         others = None if self.others is None else self.others[where]
         return Objective(self.targets[where], others, self.starts[where])
+
+    def require_contrast(self, prompts: pd.DataFrame) -> None:
+        """`InputError` for a prompt that has nothing to be contrasted with."""
+        if self.others is not None:
+            texts = prompts["text"].astype(str).tolist()
+            _require(self.others, texts, "has no other answer of its relation to be contrasted with")
 
 
 def resolved(loaded: LoadedModel, settings: schema.CaptureRecord) -> schema.CaptureRecord:
@@ -71,7 +78,7 @@ def objective_of(
             were when it came.
 
     Raises:
-        InputError: a prompt without an answer, or without a distractor where one is needed.
+        InputError: a prompt without an answer where one is needed.
     """
     record = settings.attribution
     if record is None:
@@ -88,13 +95,13 @@ def objective_of(
     _require(targets, texts, "has no answer whose log-probability could be attributed")
     if record.target != "contrast":
         return Objective(targets, None, starts)
-    table = prompts.assign(**{schema.ANSWERS: [[answer] for answer in objects]})
+    table = prompts.copy()
+    table[schema.ANSWERS] = [[answer] for answer in objects]
     others = np.full(len(texts), NONE, np.int64)
     for first, stop in pairwise([0, *appended, len(texts)]):
         known = list(zip(table["relation"][:stop], objects[:stop], strict=True))
         part = slice(first, stop)
         others[part] = distractors(loaded, table[part], targets[part], known, **special)
-    _require(others, texts, "has no other answer of its relation to be contrasted with")
     return Objective(targets, others, starts)
 
 

@@ -1,4 +1,6 @@
-"""How activations and attributions are captured: every choice with its default, once. Nothing heavy is imported here."""
+"""How activations and attributions are captured: every choice with its default, once. Nothing heavy is
+imported here.
+"""
 
 from __future__ import annotations
 

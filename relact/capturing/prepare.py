@@ -97,11 +97,15 @@ def tokens_of(loaded: LoadedModel, prompts: pd.DataFrame, intake: Intake) -> Seq
 def objective_in(
     loaded: LoadedModel, store: LocalStore, tokens: Sequence[Sequence[int]], intake: Intake
 ) -> Objective | None:
-    """What of a store's identification prompts is attributed, whenever they came to it."""
-    if tokens is intake.tokens and not store.appended():
-        return intake.objective
-    prompts, settings = store.prompts(schema.IDENTIFY), store.manifest.capture
-    return objective_of(loaded, prompts, tokens, settings, store.appended())
+    """What of a store's identification prompts is attributed, whenever they came to it; `InputError` for one
+    that has no contrast where that is asked for.
+    """
+    objective, prompts = intake.objective, store.prompts(schema.IDENTIFY)
+    if objective and (tokens is not intake.tokens or store.appended()):
+        objective = objective_of(loaded, prompts, tokens, store.manifest.capture, store.appended())
+    if objective:
+        objective.require_contrast(prompts)
+    return objective
 
 
 def measure(blueprint: Blueprint) -> tuple[int, int]:
@@ -172,7 +176,7 @@ def new_rows(store: LocalStore, intake: Intake) -> dict[str, pd.DataFrame]:
         for key in _keys(table):
             fresh.append(not unmatched[key])
             unmatched[key] -= bool(unmatched[key])
-        rows[split] = table[fresh].reset_index(drop=True)
+        rows[split] = table.loc[fresh].reset_index(drop=True)
     return rows
 
 

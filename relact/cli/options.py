@@ -47,7 +47,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Attribution = Annotated[
     bool,
     typer.Option(
-        "--attribution", help="also attribute the answer to neurons: activation times gradient, a backward pass"
+        "--attribution",
+        help="also attribute the answer to neurons: activation times gradient, a backward pass",
     ),
 ]
 AttributionSites = Annotated[str, typer.Option(help="sites to attribute to")]

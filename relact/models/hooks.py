@@ -97,7 +97,7 @@ def visit(
             layer and count.
     """
     state = Visit()
-    with _serving(model, sites, layers, state, lambda value, spots: _serve(value, spots, callback, state)):
+    with _serving(model, sites, layers, state, lambda spots, value: _serve(value, spots, callback, state)):
         yield state
 
 
@@ -110,7 +110,7 @@ def trace(model: nn.Module, sites: str | Sequence[str]) -> Iterator[Trace]:
     """
     kept, taps = Trace(Visit()), family(model.config).taps
 
-    def keep(value: Tensor, spots: Sequence[_Spot]) -> Tensor | None:
+    def keep(spots: Sequence[_Spot], value: Tensor) -> Tensor | None:
         for spot in spots:
             kept.state.fired[spot.site, spot.layer] += 1
             _require_width(_columns(_unflat(value, kept.state), spot.part), spot)
@@ -128,7 +128,7 @@ def _serving(
     sites: str | Sequence[str],
     layers: Iterable[int] | None,
     state: Visit,
-    serve: Callable[[Tensor, Sequence[_Spot]], Tensor | None],
+    serve: Callable[[Sequence[_Spot], Tensor], Tensor | None],
 ) -> Iterator[None]:
     """``serve`` every tensor of the sites with its spots each time the decoder runs inside the block."""
     owner, blocks = find_layers(model)
@@ -137,7 +137,7 @@ def _serving(
         path = family(model.config).layers
         for (layer, tap), spots in plan.items():
             module = _child(blocks[layer], tap.module, f"{path}.{layer}")
-            _attach(stack, module, tap.side, partial(serve, spots=spots))
+            _attach(stack, module, tap.side, partial(serve, spots))
         expected = [(spot.site, spot.layer) for spots in plan.values() for spot in spots]
         _count_forwards(stack, owner, expected, state)
         yield
@@ -210,9 +210,7 @@ def _child(block: nn.Module, path: str, where: str) -> nn.Module:
         ) from None
 
 
-def _attach(
-    stack: ExitStack, module: nn.Module, side: str, serve: Callable[[Tensor], Tensor | None]
-) -> None:
+def _attach(stack: ExitStack, module: nn.Module, side: str, serve: Callable[[Tensor], Tensor | None]) -> None:
     if side == "input":
 
         def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -1,4 +1,4 @@
-"""What is captured for transport: the shards of an uncompressed store, compressed, and back to the same bytes.
+"""Captured values for transport: the shards of an uncompressed store, compressed, and back to the same bytes.
 
 Uncompressed shards can be mapped, compressed ones travel. Both are the same array to zarr: only its metadata,
 the shards and the checksums in the commit records change.

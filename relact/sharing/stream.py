@@ -83,21 +83,9 @@ def stream(
         InputError: blocks cannot be put there. IdentityError: something else is being captured there.
         StoreError: refused, or the connection broke; blocks that are there stay. And what `capture` raises.
     """
+    attributed = attribution, attribution_sites, attribution_pool, attribution_dtype, target, target_token
     options = CaptureOptions(
-        sites,
-        pool,
-        dtype,
-        block,
-        batch_tokens,
-        special_tokens,
-        memory,
-        compress,
-        attribution,
-        attribution_sites,
-        attribution_pool,
-        attribution_dtype,
-        target,
-        target_token,
+        sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress, *attributed
     )
     return stream_with(
         options,

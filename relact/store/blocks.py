@@ -1,7 +1,7 @@
 """One block in memory, and its way to disk: shards first, then the commit.
 
-The buffer of a stream is [layer, span number, row, neuron in span]: exactly the order of the bytes in its shard
-files, so writing a shard copies nothing.
+The buffer of a stream is [layer, span number, row, neuron in span]: exactly the order of the bytes in its
+shard files, so writing a shard copies nothing.
 
 Replacing a committed block (a store that grew has one that is not full) must not lose the rows it has. So
 everything new lies durable beside the old, then one file, the *promise*, says that it shall take the old
@@ -54,7 +54,7 @@ class BlockBuffer:
         with np.errstate(over="ignore", under="ignore"):  # `check` names what overflows, and what vanishes
             stored = values.astype(lay.dtype, copy=False)
         if stored is not values:
-            self._vanished[stream, layer] += np.count_nonzero(values) - np.count_nonzero(stored)
+            self._vanished[stream, layer] += int(np.count_nonzero(values)) - int(np.count_nonzero(stored))
         target[:, rows, :] = stored.reshape(len(rows), lay.n_spans, lay.span).swapaxes(0, 1)
 
     def load(self, stream: str, layer: int, chunks: Sequence[np.ndarray]) -> None:

@@ -51,9 +51,7 @@ class Store(ABC):
 
     def __init__(self, path: Path | str, root: zarr.Group, manifest: schema.Manifest) -> None:
         self.path, self.root, self.manifest = path, root, manifest
-        self.arrays = {
-            stream: skeleton.open_array(root, stream, path) for stream in manifest.capture.streams
-        }
+        self.arrays = {stream: skeleton.open_array(root, stream, path) for stream in manifest.capture.streams}
         rows = manifest.capture.block
         self.streams = {
             stream: Layout(self.n_prompts, rows, array.shape[1], array.shape[2], array.dtype.itemsize)

@@ -37,8 +37,8 @@ class Problem:
 
     Attributes:
         file: relative to the store.
-        group: where it belongs: ``activations/<site>``, ``attributions/<site>``, ``scores``, ``masks/<name>``, ...; empty for the
-            root.
+        group: where it belongs: ``activations/<site>``, ``attributions/<site>``, ``scores``,
+            ``masks/<name>``, ...; empty for the root.
         site, block, layer: of a damaged shard; a damaged commit record has a block only.
         repair: the command that makes it anew.
     """

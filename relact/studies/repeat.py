@@ -101,9 +101,14 @@ def _attribution(record: schema.AttributionRecord | None) -> dict[str, Any]:
     """How attributions were made, as options of a capture."""
     if record is None:
         return {}
-    how = {"attribution_sites": record.sites, "attribution_pool": record.pool, "target": record.target}
-    how |= {"attribution_dtype": record.dtype, "target_token": record.token}
-    return {"attribution": True, **how}
+    return {
+        "attribution": True,
+        "attribution_sites": record.sites,
+        "attribution_pool": record.pool,
+        "attribution_dtype": record.dtype,
+        "target": record.target,
+        "target_token": record.token,
+    }
 
 
 def prompts_of(store: Store) -> pd.DataFrame:

@@ -1,7 +1,8 @@
-"""Small stores made without a model: a value is a function of prompt, site, layer and neuron,
+"""Small stores made without a model: a value is a function of prompt, stream, layer and neuron,
 so a test knows what must be there.
 
-Two sites of different widths, one of them with two inner chunks per shard; blocks of four prompts.
+Activations of two sites of different widths, one of them with two inner chunks per shard, and attributions of
+one; blocks of four prompts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,9 @@ from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.skeleton import Blueprint
 
-WIDTHS = {"mlp.gate": 706, "attn.k": 24}
+SITES = ("mlp.gate", "attn.k")
+WIDTHS = {"mlp.gate": 706, "attn.k": 24, "attributions/attn.k": 24}  # of every stream
+ATTRIBUTION = schema.AttributionRecord(("attn.k",), "answer", "sum", "float32")
 LAYERS = 2
 BLOCK = 4
 MODEL = schema.ModelRecord("sample", None, "f0", "float32", "llama")
@@ -43,25 +47,34 @@ def table(n: int, start: int = 0, split: str = schema.IDENTIFY) -> pd.DataFrame:
     return frame
 
 
-def intake(n: int, *, dtype: str = "float16", n_test: int = 3, compress: bool = False) -> Intake:
+def intake(
+    n: int,
+    *,
+    dtype: str = "float16",
+    n_test: int = 3,
+    compress: bool = False,
+    attribution: schema.AttributionRecord | None = ATTRIBUTION,
+) -> Intake:
     """What a capture of ``n`` prompts would start from; its tokens are never run."""
     tables = {schema.IDENTIFY: table(n), schema.TEST: table(n_test, split=schema.TEST)}
-    settings = schema.CaptureRecord(tuple(WIDTHS), "mean", dtype, BLOCK, 64, True)
+    settings = schema.CaptureRecord(SITES, "mean", dtype, BLOCK, 64, True, attribution)
+    widths = {stream: WIDTHS[stream] for stream in settings.streams}
     manifest = schema.Manifest(
         MODEL, "t0", settings, describe(tables), {"relact": "0"}, "2026-01-01T00:00:00+00:00"
     )
-    return Intake(Blueprint(manifest, tables, LAYERS, WIDTHS, compress), [[1]] * n)
+    return Intake(Blueprint(manifest, tables, LAYERS, widths, compress), [[1]] * n)
 
 
-def make(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) -> LocalStore:
-    """A new store of ``n`` prompts without any block."""
-    return local.create(path, intake(n, dtype=dtype, compress=compress).blueprint)
+def make(path: Path, n: int, **options: Any) -> LocalStore:
+    """A new store of ``n`` prompts without any block; options are those of `intake`."""
+    return local.create(path, intake(n, **options).blueprint)
 
 
-def values(site: str, rows: Iterable[int]) -> np.ndarray:
+def values(stream: str, rows: Iterable[int]) -> np.ndarray:
     """float64 [row, layer, neuron]: exact in float16."""
-    row, layer, neuron = np.ix_(list(rows), range(LAYERS), range(WIDTHS[site]))
-    return ((row * 131 + layer * 57 + neuron * 7 + WIDTHS[site]) % 509) / 8 - 30
+    row, layer, neuron = np.ix_(list(rows), range(LAYERS), range(WIDTHS[stream]))
+    shift = WIDTHS[stream] + 200 * ("/" in stream)
+    return ((row * 131 + layer * 57 + neuron * 7 + shift) % 509) / 8 - 30
 
 
 def capture(store: LocalStore, blocks: Iterable[int] | None = None) -> LocalStore:
@@ -71,26 +84,27 @@ def capture(store: LocalStore, blocks: Iterable[int] | None = None) -> LocalStor
         for block in store.missing_blocks() if blocks is None else blocks:
             first, stop = store.rows_of(block)
             rows = np.arange(store.load_block(block, buffer), stop)
-            for site in WIDTHS:
+            for stream, lay in store.streams.items():
                 for layer in range(LAYERS):
-                    buffer.put(site, layer, rows - first, values(site, rows)[:, layer].astype(store.layouts[site].dtype))
+                    new = values(stream, rows)[:, layer].astype(lay.dtype)
+                    buffer.put(stream, layer, rows - first, new)
             store.write_block(block, buffer)
             buffer.clear()
     return store
 
 
-def full(path: Path, n: int, *, dtype: str = "float16", compress: bool = False) -> LocalStore:
+def full(path: Path, n: int, **options: Any) -> LocalStore:
     """A complete store."""
-    return capture(make(path, n, dtype=dtype, compress=compress))
+    return capture(make(path, n, **options))
 
 
-def read(store: LocalStore, site: str) -> np.ndarray:
+def read(store: LocalStore, stream: str) -> np.ndarray:
     """[row, layer, neuron] through `LocalStore.columns`, as scoring reads."""
-    lay = store.streams[site]
+    lay = store.streams[stream]
     spans = range(0, lay.width, lay.span)
     layers = [
         np.concatenate(
-            [np.concatenate(store.columns(site, layer, at, at + lay.span)) for at in spans], axis=1
+            [np.concatenate(store.columns(stream, layer, at, at + lay.span)) for at in spans], axis=1
         )
         for layer in range(lay.n_layers)
     ]

@@ -91,7 +91,7 @@ def study(path: Path, started: Any, stage: Any) -> None:
     """Capture, score, select, ablate, from the one on that ``stage`` says; it shows which is running."""
     torch.set_num_threads(1)
     steps = (
-        lambda: capture.capture(loaded(), prompts(), path, sites="mlp.gate", block=4),
+        lambda: capture.capture(loaded(), prompts(), path, sites="mlp.gate", block=4, attribution=True),
         lambda: score.score(path, workers=1),
         lambda: masks.select(path, k=5),
         lambda: ablate.ablate(path, mask="top-5", model=loaded(), seeds=[0]),
@@ -187,14 +187,17 @@ def limited(path: Path, file_size: int, told: Any) -> None:
         told.put("")
 
 
-def measured(path: Path, told: Any) -> None:
+def measured(path: Path, told: Any, taken: dict[str, Any]) -> None:
     """Capture within the memory that small blocks need; puts bytes into ``told``: planned, of that buffers
-    and forward pass, the real peak and what it was before.
+    and passes, the real peak and what it was before.
+
+    Args:
+        taken: options, whether attributions are captured too.
     """
     torch.set_num_threads(1)
     model = tiny.model(intermediate_size=11264)
     broad = loading.LoadedModel(model, tiny.tokenizer(), "broad", None, "f", "t", "float32", "llama")
-    options: dict[str, Any] = {"sites": "mlp.gate,mlp.up", "batch_tokens": 48}
+    options: dict[str, Any] = {"sites": "mlp.gate,mlp.up", "batch_tokens": 48, **taken}
     budget = forecast.forecast(CaptureOptions(**options, block=64), broad, prompts(1400)).memory
     before = cost.peak()
     planned = forecast.forecast(CaptureOptions(**options, memory=budget), broad, prompts(1400)).memory

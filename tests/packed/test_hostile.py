@@ -20,6 +20,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
+from helpers import sample
 from numcodecs import zstd
 
 import relact
@@ -235,6 +236,45 @@ def test_forged_metadata(package, tmp_path, change, told):
     assert told in refused(forged(package, tmp_path, change), tmp_path)
 
 
+def of_attribution(**changes):
+    return lambda d: d["attributes"]["relact"]["capture"]["attribution"].update(changes)
+
+
+FORGED_ATTRIBUTIONS = {
+    "no record": (
+        lambda d: d["attributes"]["relact"]["capture"].pop("attribution"),
+        "its commit log does not fit its sites",
+    ),
+    "a record that is none": (
+        lambda d: d["attributes"]["relact"]["capture"].update(attribution=[1]),
+        "damaged root attributes",
+    ),
+    "a site that is not there": (of_attribution(sites=["attn.q"]), "its identity says attributions/attn.q"),
+    "a site that climbs": (of_attribution(sites=["../x"]), "not acceptable: sites"),
+    "sites that are numbers": (of_attribution(sites=[1]), "not acceptable: sites"),
+    "another target": (of_attribution(target="x"), "not acceptable: how attributions were made"),
+    "a pool of another type": (of_attribution(pool={}), "not acceptable: how attributions were made"),
+    "another dtype": (of_attribution(dtype="float16"), "attributions/attn.k is not laid out in blocks of 4"),
+    "a token that nobody asked for": (of_attribution(token=7), "the token that is attributed"),
+    "a token that is a text": (of_attribution(target="token", token="x"), "the token that is attributed"),
+    "more than is known": (of_attribution(code="x"), "damaged root attributes"),
+    "another shape": (
+        lambda d: node(d, "attributions/attn.k/attribution").update(shape=[10, 2, 25]),
+        "dimension neuron of neuron is 24, elsewhere 25",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "told"), FORGED_ATTRIBUTIONS.values(), ids=FORGED_ATTRIBUTIONS)
+def test_forged_attributions(tmp_path, change, told):
+    pack(sample.full(tmp_path / "s.zarr", 10).path, tmp_path / "sound.zarr", activations=True)
+    sound = {
+        name: (tmp_path / "sound.zarr" / name).read_bytes() for name in files_below(tmp_path / "sound.zarr")
+    }
+    assert unpack(forged(sound, tmp_path / "a", lambda d: None), tmp_path / "out").missing_blocks() == []
+    assert told in refused(forged(sound, tmp_path / "b", change), tmp_path)
+
+
 @pytest.mark.parametrize("raw", [b"[" * 100_000, b'{"a": NaN}', b'{"a": 1, "a": 2}', b"\xff\xfe", b"[]", b""])
 def test_documents_that_are_no_metadata(package, tmp_path, raw):
     assert "zarr.json: " in refused(
@@ -263,7 +303,7 @@ def test_scripts_and_markup_in_names_are_only_text(tiny_study):
 def small(tiny_folder, tiny_prompts, tmp_path_factory):
     """A package with every stage of a study of one site, and its root's metadata."""
     folder = tmp_path_factory.mktemp("small")
-    capture, ablate = relact.CaptureOptions(sites="mlp.up"), relact.AblateOptions(seeds=[0])
+    capture, ablate = relact.CaptureOptions(sites="mlp.up", attribution=True), relact.AblateOptions(seeds=[0])
     relact.run(
         tiny_prompts, model=str(tiny_folder), store=folder / "s.zarr", k=3, capture=capture, ablate=ablate
     )

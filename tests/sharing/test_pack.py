@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 import zarr
-from helpers import tiny
+from helpers import sample, tiny
 
 import relact
 from relact import schema
@@ -26,7 +26,7 @@ from relact.packed.store import open_store
 from relact.sharing import card, catalogue
 from relact.sharing.pack import pack
 from relact.sharing.unpack import unpack
-from relact.store import verify
+from relact.store import skeleton, verify
 from relact.store.seal import files_below
 
 
@@ -46,6 +46,22 @@ def test_packing_and_unpacking_gives_the_same_bytes(study, tmp_path, out, activa
     assert after == expected
     verdict = verify.verify(repeat.path)
     assert verdict.ok and verdict.missing == ([] if activations else list(range(study.n_blocks)))
+
+
+@pytest.mark.parametrize("out", ["p.zarr.zip", "p.zarr"])
+def test_attributions_travel_with_activations(tmp_path, out):
+    """Compressed for the way, each in its own dtype, and back to the same bytes."""
+    store = sample.full(tmp_path / "s.zarr", 10)
+    pack(store.path, tmp_path / out, activations=True)
+    shared, stream = open_store(tmp_path / out), "attributions/attn.k"
+    assert all(len(skeleton.inner_codecs(array)) == 2 for array in shared.arrays.values())
+    np.testing.assert_array_equal(
+        np.concatenate(shared.columns(stream, 1, 0, 24)), sample.read(store, stream)[:, 1]
+    )
+    repeat = unpack(tmp_path / out, tmp_path / "again.zarr")
+    assert contents(repeat.path) == contents(store.path) and verify.verify(repeat.path).ok
+    without = unpack(pack(store.path, tmp_path / f"2{out}").path, tmp_path / "without.zarr")
+    assert without.missing_blocks() == [0, 1, 2] and without.manifest == store.manifest
 
 
 def test_activations_travel_compressed_and_come_back_mappable(study, tmp_path):

@@ -19,7 +19,7 @@ from relact.store import verify
 
 URL = "s3://neurons/runs/tiny.zarr"
 SLOW = pytest.mark.slow
-OPTIONS = {"sites": "mlp.gate,mlp.up", "block": 4}
+OPTIONS = {"sites": "mlp.gate,mlp.up", "block": 4, "attribution": True}
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +50,10 @@ def keys(bucket):
 
 def same(store, expected):
     assert store.missing_blocks() == []
-    for site, lay in expected.layouts.items():
+    for name, lay in expected.streams.items():
         for layer in range(lay.n_layers):
             for ours, theirs in zip(
-                *(one.columns(site, layer, 0, lay.span) for one in (store, expected)), strict=True
+                *(one.columns(name, layer, 0, lay.span) for one in (store, expected)), strict=True
             ):
                 np.testing.assert_array_equal(ours, theirs)
 

@@ -21,8 +21,9 @@ from relact.capturing import prepare
 from relact.errors import BusyError, IdentityError, InputError, NumericError, StoreError
 from relact.store import local, locks
 from relact.store import shards as mmap
+from relact.store.layout import array_of
 
-SITES = tuple(sample.WIDTHS)
+STREAMS = tuple(sample.WIDTHS)
 
 
 def leftovers(path):
@@ -38,13 +39,15 @@ def test_plain_zarr_and_xarray_read_what_was_written(tmp_path, dtype, compress):
         warnings.simplefilter("error")
         store = sample.full(path, 10, dtype=dtype, compress=compress)
         tree = xr.open_datatree(path, engine="zarr", consolidated=False)
-        for site in SITES:
-            expected = sample.values(site, range(10))
-            array = zarr.open_array(path / "activations" / site / "activation", mode="r")
-            assert array.dtype == dtype and array.metadata.dimension_names == ("prompt", "layer", "neuron")
+        for stream in STREAMS:
+            expected = sample.values(stream, range(10))
+            group, name = array_of(stream).rsplit("/", 1)
+            array = zarr.open_array(path / group / name, mode="r")
+            assert array.dtype == ("float32" if name == "attribution" else dtype)
+            assert array.metadata.dimension_names == ("prompt", "layer", "neuron")
             np.testing.assert_array_equal(array[:], expected)
-            np.testing.assert_array_equal(tree[f"activations/{site}"]["activation"].values, expected)
-            np.testing.assert_array_equal(sample.read(store, site), expected)
+            np.testing.assert_array_equal(tree[group][name].values, expected)
+            np.testing.assert_array_equal(sample.read(store, stream), expected)
         zarr.open_group(path, mode="r").members(max_depth=None)
     assert tree["prompts/identify"]["text"].values.tolist() == sample.table(10)["text"].tolist()
     assert tree["prompts/test"]["answers"].values.tolist() == [["0", ""], ["1", "no. 1"], ["2", ""]]
@@ -95,7 +98,7 @@ def test_a_store_of_another_layout_is_read_through_zarr(tmp_path):
     )
     packed[:] = sample.values("attn.k", range(6))
     store = local.open(path)
-    assert store._plain == {"mlp.gate": True, "attn.k": False}
+    assert store._plain == {"mlp.gate": True, "attn.k": False, "attributions/attn.k": True}
     np.testing.assert_array_equal(sample.read(store, "attn.k"), sample.values("attn.k", range(6)))
 
 
@@ -104,7 +107,8 @@ def test_an_interrupted_store_resumes_to_the_same_bytes(tmp_path):
     sample.full(whole, 11)
     sample.capture(sample.make(parts, 11), [1])
     tree = relact.open(parts)
-    assert tree["activations/attn.k"].sizes["prompt"] == 0  # block 0 is missing
+    for group in ("activations/attn.k", "attributions/attn.k"):
+        assert tree[group].sizes["prompt"] == 0  # block 0 is missing
     assert local.open(parts).missing_blocks() == [0, 2]
     sample.capture(local.open(parts))
     assert sample.files(parts) == sample.files(whole)
@@ -224,7 +228,7 @@ def test_append_keeps_what_is_there_and_asks_for_the_rest(tmp_path):
     sample.capture(store)
     store = sample.capture(grown(local.open(path), 12))  # once more, again into a block that is not full
     assert store.missing_blocks() == [] and store.appended() == [6, 11]
-    for site in SITES:
+    for site in STREAMS:
         np.testing.assert_array_equal(sample.read(store, site), sample.values(site, range(12)))
     assert (
         store.prompts("identify").drop(columns="n_tokens").equals(sample.table(12).drop(columns="n_tokens"))

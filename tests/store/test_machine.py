@@ -117,9 +117,9 @@ class StoreMachine(RuleBasedStateMachine):
         for block in range(store.n_blocks):
             buffer = store.buffer()
             first, stop = store.rows_of(block)[0], store.load_block(block, buffer)
-            for site in sample.WIDTHS:
-                stored = np.concatenate(list(buffer.shard(site, 1)), axis=1)[: stop - first]  # [row, neuron]
-                np.testing.assert_array_equal(stored, sample.values(site, range(first, stop))[:, 1])
+            for stream in sample.WIDTHS:
+                stored = np.concatenate(list(buffer.shard(stream, 1)), axis=1)[: stop - first]
+                np.testing.assert_array_equal(stored, sample.values(stream, range(first, stop))[:, 1])
         assert verify(self.path).ok
 
     def _kill(self, change: int, action: object, *arguments: object) -> None:
@@ -132,8 +132,8 @@ class StoreMachine(RuleBasedStateMachine):
     def _is_data(name: str, committed: list[int]) -> bool:
         """Whether a file is a shard of a committed block, or a chunk of a stage."""
         parts = name.split("/")
-        if parts[0] == "activations":  # shards that no commit followed yet do not count
-            return "/activation/c." in name and int(parts[-1].split(".")[1]) in committed
+        if parts[0] in ("activations", "attributions"):  # shards that no commit followed yet do not count
+            return parts[-1].startswith("c.") and int(parts[-1].split(".")[1]) in committed
         return "/c" in name and parts[0] not in ("commits", "prompts")
 
     @staticmethod

@@ -44,6 +44,11 @@ def flip(file: Path, generator: random.Random) -> None:
     file.write_bytes(raw)
 
 
+def is_block(name: str) -> bool:
+    """Whether a file is a shard or a commit record."""
+    return any(f"/{array}/c." in name for array in ("activation", "attribution", "record"))
+
+
 def place(name: str) -> tuple[str, str | None, int | None, int | None]:
     """(file, site, block, layer) that a problem in a block's file must tell."""
     parts = name.split("/")
@@ -64,9 +69,9 @@ def test_a_whole_store_passes_and_every_byte_of_it_was_read(path):
 def test_a_thousand_flipped_bits_are_found_each_in_its_place(path):
     generator = random.Random(1)
     contents = sample.files(path)
-    files = [name for name in contents if "/activation/c." in name or "/record/c." in name]
+    files = [name for name in contents if is_block(name)]
     of_block = [[name for name in files if place(name)[2] == block] for block in range(BLOCKS)]
-    assert {len(names) for names in of_block} == {2 * 2 + 1}
+    assert {len(names) for names in of_block} == {3 * 2 + 1}
     for _ in range(FLIPS // BLOCKS):  # one bit in every block
         chosen = [generator.choice(names) for names in of_block]
         for name in chosen:
@@ -81,7 +86,7 @@ def test_a_thousand_flipped_bits_are_found_each_in_its_place(path):
 def test_a_flipped_bit_in_prompts_metadata_and_results_is_found(path):
     generator = random.Random(2)
     contents = sample.files(path)
-    others = [name for name in contents if "/activation/c." not in name and "/record/c." not in name]
+    others = [name for name in contents if not is_block(name)]
     assert len(others) > 40
     for name in others:
         flip(path / name, generator)
@@ -94,7 +99,13 @@ def test_a_flipped_bit_in_prompts_metadata_and_results_is_found(path):
 
 @pytest.mark.parametrize("change", ["missing", "shorter", "longer", "empty"])
 @pytest.mark.parametrize(
-    "name", ["activations/attn.k/activation/c.3.1.0", "commits/record/c.3.0", "prompts/test/n_tokens/c/0"]
+    "name",
+    [
+        "activations/attn.k/activation/c.3.1.0",
+        "attributions/attn.k/attribution/c.3.1.0",
+        "commits/record/c.3.0",
+        "prompts/test/n_tokens/c/0",
+    ],
 )
 def test_a_file_that_is_missing_or_has_another_size(path, name, change):
     raw = (path / name).read_bytes()
@@ -156,6 +167,8 @@ def test_damaged_results_are_dropped_and_the_others_stay(path):
         ["commits/record/c.9.0", "commits/record/c.0.0"],
         ["prompts/identify/text/c/0"],
         ["activations/attn.k/activation/zarr.json"],
+        ["attributions/attn.k/attribution/c.0.1.0"],
+        ["attributions/attn.k/attribution/zarr.json"],
         ["zarr.json"],
         [
             "zarr.json",

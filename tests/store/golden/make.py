@@ -21,9 +21,9 @@ def make(folder: Path) -> None:
     """``plain.zarr``, grown once in the middle of a block, and ``compressed.zarr``; both scored,
     with a mask.
     """
-    plain = sample.full(folder / "plain.zarr", 6)
-    sample.capture(prepare.append(plain, sample.intake(9)))
-    sample.full(folder / "compressed.zarr", 9, dtype="float32", compress=True)
+    plain = sample.full(folder / "plain.zarr", 6, attribution=None)
+    sample.capture(prepare.append(plain, sample.intake(9, attribution=None)))
+    sample.full(folder / "compressed.zarr", 9, dtype="float32", compress=True, attribution=None)
     for name in ("plain.zarr", "compressed.zarr"):
         score.score(folder / name, workers=1)
         masks.select(folder / name, k=5)
