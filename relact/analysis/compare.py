@@ -101,7 +101,9 @@ def overlap(
 
 def rules_of(store: Store, scores: Mapping[str, np.ndarray]) -> Rules:
     """What decides beside the scores of all relations where `masks.select` is asked for nothing but k."""
-    margins = margins_of(store, store.scores_record().relations, Numbering.of(scores))
+    margins = margins_of(
+        store, store.scores_record().relations, Numbering.of(scores), schema.AVERAGE_PRECISION
+    )
     return Rules(without=super_unit_masks(store, scores), margins=margins)
 
 
@@ -218,8 +220,8 @@ def moved(
 def all_scores(
     store: Store, statistic: str = schema.AVERAGE_PRECISION
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Relation names, and per scored site float32 [relation, layer, neuron]."""
-    groups = {site: query.scores(store, site) for site in store.manifest.capture.sites}
+    """Relation names, and float32 [relation, layer, neuron] per site that has the statistic."""
+    groups = query.groups_of(store, statistic)
     names = query.relations(next(iter(groups.values())))
     return names, {site: np.asarray(group[statistic][:]) for site, group in groups.items()}
 

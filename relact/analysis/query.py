@@ -69,6 +69,7 @@ def top(
 ) -> pd.DataFrame:
     """The ``n`` neurons with the highest score for a relation: site, layer, neuron, every stored statistic.
 
+    They are chosen among the sites that have the statistic; what a site lacks is NaN.
     Of equal ones those with the larger ``margin`` come first where that statistic is stored; what is still
     equal goes by a hash of its place, as in `masks.select`, never by the order of the store.
 
@@ -78,31 +79,55 @@ def top(
     if n < 1:
         raise InputError(f"the {n} best neurons", where="n", fix="give at least 1")
     opened = open_store(store)
-    wanted = site_names.expand(sites) if sites is not None else opened.manifest.capture.sites
+    wanted = site_names.expand(sites) if sites is not None else opened.sites
     if (listed := opened.short_list(relation, n, tuple(wanted), statistic)) is not None:
         return listed
-    chosen = [site for site in opened.manifest.capture.sites if site in wanted]
+    groups = groups_of(opened, statistic)
+    chosen = [site for site in groups if site in wanted]
     if not chosen:
-        known = ", ".join(opened.manifest.capture.sites)
+        known = ", ".join(groups)
         raise InputError(
-            f"none of the sites {sites} is scored", where=opened.path, fix=f"choose from {known}"
+            f"none of the sites {sites} is scored by {statistic}",
+            where=opened.path,
+            fix=f"choose from {known}",
         )
-    return _top_of_scores(opened, chosen, relation, n, statistic)
+    return _top_of_scores(opened, groups, chosen, relation, n, statistic)
 
 
-def _top_of_scores(store: Store, sites: Sequence[str], relation: str, n: int, statistic: str) -> pd.DataFrame:
+def groups_of(store: Store, statistic: str) -> dict[str, dict[str, zarr.Array[Any]]]:
+    """`scores` of every site that has a statistic; `InputError` lists those that there are."""
+    store.scores_record()  # that there are some
+    sites = store.scored(statistic)
+    if not sites:
+        known = ", ".join(store.statistics())
+        raise InputError(f"no statistic {statistic!r}", where=store.path, fix=f"choose from {known}")
+    return {site: scores(store, site) for site in sites}
+
+
+def _top_of_scores(
+    store: Store,
+    groups: Mapping[str, dict[str, zarr.Array[Any]]],
+    sites: Sequence[str],
+    relation: str,
+    n: int,
+    statistic: str,
+) -> pd.DataFrame:
     """`top` where the store has no short list of it: every score of the relation is read."""
-    groups = {site: scores(store, site) for site in sites}
-    names = statistics(groups[sites[0]])
-    if statistic not in names:
-        raise InputError(
-            f"no statistic {statistic!r}", where=store.path, fix=f"choose from {', '.join(names)}"
-        )
+    every = {name for group in groups.values() for name in statistics(group)}
+    names = [name for name in store.statistics() if name in every]
     row = position(relations(groups[sites[0]]), relation, store.path)
     with ThreadPoolExecutor(READERS) as pool:  # one chunk each: waiting and decompressing overlap
-        read = {(site, name): pool.submit(_row, groups[site][name], row) for name in names for site in sites}
+        read = {
+            (site, name): pool.submit(_row, groups[site][name], row)
+            for name in names
+            for site in sites
+            if name in groups[site]
+        }
         rows = {key: future.result() for key, future in read.items()}
-    flat = {name: np.concatenate([rows[site, name].ravel() for site in sites]) for name in names}
+    flat = {
+        name: np.concatenate([_or_nan(rows, site, name, store.shape(site)).ravel() for site in sites])
+        for name in names
+    }
     numbering = Numbering({site: rows[site, statistic].shape for site in sites})
     edge = np.partition(flat[statistic], -n)[-n] if n < numbering.size else -np.inf
     numbers = np.flatnonzero(flat[statistic] >= edge)
@@ -122,6 +147,14 @@ def _top_of_scores(store: Store, sites: Sequence[str], relation: str, n: int, st
     return pd.concat([places, table], axis=1)
 
 
+def _or_nan(
+    rows: Mapping[tuple[str, str], np.ndarray], site: str, name: str, shape: tuple[int, int]
+) -> np.ndarray:
+    """[layer, neuron], NaN where the site lacks the statistic."""
+    found = rows.get((site, name))
+    return np.full(shape, np.nan, np.float32) if found is None else found
+
+
 def best(values: np.ndarray, n: int) -> np.ndarray:
     """Positions of the ``n`` highest values, best first, ties in order."""
     edge = np.partition(values, -n)[-n] if n < values.size else -np.inf
@@ -130,7 +163,7 @@ def best(values: np.ndarray, n: int) -> np.ndarray:
 
 
 def neuron(store: str | Path | Store, site: str, layer: int, index: int) -> pd.DataFrame:
-    """One neuron in every relation, best average precision first: each statistic, and its distribution.
+    """One neuron in every relation, best by the first statistic first: each of them, and its distribution.
 
     The distribution (``min p10 p50 p90 max`` of the activation over the relation's identification prompts) is
     left out where the store holds no activations.
@@ -143,7 +176,7 @@ def neuron(store: str | Path | Store, site: str, layer: int, index: int) -> pd.D
     group = scores(opened, site)
     table = pd.DataFrame({name: np.asarray(group[name][:, layer, index]) for name in statistics(group)})
     table.insert(0, "relation", relations(group))
-    if has_activations(opened):
+    if has_activations(opened, site):
         grouped = activations(opened, site, layer, index).groupby("relation", sort=False)["activation"]
         spread = pd.DataFrame({name: grouped.quantile(at) for name, at in QUANTILES.items()})
         table = table.join(spread, on="relation")
@@ -162,8 +195,9 @@ def activations(store: str | Path | Store, site: str, layer: int, index: int) ->
     """
     opened = open_store(store)
     site = _check(opened, site, layer, index)
-    if not has_activations(opened):
-        raise StoreError("no activations in this store", where=opened.path, fix="run `relact capture` first")
+    if not has_activations(opened, site):
+        problem = f"no activations of {site} in this store"
+        raise StoreError(problem, where=opened.path, fix="run `relact capture` first")
     table = opened.prompts(schema.IDENTIFY)[["relation", "subject", "object", "text"]]
     table.insert(0, "prompt", range(len(table)))
     return table.assign(activation=column(opened, site, layer, index))
@@ -187,9 +221,9 @@ def extremes(store: str | Path | Store, site: str, layer: int, index: int, n: in
     return joined
 
 
-def has_activations(store: Store) -> bool:
-    """Whether every block of the store is captured."""
-    return not store.missing_blocks()
+def has_activations(store: Store, site: str | None = None) -> bool:
+    """Whether every block of the store is captured, and the activations of a site are in them."""
+    return not store.missing_blocks() and (site is None or site in store.layouts)
 
 
 def scores(store: Store, site: str) -> dict[str, zarr.Array[Any]]:
@@ -208,7 +242,7 @@ def relations(group: Mapping[str, zarr.Array[Any]]) -> list[str]:
 def statistics(group: Mapping[str, zarr.Array[Any]]) -> list[str]:
     """The statistics that a score group holds, the usual ones first and in their usual order."""
     names = sorted(name for name, array in group.items() if array.ndim == len(schema.BY_NEURON))
-    usual = [name for name in schema.STATISTICS if name in names]
+    usual = [name for name in (*schema.STATISTICS, *schema.ATTRIBUTION_STATISTICS) if name in names]
     return usual + [name for name in names if name not in usual]
 
 
@@ -222,12 +256,11 @@ def position(names: Sequence[str], relation: str, where: object) -> int:
 def _check(store: Store, site: str, layer: int, index: int) -> str:
     """The canonical name of a site whose neuron exists."""
     canonical, *more = site_names.expand(site)
-    if more or canonical not in store.layouts:
+    if more or canonical not in store.sites:
         raise InputError(
-            f"no site {site!r} in this store", where=store.path, fix=f"use {', '.join(store.layouts)}"
+            f"no site {site!r} in this store", where=store.path, fix=f"use {', '.join(store.sites)}"
         )
-    layout = store.layouts[canonical]
-    for name, value, size in (("layer", layer, layout.n_layers), ("neuron", index, layout.width)):
+    for name, value, size in zip(("layer", "neuron"), (layer, index), store.shape(canonical), strict=True):
         if not 0 <= value < size:
             raise InputError(f"{name} {value} of {size}", where=canonical, fix="count from 0")
     return canonical

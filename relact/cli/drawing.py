@@ -15,7 +15,6 @@ from relact.cli.terminal import out, say, shade, table, wide
 from relact.schema import (
     ACCURACY,
     ATTRIBUTE,
-    AVERAGE_PRECISION,
     DEV,
     IDENTIFY,
     KIND_INTACT,
@@ -93,8 +92,8 @@ def neuron(frame: pd.DataFrame, prompts: pd.DataFrame | None, everywhere: pd.Dat
         low, high = everywhere["activation"].min(), everywhere["activation"].max()
         values = dict(iter(everywhere.groupby("relation")["activation"]))
         bars = [sparkline(values[name].to_numpy(), low, high) for name in frame["relation"]]
-        frame = frame[["relation", AVERAGE_PRECISION, *QUANTILES]].assign(distribution=bars)
-    table(frame, heat=(AVERAGE_PRECISION,))
+        frame = frame[["relation", frame.columns[1], *QUANTILES]].assign(distribution=bars)
+    table(frame, heat=(frame.columns[1],))
     if prompts is not None:
         lines = [
             text.strip().splitlines()[-1][-PROMPT_WIDTH:] if text.strip() else "" for text in prompts["text"]

@@ -45,7 +45,7 @@ def neuron(
 
     opened = open_store(store)
     frame = query.neuron(opened, site, layer, index)
-    prompts = query.extremes(opened, site, layer, index, n) if query.has_activations(opened) else None
+    prompts = query.extremes(opened, site, layer, index, n) if query.has_activations(opened, site) else None
     if as_json:
         document = {"site": site, "layer": layer, "neuron": index, "relations": frame.to_dict("records")}
         terminal.dump(document | ({} if prompts is None else {"prompts": prompts.to_dict("records")}))

@@ -11,6 +11,7 @@ import numpy as np
 from relact import kernels, plan
 from relact.scoring.memory import ScoreShape, layers_per_chunk
 from relact.scoring.options import ScoreOptions
+from relact.scoring.quantities import wanted
 from relact.scoring.score import relation_of_prompts, workers_of
 from relact.store import local
 from relact.store.layout import Layout
@@ -28,31 +29,35 @@ def forecast(options: ScoreOptions, store: str | Path | Store) -> plan.Plan:
     """
     opened = local.writable(store)
     names = relation_of_prompts(opened)
-    mapped = all(opened.is_mapped(site) for site in opened.layouts)
-    return forecast_of(options, opened.layouts, names, mapped)
+    mapped = all(opened.is_mapped(stream) for stream in opened.streams)
+    return forecast_of(options, opened.streams, names, mapped)
 
 
 def forecast_of(
-    options: ScoreOptions, layouts: Mapping[str, Layout], names: Sequence[str], mapped: bool = True
+    options: ScoreOptions, streams: Mapping[str, Layout], names: Sequence[str], mapped: bool = True
 ) -> plan.Plan:
     """The plan of scoring prompts of the relations ``names``, one name per prompt, captured or not."""
     chosen = list(dict.fromkeys(options.relations or names))
-    workers, statistics = workers_of(options), options.statistics
-    n_files, n_bytes, peak = 1, plan.METADATA, 0
-    for lay in layouts.values():
-        shape = ScoreShape(lay, len(chosen), len(statistics), workers, mapped)
+    parts, workers = wanted(streams, options.statistics), workers_of(options)
+    n_files, n_bytes, peak, seconds = 1, plan.METADATA, 0, 0.0
+    sites: set[str] = set()
+    for part in parts:
+        lay, n_statistics = streams[part.stream], len(part.names)
+        shape = ScoreShape(lay, len(chosen), n_statistics, workers, mapped)
         peak = max(peak, shape.memory(shape.fit(plan.parse_bytes(options.memory))))
         layers = layers_per_chunk(lay.n_layers, lay.width)
-        chunks = len(statistics) * len(chosen) * -(-lay.n_layers // layers)
-        # the group, three coordinates, the statistics, their chunks
-        files = 1 + 2 * 3 + len(statistics) + chunks
-        coordinates = 8 * (lay.width + lay.n_layers) + sum(4 + len(name.encode()) for name in chosen)
-        n_bytes += chunks * plan.compressed(layers * lay.width * 4) + 3 * plan.compressed(coordinates)
-        n_bytes += files * plan.NAME + (4 + len(statistics)) * plan.METADATA
+        chunks = n_statistics * len(chosen) * -(-lay.n_layers // layers)
+        files, documents = n_statistics + chunks, n_statistics
+        if part.site not in sites:  # the group, three coordinates
+            files, documents = files + 1 + 2 * 3, documents + 4
+            coordinates = 8 * (lay.width + lay.n_layers) + sum(4 + len(name.encode()) for name in chosen)
+            n_bytes += 3 * plan.compressed(coordinates)
+        sites.add(part.site)
+        n_bytes += chunks * plan.compressed(layers * lay.width * 4)
+        n_bytes += files * plan.NAME + documents * plan.METADATA
         n_files += files
-    neurons = sum(lay.n_layers * lay.width for lay in layouts.values())
-    item = next(iter(layouts.values())).item
-    seconds = neurons * _seconds_of_a_neuron(names, chosen, statistics, item) / workers
+        of_neuron = _seconds_of_a_neuron(names, chosen, part.statistics, lay.item)
+        seconds += lay.n_layers * lay.width * of_neuron / workers
     return plan.Plan("score", n_files, n_bytes, False, peak, seconds)
 
 

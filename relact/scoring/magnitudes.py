@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from relact import schema
+from relact.errors import InputError
 from relact.schema import HIDDEN, SUPER_UNITS
 from relact.store.local import LocalStore
 from relact.store.reading import Store
@@ -21,8 +22,14 @@ DTYPES = {"layer": "int64", "neuron": "int64", "magnitude": "float32", "ratio": 
 def magnitudes(store: Store, site: str) -> np.ndarray:
     """Mean |activation| over the identification prompts, float64 [layer, neuron]; an inner chunk at a time.
 
-    The store must be complete.
+    The store must be complete; `InputError` when the site's activations are not in it.
     """
+    if site not in store.layouts:
+        raise InputError(
+            f"no activations of {site} in this store",
+            where=store.path,
+            fix="choose another control, or capture the site's activations too",
+        )
     lay = store.layouts[site]
     sums = np.zeros((lay.n_layers, lay.width))
     for layer in range(lay.n_layers):
@@ -82,7 +89,7 @@ def super_unit_masks(store: Store, sites: Iterable[str]) -> dict[str, np.ndarray
 
     Of a hidden unit that is all its neurons: the model breaks without it, whichever of them shows it.
     """
-    shapes = {site: (store.layouts[site].n_layers, store.layouts[site].width) for site in sites}
+    shapes = {site: store.shape(site) for site in sites}
     masks = {site: np.zeros(shape, bool) for site, shape in shapes.items()}
     for found, part in super_units(store).groupby("site"):
         for site in masks:

@@ -69,7 +69,8 @@ def select(
             discoveries; ``min_ap``: and is at least this.
         name: of the mask; by default what it is: ``top-400``, ``auroc-bottom-400-attn``, ``fdr-0.01``.
         sites: a subset of the captured sites.
-        statistic: of the stored ones.
+        statistic: of the stored ones, such as ``z`` of activations, ``attribution_z`` of attributions; the
+            sites that have it are chosen among.
         counted: ``unit``: of a hidden unit (`schema.HIDDEN`) only the best neuron is chosen; ``neuron``:
             every neuron counts, as published.
         keep_super_units: do not leave out the neurons that break the model alone (`magnitudes`).
@@ -115,7 +116,7 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
 def rules_of(store: Store, options: SelectOptions, relations: Sequence[str], scores: Masks) -> Rules:
     """What beside the scores decides: super-units of the store, margins from its activations."""
     without = {} if options.keep_super_units else super_unit_masks(store, scores)
-    margins = None if options.fdr else margins_of(store, relations, Numbering.of(scores))
+    margins = None if options.fdr else margins_of(store, relations, Numbering.of(scores), options.statistic)
     return Rules(options.counted, options.seed, without, margins)
 
 
@@ -136,20 +137,19 @@ def name_of(options: SelectOptions) -> str:
 
 
 def _scores(store: LocalStore, options: SelectOptions) -> dict[str, np.ndarray]:
-    """Of the chosen sites, float32 [relation, layer, neuron], in the store's order."""
+    """Of the chosen sites that have the statistic, float32 [relation, layer, neuron], in their order."""
     store.scores_record()  # that there are some
-    stored = [str(name) for name in store.dataset(f"{schema.SCORES}/{store.manifest.capture.sites[0]}")]
-    if options.statistic not in stored:
+    scores = dict(ranked(store, options.statistic))
+    if not scores:
         raise InputError(
-            f"no statistic {options.statistic!r} is stored, there are: {', '.join(stored)}",
+            f"no statistic {options.statistic!r} is stored, there are: {', '.join(store.statistics())}",
             where=store.path,
             fix="add it with `relact score --statistics`",
         )
-    scores = dict(ranked(store, options.statistic))
     wanted = scores if options.sites is None else site_names.expand(options.sites)
     chosen = {site: values for site, values in scores.items() if site in wanted}
     if not chosen:
-        problem = f"none of the sites {options.sites} is captured"
+        problem = f"none of the sites {options.sites} has {options.statistic}"
         raise InputError(problem, where=store.path, fix=f"use {', '.join(scores)}")
     return chosen
 

@@ -20,7 +20,7 @@ class ScoreOptions:
     relations: Sequence[str] | None = None
     negatives: int | None = None
     seed: int = 0
-    statistics: Sequence[str] = schema.STATISTICS
+    statistics: Sequence[str] = (*schema.STATISTICS, *schema.ATTRIBUTION_STATISTICS)
     workers: int | None = None
     memory: str | int = "4GiB"
     scheduler: str = THREADS

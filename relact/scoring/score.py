@@ -25,18 +25,19 @@ from relact.plan import parse_bytes
 from relact.progress import Progress, silent
 from relact.scoring.memory import ScoreShape, layers_per_chunk
 from relact.scoring.options import ScoreOptions
+from relact.scoring.quantities import Wanted, wanted
 from relact.scoring.schedulers import on_scheduler
 from relact.store import local
-from relact.store.layout import Layout
+from relact.store.layout import Layout, quantity_of, site_of
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.skeleton import write_coordinates
 
 
 class Task(NamedTuple):
-    """Neurons ``start`` to ``stop`` of one layer of one site."""
+    """Neurons ``start`` to ``stop`` of one layer of one stream."""
 
-    site: str
+    stream: str
     layer: int
     start: int
     stop: int
@@ -69,13 +70,14 @@ def score(
     """Write ``scores/<site>`` for every captured site: each statistic float32 [relation, layer, neuron].
 
     Average precision is scikit-learn's ``average_precision_score`` of the raw activations, the relation's
-    prompts against the others'.
+    prompts against the others'. Statistics ``attribution_...`` are those of the site's attributions.
 
     Args:
         relations: score only these; the other prompts stay negatives.
         negatives: sample this many negatives per positive (the published method takes 4) instead of all.
         seed: of that sampling.
-        statistics: names in ``kernels.STATISTICS``; register your own with ``kernels.statistic``.
+        statistics: names in ``kernels.STATISTICS``, also after ``attribution_``; register your own with
+            ``kernels.statistic``. By default those of attributions count only where there are some.
         workers: threads; all cores by default. A cluster has its own.
         memory: budget of a process that only scores, in bytes or as text ("4GiB"); the span per task shrinks
             to fit.
@@ -106,7 +108,7 @@ def score_with(
         prompts=opened.manifest.prompts_digest(schema.IDENTIFY),
         model=opened.manifest.model.fingerprint,
     )
-    kept = _kept(opened, record, options.statistics)
+    kept = _kept(opened, record, wanted(opened.streams, options.statistics))
     if kept == chosen and opened.scores_record() == record:
         return opened
     _Scoring.of(options, opened, names, chosen, kept).write(record, progress)
@@ -134,7 +136,8 @@ def scores_of(
     names = relation_of_prompts(opened)
     options = ScoreOptions(None, negatives, seed, (statistic,), workers, memory)
     relations = list(dict.fromkeys(names))
-    returned = sum(4 * len(relations) * lay.n_layers * lay.width for lay in opened.layouts.values())
+    scored = [opened.streams[each.stream] for each in wanted(opened.streams, options.statistics)]
+    returned = sum(4 * len(relations) * lay.n_layers * lay.width for lay in scored)
     scoring = _Scoring.of(options, opened, names, relations, [], reserved=returned)
     return scoring.computed(progress)
 
@@ -148,7 +151,7 @@ class _Scoring:
     relations: list[str]
     kept: list[str]
     labels: kernels.Labels | None  # of the relations that are not kept
-    spans: list[int]  # neurons per task of every site
+    spans: dict[Wanted, int]  # neurons per task of every stream
     done: int = 0
 
     @classmethod
@@ -162,59 +165,66 @@ class _Scoring:
         reserved: int = 0,
     ) -> _Scoring:
         """With tasks that fit the memory, but for the bytes that are ``reserved``."""
-        n_statistics, budget = len(options.statistics), parse_bytes(options.memory) - reserved
+        parts, budget = wanted(store.streams, options.statistics), parse_bytes(options.memory) - reserved
         todo = [name for name in relations if name not in kept]
         compares = any(
-            isinstance(kernels.STATISTICS.get(name), kernels.MomentStatistic) for name in options.statistics
+            isinstance(kernels.STATISTICS.get(name), kernels.MomentStatistic)
+            for part in parts
+            for name in part.statistics
         )
         labelled = list(dict.fromkeys([*todo, *names])) if compares else todo
         n_relations, workers = max(len(relations), len(labelled)), workers_of(options)
-        shapes = [shape_of(store, site, n_relations, n_statistics, workers) for site in store.layouts]
-        spans = [shape.fit(budget) for shape in shapes]
+        spans = {
+            part: shape_of(store, part.stream, n_relations, len(part.names), workers).fit(budget)
+            for part in parts
+        }
         labels = labels_of(names, labelled, options.negatives, options.seed) if todo else None
         return cls(options, store, relations, kept, labels, spans)
 
     def write(self, record: schema.ScoresRecord, progress: Progress) -> None:
-        """Write the stage, a few layers of a site at a time."""
-        options, statistics = self.options, self.options.statistics
+        """Write the stage, a few layers of a stream at a time."""
         with (
             self.store.stage(schema.SCORES, record.to_attributes()) as group,
-            on_scheduler(options.scheduler, workers_of(options)) as compute,
+            on_scheduler(self.options.scheduler, workers_of(self.options)) as compute,
         ):
-            for (site, lay), span in zip(self.store.layouts.items(), self.spans, strict=True):
-                arrays = create_arrays(group.create_group(site), lay, self.relations, statistics)
-                former = self.store.dataset(f"{schema.SCORES}/{site}") if self.kept else None
+            for wanted, span in self.spans.items():
+                lay, names = self.store.streams[wanted.stream], wanted.names
+                arrays = create_arrays(group.require_group(wanted.site), lay, self.relations, names)
+                former = self.store.dataset(f"{schema.SCORES}/{wanted.site}") if self.kept else None
                 for layers in _runs(lay):
-                    part = _Part.of(statistics, self.relations, layers, lay.width)
+                    part = _Part.of(names, self.relations, layers, lay.width)
                     if former is not None:
-                        part.take_over(former, self.kept, statistics)
+                        part.take_over(former, self.kept, names)
                     if self.labels is not None:
-                        tasks = tasks_of(site, layers, lay.width, span)
-                        compute(run_task, self._job(self.labels), tasks, self._collect(part, progress))
+                        tasks, job = tasks_of(wanted.stream, layers, lay.width, span), self._job(wanted)
+                        compute(run_task, job, tasks, self._collect(part, progress))
                     for array, values in zip(arrays, part.values, strict=True):
                         array[:, layers.start : layers.stop] = values
 
     def computed(self, progress: Progress) -> dict[str, np.ndarray]:
-        """The scores of the first statistic, not written: site -> float32 [relation, layer, neuron]."""
+        """The scores of the only statistic, not written: site -> float32 [relation, layer, neuron]."""
         scores: dict[str, np.ndarray] = {}
         with on_scheduler(self.options.scheduler, workers_of(self.options)) as compute:
-            for (site, lay), span in zip(self.store.layouts.items(), self.spans, strict=True):
+            for wanted, span in self.spans.items():
+                lay = self.store.streams[wanted.stream]
                 layers = range(lay.n_layers)
-                part = _Part.of(self.options.statistics[:1], self.relations, layers, lay.width)
+                part = _Part.of(wanted.names, self.relations, layers, lay.width)
                 if self.labels is not None:
-                    tasks = tasks_of(site, layers, lay.width, span)
-                    compute(run_task, self._job(self.labels), tasks, self._collect(part, progress))
-                scores[site] = part.values[0]
+                    tasks, job = tasks_of(wanted.stream, layers, lay.width, span), self._job(wanted)
+                    compute(run_task, job, tasks, self._collect(part, progress))
+                scores[wanted.site] = part.values[0]
         return scores
 
-    def _job(self, labels: kernels.Labels) -> Job:
+    def _job(self, wanted: Wanted) -> Job:
         path, created = str(self.store.path.resolve()), self.store.manifest.created
         n_scored = len(self.relations) - len(self.kept)
-        return Job(path, created, labels, n_scored, tuple(self.options.statistics), self.options.device)
+        assert self.labels is not None
+        return Job(path, created, self.labels, n_scored, wanted.statistics, self.options.device)
 
     def _collect(self, part: _Part, progress: Progress) -> Callable[[Task, np.ndarray], None]:
         """What is done with a task's scores."""
-        total = sum(lay.n_layers * lay.width for lay in self.store.layouts.values())
+        scored = [self.store.streams[wanted.stream] for wanted in self.spans]
+        total = sum(lay.n_layers * lay.width for lay in scored)
         todo = [name for name in self.relations if name not in self.kept]
 
         def collect(task: Task, values: np.ndarray) -> None:
@@ -265,8 +275,9 @@ def run_task(job: Job, task: Task) -> np.ndarray:
         values = rank(columns, job.labels, job.statistics)
     except kernels.NotANumber as error:
         raise NumericError(
-            f"the activation of neuron {task.start + error.neuron} on prompt {error.prompt} is NaN",
-            where=f"site {task.site}, layer {task.layer}",
+            f"the {quantity_of(task.stream)} of neuron {task.start + error.neuron} "
+            f"on prompt {error.prompt} is NaN",
+            where=f"site {site_of(task.stream)}, layer {task.layer}",
             fix="capture again; if it stays, the model itself produces it",
         ) from error
     return np.stack([values[name][: job.n_scored] for name in job.statistics]).astype(np.float32)
@@ -286,9 +297,9 @@ def labels_of(
     return labels.sampled(negatives, seed) if negatives else labels
 
 
-def shape_of(store: Store, site: str, n_relations: int, n_statistics: int, workers: int) -> ScoreShape:
-    """What the memory of scoring a site depends on."""
-    return ScoreShape(store.layouts[site], n_relations, n_statistics, workers, store.is_mapped(site))
+def shape_of(store: Store, stream: str, n_relations: int, n_statistics: int, workers: int) -> ScoreShape:
+    """What the memory of scoring a stream depends on."""
+    return ScoreShape(store.streams[stream], n_relations, n_statistics, workers, store.is_mapped(stream))
 
 
 def relation_of_prompts(store: Store) -> list[str]:
@@ -322,7 +333,7 @@ def _chosen(store: Store, names: Sequence[str], relations: Sequence[str] | None)
     return list(dict.fromkeys(relations)) if relations else known
 
 
-def _kept(store: LocalStore, record: schema.ScoresRecord, statistics: Sequence[str]) -> list[str]:
+def _kept(store: LocalStore, record: schema.ScoresRecord, parts: Sequence[Wanted]) -> list[str]:
     """Relations whose stored scores were computed from the same prompts, labels and model,
     with these statistics.
     """
@@ -331,7 +342,7 @@ def _kept(store: LocalStore, record: schema.ScoresRecord, statistics: Sequence[s
     stored = store.scores_record()
     if replace(stored, relations=()) != replace(record, relations=()):
         return []
-    if not all(set(statistics) <= set(store.dataset(f"{schema.SCORES}/{site}")) for site in store.layouts):
+    if not all(part.site in store.scored(name) for part in parts for name in part.names):
         return []
     return [name for name in record.relations if name in stored.relations]
 
@@ -343,9 +354,9 @@ def _runs(lay: Layout) -> Iterator[range]:
         yield range(first, min(first + step, lay.n_layers))
 
 
-def tasks_of(site: str, layers: range, width: int, span: int) -> list[Task]:
-    """All tasks of some layers of a site."""
-    return [Task(site, layer, start, start + span) for layer in layers for start in range(0, width, span)]
+def tasks_of(stream: str, layers: range, width: int, span: int) -> list[Task]:
+    """All tasks of some layers of a stream."""
+    return [Task(stream, layer, start, start + span) for layer in layers for start in range(0, width, span)]
 
 
 def create_arrays(
@@ -354,7 +365,8 @@ def create_arrays(
     """Empty arrays [relation, layer, neuron], one per statistic;
     a query for one relation reads only its own chunks.
     """
-    write_coordinates(group, relation=list(relations), layer=range(lay.n_layers), neuron=range(lay.width))
+    if "relation" not in group:
+        write_coordinates(group, relation=list(relations), layer=range(lay.n_layers), neuron=range(lay.width))
     return [
         group.create_array(
             name,
@@ -370,6 +382,6 @@ def create_arrays(
 
 
 def ranked(store: Store, statistic: str = schema.AVERAGE_PRECISION) -> Iterator[tuple[str, np.ndarray]]:
-    """(site, float32 [relation, layer, neuron]) for every scored site, in the store's order."""
-    for site in store.manifest.capture.sites:
+    """(site, float32 [relation, layer, neuron]) for every site that has a statistic, in the store's order."""
+    for site in store.scored(statistic):
         yield site, store.dataset(f"{schema.SCORES}/{site}")[statistic].values

@@ -83,7 +83,7 @@ def _average_precision(
     scores = {site: np.empty(size, np.float32) for site, size in shape.items()}
 
     def collect(task: Task, values: np.ndarray) -> None:
-        scores[task.site][:, task.layer, task.start : task.stop] = values
+        scores[task.stream][:, task.layer, task.start : task.stop] = values
 
     with on_scheduler(workers=workers) as compute:
         for site, lay in store.layouts.items():

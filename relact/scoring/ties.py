@@ -8,18 +8,22 @@ import numpy as np
 
 from relact import kernels, schema
 from relact.schema import MARGIN
+from relact.scoring.quantities import stream_of
 from relact.scoring.selection import Margins, Numbering
 from relact.store.reading import Store
 
 
-def margins_of(store: Store, relations: Sequence[str], numbering: Numbering) -> Margins | None:
-    """The statistic ``margin`` of any neurons, computed when it is asked for; None without activations.
+def margins_of(
+    store: Store, relations: Sequence[str], numbering: Numbering, statistic: str
+) -> Margins | None:
+    """The statistic ``margin`` of any neurons, computed when it is asked for; None without a capture.
 
     It compares all relations of the identification prompts, whichever are scored. Only columns of the neurons
     asked for are copied, those of one inner chunk at a time.
 
     Args:
         relations: those of the rows that are wanted. numbering: of the neurons.
+        statistic: whose equals are told apart: the margin is of activations or attributions, as that is.
     """
     if store.missing_blocks():
         return None
@@ -32,9 +36,10 @@ def margins_of(store: Store, relations: Sequence[str], numbering: Numbering) -> 
     def margins(numbers: np.ndarray) -> np.ndarray:
         found = np.empty((len(rows), len(numbers)))
         for site, which, layers, indices in numbering.places(numbers):
-            for part, layer, start, stop in _chunks(layers, indices, store.layouts[site].span):
+            stream = stream_of(site, statistic)
+            for part, layer, start, stop in _chunks(layers, indices, store.streams[stream].span):
                 columns = [
-                    block[:, indices[part] - start] for block in store.columns(site, layer, start, stop)
+                    block[:, indices[part] - start] for block in store.columns(stream, layer, start, stop)
                 ]
                 found[:, which[part]] = kernels.rank_statistics(columns, labels, [MARGIN])[MARGIN][rows]
         return found

@@ -197,11 +197,13 @@ def _short_list(store: LocalStore) -> dict[str, bytes]:
     """Files of the group ``top``, by name; none without scores."""
     if not store.has(schema.SCORES):
         return {}
-    relations = store.scores_record().relations
-    tables = {relation: query.top(store, relation=relation, n=LISTED) for relation in relations}
+    relations, statistic = store.scores_record().relations, store.statistics()[0]
+    tables = {
+        relation: query.top(store, relation=relation, n=LISTED, statistic=statistic) for relation in relations
+    }
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / schema.TOP
-        shortlist.write(folder, tables, store.manifest.capture.sites, schema.AVERAGE_PRECISION)
+        shortlist.write(folder, tables, store.sites, statistic)
         return {f"{schema.TOP}/{name}": (folder / name).read_bytes() for name in files_below(folder)}
 
 

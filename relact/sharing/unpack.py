@@ -162,7 +162,7 @@ def _check_top(shared: PackedStore, folder: Path) -> None:
     n_ranks = shared.dataset(schema.TOP).sizes.get("rank", 0)
     scored = partial(query.top, unpacked, n=n_ranks, statistic=statistic)
     for relation in unpacked.scores_record().relations:
-        listed = shared.short_list(relation, n_ranks, shared.manifest.capture.sites, statistic)
+        listed = shared.short_list(relation, n_ranks, shared.sites, statistic)
         if listed is None or not _same(listed, scored(relation=relation)):
             problem = f"its list of the best neurons of {relation!r} is not what its scores say"
             raise StoreError(problem, where=shared.path, fix=DISTRUST)

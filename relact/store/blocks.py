@@ -23,7 +23,7 @@ from relact import durable, schema
 from relact.errors import NumericError, StoreError
 from relact.store import commits
 from relact.store.commits import CommitLog
-from relact.store.layout import Layout, array_of, group_of, site_of
+from relact.store.layout import Layout, array_of, group_of, quantity_of, site_of
 from relact.store.shards import encode_shard
 
 EXPONENT = {"float16": (np.uint16, 0x7C00), "float32": (np.uint32, 0x7F800000)}  # all ones: inf or NaN
@@ -97,9 +97,8 @@ def _not_finite(stream: str, layer: int, filled: np.ndarray, first_row: int) -> 
     span, row, place = (int(axis[0]) for axis in np.nonzero(~np.isfinite(filled)))
     value, neuron = filled[span, row, place], span * filled.shape[2] + place
     overflow = filled.dtype == np.float16 and np.isinf(value)
-    quantity = array_of(stream).rpartition("/")[2]
     return NumericError(
-        f"the {quantity} of neuron {neuron} on prompt {first_row + row} is {value}"
+        f"the {quantity_of(stream)} of neuron {neuron} on prompt {first_row + row} is {value}"
         + (", or too large for float16" if overflow else ""),
         where=f"site {site_of(stream)}, layer {layer}",
         fix=f"capture with {_option(stream)} float32"

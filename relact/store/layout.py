@@ -57,6 +57,11 @@ def array_of(stream: str) -> str:
     return f"{group}/{ARRAYS[group.partition('/')[0]]}"
 
 
+def quantity_of(stream: str) -> str:
+    """``activation`` or ``attribution``."""
+    return array_of(stream).rpartition("/")[2]
+
+
 def site_of(stream: str) -> str:
     """The site that a stream is read at."""
     return stream.rpartition("/")[2]

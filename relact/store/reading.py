@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from html import escape
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -84,11 +84,6 @@ class Store(ABC):
         """Whether inner chunks are compressed."""
         return any(skeleton.inner_codecs(array)[1:] for array in self.arrays.values())
 
-    def attributed(self, site: str) -> str | None:
-        """The stream of a site's attributions; None where they are not captured."""
-        stream = f"{schema.ATTRIBUTIONS}/{site}"
-        return stream if stream in self.streams else None
-
     def shape(self, site: str) -> tuple[int, int]:
         """(layers, neurons) of a site of which anything is captured."""
         lay = self.streams[site if site in self.streams else f"{schema.ATTRIBUTIONS}/{site}"]
@@ -149,7 +144,7 @@ class Store(ABC):
 
     @abstractmethod
     def has(self, group: str) -> bool:
-        """Whether the group exists."""
+        """Whether the group, or array, exists."""
 
     @abstractmethod
     def children(self, group: str) -> list[str]:
@@ -177,6 +172,18 @@ class Store(ABC):
         """What the scores were computed from."""
         self._require(schema.SCORES)
         return schema.ScoresRecord.from_attributes(self.attributes(schema.SCORES), self.path)
+
+    def statistics(self) -> list[str]:
+        """Names of all statistics that some site has, the usual ones first and in their usual order."""
+        groups = [f"{schema.SCORES}/{site}" for site in self.sites if self.has(f"{schema.SCORES}/{site}")]
+        arrays = [array for group in groups for array in cast(zarr.Group, self.root[group]).arrays()]
+        names = {name for name, array in arrays if array.ndim == len(schema.BY_NEURON)}
+        usual = [name for name in (*schema.STATISTICS, *schema.ATTRIBUTION_STATISTICS) if name in names]
+        return [*usual, *sorted(names - {*usual})]
+
+    def scored(self, statistic: str) -> tuple[str, ...]:
+        """The sites whose scores have a statistic, in the order of `sites`."""
+        return tuple(site for site in self.sites if self.has(f"{schema.SCORES}/{site}/{statistic}"))
 
     def mask_record(self, name: str) -> schema.MaskRecord:
         """How the mask ``name`` was chosen; `InputError` lists those that there are."""

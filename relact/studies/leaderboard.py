@@ -12,7 +12,6 @@ import pandas as pd
 from relact import schema
 from relact.ablating.ablate import ablate_with
 from relact.ablating.options import AblateOptions
-from relact.analysis import query
 from relact.analysis.leaderboard import chosen, leaderboard_of
 from relact.errors import InputError
 from relact.models.loading import LoadedModel
@@ -72,8 +71,7 @@ def leaderboard(
 
 def _score(store: LocalStore, criteria: Sequence[str]) -> None:
     """Add the criteria to the store's scores."""
-    site = next(iter(store.layouts))
-    stored = query.statistics(query.scores(store, site)) if store.has(schema.SCORES) else schema.STATISTICS
+    stored = store.statistics() or schema.STATISTICS
     missing = [name for name in criteria if name not in stored]
     if missing:
         record = store.scores_record() if store.has(schema.SCORES) else None

@@ -19,6 +19,7 @@ from relact.analysis.effects import Effects, effects
 from relact.analysis.evidence import evidence
 from relact.capturing import forecast as capturing
 from relact.capturing.capture import capture_with
+from relact.capturing.objectives import resolved
 from relact.capturing.options import CaptureOptions
 from relact.models.loading import LoadedModel, load
 from relact.plan import Plan
@@ -29,7 +30,7 @@ from relact.relations.sources import load_all
 from relact.scoring import forecast as scoring
 from relact.scoring.options import ScoreOptions
 from relact.scoring.score import score_with
-from relact.store.layout import block_of, layouts
+from relact.store.layout import block_of, layouts, site_of
 from relact.store.local import LocalStore
 from relact.studies import presets
 from relact.studies.known_prompts import known
@@ -137,11 +138,16 @@ def forecast(
     loaded, capture = load(model), recipe.capture
     tests = table[table["split"] == schema.TEST]
     relation_of = table.loc[table["split"] == schema.IDENTIFY, "relation"].tolist()
-    widths = {site: loaded.widths[site] for site in site_names.resolve(loaded.model.config, capture.sites)}
+    sites = site_names.resolve(loaded.model.config, capture.sites)
+    settings = resolved(loaded, replace(capture.record(), sites=sites))
+    every = loaded.widths
+    widths = {stream: every[site_of(stream)] for stream in settings.streams}
     rows = capture.block or block_of(len(relation_of))
-    shapes = layouts(len(relation_of), rows, loaded.n_layers, widths, dict.fromkeys(widths, capture.dtype))
+    shapes = layouts(len(relation_of), rows, loaded.n_layers, widths, settings.streams)
     relations: Sequence[str] = list(dict.fromkeys(relation_of))
-    matrix = ablating.Matrix(tests, relations, len(recipe.ablate.seeds), widths)
+    matrix = ablating.Matrix(
+        tests, relations, len(recipe.ablate.seeds), {site: widths[site] for site in sites}
+    )
     return [
         capturing.forecast(capture, loaded, table, store),
         scoring.forecast_of(recipe.scores, shapes, relation_of),

@@ -70,7 +70,7 @@ def test_the_record_tells_ties_and_they_go_by_margin(copied):
 def test_margins_of_scattered_neurons_are_those_of_all(copied):
     numbering = Numbering({site: (lay.n_layers, lay.width) for site, lay in copied.layouts.items()})
     relations = copied.relations()[::-1][:2]
-    margins = margins_of(copied, relations, numbering)
+    margins = margins_of(copied, relations, numbering, "average_precision")
     some = np.sort(np.random.default_rng(0).choice(numbering.size, 500, replace=False))
     every = margins(np.arange(numbering.size))
     assert every.shape == (2, numbering.size)
@@ -212,7 +212,7 @@ def test_set_algebra_between_relations(copied):
             "no statistic 'z' is stored, there are: average",
         ),
         (lambda s: masks.select(s, k=3, name="a/b"), "cannot name a mask"),
-        (lambda s: masks.select(s, k=3, sites="attn"), "none of the sites attn is captured"),
+        (lambda s: masks.select(s, k=3, sites="attn"), "none of the sites attn has average_precision"),
         (lambda s: masks.combine(s, "top-200", ("country_capital", "birds")), "no relation 'birds'"),
         (lambda s: masks.combine(s, "top-200", ("country_capital", "country_capital")), "twice"),
         (lambda s: masks.combine(s, "none"), "no mask 'none'"),

@@ -1,0 +1,77 @@
+"""Which statistic is of what: those of attributions have the names of those of activations, prefixed.
+
+``attribution_z`` is the statistic ``z`` of a site's attributions, ``attribution_mean`` the mean of the
+positives. Whatever can be computed of activations can be of attributions: ``attribution_auroc`` and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from relact.errors import InputError
+from relact.kernels.statistics import ON_MEAN
+from relact.schema import ATTRIBUTIONS, OF_ATTRIBUTIONS
+from relact.scoring.options import ScoreOptions
+from relact.store.layout import site_of
+
+SHORT = {f"{OF_ATTRIBUTIONS}mean": ON_MEAN}  # names of their own
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is scored of one stream.
+
+    Attributes:
+        names: of the statistics, as they are stored. statistics: those of `kernels.STATISTICS`.
+    """
+
+    stream: str
+    names: tuple[str, ...]
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return tuple(map(statistic_of, self.names))
+
+    @property
+    def site(self) -> str:
+        return site_of(self.stream)
+
+
+def of_attributions(name: str) -> bool:
+    """Whether a stored statistic is one of attributions."""
+    return name.startswith(OF_ATTRIBUTIONS)
+
+
+def statistic_of(name: str) -> str:
+    """The kernel of a stored statistic."""
+    return SHORT.get(name, name.removeprefix(OF_ATTRIBUTIONS))
+
+
+def stream_of(site: str, statistic: str) -> str:
+    """The stream of a site that a stored statistic is computed from."""
+    return f"{ATTRIBUTIONS}/{site}" if of_attributions(statistic) else site
+
+
+def wanted(streams: Iterable[str], statistics: Sequence[str]) -> list[Wanted]:
+    """What is scored of every stream, those of a site one after the other; a stream may have nothing.
+
+    Raises:
+        InputError: statistics of attributions are asked for (not by default) and there are none.
+    """
+    streams = list(streams)
+    split = {
+        False: tuple(name for name in statistics if not of_attributions(name)),
+        True: tuple(name for name in statistics if of_attributions(name)),
+    }
+    attributed = any(stream.startswith(ATTRIBUTIONS) for stream in streams)
+    if split[True] and not attributed and tuple(statistics) != tuple(ScoreOptions.statistics):
+        raise InputError(
+            f"no attributions for {split[True][0]}",
+            where="--statistics",
+            fix="capture them: `relact capture ... --attribution`, into a new store",
+        )
+    sites = list(dict.fromkeys(map(site_of, streams)))
+    ordered = sorted(streams, key=lambda stream: sites.index(site_of(stream)))
+    found = [Wanted(stream, split[stream.startswith(ATTRIBUTIONS)]) for stream in ordered]
+    return [each for each in found if each.names]
