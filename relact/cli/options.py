@@ -74,7 +74,7 @@ Seeds = Annotated[int, typer.Option(help="random controls")]
 Kind = Annotated[str, typer.Option(help="the top k, the bottom k, or both: half of k of each")]
 Statistic = Annotated[
     str,
-    typer.Option("--statistic", help="choose by this stored statistic: auroc, margin, z, ..."),
+    typer.Option("--statistic", help="choose by this stored statistic: auroc, margin, z, attribution_z, ..."),
 ]
 CountNeurons = Annotated[
     bool,
