@@ -25,6 +25,7 @@ from relact.scoring.ties import margins_of
 from relact.sharing.pack import pack
 from relact.sharing.unpack import unpack
 from relact.store import local
+from relact.studies import run
 
 HIDDEN, DOWN = "mlp.hidden", "mlp.down"  # both attributed, the second captured too
 STREAMS = {site: f"attributions/{site}" for site in (HIDDEN, DOWN)}
@@ -241,3 +242,30 @@ def test_the_commands(copied, relact):
     assert copied.statistics() == ["attribution_z", "attribution_margin"]
     code, shown, _ = relact("info", copied.path)
     assert code == 0 and "target answer, pool sum, float32" in shown
+
+
+def test_a_run_takes_them_along_and_is_repeated(tiny_folder, tiny_prompts, tmp_path):
+    capture_options = relact.CaptureOptions(
+        sites="mlp.up", attribution=True, target="token", target_token="#84"
+    )
+    recipe = run.recipe_of(k=5, capture=capture_options, ablate=relact.AblateOptions(seeds=(0,)))
+    planned = run.forecast(recipe, str(tiny_folder), tiny_prompts)
+    study = relact.run(
+        tiny_prompts,
+        model=str(tiny_folder),
+        store=tmp_path / "s.zarr",
+        k=5,
+        capture=capture_options,
+        ablate=recipe.ablate,
+    ).store
+    assert study.scored("attribution_z") == (HIDDEN,)
+    capture_files = [name for name in sample.files(study.path) if name.split("/")[0] in schema.ARRAYS]
+    assert len(capture_files) < planned[0].files < len(capture_files) + 60
+    again = relact.repeat(study, tmp_path / "again.zarr", model=str(tiny_folder)).store
+    assert again.manifest.capture == study.manifest.capture
+    np.testing.assert_array_equal(sample.read(again, STREAMS[HIDDEN]), sample.read(study, STREAMS[HIDDEN]))
+
+
+def test_a_preset_stays_as_published(relact):
+    code, _, told = relact("run", "folder", "--store", "s.zarr", "--preset", "paper", "--attribution")
+    assert code == 2 and "as published" in told
