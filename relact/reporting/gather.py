@@ -56,8 +56,8 @@ class Contents:
         details: of the best few neurons of every relation: the prompts that drive them and their
             distribution.
         prompts: identification prompts that `details` point to by number: relation, subject, object, text.
-        choices: k, the mean drops and the claims of every ablation by its name, the widest gap between own
-            and other first.
+        choices: k, the mean drops and the claims of every ablation by its name, those of the store's own
+            prompts first, and of them the widest gap between own and other.
         board: criteria x k on the prompts for showing, see `analysis.leaderboard.leaderboard_of`.
     """
 
