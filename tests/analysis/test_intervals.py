@@ -185,7 +185,7 @@ def test_tails_of_few_units_are_wider():
 def test_few_prompts_have_finite_bounds_around_their_mean(n):
     random = np.random.default_rng(n)
     values = random.normal(size=(20, n)) ** 3
-    low, high = intervals.of_means(values, 500, random)
+    low, high = of_means(values, 500, random)
     mean = values.mean(axis=1)
     assert np.isfinite(low).all() and np.isfinite(high).all()
     assert (low <= mean).all() and (mean <= high).all() and (low < high).all()
