@@ -233,15 +233,19 @@ def _histograms(scores: Mapping[str, np.ndarray], null: np.ndarray) -> Iterator[
 
 
 def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The neurons to list: the best of every relation, and of every relation in each site."""
+    """The neurons to list: the best of every relation, and of every relation in each site; in the order in
+    which equal ones are shown.
+    """
     flat = masks.flatten(scores)  # [relation, neurons]
     starts = np.cumsum([0, *(values[0].size for values in scores.values())])
+    ties = Numbering.of(scores).hashes(np.arange(flat.shape[1]), 0)  # as `query.top` has it
     chosen: set[int] = set()
     for values in flat:
-        chosen.update(query.best(values, LISTED).tolist())
+        chosen.update(query.best(values, LISTED, ties).tolist())
         for start, stop in itertools.pairwise(starts):
-            chosen.update((start + query.best(values[start:stop], LISTED_BY_SITE)).tolist())
-    places = np.array(sorted(chosen))
+            found = query.best(values[start:stop], LISTED_BY_SITE, ties[start:stop])
+            chosen.update((start + found).tolist())
+    places = np.array(sorted(chosen, key=ties.__getitem__))
     site_at = np.searchsorted(starts, places, side="right") - 1
     widths = np.array([values.shape[2] for values in scores.values()])
     layer, neuron = np.divmod(places - starts[site_at], widths[site_at])
@@ -258,7 +262,9 @@ def _details(
         return [], {}
     table = store.prompts(schema.IDENTIFY)
     rows = dict.fromkeys(
-        row for name in relations for row in query.best(neurons[name].to_numpy(), SHOWN).tolist()
+        row
+        for name in relations
+        for row in query.best(neurons[name].to_numpy(), SHOWN, np.arange(len(neurons))).tolist()
     )
     details, used = [], set()
     for row in rows:
