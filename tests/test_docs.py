@@ -85,8 +85,8 @@ def test_the_report_page(here, command):
         r"writes every figure as PNG, SVG and PDF: (.*)\.", (DOCS / "report.md").read_text()
     ).group(1)
     figures = {name.strip("`") for name in documented.split(", ")}
-    # one k only in this study
-    assert {path.stem for path in (here / "figures").iterdir()} == figures - {"sweep"}
+    # one k and one criterion only in this study
+    assert {path.stem for path in (here / "figures").iterdir()} == figures - {"sweep", "board"}
 
 
 def run_code(name, **changes):

@@ -27,8 +27,9 @@ def judge(
         match: another rule than the recorded one, see `verdict.decide`.
 
     Returns:
-        A row per ablation: ablation, match, texts, changed (verdicts), undecided. Where texts end before the
-        verdict is decided, nothing is changed: `ablate` with the same settings reads them on.
+        A row per ablation: ablation, match, texts, undecided (texts that end before their verdict), changed
+        (verdicts on the others that are not the stored ones), written. Where some are undecided nothing is
+        written: `ablate` with the same settings reads them on.
 
     Raises:
         InputError: no such ablation or rule.
@@ -43,11 +44,11 @@ def judge(
         raise InputError(problem, where=opened.path, fix=f"there are: {', '.join(there) or 'none'}")
     if match is not None and match not in RULES:
         raise InputError(f"unknown rule {match!r}", where="match", fix=f"use one of {', '.join(RULES)}")
-    columns = ["ablation", "match", "texts", "changed", "undecided"]
+    columns = ["ablation", "match", "texts", "undecided", "changed", "written"]
     return pd.DataFrame([_judge(opened, name, match) for name in names], columns=columns)
 
 
-def _judge(store: local.LocalStore, name: str, match: str | None) -> tuple[str, str, int, int, int]:
+def _judge(store: local.LocalStore, name: str, match: str | None) -> tuple[str, str, int, int, int, bool]:
     """A row of what `judge` returns."""
     record = store.ablation_record(name)
     stored = store.dataset(f"{schema.ABLATIONS}/{name}").load()
@@ -56,29 +57,26 @@ def _judge(store: local.LocalStore, name: str, match: str | None) -> tuple[str, 
     former = result.read(record, stored, answers)
     undecided = _undecided(former, rule)
     again = result.under_rule(former, rule, RULE_VERSION)
-    if undecided:
-        return name, rule, former.generated.size, 0, undecided
-    before = stored[schema.CORRECT].values.reshape(-1)
-    after = np.stack([result.judged(texts, answers, rule) for texts in again.generated]).reshape(-1)
-    if again.record != record or (before != after).any():
+    before = stored[schema.CORRECT].values.reshape(former.generated.shape)
+    after = np.stack([result.judged(texts, answers, rule) for texts in again.generated])
+    changed = (before != after) & ~undecided
+    written = not undecided.any() and (again.record != record or bool(changed.any()))
+    if written:
         again.write(store, name)
-    return name, rule, former.generated.size, int((before != after).sum()), 0
+    return name, rule, before.size, int(undecided.sum()), int(changed.sum()), written
 
 
-def _undecided(former: result.Result, rule: str) -> int:
-    """Texts that end before the verdict by ``rule`` is decided."""
+def _undecided(former: result.Result, rule: str) -> np.ndarray:
+    """bool [k, condition, prompt]: texts that end before the verdict by ``rule`` is decided."""
     read_on = former.record.rule == RULE_VERSION and former.record.match != PUBLISHED
     if read_on:  # until the verdict of every rule is decided, but for that which reads two tokens
-        return former.generated.size if rule == PUBLISHED else 0
+        return np.full(former.generated.shape, rule == PUBLISHED)
     if rule == PUBLISHED:
-        return 0
-    verdicts = (
-        decide(str(text), accepted, rule)
-        for texts in former.generated
-        for of_condition in texts
-        for text, accepted in zip(of_condition, former.answers, strict=True)
-    )
-    return sum(verdict is None for verdict in verdicts)
+        return np.zeros(former.generated.shape, bool)
+    accepted = former.answers
+    rows = former.generated.reshape(-1, former.generated.shape[-1])
+    open_ = [[decide(str(text), accepted[at], rule) is None for at, text in enumerate(row)] for row in rows]
+    return np.array(open_, bool).reshape(former.generated.shape)
 
 
 def _answers_of(store: Store, record: schema.AblationRecord, name: str) -> list[list[str]]:

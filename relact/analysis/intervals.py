@@ -66,7 +66,8 @@ def of_means(
     spread = (centred**2).sum(axis=1)
     skewed = np.divide((centred**3).sum(axis=1), 6 * spread**1.5, out=np.zeros(n_rows), where=spread > 0)
     bounds = []
-    for edge in scipy.special.ndtri([tail(n), 1 - tail(n)]):
+    lowest = scipy.special.ndtri(tail(n))
+    for edge in (lowest, -lowest):  # of two prompts 1 - tail(n) is 1, and its edge infinite
         shifted = bias + edge
         level = scipy.special.ndtr(bias + shifted / np.maximum(1 - skewed * shifted, 1e-9))
         at = np.clip(np.rint(level * (resamples - 1)), 0, resamples - 1).astype(int)

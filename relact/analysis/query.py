@@ -129,21 +129,15 @@ def _top_of_scores(
         for name in names
     }
     numbering = Numbering({site: rows[site, statistic].shape for site in sites})
-    edge = np.partition(flat[statistic], -n)[-n] if n < numbering.size else -np.inf
-    numbers = np.flatnonzero(flat[statistic] >= edge)
-    keys = [
-        numbering.hashes(numbers, 0),
-        *(-flat[schema.MARGIN][numbers] for _ in range(schema.MARGIN in flat)),
-    ]
-    numbers = numbers[np.lexsort((*keys, -flat[statistic][numbers]))[:n]]
+    ties = numbering.hashes(np.arange(numbering.size), 0)
+    if schema.MARGIN in flat:
+        ties = np.argsort(np.lexsort((ties, -flat[schema.MARGIN])))
+    numbers = best(flat[statistic], n, ties)
     table = pd.DataFrame({name: values[numbers] for name, values in flat.items()})
     places = pd.DataFrame({"site": "", "layer": 0, "neuron": 0}, index=table.index)
     for site, which, layers, neurons in numbering.places(numbers):
-        places.loc[which, "site"], places.loc[which, "layer"], places.loc[which, "neuron"] = (
-            site,
-            layers,
-            neurons,
-        )
+        for name, values in (("site", site), ("layer", layers), ("neuron", neurons)):
+            places.loc[which, name] = values
     return pd.concat([places, table], axis=1)
 
 
@@ -155,11 +149,11 @@ def _or_nan(
     return np.full(shape, np.nan, np.float32) if found is None else found
 
 
-def best(values: np.ndarray, n: int) -> np.ndarray:
-    """Positions of the ``n`` highest values, best first, ties in order."""
+def best(values: np.ndarray, n: int, ties: np.ndarray) -> np.ndarray:
+    """Positions of the ``n`` highest values, best first; of equal ones that with the smaller of ``ties``."""
     edge = np.partition(values, -n)[-n] if n < values.size else -np.inf
     candidates = np.flatnonzero(values >= edge)
-    return candidates[np.argsort(-values[candidates], kind="stable")[:n]]
+    return candidates[np.lexsort((ties[candidates], -values[candidates]))[:n]]
 
 
 def neuron(store: str | Path | Store, site: str, layer: int, index: int) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from relact.analysis.effects import kinds_of
 from relact.cli.terminal import out, say, shade, table, wide
 from relact.schema import (
     ACCURACY,
+    ANSWERS,
     ATTRIBUTE,
     DEV,
     IDENTIFY,
@@ -133,7 +134,7 @@ def ablation(result: xr.Dataset, k: int, said: Sequence[str], influences: pd.Dat
 def asked(result: xr.Dataset) -> str:
     """Which prompts a matrix shows, and what its sets leave out."""
     parts = Counter(map(str, result[PART].values)) if PART in result else Counter()
-    n_prompts = result.sizes["prompt"]
+    n_prompts = f"{result.sizes['prompt']}{' other' if ANSWERS in result else ''}"
     if parts[IDENTIFY]:
         shown = f"on {n_prompts} identification prompts: the neurons were chosen on these"
     elif len(parts) == 2:

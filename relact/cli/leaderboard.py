@@ -28,13 +28,13 @@ def leaderboard(
 ) -> None:
     """Compare criteria x k: chosen on the dev prompts, the best of each shown on the test prompts."""
     from relact.cli import terminal
-    from relact.studies.leaderboard import CRITERIA, leaderboard
+    from relact.studies.leaderboard import leaderboard
 
     sizes = numbers(k)
     with Stages() as progress:
         board = leaderboard(
             store,
-            listed(criteria) or CRITERIA,
+            listed(criteria),
             k=[sizes] if isinstance(sizes, int) else sizes,
             seeds=seeds,
             model=model,

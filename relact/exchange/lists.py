@@ -44,7 +44,9 @@ def neurons(store: str | Path | Store, mask: str, out: str | Path, kind: str) ->
 
 
 def ablation(store: str | Path | Store, name: str, out: str | Path) -> Path:
-    """An ablation as tidy Parquet: a row per condition and prompt (and k), with the prompt's facts."""
+    """An ablation as tidy Parquet: a row per condition and prompt (and k), with everything that is stored of
+    it and the prompt's facts.
+    """
     opened, path = open_store(store), Path(out)
     known = opened.children(schema.ABLATIONS)
     if name not in known:
@@ -52,11 +54,13 @@ def ablation(store: str | Path | Store, name: str, out: str | Path) -> Path:
             f"no ablation {name!r}", where=opened.path, fix=f"choose from {', '.join(known) or 'none'}"
         )
     data = opened.dataset(f"{schema.ABLATIONS}/{name}")
-    measured = data[[variable for variable in data.data_vars if "prompt" in data[variable].dims]].load()
-    measured = measured.drop_vars([name for name in measured.coords if name not in measured.dims])
-    rows = measured.to_dataframe().reset_index()
-    prompts = opened.prompts(schema.TEST)[[*schema.PROMPT_TEXT]]
-    table = rows.merge(prompts, left_on="prompt", right_index=True, suffixes=("", "_of_prompt"))
+    by_prompt = [variable for variable in data.data_vars if "prompt" in data[variable].dims]
+    measured = data[[variable for variable in by_prompt if schema.ANSWER not in data[variable].dims]].load()
+    table = measured.to_dataframe().reset_index()
+    if schema.ANSWERS not in data:  # the store's own prompts; of others the facts are there already
+        identify = opened.ablation_record(name).part == schema.IDENTIFY
+        prompts = opened.prompts(schema.IDENTIFY if identify else schema.TEST)[[*schema.PROMPT_TEXT]]
+        table = table.merge(prompts, left_on="prompt", right_index=True, suffixes=("", "_of_prompt"))
     for column in table.select_dtypes(include=["object", "string"]):
         table[column] = table[column].map(str)
     path.parent.mkdir(parents=True, exist_ok=True)

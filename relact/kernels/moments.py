@@ -25,10 +25,10 @@ from relact.errors import InputError
 from relact.kernels import totals
 from relact.kernels.columns import COPIED_TOGETHER, FORMATS, TILE, NotANumber, as_floats
 from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
-from relact.kernels.statistics import MEANS, STATISTICS, MomentStatistic
+from relact.kernels.statistics import MEANS, STATISTICS, MomentStatistic, lape
 from relact.schema import MARGIN
 
-D_PRIME, Z = "d_prime", "z"
+D_PRIME, Z, LAPE = "d_prime", "z", "lape"
 SMALLEST = 1e-10  # squared standard error that every z has
 ROWS = 512  # of a tile whose values stay in a core's cache
 
@@ -221,3 +221,21 @@ def _refuse_nan(blocks: Sequence[np.ndarray], first: int = 0) -> None:
                 prompt, neuron = np.argwhere(missing)[0].tolist()
                 raise NotANumber(first + neuron, row + start + prompt)
         row += len(block)
+
+
+@of_moments(
+    LAPE,
+    "minus the entropy of the relations' shares in the means, for the relation with the largest; NaN for the "
+    "others, and where a mean is negative",
+)
+def _lape(moments: Moments) -> np.ndarray:
+    """Of pooled shares of positive tokens (pool ``positive``) minus what `statistics.lape` gives.
+
+    A neuron belongs to the relation that it is most often active in. Source: Tang et al. 2024, arXiv
+    2402.16438.
+    """
+    means = moments.on.mean
+    entropy = np.where((means < 0).any(axis=0), np.nan, lape(np.maximum(means, 0)))
+    largest = np.arange(len(means))[:, None] == means.argmax(axis=0)
+    scores: np.ndarray = np.where(largest, -entropy, np.nan)
+    return scores

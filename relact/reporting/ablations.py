@@ -39,7 +39,9 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Choice:
-    """One ablation: k, mean drops in points, what may be claimed, and which prompts it shows."""
+    """One ablation: k, mean drops in points, what may be claimed, and which prompts it shows; ``foreign`` are
+    other prompts than the store's.
+    """
 
     k: int
     own: float
@@ -47,6 +49,7 @@ class Choice:
     random: float
     said: tuple[str, ...]
     asked: str
+    foreign: bool
 
     @property
     def gap(self) -> float:
@@ -55,7 +58,8 @@ class Choice:
 
 
 def ablations_of(store: Store) -> tuple[dict[str, Choice], pd.DataFrame, pd.DataFrame]:
-    """Every stored matrix by its name (and k where one group holds several), the clearest first.
+    """Every stored matrix by its name (and k where one group holds several): those of the store's own prompts
+    first, the clearest of them before all.
 
     Returns:
         The choices, `Contents.accuracy` and `Contents.sweep`.
@@ -67,11 +71,12 @@ def ablations_of(store: Store) -> tuple[dict[str, Choice], pd.DataFrame, pd.Data
         found = evidence(dataset, resamples=RESAMPLES)
         means = dict(zip(found["group"].values.tolist(), found["mean_drop"].values.tolist(), strict=True))
         own, other, random = (float(means.get(name, np.nan)) for name in (OWN, OTHER, CONTROL))
-        choices[choice] = Choice(k, own, other, random, tuple(claims(found)), _asked(dataset))
+        said, foreign = tuple(claims(found)), schema.ANSWERS in dataset
+        choices[choice] = Choice(k, own, other, random, said, _asked(dataset, foreign), foreign)
         kinds[choice] = [str(dataset.attrs.get(name)) for name in ("mode", "tokens", "match", "part")]
         matrices.append(_matrix(choice, dataset, found))
         sweeps.append(_sweep(choice, k, matrices[-1]))
-    order = sorted(choices, key=lambda choice: -choices[choice].gap)
+    order = sorted(choices, key=lambda choice: (choices[choice].foreign, -choices[choice].gap))
     alike = {choice for choice in order if kinds[choice] == kinds[order[0]]}
     sweep = pd.concat(sweeps)
     # a k may be there twice
@@ -90,14 +95,14 @@ def _each(store: Store) -> Iterator[tuple[str, int, xr.Dataset]]:
             yield f"{name}, k = {k}", int(k), dataset.sel(k=k)
 
 
-def _asked(dataset: xr.Dataset) -> str:
+def _asked(dataset: xr.Dataset, foreign: bool) -> str:
     """Which prompts a matrix shows."""
     parts = set(dataset[schema.PART].values.tolist()) if schema.PART in dataset else {schema.TEST}
     kind = {
         frozenset({schema.DEV}): "dev prompts, for choosing",
         frozenset({schema.IDENTIFY}): "identification prompts, on which the neurons were chosen",
     }.get(frozenset(parts), "test prompts")
-    return f"{dataset.sizes['prompt']} {kind}"
+    return f"{dataset.sizes['prompt']} {'other ' if foreign else ''}{kind}"
 
 
 def _matrix(choice: str, dataset: xr.Dataset, found: xr.Dataset) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from relact.errors import StoreError
 from relact.packed.store import open_store
 from relact.reporting.ablations import ALL, Choice, ablations_of
 from relact.scoring import masks
+from relact.scoring.magnitudes import super_units
 from relact.scoring.selection import Numbering, Rules, countable
 from relact.store.reading import Store
 
@@ -56,12 +57,14 @@ class Contents:
         details: of the best few neurons of every relation: the prompts that drive them and their
             distribution.
         prompts: identification prompts that `details` point to by number: relation, subject, object, text.
-        choices: k, the mean drops and the claims of every ablation by its name, the widest gap between own
-            and other first.
+        super_units: neurons that break the model alone, in words; empty where none is known.
+        choices: k, the mean drops and the claims of every ablation by its name, those of the store's own
+            prompts first, and of them the widest gap between own and other.
         board: criteria x k on the prompts for showing, see `analysis.leaderboard.leaderboard_of`.
     """
 
     store: Path | str
+    super_units: str
     relations: list[str]
     sites: list[str]
     n_neurons: int
@@ -102,6 +105,7 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
     details, prompts = _details(opened, relations, neurons)
     return Contents(
         store=opened.path,
+        super_units=_super_units(opened),
         relations=relations,
         sites=list(scores),
         n_neurons=sum(values[0].size for values in scores.values()),
@@ -120,6 +124,14 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
         neurons=neurons,
         details=details,
         prompts=prompts,
+    )
+
+
+def _super_units(store: Store) -> str:
+    """What selections and random sets leave out, as the page says it."""
+    return ", ".join(
+        f"{unit.site} {unit.layer} {unit.neuron} (alone it costs {unit.cost:.1f} nats a token)"
+        for unit in super_units(store).itertuples()
     )
 
 
@@ -221,15 +233,19 @@ def _histograms(scores: Mapping[str, np.ndarray], null: np.ndarray) -> Iterator[
 
 
 def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The neurons to list: the best of every relation, and of every relation in each site."""
+    """The neurons to list: the best of every relation, and of every relation in each site; in the order in
+    which equal ones are shown.
+    """
     flat = masks.flatten(scores)  # [relation, neurons]
     starts = np.cumsum([0, *(values[0].size for values in scores.values())])
+    ties = Numbering.of(scores).hashes(np.arange(flat.shape[1]), 0)  # as `query.top` has it
     chosen: set[int] = set()
     for values in flat:
-        chosen.update(query.best(values, LISTED).tolist())
+        chosen.update(query.best(values, LISTED, ties).tolist())
         for start, stop in itertools.pairwise(starts):
-            chosen.update((start + query.best(values[start:stop], LISTED_BY_SITE)).tolist())
-    places = np.array(sorted(chosen))
+            found = query.best(values[start:stop], LISTED_BY_SITE, ties[start:stop])
+            chosen.update((start + found).tolist())
+    places = np.array(sorted(chosen, key=ties.__getitem__))
     site_at = np.searchsorted(starts, places, side="right") - 1
     widths = np.array([values.shape[2] for values in scores.values()])
     layer, neuron = np.divmod(places - starts[site_at], widths[site_at])
@@ -246,7 +262,9 @@ def _details(
         return [], {}
     table = store.prompts(schema.IDENTIFY)
     rows = dict.fromkeys(
-        row for name in relations for row in query.best(neurons[name].to_numpy(), SHOWN).tolist()
+        row
+        for name in relations
+        for row in query.best(neurons[name].to_numpy(), SHOWN, np.arange(len(neurons))).tolist()
     )
     details, used = [], set()
     for row in rows:

@@ -81,7 +81,7 @@ def _matrix(
     drawn = cells(base, look, colour, "label:N", ink)
     chart = with_choices(alt.layer(*drawn, own), live, choice=first)
     made = contents.choices[first]
-    titled = f"{title}: top {made.k:,}, {made.asked}, {contents.provenance['capture']['model']['id']}"
+    titled = f"{title}: {first}, {made.asked}, {contents.provenance['capture']['model']['id']}"
     return dressed(chart, look, live, len(rows), len(columns), titled)
 
 

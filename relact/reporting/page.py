@@ -46,6 +46,7 @@ def render(contents: Contents) -> str:
         facts=[
             *((name, about[name]) for name in ("model", "prompts", "sites")),
             ("neurons", f"{contents.n_neurons:,}"),
+            *([("left out of all sets", contents.super_units)] if contents.super_units else []),
         ],
         relations=contents.relations,
         sites=contents.sites,

@@ -6,12 +6,16 @@ import html
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import relact
 from relact import plan, schema
-from relact.analysis.effects import effects
+from relact.analysis.claims import claims
+from relact.analysis.evidence import evidence
 from relact.store.reading import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 LICENCE = "not stated"
 ABOUT = "https://arxiv.org/abs/2502.17355"
@@ -109,13 +113,19 @@ def _effect(figure: Mapping[str, Any]) -> list[str]:
         "other": "another relation's neurons",
         "random": "random neurons",
     }
-    rows = [f"| {label} | {figure[key]} |" for key, label in labels.items() if figure[key] is not None]
+    rows = [
+        f"| {label} | {figure[key]} | {_bare(figure['intervals'][key])} |"
+        for key, label in labels.items()
+        if figure[key] is not None
+    ]
     return [
         f"Mean loss of accuracy in points, k = {_bare(figure['k'])}:",
         "",
-        "| switched off | loss |",
-        "|---|---|",
+        "| switched off | loss | 95 % interval, over relations and prompts |",
+        "|---|---|---|",
         *rows,
+        "",
+        *(f"- {_bare(sentence)}" for sentence in figure["claims"]),
     ]
 
 
@@ -139,18 +149,30 @@ def _use(card: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _figures(store: Store) -> dict[str, dict[str, float | int | None]]:
-    """Mean loss of accuracy, in points, per ablation."""
+def _figures(store: Store) -> dict[str, dict[str, Any]]:
+    """Mean loss of accuracy in points with its interval, and what may be claimed, per ablation and k."""
     figures = {}
     for name in store.children(schema.ABLATIONS):
-        group = f"{schema.ABLATIONS}/{name}"
-        loss = effects(store.dataset(group))
-        points = {"own": loss.own, "other": loss.other, "random": loss.random}
-        figures[name] = {
-            "k": store.ablation_record(name).to_attributes()["k"],
-            **{key: None if math.isnan(value) else round(value, 2) for key, value in points.items()},
-        }
+        stored = store.dataset(f"{schema.ABLATIONS}/{name}").load()
+        if "k" not in stored.dims:
+            figures[name] = _figure(int(stored.attrs["k"]), stored)
+            continue
+        for k in stored["k"].values.tolist():
+            figures[f"{name}, k = {k}"] = _figure(k, stored.sel(k=k))
     return figures
+
+
+def _figure(k: int, ablation: xr.Dataset) -> dict[str, Any]:
+    found = evidence(ablation)
+    names = ("group", "mean_drop", "mean_low", "mean_high")
+    table = {
+        str(group): (float(drop), f"{low:.2f} to {high:.2f}")
+        for group, drop, low, high in zip(*(found[name].values for name in names), strict=True)
+    }
+    groups = {name: table.get(name, (math.nan, "")) for name in ("own", "other", "random")}
+    losses = {name: None if math.isnan(drop) else round(drop, 2) for name, (drop, _) in groups.items()}
+    intervals = {name: interval for name, (_, interval) in groups.items()}
+    return {"k": k, **losses, "intervals": intervals, "claims": claims(found)}
 
 
 def _bare(value: object) -> str:

@@ -22,13 +22,14 @@ from relact.store.local import LocalStore
 from relact.store.reading import Store
 
 CRITERIA = (schema.AVERAGE_PRECISION, "auroc", "d_prime", "margin", "z")  # need nothing but the store
+LAPE = "lape"  # too, where an activation is the share of tokens on which a neuron is positive
 KS = (50, 100, 200, 400)
 SEEDS = 5
 
 
 def leaderboard(
     store: str | Path | Store,
-    criteria: Sequence[str] = CRITERIA,
+    criteria: Sequence[str] | None = None,
     *,
     k: Sequence[int] = KS,
     seeds: int = SEEDS,
@@ -44,6 +45,8 @@ def leaderboard(
 
     Args:
         criteria: statistics that the store's activations are scored by; those that are not stored are added.
+            By default all that need the store alone: `CRITERIA`, and ``lape`` of a store with the pool
+            ``positive``, which it is defined for.
         k: numbers of neurons per relation. seeds: random controls.
 
     Returns:
@@ -54,6 +57,8 @@ def leaderboard(
         InputError: an unknown criterion. IdentityError: another model than the store's.
     """
     opened = local.writable(store)
+    if criteria is None:
+        criteria = [*CRITERIA, *([LAPE] if opened.manifest.capture.pool == "positive" else [])]
     _score(opened, criteria)
     for criterion in criteria:
         for size in k:

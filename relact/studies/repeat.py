@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from relact import schema
-from relact.ablating.options import AblateOptions
+from relact.ablating.options import CONTROLS, AblateOptions
 from relact.capturing.options import CaptureOptions
 from relact.errors import IdentityError, InputError
 from relact.models.loading import load
@@ -92,7 +92,10 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
             counted=mask.counted,
             keep_super_units=mask.without is None,
             seeds=record.seeds,
+            # what controls were before they were matched to each relation's own set cannot be drawn any more
+            control=record.control if record.control in CONTROLS else AblateOptions.control,
             match=record.match,
+            part=record.part,
         ),
     )
 

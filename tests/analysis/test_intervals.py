@@ -179,3 +179,13 @@ def test_tails_of_few_units_are_wider():
     assert tail(1) == 0.025 and tail(10_000) == pytest.approx(0.025, rel=0.01)
     assert tail(13) == pytest.approx(scipy.stats.norm.cdf(np.sqrt(13 / 12) * scipy.stats.t.ppf(0.025, 12)))
     assert tail(3) < tail(13) < 0.025
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 7])
+def test_few_prompts_have_finite_bounds_around_their_mean(n):
+    random = np.random.default_rng(n)
+    values = random.normal(size=(20, n)) ** 3
+    low, high = of_means(values, 500, random)
+    mean = values.mean(axis=1)
+    assert np.isfinite(low).all() and np.isfinite(high).all()
+    assert (low <= mean).all() and (mean <= high).all() and (low < high).all()

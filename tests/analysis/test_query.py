@@ -60,8 +60,8 @@ def test_equal_scores_are_not_in_the_order_of_the_store(study, tmp_path):
     found = query.top(copied, relation="country_capital", n=60)
     assert set(found.average_precision) == {1.0} and found.site.nunique() == 3 and found.layer.nunique() == 4
     pd.testing.assert_frame_equal(found, query.top(copied, relation="country_capital", n=60))
-    margin = np.random.default_rng(0).random((3, 4, copied.layouts["mlp.up"].width), np.float32)
-    for site in copied.layouts:
+    for site, lay in copied.layouts.items():
+        margin = np.random.default_rng(0).random((3, 4, lay.width), np.float32)
         group = zarr.open_group(copied.path)[f"scores/{site}"]
         group.create_array("margin", data=margin, dimension_names=schema.BY_NEURON)
     found = query.top(copied, relation="country_capital", n=60)

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.metrics import average_precision_score
 
+import relact
 from relact import schema
 from relact.errors import IdentityError, InputError
 from relact.exchange import selfcond
@@ -127,11 +128,29 @@ def test_ablations_are_tidy(tiny_study, tmp_path):
     data = tiny_study.dataset("ablations/top-12")
     assert len(table) == data["correct"].size
     assert {"condition", "prompt", "correct", "generated", "relation", "subject", "object"} <= set(table)
+    assert set(table["kind"]) == {"intact", "own", "random"} and set(table["part"]) == {"dev", "test"}
+    by_place = table.set_index(["condition", "prompt"])["log_probability"].to_xarray()
+    expected = data["log_probability"].load().drop_vars(["kind", "part"])
+    np.testing.assert_array_equal(by_place.sel(condition=expected["condition"]), expected)
     accuracy = table.groupby(["condition", "relation"])["correct"].mean()
     for condition, relation in accuracy.index:
         assert accuracy[condition, relation] == pytest.approx(
             float(data["accuracy"].sel(condition=condition, relation=relation))
         )
+
+
+def test_a_tidy_ablation_of_other_prompts_has_their_facts(tiny_study, tiny_prompts, tmp_path):
+    shutil.copytree(tiny_study.path, tmp_path / "s.zarr")
+    tests = tiny_prompts[tiny_prompts["split"] == "test"]
+    other = tests.assign(text=[f"In other words, {text}" for text in tests["text"]])
+    options = {"mask": "top-12", "seeds": [], "model": tiny_study.manifest.model.id}
+    relact.ablate(tmp_path / "s.zarr", tests=other, name="other", **options)
+    relact.ablate(tmp_path / "s.zarr", part="identify", **options)
+    for name, asked in (("other", other), ("top-12-identify", tiny_study.prompts(schema.IDENTIFY))):
+        export(tmp_path / "s.zarr", tmp_path / "o.parquet", "parquet", ablation=name)
+        table = pd.read_parquet(tmp_path / "o.parquet")
+        assert len(table) == 3 * len(asked)
+        assert table.loc[table["condition"] == "intact", "text"].tolist() == asked["text"].tolist()
 
 
 def test_concepts_are_read_back(tiny_study, tmp_path):

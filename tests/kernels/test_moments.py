@@ -11,7 +11,16 @@ import scipy.stats
 from helpers.columns import bfloat16, from_bfloat16, labels_of_every_kind
 
 from relact.errors import InputError, ModelError
-from relact.kernels import STATISTICS, Labels, Moments, NotANumber, of_moments, on_device, rank_statistics
+from relact.kernels import (
+    STATISTICS,
+    Labels,
+    Moments,
+    NotANumber,
+    lape,
+    of_moments,
+    on_device,
+    rank_statistics,
+)
 from relact.kernels import statistic as of_values
 
 NAMES = ["d_prime", "margin", "z"]
@@ -85,6 +94,17 @@ def test_by_hand() -> None:
     z = (3 - 0) / math.sqrt(1 / 2 + (0 + 1 / 2) / 2)
     np.testing.assert_allclose(result["z"][:, 0], [z, 0, -z], atol=1e-9)
     np.testing.assert_allclose(result["d_prime"][1, 0], (1 - 1) / math.sqrt((0 + 5) / 2))
+
+
+def test_lape_belongs_to_the_relation_that_is_active_most_and_ranks_by_entropy() -> None:
+    """Four neurons: active in a alone, in a mostly, in all alike, and one that is negative in c."""
+    shares = np.array([[0.9, 0.6, 0.2, 0.5], [0.0, 0.2, 0.2, 0.1], [0.0, 0.2, 0.2, -0.4]], np.float32)
+    values = np.repeat(shares, 2, axis=0)
+    found = rank_statistics([values], Labels.one_vs_rest(["a", "a", "b", "b", "c", "c"]), ["lape", "on_mean"])
+    scores = found["lape"]
+    np.testing.assert_allclose(scores[0, :3], -lape(found["on_mean"])[:3], atol=1e-12)
+    assert scores[0, 0] > scores[0, 1] > scores[0, 2] == pytest.approx(-math.log(3))
+    assert np.isnan(scores[1:, :3]).all() and np.isnan(scores[:, 3]).all()
 
 
 def test_neurons_that_do_not_vary_are_zero_or_infinite_and_warn_nobody() -> None:

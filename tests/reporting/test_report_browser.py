@@ -53,7 +53,7 @@ def test_everything_is_drawn(open_report, report, study):
     page = visit.page
     visit.keep("desktop")
     assert visit.undrawn() == []
-    marks = {"ablation": 3 * 5, "overlap": 3 * 2, "layers": 3 * 4, "distribution": 50}
+    marks = {"ablation": 3 * 5, "log_ablation": 3 * 4, "overlap": 3 * 2, "layers": 3 * 4, "distribution": 50}
     for figure, least in marks.items():
         assert page.locator(f"#f-{figure} svg .mark-rect path").count() >= least, figure
     assert page.locator("#f-growth svg .mark-line path").count() >= 3
@@ -203,7 +203,7 @@ def test_an_ablation_can_be_chosen_from_a_sweep(open_report, hostile):
     assert sorted(options) == ["top-16", "top-4", "top-64"]
     page.select_option("#choice", "top-64")
     assert visit.signal("ablation", "choice") == "top-64"
-    assert "own best 64 neurons" in page.locator("#lead").inner_text()
+    assert "Own neurons cost" in page.locator("#lead").inner_text()
     page.select_option("[data-signal=swept]", EVIL[0])
     assert visit.signal("sweep", "swept") == EVIL[0]
 
