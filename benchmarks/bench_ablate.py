@@ -309,6 +309,24 @@ def reading_cost(
     return best[0], best[1]
 
 
+def equality(loaded: loading.LoadedModel, table: pd.DataFrame, few: int) -> None:
+    """Print how many verdicts of the intact model and ``few`` relations' sets differ from ``generate``, and
+    how far log-probabilities are from those of its first logits.
+    """
+    tests = table[table["split"] == "test"].reset_index(drop=True)
+    exam, relations = exam_of(loaded, tests), list(dict.fromkeys(tests["relation"]))
+    conditions = matrix(loaded, relations, 0, 400)[: 1 + few]
+    replies = generate(loaded, exam, conditions)
+    texts, certain = straightforward(loaded, exam, range(len(exam.tokens)), conditions)
+    ours, theirs = (judged(said, exam.answers, "prefix") for said in (replies.texts, np.array(texts, object)))
+    farthest = np.abs(np.array(certain) - replies.log_probability).max()
+    print(
+        f"{int((ours != theirs).sum())} of {ours.size} verdicts differ from `generate`, "
+        f"log-probabilities by {farthest:.1e} nats at most"
+    )
+    assert farthest <= CLOSE and (ours == theirs).all()
+
+
 def measure(
     loaded: loading.LoadedModel,
     table: pd.DataFrame,
@@ -370,6 +388,7 @@ def main() -> None:
         "--baseline", type=int, default=3, help="conditions that the straightforward way runs"
     )
     parser.add_argument("--hooks", action="store_true", help="only what overriding costs")
+    parser.add_argument("--equal", type=int, metavar="N", help="only compare with N relations' sets")
     parser.add_argument("--reading", action="store_true", help="only what is new since 0.1 costs")
     options = parser.parse_args()
     loaded = loading.load("smollm2")
@@ -381,6 +400,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
     }
+    if options.equal:
+        return equality(loaded, few_shot, options.equal)
     now, before = results["reading"] = reading_cost(loaded, few_shot, controls, 400, 2)
     print(
         f"few-shot matrix: {now:.1f} s; {before:.1f} s with two tokens at most, one random set for all "
