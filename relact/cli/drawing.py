@@ -81,7 +81,7 @@ def overlaps(shared: xr.Dataset) -> None:
         also = "" if "negatives" in by else " (--k K --negatives 4 shows them beside)"
         say(
             "scored against all other relations, a neuron that answers to two of them ranks low in both, so "
-            f"next to nothing is shared; against a few sampled negatives, as published, much more is{also}"
+            f"next to nothing is shared; against a few sampled negatives, as published, more may be{also}"
         )
 
 
