@@ -23,7 +23,9 @@ import numpy as np
 import pandas as pd
 
 from relact import schema
+from relact.ablating.result import Result
 from relact.analysis.query import neuron, top
+from relact.relations.verdict import RULE_VERSION
 from relact.scoring import masks, score
 from relact.store import local, skeleton
 from relact.store.local import LocalStore
@@ -75,13 +77,41 @@ def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> 
 
 def _ablate(made: LocalStore, k: int, names: list[str], random: np.random.Generator) -> None:
     """A matrix that looks like one: a relation loses most on its own neurons."""
-    conditions = ["intact", *names, *(f"random-{seed}" for seed in range(10))]
-    accuracy = random.normal(0.7, 0.02, (len(conditions), len(names))).astype(np.float32)
-    accuracy[1 : len(names) + 1] -= np.eye(len(names), dtype=np.float32) * 0.15 * np.log10(k)
-    with made.stage(f"{schema.ABLATIONS}/top-{k}", {"k": k, "mode": "zero"}) as group:
-        group.attrs.update({"k": k, "mode": "zero"})
-        skeleton.write_coordinates(group, condition=conditions, relation=names)
-        group.create_array("accuracy", data=accuracy, dimension_names=("condition", "relation"))
+    seeds, n_prompts = tuple(range(10)), len(names) * PROMPTS
+    conditions = ["intact", *names, *(f"random-{seed}" for seed in seeds)]
+    right = random.normal(0.7, 0.02, (len(conditions), len(names)))
+    right[1 : len(names) + 1] -= np.eye(len(names)) * 0.15 * np.log10(k)
+    said = np.where(random.random((len(conditions), n_prompts)) < np.repeat(right, PROMPTS, axis=1), "x", "y")
+    record = schema.AblationRecord(
+        k,
+        "zero",
+        "all",
+        seeds,
+        "prefix",
+        made.mask_record(f"top-{k}"),
+        made.manifest.prompts_digest(schema.TEST),
+        control="matched",
+        rule=RULE_VERSION,
+    )
+    prompts = {
+        "prompt": np.arange(n_prompts),
+        schema.RELATION_OF: np.repeat(np.array(names, object), PROMPTS),
+        schema.PART: np.array([schema.DEV, schema.TEST, schema.TEST] * n_prompts, object)[:n_prompts],
+    }
+    numbers = {
+        name: random.normal(-1, 0.5, (1, *said.shape)).astype(np.float32)
+        for name in (schema.LOG_PROBABILITY, schema.LOGIT_DIFFERENCE)
+    }
+    Result(
+        record,
+        conditions,
+        schema.kinds_of_names(conditions),
+        prompts,
+        [["x"]] * n_prompts,
+        said.astype(object)[None],
+        numbers,
+        np.full((1, len(conditions), len(names)), "", object),
+    ).write(made, f"top-{k}")
 
 
 def best_of(rounds: int, run: Callable[[], object]) -> float:
