@@ -37,6 +37,7 @@ from relact.scoring import masks
 from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.reading import Store
+from relact.store.skeleton import padded
 
 
 def ablate(
@@ -320,10 +321,7 @@ class _Job:
         }
         if self.tests.foreign:
             found |= {name: table[name].to_numpy() for name in ("text", "subject", "object", "language")}
-            width = max(map(len, self.tests.answers))
-            found[schema.ANSWERS] = np.array(
-                [[*answers, *[""] * (width - len(answers))] for answers in self.tests.answers], object
-            )
+            found[schema.ANSWERS] = padded(self.tests.answers)
         return found
 
     def _perplexities(self, progress: Progress) -> np.ndarray | None:

@@ -220,7 +220,8 @@ class _Work:
     def _read(self, chunk: Chunk, batch: Batch, prompts: Sequence[int]) -> Replies:
         """Read on until every verdict is decided; then the replies under the chunk's conditions."""
         said = [[[token] for token in row] for row in batch.logits.argmax(dim=-1).tolist()]
-        graded = _graded(batch.logits, *(x[list(prompts)] for x in self._tokens_that_count()))
+        rows, asked = list(prompts), self.questions
+        graded = _graded(batch.logits, asked.targets[rows], asked.distractors[rows])
         texts = [_texts(self.loaded, row) for row in said]
         wanted = set(chunk.row_of)
         open_ = [list(range(len(prompts))) if row in wanted else [] for row in range(len(said))]
@@ -231,9 +232,6 @@ class _Work:
                 for at, text in zip(open_[row], self._texts_of(said[row], open_[row]), strict=True):
                     texts[row][at] = text
         return Replies(np.array(texts, object)[chunk.row_of], *(x[chunk.row_of] for x in graded))
-
-    def _tokens_that_count(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.questions.targets, self.questions.distractors
 
     def _texts_of(self, said: Sequence[list[int]], chosen: Sequence[int]) -> list[str]:
         return _texts(self.loaded, [said[at] for at in chosen]) if chosen else []

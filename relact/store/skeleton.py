@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,10 +127,15 @@ def _write_prompts(group: zarr.Group, table: pd.DataFrame) -> None:
         write_whole(group, name, np.array(table[name].astype(str).tolist(), dtype="T"), ("prompt",))
     write_whole(group, schema.N_TOKENS, table[schema.N_TOKENS].to_numpy("int32"), ("prompt",))
     if schema.ANSWERS in table:
-        width = max((len(answers) for answers in table[schema.ANSWERS]), default=1)
-        padded = [[*answers, *[""] * (width - len(answers))] for answers in table[schema.ANSWERS]]
-        data = np.array(padded, dtype="T").reshape(len(table), width)
-        write_whole(group, schema.ANSWERS, data, ("prompt", "answer"))
+        write_whole(group, schema.ANSWERS, padded(table[schema.ANSWERS]), ("prompt", schema.ANSWER))
+
+
+def padded(answers: Iterable[Sequence[str]]) -> np.ndarray:
+    """Accepted answers of every prompt as text [prompt, answer], "" where a prompt has fewer than another."""
+    listed = list(answers)
+    width = max(map(len, listed), default=1)
+    rows = [[*accepted, *[""] * (width - len(accepted))] for accepted in listed]
+    return np.array(rows, dtype="T").reshape(len(listed), width)
 
 
 def write_whole(group: zarr.Group, name: str, data: np.ndarray, dimensions: tuple[str, ...]) -> None:
