@@ -15,7 +15,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 STAMP := .venv/.ready
 SHARED := stores/smollm2-starter.zarr.zip
-STUDY := starter country_currency --model smollm2 --store demo/study.zarr --shots 5 --per-relation 100 --k 400
+STUDY := starter country_currency --model smollm2 --store demo/study.zarr --shots 5 --per-relation 100 --attribution --k 400
 
 .PHONY: menu setup demo test lint types unit reader build look bench clean
 

@@ -10,6 +10,7 @@ from .ablating.options import AblateOptions as AblateOptions
 from .analysis.claims import claims as claims
 from .analysis.claims import influences as influences
 from .analysis.compare import agreement as agreement
+from .analysis.compare import in_common as in_common
 from .analysis.compare import moved as moved
 from .analysis.compare import overlap as overlap
 from .analysis.effects import cumulativity as cumulativity

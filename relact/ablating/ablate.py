@@ -34,6 +34,7 @@ from relact.models.loading import LoadedModel
 from relact.progress import Progress, silent
 from relact.relations.verdict import RULE_VERSION
 from relact.scoring import masks
+from relact.scoring.quantities import named
 from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.reading import Store
@@ -47,7 +48,8 @@ def ablate(
     k: int | Sequence[int] | None = None,
     kind: str = AblateOptions.kind,
     sites: str | Sequence[str] | None = AblateOptions.sites,
-    statistic: str = AblateOptions.statistic,
+    by: str | None = None,
+    statistic: str | None = None,
     counted: str = AblateOptions.counted,
     keep_super_units: bool = AblateOptions.keep_super_units,
     model: str | LoadedModel | None = None,
@@ -74,6 +76,7 @@ def ablate(
         model: the store's own model by default; another one is refused.
         tests: a table with other test prompts (another language, paraphrases); the store's own by default.
         name: of the result; the mask's name by default, with what is not the default appended.
+        by: with ``k``: choose by ``activation`` (the default) or ``attribution``, as `masks.select` does.
         kind, sites, statistic, counted, keep_super_units, seeds, control, mode, tokens, match, part,
         perplexity, perplexity_of, batch_tokens: the choices of `AblateOptions`, which says what each means.
 
@@ -89,7 +92,7 @@ def ablate(
     Raises:
         IdentityError: the model is not the one the store records. InputError: no such mask, no test prompts.
     """
-    chosen = (kind, sites, statistic, counted, keep_super_units)
+    chosen = (kind, sites, named(by, statistic), counted, keep_super_units)
     rest = (match, part, perplexity, perplexity_of, batch_tokens)
     options = AblateOptions(*chosen, seeds, control, mode, tokens, *rest)
     return ablate_with(
@@ -167,18 +170,7 @@ def _masks_of(
         return [mask]
     if not options.keep_super_units:
         ensure_super_units(store, lambda: model.model, progress)
-    return [
-        masks.select(
-            store,
-            k=size,
-            kind=options.kind,
-            sites=options.sites,
-            statistic=options.statistic,
-            counted=options.counted,
-            keep_super_units=options.keep_super_units,
-        )
-        for size in prepare.ks_of(k)
-    ]
+    return [masks.select_with(options.selection(size), store) for size in prepare.ks_of(k)]
 
 
 def _is_current(store: Store, name: str, record: schema.AblationRecord) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from relact import schema
 from relact.errors import InputError
 from relact.relations.verdict import RULES
+from relact.scoring.options import SelectOptions
 
 TOKENS = ("all", "last")
 CONTROLS = ("matched", "magnitude", "uniform")
@@ -67,3 +68,14 @@ class AblateOptions:
             if value not in known:
                 fix = f"use {', '.join(known[:-1])} or {known[-1]}"
                 raise InputError(f"unknown choice of {where} {value!r}", where=where, fix=fix)
+
+    def selection(self, k: int) -> SelectOptions:
+        """How a mask of ``k`` neurons is selected."""
+        return SelectOptions(
+            k,
+            self.kind,
+            sites=self.sites,
+            statistic=self.statistic,
+            counted=self.counted,
+            keep_super_units=self.keep_super_units,
+        )

@@ -9,6 +9,7 @@ import typer
 
 from relact.ablating.options import AblateOptions
 from relact.cli.options import (
+    By,
     Control,
     CountNeurons,
     Device,
@@ -39,7 +40,8 @@ def ablate(
     k: Annotated[str | None, typer.Option("--k", help="select the top k first; 10,50,200 sweeps")] = None,
     kind: Kind = AblateOptions.kind,
     sites: MaskSites = None,
-    statistic: Statistic = AblateOptions.statistic,
+    by: By = None,
+    statistic: Statistic = None,
     count_neurons: CountNeurons = False,
     keep_super_units: KeepSuperUnits = False,
     mode: Mode = AblateOptions.mode,
@@ -96,13 +98,14 @@ def ablate(
     as_json: Json = False,
 ) -> None:
     """Switch off each relation's neurons and see which test prompts stay correct."""
+    from relact.scoring.quantities import named
     from relact.studies import presets
 
     sizes = numbers(k) if k else None
     options = AblateOptions(
         kind=kind,
         sites=sites,
-        statistic=statistic,
+        statistic=named(by, statistic),
         counted="neuron" if count_neurons else "unit",
         keep_super_units=keep_super_units,
         seeds=tuple(range(seeds)),

@@ -19,6 +19,7 @@ from relact.errors import InputError
 from relact.schema import HIDDEN, UNIT
 from relact.scoring.magnitudes import super_unit_masks, super_units, super_units_record
 from relact.scoring.options import SelectOptions
+from relact.scoring.quantities import CAPTURE, named, of_attributions
 from relact.scoring.score import ranked
 from relact.scoring.selection import (
     Choice,
@@ -51,7 +52,8 @@ def select(
     min_ap: float | None = SelectOptions.min_ap,
     name: str | None = None,
     sites: str | Sequence[str] | None = SelectOptions.sites,
-    statistic: str = SelectOptions.statistic,
+    by: str | None = None,
+    statistic: str | None = None,
     counted: str = SelectOptions.counted,
     keep_super_units: bool = SelectOptions.keep_super_units,
     seed: int = SelectOptions.seed,
@@ -69,8 +71,10 @@ def select(
             discoveries; ``min_ap``: and is at least this.
         name: of the mask; by default what it is: ``top-400``, ``auroc-bottom-400-attn``, ``fdr-0.01``.
         sites: a subset of the captured sites.
-        statistic: of the stored ones, such as ``z`` of activations, ``attribution_z`` of attributions; the
-            sites that have it are chosen among.
+        by: ``activation`` (by average precision, as published) or ``attribution`` (by z), where these are
+            captured.
+        statistic: another of the stored ones, such as ``z``; ``attribution_z`` needs no ``by``. The sites
+            that have it are chosen among.
         counted: ``unit``: of a hidden unit (`schema.HIDDEN`) only the best neuron is chosen; ``neuron``:
             every neuron counts, as published.
         keep_super_units: do not leave out the neurons that break the model alone (`magnitudes`).
@@ -82,7 +86,8 @@ def select(
     Raises:
         InputError: choices that do not go together, a k beyond the neurons, a statistic that is not stored.
     """
-    options = SelectOptions(k, kind, fdr, min_ap, sites, statistic, counted, keep_super_units, seed)
+    stored = named(by, statistic)
+    options = SelectOptions(k, kind, fdr, min_ap, sites, stored, counted, keep_super_units, seed)
     return select_with(options, store, name=name)
 
 
@@ -141,10 +146,11 @@ def _scores(store: LocalStore, options: SelectOptions) -> dict[str, np.ndarray]:
     store.scores_record()  # that there are some
     scores = dict(ranked(store, options.statistic))
     if not scores:
+        lacking = of_attributions(options.statistic) and store.manifest.capture.attribution is None
         raise InputError(
             f"no statistic {options.statistic!r} is stored, there are: {', '.join(store.statistics())}",
             where=store.path,
-            fix="add it with `relact score --statistics`",
+            fix=CAPTURE if lacking else "add it with `relact score --statistics`",
         )
     wanted = scores if options.sites is None else site_names.expand(options.sites)
     chosen = {site: values for site, values in scores.items() if site in wanted}

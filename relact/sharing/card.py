@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import relact
 from relact import plan, schema
-from relact.analysis.claims import claims
+from relact.analysis.claims import claims, criterion_of
 from relact.analysis.evidence import evidence
+from relact.scoring.quantities import meaning
 from relact.store.reading import Store
 
 if TYPE_CHECKING:
@@ -118,8 +119,11 @@ def _effect(figure: Mapping[str, Any]) -> list[str]:
         for key, label in labels.items()
         if figure[key] is not None
     ]
+    chosen = (
+        f", by {_bare(figure['statistic'])} ({_bare(figure['meaning'])})" if "statistic" in figure else ""
+    )
     return [
-        f"Mean loss of accuracy in points, k = {_bare(figure['k'])}:",
+        f"Mean loss of accuracy in points, k = {_bare(figure['k'])}{chosen}:",
         "",
         "| switched off | loss | 95 % interval, over relations and prompts |",
         "|---|---|---|",
@@ -172,7 +176,9 @@ def _figure(k: int, ablation: xr.Dataset) -> dict[str, Any]:
     groups = {name: table.get(name, (math.nan, "")) for name in ("own", "other", "random")}
     losses = {name: None if math.isnan(drop) else round(drop, 2) for name, (drop, _) in groups.items()}
     intervals = {name: interval for name, (_, interval) in groups.items()}
-    return {"k": k, **losses, "intervals": intervals, "claims": claims(found)}
+    statistic = criterion_of(ablation)[0]
+    chosen = {"statistic": statistic, "meaning": meaning(statistic)} if statistic else {}
+    return {"k": k, **chosen, **losses, "intervals": intervals, "claims": claims(found)}
 
 
 def _bare(value: object) -> str:

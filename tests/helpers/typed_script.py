@@ -44,6 +44,7 @@ def questions(path: str) -> None:
     relact.extremes(path, "mlp.gate", 12, 345, n=3).head()
     print(relact.overlap(path, "top-400")["shared"], relact.stability(path, k=400)["survival"])
     relact.agreement(path, "other.zarr", k=400).head()
+    relact.in_common(path, "top-400", "attribution_z-top-400").head()
     relact.moved(path, "other.zarr", relation="country_capital").head()
     result = tree["ablations/top-400"].to_dataset()
     found = relact.evidence(result)
