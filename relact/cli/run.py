@@ -49,7 +49,7 @@ def run_all(
         str | None, typer.Option(metavar="STORE", help="repeat the study that this store or URL records")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="hub id, local folder, GGUF file; smollm2 by default")
+        str | None, typer.Option(help="hub id, local folder, GGUF file, gemma3-270m; smollm2 by default")
     ] = None,
     k: Annotated[
         int | None, typer.Option("--k", help="neurons per relation to switch off; 400, or the preset's")
