@@ -45,6 +45,10 @@ DTYPES = ("float16", "float32")
 POOLS = ("mean", "max", "last", "positive")
 TARGETS = ("answer", "contrast", "token")  # whose log-probability is attributed
 ATTRIBUTION_POOLS = ("sum", "last", "own")
+ATTRIBUTION_METHODS = ("gradient", "integrated", "direct", "increase")
+INTEGRATED = ATTRIBUTION_METHODS[1]
+OF_LAST = ATTRIBUTION_METHODS[2:]  # these look at the prompt's last token alone, and forward
+PATHS = ("site", "layer")  # what is scaled together where gradients are integrated
 
 # --- scores/<site>, masks/<name>/<site>
 BY_NEURON = ("relation", "layer", "neuron")  # dimensions of every score and mask
@@ -90,13 +94,16 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class AttributionRecord:
-    """How attributions were made; ``token``: every prompt's target, stored as its id."""
+    """How attributions were made; ``token``: every prompt's target, by id; ``steps``, ``path``: of a path."""
 
     sites: tuple[str, ...]
     target: str
     pool: str
     dtype: str
     token: int | str | None = None
+    method: str = "gradient"
+    steps: int | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True)
