@@ -80,7 +80,7 @@ def capture(
         prompts: a prompt table (`relact.prompts`) or a file of one.
         store: folder of the store; made when missing, resumed when it records the same identity.
         sites: names or aliases (`sites.expand`).
-        dtype: ``float16`` or ``float32``. pool: over the real tokens: ``mean``, ``max``, ``last``, ``positive`` (share of tokens above 0).
+        dtype: ``float16`` or ``float32``. pool: over real tokens: ``mean``, ``max``, ``last``, ``positive``.
         block: prompts committed together; about 512, fewer if ``memory`` asks. batch_tokens: in one pass.
         special_tokens: whether the tokenizer adds its own (BOS); they count as real tokens.
         memory: budget of the whole process in bytes or as text ("8GiB"); None for no limit.
@@ -90,7 +90,7 @@ def capture(
         attribution_pool: ``sum`` over the real tokens, the ``last``, or the prompt's ``own``: its last line.
         target: the ``answer``'s first token, its ``contrast`` with another answer, or one ``token`` for all,
             ``target_token``: its text or number.
-        attribution_method: ``gradient``; ``direct`` or ``increase`` (`capturing.writing`); ``integrated`` over
+        attribution_method: ``gradient``; ``direct``, ``increase`` (`capturing.writing`); ``integrated``, over
             ``attribution_steps`` along an ``attribution_path`` (`capturing.integrating`).
         model_dtype, device: of a model that is loaded.
         append: add the table's prompts that the store does not have. repair: check every byte first, and

@@ -2,6 +2,7 @@
 
 ``attribution_z`` is the statistic ``z`` of a site's attributions, ``attribution_mean`` the mean of the
 positives. Whatever can be computed of activations can be of attributions: ``attribution_auroc`` and so on.
+But for `PROBE`, which is of activations, and of all neurons together (`probes`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from relact.schema import ATTRIBUTIONS, OF_ATTRIBUTIONS
 from relact.scoring.options import ScoreOptions
 from relact.store.layout import site_of
 
+PROBE = "probe"
 SHORT = {f"{OF_ATTRIBUTIONS}mean": ON_MEAN}  # names of their own
 
 
@@ -23,15 +25,20 @@ class Wanted:
     """What is scored of one stream.
 
     Attributes:
-        names: of the statistics, as they are stored. statistics: those of `kernels.STATISTICS`.
+        names: of the statistics, as they are stored.
+        of_neurons: those that a neuron's column gives; statistics: what `kernels.STATISTICS` calls them.
     """
 
     stream: str
     names: tuple[str, ...]
 
     @property
+    def of_neurons(self) -> tuple[str, ...]:
+        return tuple(name for name in self.names if name != PROBE)
+
+    @property
     def statistics(self) -> tuple[str, ...]:
-        return tuple(map(statistic_of, self.names))
+        return tuple(map(statistic_of, self.of_neurons))
 
     @property
     def site(self) -> str:
@@ -57,9 +64,12 @@ def wanted(streams: Iterable[str], statistics: Sequence[str]) -> list[Wanted]:
     """What is scored of every stream, those of a site one after the other; a stream may have nothing.
 
     Raises:
-        InputError: statistics of attributions are asked for (not by default) and there are none.
+        InputError: statistics of attributions are asked for (not by default) and there are none; probes of
+            attributions.
     """
     streams = list(streams)
+    if f"{OF_ATTRIBUTIONS}{PROBE}" in statistics:
+        raise InputError("probes are of activations", where="--statistics", fix=f"name {PROBE}")
     split = {
         False: tuple(name for name in statistics if not of_attributions(name)),
         True: tuple(name for name in statistics if of_attributions(name)),
