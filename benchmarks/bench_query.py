@@ -26,7 +26,7 @@ from relact import schema
 from relact.ablating.result import Result
 from relact.analysis.query import neuron, top
 from relact.relations.verdict import RULE_VERSION
-from relact.scoring import masks, score
+from relact.scoring import arrays, masks
 from relact.store import local, skeleton
 from relact.store.local import LocalStore
 
@@ -67,7 +67,7 @@ def build(path: Path, relations: int, n_layers: int, widths: dict[str, int]) -> 
     record = schema.ScoresRecord(tuple(names), None, None, "0" * 32, "0" * 32)
     with made.stage(schema.SCORES, record.to_attributes()) as group:
         for site, lay in made.layouts.items():
-            for array in score.create_arrays(group.create_group(site), lay, names, schema.STATISTICS):
+            for array in arrays.create_arrays(group.create_group(site), lay, names, schema.STATISTICS):
                 array[:] = random.beta(2, 20, array.shape).astype(np.float32)
     for k in (10, 100, 1000, 3000):
         masks.select(made, k=k)

@@ -24,7 +24,7 @@ from servers import Plain, Ranged, serving
 
 from relact import schema
 from relact.analysis import query
-from relact.scoring import score
+from relact.scoring import arrays
 from relact.sharing.pack import pack
 from relact.store import local as stores
 from relact.store.skeleton import Blueprint
@@ -58,7 +58,7 @@ def made(path: Path, relations: int) -> Path:
     record = schema.ScoresRecord(tuple(names), None, None, "0" * 32, "0" * 32)
     with store.stage(schema.SCORES, record.to_attributes()) as built:
         for site, lay in store.layouts.items():
-            for array in score.create_arrays(built.create_group(site), lay, names, schema.STATISTICS):
+            for array in arrays.create_arrays(built.create_group(site), lay, names, schema.STATISTICS):
                 array[:] = generator.random(array.shape, np.float32)
     return path
 

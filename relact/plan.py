@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from relact import schema
 from relact.errors import InputError
 
 METADATA = 4096  # bytes of one array's zarr.json and of its files' checksums in the seal, at most
@@ -38,6 +39,21 @@ class Plan:
     exact: bool
     memory: int
     seconds: float | None = None
+
+
+def passes(record: schema.AttributionRecord | None, n_layers: int) -> tuple[int, int]:
+    """(forward, backward) passes of every prompt through a model of ``n_layers``, for activations and these
+    attributions.
+
+    >>> passes(schema.AttributionRecord(("mlp.hidden",), "answer", "sum", "float32"), 30)
+    (1, 1)
+    """
+    if record is None or record.method in schema.OF_LAST:
+        return 1, 0
+    if record.steps is None:
+        return 1, 1
+    along = record.steps * len(record.sites) * (n_layers if record.path == "layer" else 1)
+    return 1 + along, along
 
 
 def parse_bytes(text: str | int) -> int:

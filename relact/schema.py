@@ -45,11 +45,14 @@ DTYPES = ("float16", "float32")
 POOLS = ("mean", "max", "last", "positive")
 TARGETS = ("answer", "contrast", "token")  # whose log-probability is attributed
 ATTRIBUTION_POOLS = ("sum", "last", "own")
+INTEGRATED, OF_LAST = "integrated", ("direct", "increase")  # the latter of the last token, without gradient
+ATTRIBUTION_METHODS = ("gradient", INTEGRATED, *OF_LAST)
+PATHS = ("site", "layer")  # what is scaled together where gradients are integrated
 
 # --- scores/<site>, masks/<name>/<site>
 BY_NEURON = ("relation", "layer", "neuron")  # dimensions of every score and mask
 AVERAGE_PRECISION = "average_precision"
-ON_P50, ON_P90, OFF_MEAN, OFF_P50 = "on_p50", "on_p90", "off_mean", "off_p50"
+ON_P50, ON_P90, ON_MEAN, OFF_MEAN, OFF_P50 = "on_p50", "on_p90", "on_mean", "off_mean", "off_p50"
 MARGIN = "margin"  # decides between equal scores where it is stored
 STATISTICS = (AVERAGE_PRECISION, ON_P50, ON_P90, OFF_MEAN, OFF_P50)  # those that are computed by default
 OF_ATTRIBUTIONS = "attribution_"  # prefix of a statistic's name
@@ -91,13 +94,16 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class AttributionRecord:
-    """How attributions were made; ``token``: every prompt's target, stored as its id."""
+    """How attributions were made; ``token``: every prompt's target, by id; ``steps``, ``path``: of a path."""
 
     sites: tuple[str, ...]
     target: str
     pool: str
     dtype: str
     token: int | str | None = None
+    method: str = "gradient"
+    steps: int | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True)

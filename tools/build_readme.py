@@ -18,8 +18,8 @@ from relact.analysis import compare, tables
 from relact.reporting import figures
 from relact.reporting.gather import Contents, gather
 from relact.scoring import masks
+from relact.scoring.criteria import named
 from relact.scoring.options import SelectOptions
-from relact.scoring.quantities import named
 
 ROOT = Path(__file__).parent.parent
 README, FIGURES = ROOT / "README.md", ROOT / "docs" / "figures"

@@ -34,7 +34,6 @@ from relact.models.loading import LoadedModel
 from relact.progress import Progress, silent
 from relact.relations.verdict import RULE_VERSION
 from relact.scoring import masks
-from relact.scoring.quantities import named
 from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.reading import Store
@@ -48,8 +47,8 @@ def ablate(
     k: int | Sequence[int] | None = None,
     kind: str = AblateOptions.kind,
     sites: str | Sequence[str] | None = AblateOptions.sites,
-    by: str | None = None,
-    statistic: str | None = None,
+    by: str | None = AblateOptions.by,
+    statistic: str | None = AblateOptions.statistic,
     counted: str = AblateOptions.counted,
     keep_super_units: bool = AblateOptions.keep_super_units,
     model: str | LoadedModel | None = None,
@@ -76,8 +75,7 @@ def ablate(
         model: the store's own model by default; another one is refused.
         tests: a table with other test prompts (another language, paraphrases); the store's own by default.
         name: of the result; the mask's name by default, with what is not the default appended.
-        by: with ``k``: choose by ``activation`` (the default) or ``attribution``, as `masks.select` does.
-        kind, sites, statistic, counted, keep_super_units, seeds, control, mode, tokens, match, part,
+        kind, sites, by, statistic, counted, keep_super_units, seeds, control, mode, tokens, match, part,
         perplexity, perplexity_of, batch_tokens: the choices of `AblateOptions`, which says what each means.
 
     Returns:
@@ -92,7 +90,7 @@ def ablate(
     Raises:
         IdentityError: the model is not the one the store records. InputError: no such mask, no test prompts.
     """
-    chosen = (kind, sites, named(by, statistic), counted, keep_super_units)
+    chosen = (kind, sites, by, statistic, counted, keep_super_units)
     rest = (match, part, perplexity, perplexity_of, batch_tokens)
     options = AblateOptions(*chosen, seeds, control, mode, tokens, *rest)
     return ablate_with(

@@ -40,7 +40,7 @@ def forecast(
     opened = local.writable(store)
     loaded = model_of(opened, model, device)
     table = tests_of(opened, tests, options.part).table
-    sites = site_names.expand(options.sites) if options.sites else opened.scored(options.statistic)
+    sites = site_names.expand(options.sites) if options.sites else opened.scored(options.criterion)
     names = opened.relations() if mask is None else masks.read(opened, mask)[0]
     widths = {site: opened.shape(site)[1] for site in sites}
     matrix = Matrix(table, names, len(options.seeds), widths, len(ks_of(k)))

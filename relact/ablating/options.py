@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from relact import schema
 from relact.errors import InputError
 from relact.relations.verdict import RULES
+from relact.scoring.criteria import named
 from relact.scoring.options import SelectOptions
 
 TOKENS = ("all", "last")
@@ -22,7 +23,7 @@ class AblateOptions:
     """Choices of `relact.ablate`.
 
     Attributes:
-        kind, sites, statistic, counted, keep_super_units: of the masks that a k selects, see `masks.select`.
+        kind, sites, by, statistic, counted, keep_super_units: of the masks that a k selects, see `masks.select`.
         seeds: one random control per seed.
         control: how a control is drawn. ``matched``: each prompt under a set that has as many neurons in
             every site and layer as the set of the prompt's own relation; ``magnitude``: and of like
@@ -43,7 +44,8 @@ class AblateOptions:
 
     kind: str = "top"
     sites: str | Sequence[str] | None = None
-    statistic: str = schema.AVERAGE_PRECISION
+    by: str | None = None
+    statistic: str | None = None
     counted: str = "unit"
     keep_super_units: bool = False
     seeds: Sequence[int] = tuple(range(10))
@@ -69,12 +71,18 @@ class AblateOptions:
                 fix = f"use {', '.join(known[:-1])} or {known[-1]}"
                 raise InputError(f"unknown choice of {where} {value!r}", where=where, fix=fix)
 
+    @property
+    def criterion(self) -> str:
+        """The stored statistic that ``by`` and ``statistic`` name."""
+        return named(self.by, self.statistic)
+
     def selection(self, k: int) -> SelectOptions:
         """How a mask of ``k`` neurons is selected."""
         return SelectOptions(
             k,
             self.kind,
             sites=self.sites,
+            by=self.by,
             statistic=self.statistic,
             counted=self.counted,
             keep_super_units=self.keep_super_units,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,9 @@ import pandas as pd
 from relact import schema
 from relact.analysis.effects import of_part
 from relact.analysis.evidence import evidence
+from relact.errors import IdentityError, InputError
 from relact.packed.store import open_store
+from relact.plan import passes
 from relact.store.reading import Store
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ EFFECTS = [name for group in GROUPS for name in (group, f"{group}_low", f"{group
 COLUMNS = [
     "criterion",
     "k",
+    "store",
     "ablation",
     "prompts",
     *EFFECTS,
@@ -36,14 +39,17 @@ COLUMNS = [
     "area_log",
     "cost",
 ]
-COSTS = {"activation": "1 forward", "attribution": "1 forward and backward"}  # per identification prompt
+USUAL = {"direct": "last", "increase": "last"}  # what a method pools where it is not the sum
+Place = str | Path | Store
 
 
-def leaderboard_of(store: str | Path | Store, *, part: str = schema.DEV) -> pd.DataFrame:
+def leaderboard_of(store: Place | Sequence[Place], *, part: str = schema.DEV) -> pd.DataFrame:
     """Criteria x k, as far as they are ablated: what a relation's own neurons cost it, beside others' and
     random ones.
 
     Args:
+        store: several are one board, where they have the same model and test prompts; criteria are then told
+            apart as `called` says.
         part: the test prompts that count: ``dev``, to choose on, or ``test``, to show. An ablation of all
             test prompts counts with those of this part.
 
@@ -52,24 +58,86 @@ def leaderboard_of(store: str | Path | Store, *, part: str = schema.DEV) -> pd.D
         drop in points, with _low and _high, its 95 % interval over relations and prompts; the same with log_,
         in nats of the answer's first token; separate, separate_log: how many of the ``relations`` lose
         significantly more than by chance and by random sets; area, area_log: mean of own_minus_other over the
-        logarithm of k, of all k of the criterion; cost: what a criterion needs of the model per prompt.
+        logarithm of k, of all k of the criterion; cost: passes that a criterion needs of every identification
+        prompt.
 
     Raises:
-        StoreError: no store there.
+        StoreError: no store there. IdentityError, InputError: stores that do not go together.
     """
-    opened = open_store(store)
-    rows = {}
-    for entry in _entries(opened):
-        if entry.part in ("all", part):
-            found = evidence(of_part(entry.ablation.load(), part), resamples=RESAMPLES)
-            key = entry.mask.statistic, entry.mask.k
+    stores = [open_store(place) for place in ([store] if isinstance(store, Place) else store)]
+    require_alike(stores)
+    rows: dict[tuple[str, int], dict[str, object]] = {}
+    for opened in stores:
+        before = {criterion for criterion, _ in rows}  # the first store of a criterion has it
+        for entry in _entries(opened):
+            key = called(opened, entry.mask.statistic, stores[0]), entry.mask.k
+            if entry.part not in ("all", part) or key[0] in before:
+                continue
             if key not in rows or entry.part == part:  # one of this part alone has more seeds, as a rule
-                rows[key] = _row(entry, found)
+                found = evidence(of_part(entry.ablation.load(), part), resamples=RESAMPLES)
+                rows[key] = {"criterion": key[0], **_row(opened, entry, found)}
     board = pd.DataFrame(rows.values(), columns=COLUMNS).sort_values(["criterion", "k"])
     for column, source in (("area", "own_minus_other"), ("area_log", "log_own_minus_other")):
         areas = {name: _area(of, source) for name, of in board.groupby("criterion")}
         board[column] = board["criterion"].map(areas).astype(float)
     return board.reset_index(drop=True)
+
+
+def called(store: Store, statistic: str, first: Store) -> str:
+    """What a statistic is called on a board: with how attributions were made, or how activations were
+    captured where that is not as in the ``first`` store.
+    """
+    capture, other = store.manifest.capture, first.manifest.capture
+    if statistic.startswith(schema.OF_ATTRIBUTIONS):
+        return f"{statistic} ({method_of(capture.attribution)})" if capture.attribution else statistic
+    if (capture.pool, capture.sites, capture.dtype) == (other.pool, other.sites, other.dtype):
+        return statistic
+    return f"{statistic} ({capture.pool} of {', '.join(capture.sites)}, {capture.dtype})"
+
+
+def method_of(record: schema.AttributionRecord) -> str:
+    """How attributions were made: the method, its steps, and what is not usual for it."""
+    parts = [record.method]
+    if record.steps is not None:
+        parts.append(f"{record.steps} steps" + (" by layer" if record.path == "layer" else ""))
+    if record.pool != USUAL.get(record.method, "sum"):
+        parts.append(record.pool)
+    if record.target != "answer":
+        parts.append(record.target)
+    return ", ".join(parts)
+
+
+def require_alike(stores: Sequence[Store]) -> None:
+    """Stores of one model and the same test prompts, each attributed in its own way.
+
+    Raises:
+        IdentityError: another model or other test prompts than the first has.
+        InputError: no store, or one way twice.
+    """
+    if not stores:
+        raise InputError("no store", where="STORE", fix="name at least one")
+    first, methods = stores[0].manifest, dict[str, Store]()
+    for store in stores:
+        ours = store.manifest
+        for what, mine, its in (
+            ("model", ours.model.fingerprint, first.model.fingerprint),
+            ("test prompts", ours.prompts_digest(schema.TEST), first.prompts_digest(schema.TEST)),
+        ):
+            if mine != its:
+                raise IdentityError(
+                    f"another {what} than {stores[0].path} has" if what == "model" else f"other {what}",
+                    where=store.path,
+                    fix="compare stores of one model, captured from one table of prompts",
+                )
+        if ours.capture.attribution:
+            method = method_of(ours.capture.attribution)
+            if method in methods:
+                raise InputError(
+                    f"attributed as {methods[method].path} is: {method}",
+                    where=store.path,
+                    fix="leave one out",
+                )
+            methods[method] = store
 
 
 def chosen(board: pd.DataFrame) -> pd.DataFrame:
@@ -110,15 +178,27 @@ def _entries(store: Store) -> Iterator[_Entry]:
             yield _Entry(name, mask, record.part, part)
 
 
-def _row(entry: _Entry, found: xr.Dataset) -> dict[str, object]:
+def cost_of(store: Store, statistic: str) -> str:
+    """Passes of every identification prompt through the model."""
+    record = store.manifest.capture.attribution
+    attributed = record is not None and statistic.startswith(schema.OF_ATTRIBUTIONS)
+    n_layers = next(iter(store.streams.values())).n_layers
+    forward, backward = passes(record if attributed else None, n_layers)
+    parts = [f"{forward} forward", *([f"{backward} backward"] if backward else [])]
+    if attributed and record and record.method == "increase":
+        parts.append("all words per neuron")
+    return ", ".join(parts)
+
+
+def _row(store: Store, entry: _Entry, found: xr.Dataset) -> dict[str, object]:
     row: dict[str, object] = {
-        "criterion": entry.mask.statistic,
         "k": entry.mask.k,
+        "store": str(store.path),
         "ablation": entry.name,
         "prompts": int(found.attrs["n_prompts"]),
         "relations": int(found.attrs["n_relations"]),
         "separate": int(found["separates"].sum()),
-        "cost": COSTS["attribution" if entry.mask.statistic.startswith("attribution") else "activation"],
+        "cost": cost_of(store, entry.mask.statistic),
     }
     groups = [str(name) for name in found["group"].values]
     for prefix, variable in (("", "mean_"), ("log_", "mean_log_")):

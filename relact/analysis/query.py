@@ -27,7 +27,7 @@ from relact import sites as site_names
 from relact.errors import InputError, StoreError
 from relact.packed.store import open_store
 from relact.schema import ACTIVATION, ARRAYS, ATTRIBUTIONS, OF_ATTRIBUTIONS
-from relact.scoring.quantities import named, of_attributions
+from relact.scoring.criteria import named, of_attributions
 from relact.scoring.selection import Numbering
 from relact.store.layout import group_of
 from relact.store.reading import Store

@@ -1,23 +1,27 @@
-"""Attribution: a value times the gradient of the prompt's objective, pooled over tokens.
+"""Attribution: what of a prompt's objective is owed to every neuron, pooled over tokens.
 
-To first order that is what the objective loses when the neuron is 0 at the pooled tokens. Whole prompts are
-run, padded on the right: what a shared prefix contributes depends on what follows it. Activations that are
-captured too come from the same forward pass.
+By default a value times its gradient: to first order what the objective loses when the neuron is 0 at the
+pooled tokens. Other methods are in `integrating` (backward passes along a path) and `writing` (forward
+alone). Whole prompts are run, padded on the right: what a shared prefix contributes depends on what follows
+it. Activations that are captured too come from the same forward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from relact import schema
+from relact.capturing.integrating import integrated
 from relact.capturing.objectives import Objective
 from relact.capturing.pooling import pools, total
 from relact.capturing.transfer import Arrivals
-from relact.models import gradients, hooks
+from relact.capturing.writing import METHODS
+from relact.models import gradients, hooks, readout
 from relact.models.forward import pad
 from relact.models.loading import LoadedModel
 
@@ -30,23 +34,106 @@ def attribute_batch(
     record: schema.AttributionRecord,
     objective: Objective,
 ) -> Arrivals:
-    """One forward and one backward pass over whole prompts; ``rows`` are theirs in the block."""
+    """The passes over whole prompts that a method takes; ``rows`` are theirs in the block."""
     ids, mask = pad(tokens, loaded.device)  # [batch, tokens]
-    lengths = mask.sum(dim=1)
-    arrivals = Arrivals(np.asarray(rows))
-    targets = torch.from_numpy(objective.targets)
-    others = None if objective.others is None else torch.from_numpy(objective.others)
-    with ExitStack() as stack:
-        if settings.sites:
-            stack.enter_context(hooks.visit(loaded.model, settings.sites, _keep(arrivals, mask, settings)))
-        trace = stack.enter_context(gradients.traced(loaded.model, record.sites, lengths - 1))
-        output = loaded.model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-        loss = gradients.log_probability(output.logits[:, 0], targets, others).sum()
-    counted = _counted(mask, lengths, record.pool, objective.starts)
-    for site, layer, values in gradients.products(trace, loss):
-        pooled = total(values, counted.to(values.device))
-        arrivals.send(f"{schema.ATTRIBUTIONS}/{site}", layer, pooled)
-    return arrivals
+    batch = _Batch(loaded, ids, mask, settings, record, objective, Arrivals(np.asarray(rows)))
+    if record.method in METHODS:
+        batch.read()
+    elif record.method == schema.INTEGRATED:
+        batch.integrate()
+    else:
+        batch.differentiate()
+    return batch.arrivals
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts that are run together, ids and mask [batch, tokens], and where their values go."""
+
+    loaded: LoadedModel
+    ids: torch.Tensor
+    mask: torch.Tensor
+    settings: schema.CaptureRecord
+    record: schema.AttributionRecord
+    objective: Objective
+    arrivals: Arrivals
+
+    def differentiate(self) -> None:
+        """One forward and one backward pass."""
+        with ExitStack() as stack:
+            self._keep_activations(stack)
+            trace = stack.enter_context(gradients.traced(self.loaded.model, self.record.sites, self._ends))
+            loss = gradients.log_probability(self._logits(), *self.objective.words()).sum()
+        for site, layer, values in gradients.products(trace, loss):
+            self._send(site, layer, values)
+
+    def integrate(self) -> None:
+        """One forward pass for the values, then a forward and a backward one at every point of the path."""
+        intact: dict[tuple[str, int], torch.Tensor] = {}
+
+        def keep(site: str, layer: int, values: torch.Tensor) -> None:
+            intact[site, layer] = values.clone()
+
+        with ExitStack() as stack, torch.no_grad():
+            self._keep_activations(stack)
+            stack.enter_context(hooks.visit(self.loaded.model, self.record.sites, keep))
+            self.loaded.model.base_model(**self._inputs)
+        inputs, counted = (self.ids, self.mask), self._counted()
+        for site, layer, values in integrated(
+            self.loaded, inputs, intact, counted, self.record, self.objective
+        ):
+            self._send(site, layer, values)
+
+    def read(self) -> None:
+        """One forward pass, whose states at the last token are read off layer by layer."""
+        model, found = self.loaded.model, list[readout.Residual]()
+        reader = readout.Readout.of(model)
+        with torch.no_grad():
+            with ExitStack() as stack:
+                self._keep_activations(stack)
+                stack.enter_context(gradients.last_logits(model, self._ends))
+                stack.enter_context(torch.no_grad())
+                stack.enter_context(readout.residuals(model, self._ends, found))
+                logits = self._logits()
+            readout.require_logits(model, reader, found[-1], logits)
+            targets, others = self.objective.words()
+            words = targets.to(reader.head.device), None if others is None else others.to(reader.head.device)
+            for layer, residual in enumerate(found):
+                values = METHODS[self.record.method](reader, residual, found[-1], *words)
+                self.arrivals.send(f"{schema.ATTRIBUTIONS}/{self.record.sites[0]}", layer, values)
+
+    @property
+    def _inputs(self) -> dict[str, object]:
+        return {"input_ids": self.ids, "attention_mask": self.mask.long(), "use_cache": False}
+
+    @property
+    def _ends(self) -> torch.Tensor:
+        """int64 [batch]: the last real token of every row."""
+        return self.mask.sum(dim=1) - 1
+
+    def _logits(self) -> torch.Tensor:
+        """[batch, words], where logits are those of the last tokens alone."""
+        logits: torch.Tensor = self.loaded.model(**self._inputs).logits[:, 0]
+        return logits
+
+    def _keep_activations(self, stack: ExitStack) -> None:
+        """Inside the stack pooled activations are sent on their way."""
+        if self.settings.sites:
+            keep = _keep(self.arrivals, self.mask, self.settings)
+            stack.enter_context(hooks.visit(self.loaded.model, self.settings.sites, keep))
+
+    def _send(self, site: str, layer: int, values: torch.Tensor) -> None:
+        """Pool attributions [batch, tokens, width] over the tokens that count, and send them."""
+        pooled = total(values, self._counted().to(values.device))
+        self.arrivals.send(f"{schema.ATTRIBUTIONS}/{site}", layer, pooled)
+
+    def _counted(self) -> torch.Tensor:
+        """bool [batch, tokens]: those that are pooled."""
+        first = torch.from_numpy(self.objective.starts).to(self.mask.device)  # 0 but for the pool ``own``
+        if self.record.pool == "last":
+            first = self._ends
+        places = torch.arange(self.mask.shape[1], device=self.mask.device)
+        return self.mask & (places[None, :] >= first[:, None])
 
 
 def _keep(arrivals: Arrivals, mask: torch.Tensor, settings: schema.CaptureRecord) -> hooks.Callback:
@@ -60,11 +147,3 @@ def _keep(arrivals: Arrivals, mask: torch.Tensor, settings: schema.CaptureRecord
             arrivals.send(site, layer, pooled.to(stored))
 
     return keep
-
-
-def _counted(mask: torch.Tensor, lengths: torch.Tensor, pool: str, starts: np.ndarray) -> torch.Tensor:
-    """bool [batch, tokens]: those that are pooled."""
-    # starts are 0 but for the pool ``own``
-    first = lengths - 1 if pool == "last" else torch.from_numpy(starts).to(mask.device)
-    places = torch.arange(mask.shape[1], device=mask.device)
-    return mask & (places[None, :] >= first[:, None])

@@ -64,6 +64,9 @@ def capture(
     attribution_dtype: str = CaptureOptions.attribution_dtype,
     target: str = CaptureOptions.target,
     target_token: str | int | None = CaptureOptions.target_token,
+    attribution_method: str | None = CaptureOptions.attribution_method,
+    attribution_steps: int | None = CaptureOptions.attribution_steps,
+    attribution_path: str | None = CaptureOptions.attribution_path,
     model_dtype: str = "auto",
     device: str = "auto",
     append: bool = False,
@@ -77,21 +80,21 @@ def capture(
         prompts: a prompt table (`relact.prompts`) or a file of one.
         store: folder of the store; made when missing, resumed when it records the same identity.
         sites: names or aliases (`sites.expand`).
-        pool: over the real tokens: ``mean``, ``max``, ``last``, ``positive`` (share of tokens above 0).
-        dtype: stored as ``float16`` or ``float32``.
-        block: prompts committed together; about 512, fewer if ``memory`` asks.
-        batch_tokens: tokens in one forward pass at most.
+        dtype: ``float16`` or ``float32``. pool: over real tokens: ``mean``, ``max``, ``last``, ``positive``.
+        block: prompts committed together; about 512, fewer if ``memory`` asks. batch_tokens: in one pass.
         special_tokens: whether the tokenizer adds its own (BOS); they count as real tokens.
         memory: budget of the whole process in bytes or as text ("8GiB"); None for no limit.
         compress: store bitshuffled and compressed with zstd: smaller, slower to read.
         attribution: also store activation times gradient of the answer's log-probability: to first order what
-            it loses when the neuron is set to 0. attribution_sites, attribution_dtype: as those without.
+            it loses when the neuron is 0. attribution_sites, attribution_dtype: as those without.
         attribution_pool: ``sum`` over the real tokens, the ``last``, or the prompt's ``own``: its last line.
-        target: the ``answer``'s first token, its ``contrast`` with another answer, or one ``token`` for all
-            prompts, ``target_token``: its text or number.
+        target: the ``answer``'s first token, its ``contrast`` with another answer, or one ``token`` for all,
+            ``target_token``: its text or number.
+        attribution_method: ``gradient``; ``direct``, ``increase`` (`capturing.writing`); ``integrated``, over
+            ``attribution_steps`` along an ``attribution_path`` (`capturing.integrating`).
         model_dtype, device: of a model that is loaded.
-        append: add the prompts of the table that the store does not have; the others are not captured again.
-        repair: check every byte first, and capture damaged blocks again.
+        append: add the table's prompts that the store does not have. repair: check every byte first, and
+            capture damaged blocks again.
 
     Returns:
         the complete store: [prompt, layer, neuron] per site (not yet complete on other ranks).
@@ -101,9 +104,9 @@ def capture(
             `relact.errors`; committed blocks stay.
     """
     attributed = attribution, attribution_sites, attribution_pool, attribution_dtype, target, target_token
-    options = CaptureOptions(
-        sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress, *attributed
-    )
+    method = attribution_method, attribution_steps, attribution_path
+    stored = sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress
+    options = CaptureOptions(*stored, *attributed, *method)
     return capture_with(
         options,
         model,

@@ -12,9 +12,11 @@ from relact import schema
 from relact.capturing import prepare
 from relact.capturing.options import CaptureOptions
 from relact.capturing.sizing import passes_of, shape_of, sized
+from relact.capturing.writing import reading_seconds
 from relact.models import cost
 from relact.models.loading import LoadedModel, load
 from relact.plan import Plan
+from relact.plan import passes as passes_of_prompt
 from relact.relations.table import read
 from relact.store import local
 from relact.store.layout import block_ranges, layouts, record_bytes
@@ -57,7 +59,10 @@ def forecast(
         record_bytes(streams) + sum(lay.n_layers * lay.shard_bytes for lay in streams.values())
     )
     peak = shape.memory(rows, min(buffers, max(1, len(ranges))))
-    seconds = cost.seconds(loaded, passes, n_bytes, backward=options.attribution)
+    record = intake.manifest.capture.attribution
+    seconds = cost.seconds(loaded, passes, n_bytes, passes_of_prompt(record, loaded.n_layers))
+    if record and record.method == "increase":
+        seconds += reading_seconds(loaded, sum(last - first for first, last in ranges))
     return Plan("capture", n_files, n_bytes, not begun.compress, peak, seconds)
 
 

@@ -12,9 +12,12 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from relact import schema, sites
 from relact.errors import InputError
+from relact.models import readout
 from relact.models.batches import common_prefix
 from relact.models.loading import LoadedModel, encode
 from relact.models.targets import NONE, distractors, first_tokens
@@ -41,6 +44,11 @@ class Objective:
         others = None if self.others is None else self.others[where]
         return Objective(self.targets[where], others, self.starts[where])
 
+    def words(self) -> tuple[Tensor, Tensor | None]:
+        """Targets and others as tensors."""
+        others = None if self.others is None else torch.from_numpy(self.others)
+        return torch.from_numpy(self.targets), others
+
     def require_contrast(self, prompts: pd.DataFrame) -> None:
         """`InputError` for a prompt that has nothing to be contrasted with."""
         if self.others is not None:
@@ -52,12 +60,14 @@ def resolved(loaded: LoadedModel, settings: schema.CaptureRecord) -> schema.Capt
     """Settings with the sites that the model has, and its number of the token that is named.
 
     Raises:
-        ModelError: a site that the family lacks. InputError: a text that is not one token, a number that is
-            none.
+        ModelError: a site that the family lacks, a method that cannot read it.
+        InputError: a text that is not one token, a number that is none.
     """
     record = settings.attribution
     if record is None:
         return settings
+    if record.method in schema.OF_LAST:
+        readout.require_readable(loaded.model, loaded.device)
     token = None if record.token is None else _token(loaded, record.token)
     chosen = sites.resolve(loaded.model.config, record.sites)
     return replace(settings, attribution=replace(record, sites=chosen, token=token))

@@ -14,7 +14,18 @@ from relact.plan import parse_bytes
 from relact.store.layout import BLOCK
 
 # choices that go with ``attribution``
-ATTRIBUTED = ("attribution_sites", "attribution_pool", "attribution_dtype", "target", "target_token")
+ATTRIBUTED = (
+    "attribution_sites",
+    "attribution_pool",
+    "attribution_dtype",
+    "target",
+    "target_token",
+    "attribution_method",
+    "attribution_steps",
+    "attribution_path",
+)
+HIDDEN = "mlp.hidden"  # what an MLP writes into the residual stream is linear in it
+STEPS = 20  # of integrated gradients, where none are named: what Dai et al. 2022 take
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,9 @@ class CaptureOptions:
     attribution_dtype: str = "float32"
     target: str = "answer"
     target_token: str | int | None = None
+    attribution_method: str | None = None
+    attribution_steps: int | None = None
+    attribution_path: str | None = None
 
     def __post_init__(self) -> None:
         sites.expand(self.sites)
@@ -49,15 +63,28 @@ class CaptureOptions:
             (self.attribution_pool, schema.ATTRIBUTION_POOLS, "--attribution-pool"),
             (self.attribution_dtype, schema.DTYPES, "--attribution-dtype"),
             (self.target, schema.TARGETS, "--target"),
+            (self.method, schema.ATTRIBUTION_METHODS, "--attribution-method"),
+            (self.attribution_path or schema.PATHS[0], schema.PATHS, "--path"),
         ):
             if value not in known:
                 raise InputError(
                     f"{value!r} is not known", where=option, fix=f"choose one of {', '.join(known)}"
                 )
-        for number, option in ((self.block, "--block"), (self.batch_tokens, "--batch-tokens")):
+        for number, option in (
+            (self.block, "--block"),
+            (self.batch_tokens, "--batch-tokens"),
+            (self.attribution_steps, "--steps"),
+        ):
             if number is not None and number < 1:
                 raise InputError(f"{number} is too small", where=option, fix="give at least 1")
         self._require_target()
+        self._require_method()
+
+    @property
+    def method(self) -> str:
+        """How is attributed: what goes along a path is integrated."""
+        along = self.attribution_steps is not None or self.attribution_path is not None
+        return self.attribution_method or (schema.INTEGRATED if along else "gradient")
 
     def _require_target(self) -> None:
         """What goes with attribution, and only with it."""
@@ -71,6 +98,30 @@ class CaptureOptions:
         if not self.attribution and chosen != {name: getattr(CaptureOptions, name) for name in ATTRIBUTED}:
             raise InputError(
                 "nothing is attributed", where="--target/--attribution-...", fix="add --attribution"
+            )
+
+    def _require_method(self) -> None:
+        """What goes with a method, and only with it."""
+        along = self.attribution_steps is not None or self.attribution_path is not None
+        if along and self.method != schema.INTEGRATED:
+            raise InputError(
+                f"{self.method} goes along no path",
+                where="--steps/--path",
+                fix="leave them out, or give --attribution-method integrated",
+            )
+        if self.method not in schema.OF_LAST:
+            return
+        if sites.expand(self.attribution_sites) != (HIDDEN,):
+            raise InputError(
+                f"{self.method} is of neurons that write into the residual stream",
+                where="--attribution-sites",
+                fix=f"give {HIDDEN}",
+            )
+        if self.attribution_pool == "own":
+            raise InputError(
+                f"{self.method} is of a prompt's last token",
+                where="--attribution-pool",
+                fix="leave it out, or give last",
             )
 
     @property
@@ -95,10 +146,14 @@ class CaptureOptions:
         names, token = self.attribution_sites, self.target_token
         if isinstance(token, str) and re.fullmatch(r"#\d+", token):
             token = int(token[1:])
+        integrated = self.method == schema.INTEGRATED
         return schema.AttributionRecord(
             sites=(names,) if isinstance(names, str) else tuple(names),
             target=self.target,
-            pool=self.attribution_pool,
+            pool="last" if self.method in schema.OF_LAST else self.attribution_pool,
             dtype=self.attribution_dtype,
             token=token,
+            method=self.method,
+            steps=(self.attribution_steps or STEPS) if integrated else None,
+            path=(self.attribution_path or schema.PATHS[0]) if integrated else None,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from relact import schema
 from relact.capturing.memory import CaptureShape
 from relact.capturing.options import CaptureOptions
 from relact.capturing.prepare import Intake
@@ -55,5 +56,14 @@ def shape_of(
     arrive = {name: "float32" if "/" in name else dtype for name, dtype in settings.streams.items()}
     pooled = block_bytes(layouts(1, 1, n_layers, widths, arrive))  # of one prompt
     arriving = copies(loaded.device) * max((rows for rows, _, _ in passes), default=0) * pooled
-    held = cost.held_bytes(loaded, passes, attributed=attribution.sites if attribution else ()) + arriving
+    held = cost.held_bytes(loaded, passes, attributed=_differentiated(attribution)) + arriving
+    if attribution and attribution.method in schema.OF_LAST and loaded.device.type == "cpu":
+        held += cost.readout_bytes(loaded, max((rows for rows, _, _ in passes), default=0))
     return CaptureShape(n_prompts, n_layers, widths, settings.streams, held, compress)
+
+
+def _differentiated(record: schema.AttributionRecord | None) -> tuple[str, ...]:
+    """Sites whose values and gradients are held; along a path their values are, too, as they move."""
+    if record is None or record.method in schema.OF_LAST:
+        return ()
+    return record.sites * (2 if record.method == schema.INTEGRATED else 1)

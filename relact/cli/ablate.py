@@ -98,14 +98,14 @@ def ablate(
     as_json: Json = False,
 ) -> None:
     """Switch off each relation's neurons and see which test prompts stay correct."""
-    from relact.scoring.quantities import named
     from relact.studies import presets
 
     sizes = numbers(k) if k else None
     options = AblateOptions(
         kind=kind,
         sites=sites,
-        statistic=named(by, statistic),
+        by=by,
+        statistic=statistic,
         counted="neuron" if count_neurons else "unit",
         keep_super_units=keep_super_units,
         seeds=tuple(range(seeds)),

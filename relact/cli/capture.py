@@ -9,8 +9,10 @@ import typer
 
 from relact.capturing.options import CaptureOptions
 from relact.cli.options import (
+    Along,
     Attribution,
     AttributionDtype,
+    AttributionMethod,
     AttributionPool,
     AttributionSites,
     BatchTokens,
@@ -23,6 +25,7 @@ from relact.cli.options import (
     Pool,
     Sites,
     SpecialTokens,
+    Steps,
     Target,
     TargetToken,
 )
@@ -58,6 +61,9 @@ def capture(
     attribution_dtype: AttributionDtype = CaptureOptions.attribution_dtype,
     target: Target = CaptureOptions.target,
     target_token: TargetToken = None,
+    attribution_method: AttributionMethod = None,
+    steps: Steps = None,
+    path: Along = None,
     append: Annotated[
         bool, typer.Option("--append", help="add the prompts that the store does not have")
     ] = False,
@@ -71,8 +77,9 @@ def capture(
     from relact.packed import urls
 
     attributed = attribution, attribution_sites, attribution_pool, attribution_dtype, target, target_token
+    method = attribution_method, steps, path
     options = CaptureOptions(
-        sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress, *attributed
+        sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress, *attributed, *method
     )
     away = urls.is_url(store)
     if dry_run:

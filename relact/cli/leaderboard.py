@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from relact.cli.options import Device, Json, Output, StorePath
+from relact.cli.options import Device, Json, Output
 from relact.cli.printing import listed, numbers, show_frame
 from relact.cli.progress import Stages
 
@@ -14,7 +15,12 @@ SHOWN = ["part", "criterion", "k", "own", "other", "random", "log_own", "log_oth
 
 
 def leaderboard(
-    store: StorePath,
+    stores: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STORE...", help="one, or several of the same prompts, captured in other ways"
+        ),
+    ],
     criteria: Annotated[
         str | None,
         typer.Option(help="comma-separated statistics; those that need the store alone by default"),
@@ -33,7 +39,7 @@ def leaderboard(
     sizes = numbers(k)
     with Stages() as progress:
         board = leaderboard(
-            store,
+            stores,
             listed(criteria),
             k=[sizes] if isinstance(sizes, int) else sizes,
             seeds=seeds,

@@ -65,6 +65,14 @@ Target = Annotated[
 TargetToken = Annotated[
     str | None, typer.Option(metavar="TEXT|#ID", help="of --target token, the same for all prompts")
 ]
+AttributionMethod = Annotated[
+    str | None,
+    typer.Option(help="how: gradient, the default; integrated gradients; direct; increase, of log p"),
+]
+Steps = Annotated[int | None, typer.Option(help="of integrated gradients: points along the path, 20")]
+Along = Annotated[
+    str | None, typer.Option("--path", help="of integrated gradients: all layers of a site, or one layer")
+]
 Relations = Annotated[str | None, typer.Option(help="only these relations, comma-separated")]
 Negatives = Annotated[int | None, typer.Option(help="sample so many negatives per positive instead of all")]
 Workers = Annotated[int | None, typer.Option(help="threads; all cores by default")]

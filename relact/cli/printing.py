@@ -92,7 +92,7 @@ def show_ablation(result: xr.Dataset, as_json: bool) -> None:
 
 def show_study(study: Study, as_json: bool) -> None:
     """Every ablation of a study, and at the end what was found: a line per criterion, and one on both."""
-    from relact.scoring.quantities import meaning
+    from relact.scoring.criteria import meaning
 
     contents = {}
     for name, result in study.ablations.items():

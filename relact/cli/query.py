@@ -24,7 +24,7 @@ def top(
 ) -> None:
     """A relation's best neurons."""
     from relact.analysis import query
-    from relact.scoring.quantities import named
+    from relact.scoring.criteria import named
 
     statistic = named(by, statistic)
     frame = query.top(store, relation=relation, n=n, sites=sites, statistic=statistic)

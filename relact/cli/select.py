@@ -41,7 +41,6 @@ def select(
 ) -> None:
     """Keep a set of neurons for every relation as a mask."""
     from relact.scoring import masks
-    from relact.scoring.quantities import named
     from relact.store import local
 
     if of:
@@ -51,8 +50,7 @@ def select(
         mask = masks.combine(store, of, (two[0], two[1]) if two else None, name=name)
     else:
         counted = schema.NEURON if count_neurons else schema.UNIT
-        stored = named(by, statistic)
-        options = SelectOptions(k, kind, fdr, min_ap, sites, stored, counted, keep_super_units, seed)
+        options = SelectOptions(k, kind, fdr, min_ap, sites, by, statistic, counted, keep_super_units, seed)
         mask = masks.select_with(options, store, name=name)
     opened = local.open(store)
     relations, sets = masks.read(opened, mask)

@@ -23,7 +23,7 @@ from relact import sites as site_names
 from relact.errors import IdentityError, InputError
 from relact.packed.names import check_key
 from relact.packed.store import open_store
-from relact.scoring import score
+from relact.scoring.arrays import create_arrays
 from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.reading import Store
@@ -120,7 +120,7 @@ def import_scores(store: str | Path | Store, sources: str | Path | Sequence[str 
     with opened.stage(schema.SCORES, record.to_attributes()) as stage:
         for site, statistics in scores.items():
             layout = opened.layouts[site]
-            targets = score.create_arrays(stage.create_group(site), layout, relations, list(statistics))
+            targets = create_arrays(stage.create_group(site), layout, relations, list(statistics))
             for target, values in zip(targets, statistics.values(), strict=True):
                 target[:] = values
     return opened

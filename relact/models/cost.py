@@ -16,7 +16,7 @@ from relact.sites import text_config
 
 LIBRARIES = 700 * 2**20  # a process with torch, transformers and zarr, without a model
 SLACK = 1.25  # on what a forward pass allocates: alignment, fragments
-ATTRIBUTED = 2.3  # forward passes that a forward and a backward pass take together
+BACKWARD = 1.3  # forward passes that a backward pass takes
 WRITE_RATE = 300 * 10**6  # bytes per second that a plain disk takes; slower than that the model waits
 
 
@@ -68,10 +68,22 @@ def held_bytes(loaded: LoadedModel, passes: Iterable[Pass], attributed: Sequence
     return max(peak(), LIBRARIES + weights) + largest
 
 
-def seconds(loaded: LoadedModel, passes: Sequence[Pass], stored: int, *, backward: bool = False) -> float:
+def readout_bytes(loaded: LoadedModel, rows: int) -> int:
+    """Upper bound of what reading single neurons off the residual stream holds for a batch of ``rows``: its
+    states in all layers, logits, and the head in float32.
+    """
+    hidden, words = loaded.widths["mlp.down"], int(text_config(loaded.model.config).vocab_size)
+    states = rows * loaded.n_layers * (2 * hidden + loaded.widths["mlp.hidden"])
+    return int(4 * SLACK * (states + 4 * rows * words + words * hidden))
+
+
+def seconds(
+    loaded: LoadedModel, passes: Sequence[Pass], stored: int, times: tuple[int, int] = (1, 0)
+) -> float:
     """Time of all passes, or of writing ``stored`` bytes meanwhile if that is longer.
 
-    A middling forward pass is timed, twice: the second counts; ``backward``: one follows each of them.
+    A middling forward pass is timed, twice: the second counts; ``times``: how often the model runs forward
+    and backward over each.
     """
     if not passes:
         return 0.0
@@ -84,7 +96,7 @@ def seconds(loaded: LoadedModel, passes: Sequence[Pass], stored: int, *, backwar
             output: Any = loaded.model.base_model(input_ids=ids, use_cache=False)
             float(output[0].sum())  # waits for the device
             taken = time.perf_counter() - start
-    work = sum(batch[0] * batch[2] for batch in passes) * (ATTRIBUTED if backward else 1)
+    work = sum(batch[0] * batch[2] for batch in passes) * (times[0] + BACKWARD * times[1])
     return max(taken * work / (rows * longest), stored / WRITE_RATE)
 
 

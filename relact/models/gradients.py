@@ -26,25 +26,39 @@ def traced(model: nn.Module, sites: Sequence[str], ends: Tensor) -> Iterator[hoo
     Args:
         ends: int64 [batch], each row's last real token.
     """
-    embedding, head = _module(model, "get_input_embeddings"), _module(model, "get_output_embeddings")
-    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    embedding = _module(model, "get_input_embeddings")
 
     def begin(_: nn.Module, __: Any, states: Tensor) -> Tensor:
         return states.detach().requires_grad_()
+
+    handle = embedding.register_forward_hook(begin)
+    try:
+        with last_logits(model, ends), hooks.trace(model, sites) as trace:
+            yield trace
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def last_logits(model: nn.Module, ends: Tensor) -> Iterator[None]:
+    """Inside the block logits are [batch, 1, words], of each row's last real token ``ends``, int64 [batch];
+    gradients are taken, but none of parameters.
+    """
+    head = _module(model, "get_output_embeddings")
+    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def last(_: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         rows = torch.arange(len(ends), device=states[0].device)
         return (states[0][rows, ends.to(states[0].device)][:, None], *states[1:])
 
-    handles = [embedding.register_forward_hook(begin), head.register_forward_pre_hook(last)]
+    handle = head.register_forward_pre_hook(last)
     try:
         for parameter in frozen:
             parameter.requires_grad_(False)
-        with torch.enable_grad(), hooks.trace(model, sites) as trace:
-            yield trace
+        with torch.enable_grad():
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
         for parameter in frozen:
             parameter.requires_grad_(True)
 

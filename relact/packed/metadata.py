@@ -241,6 +241,11 @@ def _check_attribution(record: schema.AttributionRecord, where: object) -> None:
     _check_sites(record.sites, where)
     known = record.target in schema.TARGETS and record.pool in schema.ATTRIBUTION_POOLS
     require(known and record.dtype in schema.DTYPES, "how attributions were made", where)
+    integrated = record.method == schema.INTEGRATED
+    known = record.method in schema.ATTRIBUTION_METHODS and (record.path in schema.PATHS) == integrated
+    known &= _is_whole(record.steps, 1, LENGTH) == integrated
+    known &= integrated or (record.path is None and record.steps is None)
+    require(known, "how attributions were made", where)
     token = record.token is not None
     require(token == (record.target == "token"), "the token that is attributed", where)
     require(not token or _is_whole(record.token, 0, LENGTH), "the token that is attributed", where)

@@ -16,7 +16,7 @@ from relact.errors import StoreError
 from relact.reporting import figures
 from relact.reporting.gather import FALSE, LISTED, LISTED_BY_SITE, SHOWN, Contents
 from relact.reporting.looks import DARK, LIGHT
-from relact.scoring.quantities import meaning
+from relact.scoring.criteria import meaning
 
 COLUMNS = {
     "ablation": ["condition", "relation", "accuracy", "intact", "change", "low", "high", "clear"],

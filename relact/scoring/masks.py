@@ -17,9 +17,9 @@ from relact import kernels, schema
 from relact import sites as site_names
 from relact.errors import InputError
 from relact.schema import HIDDEN, UNIT
+from relact.scoring.criteria import CAPTURE, of_attributions
 from relact.scoring.magnitudes import super_unit_masks, super_units, super_units_record
 from relact.scoring.options import SelectOptions
-from relact.scoring.quantities import CAPTURE, named, of_attributions
 from relact.scoring.score import ranked
 from relact.scoring.selection import (
     Choice,
@@ -52,8 +52,8 @@ def select(
     min_ap: float | None = SelectOptions.min_ap,
     name: str | None = None,
     sites: str | Sequence[str] | None = SelectOptions.sites,
-    by: str | None = None,
-    statistic: str | None = None,
+    by: str | None = SelectOptions.by,
+    statistic: str | None = SelectOptions.statistic,
     counted: str = SelectOptions.counted,
     keep_super_units: bool = SelectOptions.keep_super_units,
     seed: int = SelectOptions.seed,
@@ -86,8 +86,7 @@ def select(
     Raises:
         InputError: choices that do not go together, a k beyond the neurons, a statistic that is not stored.
     """
-    stored = named(by, statistic)
-    options = SelectOptions(k, kind, fdr, min_ap, sites, stored, counted, keep_super_units, seed)
+    options = SelectOptions(k, kind, fdr, min_ap, sites, by, statistic, counted, keep_super_units, seed)
     return select_with(options, store, name=name)
 
 
@@ -105,7 +104,7 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
         k=round(float(flatten(choice.sets).sum(axis=1).mean())),
         kind=options.kind,
         fdr=options.fdr,
-        statistic=options.statistic,
+        statistic=options.criterion,
         sites=tuple(scores),
         scores=scored,
         counted=options.counted,
@@ -121,7 +120,7 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
 def rules_of(store: Store, options: SelectOptions, relations: Sequence[str], scores: Masks) -> Rules:
     """What beside the scores decides: super-units of the store, margins from its activations."""
     without = {} if options.keep_super_units else super_unit_masks(store, scores)
-    margins = None if options.fdr else margins_of(store, relations, Numbering.of(scores), options.statistic)
+    margins = None if options.fdr else margins_of(store, relations, Numbering.of(scores), options.criterion)
     return Rules(options.counted, options.seed, without, margins)
 
 
@@ -130,7 +129,7 @@ def name_of(options: SelectOptions) -> str:
     default, sites = SelectOptions, options.sites
     what = f"{options.kind}-{options.k}" if options.fdr is None else f"fdr-{options.fdr:g}"
     parts = [
-        *([options.statistic] if options.statistic != default.statistic else []),
+        *([options.criterion] if options.criterion != schema.AVERAGE_PRECISION else []),
         what,
         *([f"ap-{options.min_ap:g}"] if options.min_ap is not None else []),
         *([] if sites is None else [sites.replace(",", "-") if isinstance(sites, str) else "-".join(sites)]),
@@ -144,18 +143,18 @@ def name_of(options: SelectOptions) -> str:
 def _scores(store: LocalStore, options: SelectOptions) -> dict[str, np.ndarray]:
     """Of the chosen sites that have the statistic, float32 [relation, layer, neuron], in their order."""
     store.scores_record()  # that there are some
-    scores = dict(ranked(store, options.statistic))
+    scores = dict(ranked(store, options.criterion))
     if not scores:
-        lacking = of_attributions(options.statistic) and store.manifest.capture.attribution is None
+        lacking = of_attributions(options.criterion) and store.manifest.capture.attribution is None
         raise InputError(
-            f"no statistic {options.statistic!r} is stored, there are: {', '.join(store.statistics())}",
+            f"no statistic {options.criterion!r} is stored, there are: {', '.join(store.statistics())}",
             where=store.path,
             fix=CAPTURE if lacking else "add it with `relact score --statistics`",
         )
     wanted = scores if options.sites is None else site_names.expand(options.sites)
     chosen = {site: values for site, values in scores.items() if site in wanted}
     if not chosen:
-        problem = f"none of the sites {options.sites} has {options.statistic}"
+        problem = f"none of the sites {options.sites} has {options.criterion}"
         raise InputError(problem, where=store.path, fix=f"use {', '.join(scores)}")
     return chosen
 

@@ -1,11 +1,4 @@
-"""Which statistic is of what: those of attributions have the names of those of activations, prefixed.
-
-``attribution_z`` is the statistic ``z`` of a site's attributions, ``attribution_mean`` the mean of the
-positives. Whatever can be computed of activations can be of attributions: ``attribution_auroc`` and so on.
-
->>> named("attribution"), named("activation"), named("attribution", "auroc")
-('attribution_z', 'average_precision', 'attribution_auroc')
-"""
+"""Quantities: which statistics are of which stream, and what is scored of each."""
 
 from __future__ import annotations
 
@@ -13,26 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from relact.errors import InputError
-from relact.kernels.statistics import ON_MEAN
-from relact.schema import (
-    ACTIVATION,
-    ATTRIBUTION,
-    ATTRIBUTION_Z,
-    ATTRIBUTIONS,
-    AVERAGE_PRECISION,
-    OF_ATTRIBUTIONS,
-)
+from relact.schema import ATTRIBUTIONS, OF_ATTRIBUTIONS
+from relact.scoring.criteria import CAPTURE, PROBE, SHORT, of_attributions
 from relact.scoring.options import ScoreOptions
 from relact.store.layout import site_of
-
-SHORT = {f"{OF_ATTRIBUTIONS}mean": ON_MEAN}  # names of their own
-LONG = {statistic: name for name, statistic in SHORT.items()}
-USUAL = {ACTIVATION: AVERAGE_PRECISION, ATTRIBUTION: ATTRIBUTION_Z}  # quantity -> what it is chosen by
-CAPTURE = "capture them: `relact capture ... --attribution`, into a new store"
-MEANINGS = {
-    ACTIVATION: "neurons that tell the relation's prompts from others': detectors of the kind of prompt",
-    ATTRIBUTION: "neurons that the answer's log-probability hangs on: carriers of the answer",
-}
 
 
 @dataclass(frozen=True)
@@ -40,51 +17,24 @@ class Wanted:
     """What is scored of one stream.
 
     Attributes:
-        names: of the statistics, as they are stored. statistics: those of `kernels.STATISTICS`.
+        names: of the statistics, as they are stored.
+        of_neurons: those that a neuron's column gives; statistics: what `kernels.STATISTICS` calls them.
     """
 
     stream: str
     names: tuple[str, ...]
 
     @property
+    def of_neurons(self) -> tuple[str, ...]:
+        return tuple(name for name in self.names if name != PROBE)
+
+    @property
     def statistics(self) -> tuple[str, ...]:
-        return tuple(map(statistic_of, self.names))
+        return tuple(map(statistic_of, self.of_neurons))
 
     @property
     def site(self) -> str:
         return site_of(self.stream)
-
-
-def named(by: str | None, statistic: str | None = None) -> str:
-    """The stored statistic of a quantity, ``activation`` or ``attribution``; each has a usual one.
-
-    A statistic without a quantity is what it says: ``z`` is of activations, ``attribution_z`` of
-    attributions.
-
-    Raises:
-        InputError: no such quantity, or a statistic of the other one.
-    """
-    if by is None:
-        return statistic or AVERAGE_PRECISION
-    if by not in USUAL:
-        raise InputError(f"no quantity {by!r}", where="--by", fix=f"choose from {', '.join(USUAL)}")
-    if statistic is None:
-        return USUAL[by]
-    if by == ATTRIBUTION and not of_attributions(statistic):
-        return LONG.get(statistic, f"{OF_ATTRIBUTIONS}{statistic}")
-    if by == ACTIVATION and of_attributions(statistic):
-        raise InputError(f"{statistic} is not of activations", where="--by", fix=f"give --by {ATTRIBUTION}")
-    return statistic
-
-
-def meaning(statistic: str) -> str:
-    """What neurons with a high score are, in words."""
-    return MEANINGS[ATTRIBUTION if of_attributions(statistic) else ACTIVATION]
-
-
-def of_attributions(name: str) -> bool:
-    """Whether a stored statistic is one of attributions."""
-    return name.startswith(OF_ATTRIBUTIONS)
 
 
 def statistic_of(name: str) -> str:
@@ -101,9 +51,12 @@ def wanted(streams: Iterable[str], statistics: Sequence[str]) -> list[Wanted]:
     """What is scored of every stream, those of a site one after the other; a stream may have nothing.
 
     Raises:
-        InputError: statistics of attributions are asked for (not by default) and there are none.
+        InputError: statistics of attributions are asked for (not by default) and there are none; probes of
+            attributions.
     """
     streams = list(streams)
+    if f"{OF_ATTRIBUTIONS}{PROBE}" in statistics:
+        raise InputError("probes are of activations", where="--statistics", fix=f"name {PROBE}")
     split = {
         False: tuple(name for name in statistics if not of_attributions(name)),
         True: tuple(name for name in statistics if of_attributions(name)),

@@ -12,26 +12,27 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import ZstdCodec
 
 from relact import kernels, schema
 from relact.errors import InputError, NumericError, StoreError
 from relact.plan import parse_bytes
 from relact.progress import Progress, silent
-from relact.scoring.memory import ScoreShape, layers_per_chunk
+from relact.scoring.arrays import create_arrays, runs_of
+from relact.scoring.criteria import PROBE
+from relact.scoring.memory import ScoreShape
 from relact.scoring.options import ScoreOptions
+from relact.scoring.probes import PREFILTER, probe_bytes, probed
 from relact.scoring.quantities import Wanted, wanted
 from relact.scoring.schedulers import on_scheduler
 from relact.store import local
-from relact.store.layout import Layout, quantity_of, site_of
+from relact.store.layout import quantity_of, site_of
 from relact.store.local import LocalStore
 from relact.store.reading import Store
-from relact.store.skeleton import write_coordinates
 
 
 class Task(NamedTuple):
@@ -76,8 +77,8 @@ def score(
         relations: score only these; the other prompts stay negatives.
         negatives: sample this many negatives per positive (the published method takes 4) instead of all.
         seed: of that sampling.
-        statistics: names in ``kernels.STATISTICS``, also after ``attribution_``; register your own with
-            ``kernels.statistic``. By default those of attributions count only where there are some.
+        statistics: names in ``kernels.STATISTICS``, also after ``attribution_``, and ``probe``; register your
+            own with ``kernels.statistic``. By default those of attributions count only where there are some.
         workers: threads; all cores by default. A cluster has its own.
         memory: budget of a process that only scores, in bytes or as text ("4GiB"); the span per task shrinks
             to fit.
@@ -134,6 +135,8 @@ def scores_of(
     """
     opened = local.writable(store)
     names = relation_of_prompts(opened)
+    if statistic == PROBE:
+        raise InputError(f"{PROBE} is stored with the scores or not at all", fix="score the store by it")
     options = ScoreOptions(None, negatives, seed, (statistic,), workers, memory)
     relations = list(dict.fromkeys(names))
     scored = [opened.streams[each.stream] for each in wanted(opened.streams, options.statistics)]
@@ -188,10 +191,12 @@ class _Scoring:
             on_scheduler(self.options.scheduler, workers_of(self.options)) as compute,
         ):
             for wanted, span in self.spans.items():
-                lay, names = self.store.streams[wanted.stream], wanted.names
+                lay, names = self.store.streams[wanted.stream], wanted.of_neurons
                 arrays = create_arrays(group.require_group(wanted.site), lay, self.relations, names)
+                if not names:
+                    continue
                 former = self.store.dataset(f"{schema.SCORES}/{wanted.site}") if self.kept else None
-                for layers in _runs(lay):
+                for layers in runs_of(lay):
                     part = _Part.of(names, self.relations, layers, lay.width)
                     if former is not None:
                         part.take_over(former, self.kept, names)
@@ -200,6 +205,29 @@ class _Scoring:
                         compute(run_task, job, tasks, self._collect(part, progress))
                     for array, values in zip(arrays, part.values, strict=True):
                         array[:, layers.start : layers.stop] = values
+            if PROBE in self.options.statistics:
+                self._write_probes(group, progress)
+
+    def _write_probes(self, group: zarr.Group, progress: Progress) -> None:
+        """Add the statistic of all neurons together."""
+        todo = [name for name in self.relations if name not in self.kept]
+        found = probed(self.store, self.labels, self._prefilter(todo, progress), self.options.seed, progress)
+        for site, lay in self.store.layouts.items():
+            part = _Part.of((PROBE,), self.relations, range(lay.n_layers), lay.width)
+            if self.kept:
+                part.take_over(self.store.dataset(f"{schema.SCORES}/{site}"), self.kept, (PROBE,))
+            if todo:
+                part.values[0, [self.relations.index(name) for name in todo]] = found[site]
+            create_arrays(group.require_group(site), lay, self.relations, (PROBE,))[0][:] = part.values[0]
+
+    def _prefilter(self, relations: list[str], progress: Progress) -> dict[str, np.ndarray]:
+        """What candidates of a probe are chosen by: site -> float32 [relation, layer, neuron]."""
+        if not relations:
+            return {}
+        options = replace(self.options, statistics=(PREFILTER,))
+        reserved = probe_bytes(self.store, len(relations))
+        names = relation_of_prompts(self.store)
+        return _Scoring.of(options, self.store, names, relations, [], reserved).computed(progress)
 
     def computed(self, progress: Progress) -> dict[str, np.ndarray]:
         """The scores of the only statistic, not written: site -> float32 [relation, layer, neuron]."""
@@ -347,38 +375,9 @@ def _kept(store: LocalStore, record: schema.ScoresRecord, parts: Sequence[Wanted
     return [name for name in record.relations if name in stored.relations]
 
 
-def _runs(lay: Layout) -> Iterator[range]:
-    """Layers that are written together."""
-    step = layers_per_chunk(lay.n_layers, lay.width)
-    for first in range(0, lay.n_layers, step):
-        yield range(first, min(first + step, lay.n_layers))
-
-
 def tasks_of(stream: str, layers: range, width: int, span: int) -> list[Task]:
     """All tasks of some layers of a stream."""
     return [Task(stream, layer, start, start + span) for layer in layers for start in range(0, width, span)]
-
-
-def create_arrays(
-    group: zarr.Group, lay: Layout, relations: Sequence[str], statistics: Sequence[str]
-) -> list[zarr.Array[Any]]:
-    """Empty arrays [relation, layer, neuron], one per statistic;
-    a query for one relation reads only its own chunks.
-    """
-    if "relation" not in group:
-        write_coordinates(group, relation=list(relations), layer=range(lay.n_layers), neuron=range(lay.width))
-    return [
-        group.create_array(
-            name,
-            shape=(len(relations), lay.n_layers, lay.width),
-            dtype="float32",
-            fill_value=float("nan"),
-            chunks=(1, layers_per_chunk(lay.n_layers, lay.width), lay.width),
-            compressors=ZstdCodec(level=1, checksum=True),
-            dimension_names=schema.BY_NEURON,
-        )
-        for name in statistics
-    ]
 
 
 def ranked(store: Store, statistic: str = schema.AVERAGE_PRECISION) -> Iterator[tuple[str, np.ndarray]]:

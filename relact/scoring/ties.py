@@ -37,7 +37,7 @@ def margins_of(
         found = np.empty((len(rows), len(numbers)))
         for site, which, layers, indices in numbering.places(numbers):
             stream = stream_of(site, statistic)
-            for part, layer, start, stop in _chunks(layers, indices, store.streams[stream].span):
+            for part, layer, start, stop in chunks_of(layers, indices, store.streams[stream].span):
                 columns = [
                     block[:, indices[part] - start] for block in store.columns(stream, layer, start, stop)
                 ]
@@ -47,7 +47,9 @@ def margins_of(
     return margins
 
 
-def _chunks(layers: np.ndarray, indices: np.ndarray, span: int) -> Iterator[tuple[np.ndarray, int, int, int]]:
+def chunks_of(
+    layers: np.ndarray, indices: np.ndarray, span: int
+) -> Iterator[tuple[np.ndarray, int, int, int]]:
     """(which neurons, layer, start, stop) of every inner chunk that holds some; the neurons are in order."""
     keys = np.stack([layers, indices // span], axis=1)
     cuts = np.flatnonzero((keys[1:] != keys[:-1]).any(axis=1)) + 1

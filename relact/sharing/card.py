@@ -13,7 +13,7 @@ from relact import plan, schema
 from relact.analysis.claims import claims, criterion_of
 from relact.analysis.evidence import evidence
 from relact.models.packaged import PACKAGED
-from relact.scoring.quantities import meaning
+from relact.scoring.criteria import meaning
 from relact.store.reading import Store
 
 if TYPE_CHECKING:

@@ -62,6 +62,9 @@ def stream(
     attribution_dtype: str = CaptureOptions.attribution_dtype,
     target: str = CaptureOptions.target,
     target_token: str | int | None = CaptureOptions.target_token,
+    attribution_method: str | None = CaptureOptions.attribution_method,
+    attribution_steps: int | None = CaptureOptions.attribution_steps,
+    attribution_path: str | None = CaptureOptions.attribution_path,
     model_dtype: str = "auto",
     device: str = "auto",
     licence: str | None = None,
@@ -84,8 +87,9 @@ def stream(
         StoreError: refused, or the connection broke; blocks that are there stay. And what `capture` raises.
     """
     attributed = attribution, attribution_sites, attribution_pool, attribution_dtype, target, target_token
+    method = attribution_method, attribution_steps, attribution_path
     options = CaptureOptions(
-        sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress, *attributed
+        sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress, *attributed, *method
     )
     return stream_with(
         options,

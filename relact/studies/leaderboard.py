@@ -5,30 +5,30 @@ others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from relact import schema
 from relact.ablating.ablate import ablate_with
 from relact.ablating.options import AblateOptions
-from relact.analysis.leaderboard import chosen, leaderboard_of
+from relact.analysis.leaderboard import Place, called, chosen, leaderboard_of, require_alike
 from relact.errors import InputError
 from relact.models.loading import LoadedModel
 from relact.progress import Progress, silent
+from relact.scoring.criteria import PROBE
 from relact.scoring.score import score
 from relact.store import local
 from relact.store.local import LocalStore
-from relact.store.reading import Store
 
-CRITERIA = (schema.AVERAGE_PRECISION, "auroc", "d_prime", "margin", "z")  # need nothing but the store
+# need nothing but the store
+CRITERIA = (schema.AVERAGE_PRECISION, "auroc", "d_prime", "margin", "z", PROBE)
 LAPE = "lape"  # too, where an activation is the share of tokens on which a neuron is positive
 KS = (50, 100, 200, 400)
 SEEDS = 5
 
 
 def leaderboard(
-    store: str | Path | Store,
+    store: Place | Sequence[Place],
     criteria: Sequence[str] | None = None,
     *,
     k: Sequence[int] = KS,
@@ -41,12 +41,14 @@ def leaderboard(
 
     Every criterion's top k are ablated on the third of the test prompts that is for choosing
     (`relations.split.parts_of`). The best k of every criterion is then ablated on the others, which chose
-    nothing. What the store holds already is not computed again.
+    nothing. What a store holds already is not computed again.
 
     Args:
-        criteria: statistics that the store's activations are scored by; those that are not stored are added.
-            By default all that need the store alone: `CRITERIA`, and ``lape`` of a store with the pool
-            ``positive``, which it is defined for.
+        store: or several, captured from the same prompts in different ways: criteria of attributions are
+            then of each, those of activations of the first that has them (`analysis.leaderboard.called`).
+        criteria: statistics that stores are scored by; those that are not stored are added. By default all
+            that need a store alone: `CRITERIA`; ``lape`` with the pool ``positive``, which it is defined for;
+            `schema.ATTRIBUTION_STATISTICS` where there are attributions.
         k: numbers of neurons per relation. seeds: random controls.
 
     Returns:
@@ -54,29 +56,45 @@ def leaderboard(
         first, best first as ``dev`` has it.
 
     Raises:
-        InputError: an unknown criterion. IdentityError: another model than the store's.
+        InputError: an unknown criterion, stores attributed in one way. IdentityError: another model than the
+            store's, stores of different models or test prompts.
     """
-    opened = local.writable(store)
-    if criteria is None:
-        criteria = [*CRITERIA, *([LAPE] if opened.manifest.capture.pool == "positive" else [])]
-    _score(opened, criteria)
-    for criterion in criteria:
+    stores = [local.writable(place) for place in ([store] if isinstance(store, Place) else store)]
+    require_alike(stores)
+    cells = _cells(stores, criteria)
+    for opened in stores:
+        _score(opened, [statistic for where, statistic in cells.values() if where is opened])
+    for opened, statistic in cells.values():
         for size in k:
-            _ablate(opened, criterion, size, schema.DEV, seeds, model, device, progress)
-    board = leaderboard_of(opened, part=schema.DEV)
-    board = board[board["criterion"].isin(criteria) & board["k"].isin(k)]
+            _ablate(opened, statistic, size, schema.DEV, seeds, model, device, progress)
+    board = leaderboard_of(stores, part=schema.DEV)
+    board = board[board["criterion"].isin(cells) & board["k"].isin(k)]
     best = chosen(board)
     for criterion, size in zip(best["criterion"], best["k"], strict=True):
-        _ablate(opened, str(criterion), int(size), schema.TEST, seeds, model, device, progress)
-    shown = best[["criterion", "k"]].merge(leaderboard_of(opened, part=schema.TEST), how="left")
+        _ablate(*cells[str(criterion)], int(size), schema.TEST, seeds, model, device, progress)
+    shown = best[["criterion", "k"]].merge(leaderboard_of(stores, part=schema.TEST), how="left")
     parts = [shown.assign(part=schema.TEST), board.assign(part=schema.DEV)]
     joined = pd.concat(parts, ignore_index=True)
     return joined[["part", *(name for name in joined if name != "part")]]
 
 
+def _cells(stores: Sequence[LocalStore], criteria: Sequence[str] | None) -> dict[str, tuple[LocalStore, str]]:
+    """What is called a criterion on the board -> the store and the statistic of it, each once."""
+    cells: dict[str, tuple[LocalStore, str]] = {}
+    for opened in stores:
+        capture = opened.manifest.capture
+        usual = [*CRITERIA, *([LAPE] if capture.pool == "positive" else [])]
+        usual += schema.ATTRIBUTION_STATISTICS if capture.attribution else ()
+        for statistic in usual if criteria is None else criteria:
+            if statistic.startswith(schema.OF_ATTRIBUTIONS) and not capture.attribution and len(stores) > 1:
+                continue
+            cells.setdefault(called(opened, statistic, stores[0]), (opened, statistic))
+    return cells
+
+
 def _score(store: LocalStore, criteria: Sequence[str]) -> None:
     """Add the criteria to the store's scores."""
-    stored = store.statistics() or schema.STATISTICS
+    stored = store.statistics() or _default(store)
     missing = [name for name in criteria if name not in stored]
     if missing:
         record = store.scores_record() if store.has(schema.SCORES) else None
@@ -90,6 +108,12 @@ def _score(store: LocalStore, criteria: Sequence[str]) -> None:
             seed=record.seed or 0 if record else 0,
             statistics=[*stored, *missing],
         )
+
+
+def _default(store: LocalStore) -> list[str]:
+    """What a store is scored by that is not scored yet."""
+    attributed = store.manifest.capture.attribution is not None
+    return [*schema.STATISTICS, *(schema.ATTRIBUTION_STATISTICS if attributed else ())]
 
 
 def _ablate(

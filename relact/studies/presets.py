@@ -40,7 +40,7 @@ class Recipe:
         captured.
         """
         attributed = [ATTRIBUTION_Z] if self.capture.attribution else []
-        return tuple(dict.fromkeys([self.ablate.statistic, *attributed]))
+        return tuple(dict.fromkeys([self.ablate.criterion, *attributed]))
 
 
 # Liu et al. 2025 (arXiv 2502.17355), as docs/paper.md describes it.

@@ -114,6 +114,9 @@ def _attribution(record: schema.AttributionRecord | None) -> dict[str, Any]:
         "attribution_dtype": record.dtype,
         "target": record.target,
         "target_token": record.token,
+        "attribution_method": record.method,
+        "attribution_steps": record.steps,
+        "attribution_path": record.path,
     }
 
 

@@ -30,9 +30,9 @@ from relact.relations.options import PromptOptions
 from relact.relations.prompts import build, published
 from relact.relations.sources import load_all
 from relact.scoring import forecast as scoring
+from relact.scoring.criteria import meaning
 from relact.scoring.masks import name_of
 from relact.scoring.options import ScoreOptions
-from relact.scoring.quantities import meaning
 from relact.scoring.quantities import wanted as wanted_of
 from relact.scoring.score import score_with
 from relact.store.layout import block_of, layouts, site_of
@@ -154,7 +154,7 @@ def follow(
     score_with(recipe.scores, opened, progress=progress)
     ablations = {}
     for statistic in recipe.criteria:
-        options = replace(recipe.ablate, statistic=statistic)
+        options = replace(recipe.ablate, by=None, statistic=statistic)
         found = ablate_with(options, opened, k=recipe.k, model=model, progress=progress)
         ablations[name_of(options.selection(recipe.k))] = found
     return Study(opened, ablations)

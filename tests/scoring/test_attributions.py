@@ -16,10 +16,11 @@ from relact.capturing.capture import capture
 from relact.errors import InputError, NumericError, StoreError
 from relact.packed.store import open_store
 from relact.scoring import controls, masks
+from relact.scoring.criteria import MEANINGS, meaning, named
 from relact.scoring.forecast import forecast
 from relact.scoring.magnitudes import magnitudes
 from relact.scoring.options import ScoreOptions, SelectOptions
-from relact.scoring.quantities import MEANINGS, meaning, named, wanted
+from relact.scoring.quantities import wanted
 from relact.scoring.score import score, scores_of
 from relact.scoring.ties import margins_of
 from relact.sharing.pack import pack

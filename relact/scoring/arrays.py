@@ -1,0 +1,43 @@
+"""Arrays of scores as they lie in a store, and the layers that are written together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import zarr
+from zarr.codecs import ZstdCodec
+
+from relact import schema
+from relact.scoring.memory import layers_per_chunk
+from relact.store.layout import Layout
+from relact.store.skeleton import write_coordinates
+
+
+def runs_of(lay: Layout) -> Iterator[range]:
+    """Layers that are written together."""
+    step = layers_per_chunk(lay.n_layers, lay.width)
+    for first in range(0, lay.n_layers, step):
+        yield range(first, min(first + step, lay.n_layers))
+
+
+def create_arrays(
+    group: zarr.Group, lay: Layout, relations: Sequence[str], statistics: Sequence[str]
+) -> list[zarr.Array[Any]]:
+    """Empty arrays [relation, layer, neuron], one per statistic;
+    a query for one relation reads only its own chunks.
+    """
+    if "relation" not in group:
+        write_coordinates(group, relation=list(relations), layer=range(lay.n_layers), neuron=range(lay.width))
+    return [
+        group.create_array(
+            name,
+            shape=(len(relations), lay.n_layers, lay.width),
+            dtype="float32",
+            fill_value=float("nan"),
+            chunks=(1, layers_per_chunk(lay.n_layers, lay.width), lay.width),
+            compressors=ZstdCodec(level=1, checksum=True),
+            dimension_names=schema.BY_NEURON,
+        )
+        for name in statistics
+    ]
