@@ -23,7 +23,8 @@ class AblateOptions:
     """Choices of `relact.ablate`.
 
     Attributes:
-        kind, sites, by, statistic, counted, keep_super_units: of the masks that a k selects, see `masks.select`.
+        kind, sites, by, statistic, counted, keep_super_units: of the masks that a k selects, see
+            `masks.select`.
         seeds: one random control per seed.
         control: how a control is drawn. ``matched``: each prompt under a set that has as many neurons in
             every site and layer as the set of the prompt's own relation; ``magnitude``: and of like

@@ -45,7 +45,7 @@ def leaderboard(
 
     Args:
         store: or several, captured from the same prompts in different ways: criteria of attributions are
-            then of each, those of activations of the first that has them (`analysis.leaderboard.called`).
+            then of each, those of activations of the first that has them (`leaderboard.called`).
         criteria: statistics that stores are scored by; those that are not stored are added. By default all
             that need a store alone: `CRITERIA`; ``lape`` with the pool ``positive``, which it is defined for;
             `schema.ATTRIBUTION_STATISTICS` where there are attributions.
