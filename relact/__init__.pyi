@@ -12,6 +12,7 @@ from .analysis.claims import influences as influences
 from .analysis.compare import agreement as agreement
 from .analysis.compare import moved as moved
 from .analysis.compare import overlap as overlap
+from .analysis.doses import dose_response as dose_response
 from .analysis.effects import cumulativity as cumulativity
 from .analysis.effects import effects as effects
 from .analysis.effects import of_part as of_part

@@ -306,6 +306,7 @@ class AblationRecord(_Result):
         registration: of settings and hypotheses before the run, where there is one.
         perplexity_of: ``text`` or ``objects``, where perplexity was measured; results that do not say it
             measured that of the bundled text.
+        scale: of the mode ``scale``, what values were multiplied by; no other mode has it.
     """
 
     k: int | tuple[int, ...]
@@ -320,6 +321,7 @@ class AblationRecord(_Result):
     rule: int = 1
     registration: str | None = None
     perplexity_of: str | None = None
+    scale: float | None = None
 
     @property
     def masks(self) -> tuple[MaskRecord, ...]:

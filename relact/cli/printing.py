@@ -76,6 +76,14 @@ def numbers(text: str) -> int | list[int]:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
+def decimals(text: str, option: str) -> list[float]:
+    """``0.5,1.5,2``."""
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} are not numbers with commas", param_hint=option) from None
+
+
 def listed(names: str | None) -> list[str] | None:
     """Names separated by commas."""
     return [name.strip() for name in names.split(",")] if names else None

@@ -73,7 +73,9 @@ def ablations_of(store: Store) -> tuple[dict[str, Choice], pd.DataFrame, pd.Data
         own, other, random = (float(means.get(name, np.nan)) for name in (OWN, OTHER, CONTROL))
         said, foreign = tuple(claims(found)), schema.ANSWERS in dataset
         choices[choice] = Choice(k, own, other, random, said, _asked(dataset, foreign), foreign)
-        kinds[choice] = [str(dataset.attrs.get(name)) for name in ("mode", "tokens", "match", "part")]
+        kinds[choice] = [
+            str(dataset.attrs.get(name)) for name in ("mode", "scale", "tokens", "match", "part")
+        ]
         matrices.append(_matrix(choice, dataset, found))
         sweeps.append(_sweep(choice, k, matrices[-1]))
     order = sorted(choices, key=lambda choice: (choices[choice].foreign, -choices[choice].gap))

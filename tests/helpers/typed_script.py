@@ -53,6 +53,8 @@ def questions(path: str) -> None:
     relact.leaderboard(path, ["average_precision", "margin"], k=[100, 400]).head()
     relact.leaderboard_of(path, part="dev").head()
     relact.cumulativity(result).head()
+    relact.ablate(path, mask="top-400", mode="scale", scale=0.5)
+    relact.dose_response(path, "top-400").head()
     relact.error_types(path, "top-400").head()
     print(relact.effects(result).own, relact.kernels.lape(best.to_numpy()))
 

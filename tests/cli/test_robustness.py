@@ -1,0 +1,32 @@
+"""The commands that ask whether a claim is robust, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+
+@pytest.fixture
+def store(tiny_study, tmp_path):
+    """A copy of a finished study that may be changed."""
+    shutil.copytree(tiny_study.path, tmp_path / "s.zarr")
+    return tmp_path / "s.zarr"
+
+
+def test_several_factors_are_one_command(relact, store):
+    ablated = ("ablate", store, "--mask", "top-12", "--seeds", 1)
+    code, out, err = relact(*ablated, "--scale", "0.5,2", "--json")
+    rows = json.loads(out)
+    assert code == 0 and "ablate:" in err
+    assert [row["factor"] for row in rows] == [0, 0.5, 2]  # and what is stored already
+    assert [row["ablation"] for row in rows] == ["top-12", "top-12-x0.5", "top-12-x2"]
+    assert {"own", "other", "random", "log_own", "log_other", "log_random"} <= rows[0].keys()
+    code, out, _ = relact(*ablated, "--scale", 3, "--name", "more")
+    assert code == 0 and "more-x3" in out and "top-12-x2" in out
+    code, out, _ = relact(*ablated, "--scale", "1.5,2", "--dry-run", "--json")
+    assert code == 0 and len(json.loads(out)) == 2
+    for wrong in (("--scale", "half"), ("--scale", "2", "--k", "3,5")):
+        assert relact("ablate", store, *wrong)[0] == 2
+    assert relact(*ablated, "--scale", 2, "--mode", "mean")[0] == 1
