@@ -24,6 +24,8 @@ from .analysis.query import neuron as neuron
 from .analysis.query import open as open
 from .analysis.query import top as top
 from .analysis.replies import error_types as error_types
+from .analysis.splits import effect_table as effect_table
+from .analysis.splits import split_of as split_of
 from .analysis.tables import write_table as write_table
 from .capturing.capture import capture as capture
 from .capturing.options import CaptureOptions as CaptureOptions

@@ -309,7 +309,8 @@ class _Job:
             schema.PART: table[schema.PART].to_numpy(),
         }
         if self.tests.foreign:
-            found |= {name: table[name].to_numpy() for name in ("text", "subject", "object", "language")}
+            names = ("text", "subject", "object", "language", "template")
+            found |= {name: table[name].to_numpy() for name in names}
             found[schema.ANSWERS] = padded(self.tests.answers)
         return found
 

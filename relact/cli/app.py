@@ -15,6 +15,7 @@ from relact.cli import terminal
 from relact.cli.ablate import ablate
 from relact.cli.capture import capture
 from relact.cli.compare import compare
+from relact.cli.effects import effects
 from relact.cli.exchange import export, import_scores
 from relact.cli.info import info
 from relact.cli.judge import judge
@@ -54,6 +55,7 @@ for name, command in (
     ("select", select),
     ("ablate", ablate),
     ("judge", judge),
+    ("effects", effects),
     ("compare", compare),
     ("top", top),
     ("neuron", neuron),

@@ -58,7 +58,7 @@ def show_frame(
 
         output = tables.write_table(frame, output)
     if as_json:
-        terminal.dump(frame.to_dict("records"))
+        terminal.dump(_records(frame))
     elif output:
         terminal.say(f"written: {output}")
     else:

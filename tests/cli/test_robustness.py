@@ -30,3 +30,17 @@ def test_several_factors_are_one_command(relact, store):
     for wrong in (("--scale", "half"), ("--scale", "2", "--k", "3,5")):
         assert relact("ablate", store, *wrong)[0] == 2
     assert relact(*ablated, "--scale", 2, "--mode", "mean")[0] == 1
+
+
+def test_effects_are_printed_whole_and_split(relact, store):
+    code, out, _ = relact("effects", store)
+    assert code == 0 and "top-12" in out and "own" in out and "log_random" in out
+    code, out, _ = relact("effects", store, "--ablation", "top-12", "--split", "template", "--json")
+    rows = json.loads(out)
+    assert code == 0 and {row["split"] for row in rows} == {"size of {} is", "colour of {} is"}
+    assert {row["group"] for row in rows} >= {"own", "other", "random"} and rows[0]["k"] == 12
+    code, out, _ = relact("effects", store, "--split", "answers", "-o", store.parent / "split.csv")
+    assert code == 0 and "unseen" in (store.parent / "split.csv").read_text()
+    for wrong in (("--split", "colour"), ("--ablation", "top-1")):
+        code, _, err = relact("effects", store, *wrong)
+        assert code == 1 and wrong[1] in err

@@ -55,6 +55,9 @@ def questions(path: str) -> None:
     relact.cumulativity(result).head()
     relact.ablate(path, mask="top-400", mode="scale", scale=0.5)
     relact.dose_response(path, "top-400").head()
+    labels = relact.split_of(path, "top-400", "answers")
+    print(relact.effects(result, labels)["unseen"].own)
+    relact.effect_table(path, "top-400", split="language").head()
     relact.error_types(path, "top-400").head()
     print(relact.effects(result).own, relact.kernels.lape(best.to_numpy()))
 
