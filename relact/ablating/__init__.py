@@ -5,5 +5,6 @@ overrides (conditions as rows of one batch) -> packs, apart (prompts side by sid
 (greedy replies as far as the verdict needs them) -> answers (what was said), perplexity, journal (what an
 interrupted run had) -> prepare (model and test prompts), super_units (what breaks the model alone), register
 (what was said before) -> result (verdicts, and how all of it is stored) -> ablate -> doses (one ablation per
-factor); judge: verdicts made again from stored texts; forecast: what it needs, beforehand.
+factor); patch: values put into other relations' prompts; judge: verdicts made again from stored texts;
+forecast: what it needs, beforehand.
 """

@@ -78,3 +78,37 @@ class AblateOptions:
             raise InputError(problem, where="scale", fix="give both: mode='scale', scale=0.5")
         if self.scale is not None and not math.isfinite(self.scale):
             raise InputError(f"a factor of {self.scale}", where="scale", fix="give a number such as 0.5")
+
+
+@dataclass(frozen=True)
+class PatchOptions:
+    """Choices of `relact.patch`.
+
+    Attributes:
+        per_relation: test prompts of every relation that are read, at most, drawn by ``seed``.
+        identify: identification prompts of every relation whose values are averaged, at most, drawn likewise.
+        seeds: one random control per seed, matched to the relation's own set per site and layer.
+        tokens: patch ``all`` tokens, with means over a prompt's tokens; or from the ``last`` one of a prompt
+            on, with means of last tokens.
+        seed: of the prompts and of the answers.
+        batch_tokens: tokens of all conditions in one forward pass.
+
+    Raises:
+        InputError: a choice that does not exist.
+    """
+
+    per_relation: int = 5
+    identify: int = 32
+    seeds: Sequence[int] = tuple(range(3))
+    tokens: str = "all"
+    seed: int = 0
+    batch_tokens: int = AblateOptions.batch_tokens
+
+    def __post_init__(self) -> None:
+        if self.tokens not in TOKENS:
+            raise InputError(
+                f"unknown tokens {self.tokens!r}", where="tokens", fix=f"use {' or '.join(TOKENS)}"
+            )
+        if min(self.per_relation, self.identify) < 1:
+            problem = "no prompts of a relation"
+            raise InputError(problem, where="per_relation, identify", fix="give at least 1")

@@ -20,6 +20,7 @@ from relact.cli.exchange import export, import_scores
 from relact.cli.info import info
 from relact.cli.judge import judge
 from relact.cli.leaderboard import leaderboard
+from relact.cli.patch import patch
 from relact.cli.prompts import prompts
 from relact.cli.query import neuron, top
 from relact.cli.report import report
@@ -54,6 +55,7 @@ for name, command in (
     ("score", score),
     ("select", select),
     ("ablate", ablate),
+    ("patch", patch),
     ("judge", judge),
     ("effects", effects),
     ("compare", compare),

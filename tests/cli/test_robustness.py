@@ -44,3 +44,17 @@ def test_effects_are_printed_whole_and_split(relact, store):
     for wrong in (("--split", "colour"), ("--ablation", "top-1")):
         code, _, err = relact("effects", store, *wrong)
         assert code == 1 and wrong[1] in err
+
+
+def test_a_patch_is_a_row_per_relation(relact, store):
+    patched = ("patch", store, "--mask", "top-12", "--per-relation", 2, "--seeds", 1)
+    code, out, err = relact(*patched, "--json")
+    rows = json.loads(out)
+    assert code == 0 and "means:" in err and [row["relation"] for row in rows] == ["size", "colour", "mean"]
+    assert {"prompts", "intact", "patched", "random", "gain", "gain_low", "over_random_high"} <= rows[
+        0
+    ].keys()
+    code, out, _ = relact(*patched, "--tokens", "last", "--identify", 3)
+    assert code == 0 and "over_random" in out
+    code, _, err = relact("patch", store, "--mask", "top-1")
+    assert code == 1 and "top-12" in err

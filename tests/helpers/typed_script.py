@@ -55,6 +55,7 @@ def questions(path: str) -> None:
     relact.cumulativity(result).head()
     relact.ablate(path, mask="top-400", mode="scale", scale=0.5)
     relact.dose_response(path, "top-400").head()
+    relact.patch(path, "top-400", per_relation=3, tokens="last").head()
     labels = relact.split_of(path, "top-400", "answers")
     print(relact.effects(result, labels)["unseen"].own)
     relact.effect_table(path, "top-400", split="language").head()
