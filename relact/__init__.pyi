@@ -40,7 +40,6 @@ from .scoring.masks import combine as combine
 from .scoring.masks import select as select
 from .scoring.options import ScoreOptions as ScoreOptions
 from .scoring.score import score as score
-from .scoring.stability import stability as stability
 from .sharing.catalogue import stores as stores
 from .sharing.pack import pack as pack
 from .sharing.publish import pull as pull
@@ -54,3 +53,4 @@ from .studies.patch import patch as patch
 from .studies.repeat import repeat as repeat
 from .studies.run import Study as Study
 from .studies.run import run as run
+from .studies.stability import stability as stability

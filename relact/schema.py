@@ -237,7 +237,8 @@ class MaskRecord(_Result):
 
     Attributes:
         k: neurons per relation, on average where they differ.
-        kind: top, bottom, both; of set algebra only or pair. of: the mask that algebra was done on.
+        kind: top, bottom, both; half: the top from a half of the identification prompts, whose digest its
+            scores record; of set algebra only or pair. of: the mask that algebra was done on.
         fdr: the rate of false discoveries where that was asked for instead of k.
         counted: ``unit``: the sites of a hidden unit (`HIDDEN`) count once, the best of them standing for it;
             ``neuron``: every neuron counts.

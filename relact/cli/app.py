@@ -28,6 +28,7 @@ from relact.cli.run import run_all
 from relact.cli.score import score
 from relact.cli.select import select
 from relact.cli.sharing import list_stores, pack, pull, push, unpack
+from relact.cli.stability import stability
 from relact.cli.verify import check_store
 from relact.errors import RelactError
 
@@ -55,6 +56,7 @@ for name, command in (
     ("score", score),
     ("select", select),
     ("ablate", ablate),
+    ("stability", stability),
     ("patch", patch),
     ("judge", judge),
     ("effects", effects),

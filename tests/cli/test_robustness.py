@@ -58,3 +58,16 @@ def test_a_patch_is_a_row_per_relation(relact, store):
     assert code == 0 and "over_random" in out
     code, _, err = relact("patch", store, "--mask", "top-1")
     assert code == 1 and "top-12" in err
+
+
+def test_stability_of_units_and_of_their_function(relact, store):
+    halved = ("stability", store, "--k", 12, "--splits", 2)
+    code, out, err = relact(*halved, "--json")
+    rows = json.loads(out)
+    assert code == 0 and "halves:" in err and [row["split"] for row in rows] == [0, 0, 1, 1]
+    assert all(0 <= row["shared"] <= 1 and 0 < row["chance"] < 1 for row in rows)
+    code, out, err = relact(*halved, "--statistic", "z", "--ablate", "--seeds", 1)
+    assert code == 0 and "own_first" in out and "log_random_second" in out and "ablate:" in err
+    code, out, _ = relact("info", store)
+    assert "z-half-12-1b" in out
+    assert relact("stability", store, "--k", 12, "--statistic", "attribution_z")[0] == 1

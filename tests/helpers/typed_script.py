@@ -42,7 +42,7 @@ def questions(path: str) -> None:
     relact.neuron(path, "mlp.gate", 12, 345).head()
     relact.activations(path, "mlp.gate", 12, 345).head()
     relact.extremes(path, "mlp.gate", 12, 345, n=3).head()
-    print(relact.overlap(path, "top-400")["shared"], relact.stability(path, k=400)["survival"])
+    print(relact.overlap(path, "top-400")["shared"], relact.stability(path, k=400)["shared"])
     relact.agreement(path, "other.zarr", k=400).head()
     relact.moved(path, "other.zarr", relation="country_capital").head()
     result = tree["ablations/top-400"].to_dataset()
