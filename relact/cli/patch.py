@@ -31,7 +31,7 @@ def patch(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Set a relation's neurons in other relations' prompts as its own set them: whether its answers come up."""
+    """Set a relation's neurons in other relations' prompts as its own set them: do its answers come up."""
     from relact.cli import terminal
     from relact.studies.patch import patch
 
