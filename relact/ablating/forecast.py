@@ -123,7 +123,7 @@ def mask_size(n_relations: int, n_layers: int, widths: Mapping[str, int]) -> tup
 def ablation_size(n_conditions: int, n_prompts: int, n_relations: int, n_ks: int = 1) -> tuple[int, int]:
     """(files, bytes) of one stored ablation, at most; ``n_conditions`` per k."""
     # verdicts, texts, numbers, accuracy, digests, perplexity, steps of a sweep, foreign prompts, coordinates
-    arrays = 22
+    arrays = 23
     answers = n_ks * n_prompts * (n_conditions + 1) * ANSWER
     accuracies = n_ks * n_conditions * (4 * n_relations + 64)
     labels = 8 * n_prompts + 64 * (n_conditions * (1 + n_relations) + n_prompts)

@@ -60,7 +60,7 @@ def show_frame(
 
         output = tables.write_table(frame, output)
     if as_json:
-        terminal.dump(frame.to_dict("records"))
+        terminal.dump(_records(frame))
     elif output:
         terminal.say(f"written: {output}")
     else:
@@ -76,6 +76,14 @@ def numbers(text: str) -> int | list[int]:
             f"{text!r} is neither a number nor numbers with commas", param_hint="--k"
         ) from None
     return sizes[0] if len(sizes) == 1 else sizes
+
+
+def decimals(text: str, option: str) -> list[float]:
+    """``0.5,1.5,2``."""
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} are not numbers with commas", param_hint=option) from None
 
 
 def listed(names: str | None) -> list[str] | None:

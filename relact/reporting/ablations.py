@@ -75,7 +75,7 @@ def ablations_of(store: Store) -> tuple[dict[str, Choice], pd.DataFrame, pd.Data
         said, foreign = tuple(claims(found)), schema.ANSWERS in dataset
         statistic = criterion_of(dataset)[0]
         choices[choice] = Choice(k, statistic, own, other, random, said, _asked(dataset, foreign), foreign)
-        settings = (str(dataset.attrs.get(name)) for name in ("mode", "tokens", "match", "part"))
+        settings = (str(dataset.attrs.get(name)) for name in ("mode", "scale", "tokens", "match", "part"))
         kinds[choice] = [statistic, *settings]
         matrices.append(_matrix(choice, dataset, found))
         sweeps.append(_sweep(choice, k, matrices[-1]))

@@ -112,7 +112,7 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
         ties_by=None if options.fdr else "margin" if rules.margins else "hash",
         seed=None if options.fdr else options.seed,
         min_ap=options.min_ap,
-        without=None if options.keep_super_units else _left_out(opened, scores),
+        without=None if options.keep_super_units else left_out(opened, scores),
     )
     return write(opened, name or name_of(options), choice.sets, scored.relations, record)
 
@@ -159,7 +159,7 @@ def _scores(store: LocalStore, options: SelectOptions) -> dict[str, np.ndarray]:
     return chosen
 
 
-def _left_out(store: Store, sites: Mapping[str, object]) -> tuple[tuple[str, int, int], ...] | None:
+def left_out(store: Store, sites: Mapping[str, object]) -> tuple[tuple[str, int, int], ...] | None:
     """(site, layer, neuron) of super-units that leave neurons of the sites out; None where nobody looked."""
     if super_units_record(store) is None:
         return None
