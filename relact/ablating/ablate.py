@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from relact.ablating.answers import generate
 from relact.ablating.conditions import Condition, Replacements
 from relact.ablating.controls import Drawing
 from relact.ablating.journal import Journal
+from relact.ablating.means import means_of
 from relact.ablating.options import TEXT, AblateOptions
 from relact.ablating.perplexity import perplexity as measure
 from relact.ablating.perplexity import texts_of
@@ -220,10 +222,11 @@ class _Job:
     ) -> _Job:
         """With the conditions of the masks ``names``, one per k."""
         every, whole = [], []
+        measure = cache(partial(means_of, store, loaded))
         for name in names:
             relations, sets = masks.read(store, name)
             drawing = Drawing(store, relations, sets, options.control, store.mask_record(name).counted)
-            values = Replacements(store, options.mode, tuple(sets), options.scale)
+            values = Replacements(store, options.mode, tuple(sets), options.scale, measure)
             own = conditions.of_sets(relations, sets, values)
             every.append([*own, *drawing.conditions(options.seeds, tests.relations, values)])
             whole.append([*own, *drawing.conditions(options.seeds, [AVERAGE], values)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -98,11 +98,24 @@ class Replacements:
 
     Attributes:
         factor: of the mode `SCALE`, see `Condition.scaled`.
+        measure: for the mode ``mean``: gives the means of the sites that it is asked for, of which the store
+            holds no activations.
     """
 
-    def __init__(self, store: Store, mode: str, sites: Sequence[str], factor: float | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        mode: str,
+        sites: Sequence[str],
+        factor: float | None = None,
+        measure: Callable[[tuple[str, ...]], dict[str, np.ndarray]] | None = None,
+    ) -> None:
         self.store, self.mode, self.sites, self.factor = store, mode, tuple(sites), factor
         self._known: dict[str | None, dict[str, np.ndarray]] = {}
+        missing = tuple(site for site in sites if site not in store.layouts)
+        if mode == "mean" and missing and measure:
+            held = [site for site in sites if site not in missing]
+            self._known[None] = measure(missing) | replacements(store, mode, held, None)
 
     def __call__(self, relation: str | None, seed: int = 0) -> dict[str, np.ndarray]:
         """float32 [layer, neuron] per site; ``seed`` draws what is resampled."""

@@ -5,7 +5,6 @@ Whether they suffice: an ablation shows only that they are needed.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,8 @@ from relact.ablating import prepare
 from relact.ablating.conditions import INTACT_MODEL, Condition
 from relact.ablating.controls import Drawing
 from relact.ablating.decode import Questions, Replies, decode
+from relact.ablating.means import means_over
 from relact.ablating.options import PatchOptions
-from relact.capturing.options import CaptureOptions
-from relact.capturing.passes import capture_rows
 from relact.errors import InputError
 from relact.models.loading import LoadedModel, encode
 from relact.models.targets import CANDIDATES, NONE, first_tokens
@@ -83,27 +81,6 @@ def _some(prompts: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
     return prompts.loc[np.concatenate(parts)]
 
 
-class _Sums:
-    """Sums of pooled values over every relation's prompts, as batches arrive."""
-
-    def __init__(self, group_of: np.ndarray) -> None:
-        self.group_of, self.n_groups = group_of, int(group_of.max()) + 1
-        self.of: dict[str, dict[int, np.ndarray]] = defaultdict(dict)  # site -> layer -> [relation, neuron]
-
-    def put(self, stream: str, layer: int, rows: np.ndarray, values: np.ndarray) -> None:
-        """Add ``values`` [rows, neurons] of the given prompts."""
-        sums = self.of[stream].setdefault(layer, np.zeros((self.n_groups, values.shape[1])))
-        np.add.at(sums, self.group_of[rows], values)
-
-    def means(self) -> dict[str, np.ndarray]:
-        """float32 [relation, layer, neuron] per site."""
-        counts = np.bincount(self.group_of)[:, None, None]
-        return {
-            site: (np.stack([of[layer] for layer in sorted(of)], axis=1) / counts).astype(np.float32)
-            for site, of in self.of.items()
-        }
-
-
 @dataclass(frozen=True)
 class _Job:
     """What one patching reads: test prompts ``table``, under sets bool [relation, layer, neuron] per site."""
@@ -121,7 +98,15 @@ class _Job:
         special_tokens = self.store.manifest.capture.special_tokens
         known = self.store.prompts(schema.IDENTIFY)
         own = known[known["relation"].isin(self.relations)]
-        values = self._means(_some(own, self.options.identify, self.options.seed), progress)
+        values = means_over(
+            self.loaded,
+            _some(own, self.options.identify, self.options.seed),
+            self.relations,
+            tuple(self.sets),
+            pool=POOLED[self.options.tokens],
+            special_tokens=special_tokens,
+            progress=progress,
+        )
         tokens = encode(self.loaded, self.table["text"].tolist(), special_tokens=special_tokens)
         names = [schema.INTACT, PATCHED, *(f"{schema.RANDOM}{seed}" for seed in self.options.seeds)]
         found = np.full((len(names), len(self.relations), len(self.table)), np.nan, np.float32)
@@ -140,22 +125,6 @@ class _Job:
             },
             {"condition": names, "relation": self.relations, "prompt": self.table.index.to_numpy()},
         )
-
-    def _means(self, known: pd.DataFrame, progress: Progress) -> dict[str, np.ndarray]:
-        """Over every relation's identification prompts, float32 [relation, layer, neuron] per site."""
-        settings = CaptureOptions(
-            sites=tuple(self.sets),
-            pool=POOLED[self.options.tokens],
-            dtype="float32",
-            special_tokens=self.store.manifest.capture.special_tokens,
-        ).record()
-        tokens = encode(self.loaded, known["text"].tolist(), special_tokens=settings.special_tokens)
-        sums = _Sums(np.array([self.relations.index(name) for name in known["relation"]]))
-        done = 0
-        for rows in capture_rows(self.loaded, tokens, sums, settings):
-            done += rows
-            progress("means", done, len(tokens), "prompts")
-        return sums.means()
 
     def _answers(self, relation: str, objects: Sequence[str], at: int) -> tuple[np.ndarray, np.ndarray]:
         """Token and text of an answer of the relation for every prompt of another one, drawn by seed."""

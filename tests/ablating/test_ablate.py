@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -16,6 +18,7 @@ from relact import schema
 from relact.ablating import ablate, answers, conditions
 from relact.ablating.controls import Drawing
 from relact.ablating.doses import ablate_doses
+from relact.ablating.means import means_of
 from relact.ablating.perplexity import plain_text
 from relact.analysis.doses import dose_response
 from relact.analysis.effects import effects
@@ -342,6 +345,21 @@ def test_replacements_are_what_they_are_called(study):
     assert conditions.replacements(study, "zero", ["mlp.up"], relation) == {}
     with pytest.raises(InputError, match=r"unknown mode 'ap'.*on_p50"):
         conditions.replacements(study, "ap", ["mlp.up"], relation)
+
+
+def test_a_mean_needs_no_stored_activations(copied, model, tmp_path):
+    lacking, there = "mlp.hidden", "mlp.up"
+    assert lacking not in copied.layouts
+    table = pd.concat([copied.prompts(split).assign(split=split) for split in ("identify", "test")])
+    table["answers"] = [[text] for text in table["object"]]
+    table = table.drop(columns="n_tokens").reset_index(drop=True)
+    held = capture(model, table, tmp_path / "held.zarr", sites=lacking, dtype="float32")
+    measure = partial(means_of, copied, model)
+    found = conditions.Replacements(copied, "mean", [there, lacking], measure=measure)("size")
+    expected = conditions.replacements(held, "mean", [lacking], None)[lacking]
+    np.testing.assert_allclose(found[lacking], expected, rtol=1e-4, atol=1e-6)
+    stored = conditions.replacements(copied, "mean", [there], None)[there]
+    np.testing.assert_array_equal(found[there], stored)
 
 
 def test_other_test_prompts(copied, model):
