@@ -41,7 +41,8 @@ def forecast(
     """
     loaded = load(model, dtype=model_dtype, device=device)
     path = Path(store) if store is not None and Path(store).exists() else None
-    intake = prepare.take_in(loaded, read(prompts), options.record(), compress=options.compress)
+    record = options.record(loaded.model.config)
+    intake = prepare.take_in(loaded, read(prompts), record, compress=options.compress)
     intake = sized(intake, loaded, options, path)
     begun = _begun(intake, path, append)
     tokens = prepare.tokens_of(loaded, begun.prompts, intake)

@@ -11,6 +11,8 @@ import relact
 from relact import schema, sites
 from relact.capturing import passes
 from relact.capturing.capture import capture
+from relact.capturing.forecast import forecast
+from relact.capturing.options import CaptureOptions
 from relact.capturing.passes import capture_rows
 from relact.capturing.transfer import Arrivals
 from relact.errors import IdentityError, InputError, ModelError, NumericError, StoreError
@@ -197,6 +199,17 @@ def test_values_too_large_for_float16_stop_the_capture_with_their_place(tmp_path
     ):
         capture(loaded, tiny_prompts, tmp_path / "s.zarr")
     assert len(capture(loaded, tiny_prompts, tmp_path / "t.zarr", dtype="float32").missing_blocks()) == 0
+
+
+def test_default_sites_are_what_the_family_has(tmp_path, tiny_prompts):
+    """Also in the plan; a site that is named must be there."""
+    loaded = loading.load(str(tiny.save(tmp_path / "model", "gpt_neox")))
+    plan = forecast(CaptureOptions(), loaded, tiny_prompts)
+    store = capture(loaded, tiny_prompts, tmp_path / "s.zarr")
+    assert store.manifest.capture.sites == ("mlp.up", "mlp.down")
+    assert plan.files == len([file for file in store.path.rglob("*") if file.is_file()])
+    with pytest.raises(ModelError, match=r"has no mlp\.gate"):
+        capture(loaded, tiny_prompts, tmp_path / "t.zarr", sites="mlp.gate")
 
 
 def test_a_foreign_folder_or_file_in_the_way_is_left_alone(tiny_folder, tiny_prompts, tmp_path):
