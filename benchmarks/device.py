@@ -62,7 +62,7 @@ class Sizes:
     plain: int = 2  # conditions that plain generate runs
     prompts: int = 6000  # that are scored
     columns: int = 11008  # neurons that are scored at once
-    layers: int = 4  # of the store that is scored
+    layers: int = 16  # of the store that is scored
     times: int = 3
     halved: tuple[int, int] = (1024, 512)  # hidden width and prompts of the model that is out of memory
 
@@ -180,6 +180,16 @@ def random_tokens(
     return [[1, *examples[at * 12 // count], *ids] for at, ids in enumerate(own)]
 
 
+def rates(
+    report: Report, what: str, passes: str, count: int, runs: dict[str, Callable[[], object]], times: int
+) -> None:
+    """Two rows: prompts per second of ``relact``, and how much of the ``bare`` rate that is."""
+    found = report.best(times, runs)
+    bare, own = (count / found[name] for name in ("bare", "relact"))
+    report.row(f"{what}, prompts per second", f"{own:,.0f}", f"{passes}, {bare:,.0f}/s")
+    report.row("share of the bare rate", f"{own / bare:.2f}", "goal 0.9")
+
+
 def capture_figures(report: Report, loaded: loading.LoadedModel, sizes: Sizes) -> None:
     tokens = random_tokens(loaded, sizes.captured, (15, 60))
     settings = checks.settings_of(loaded)
@@ -193,47 +203,31 @@ def capture_figures(report: Report, loaded: loading.LoadedModel, sizes: Sizes) -
                 loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
 
     runs = {"bare": bare, "relact": partial(checks.captured, loaded, tokens, settings, buffer)}
-    found = report.best(sizes.times, runs)
-    against = f"bare forward passes of the same {len(batches)} batches, {len(tokens) / found['bare']:,.0f}/s"
-    report.row(
-        "capture of three MLP sites into memory, prompts per second",
-        f"{len(tokens) / found['relact']:,.0f}",
-        against,
-    )
-    report.row("share of the bare rate", f"{found['bare'] / found['relact']:.2f}", "goal 0.9")
+    what = "capture of three MLP sites into memory"
+    rates(report, what, "bare forward passes of the same batches", len(tokens), runs, sizes.times)
     del buffer
     report.held(checks.copies_equal(loaded, tokens[: len(tokens) // 4], settings))
 
 
 def attribution_figures(report: Report, loaded: loading.LoadedModel, sizes: Sizes) -> None:
     tokens = random_tokens(loaded, sizes.attributed, (15, 60))
-    settings = checks.settings_of(
-        loaded, sites="mlp.hidden", attribution=True, batch_tokens=sizes.attributed_tokens
-    )
+    head, embed = loaded.model.get_output_embeddings(), loaded.model.get_input_embeddings()
+    options = {"attribution": True, "batch_tokens": sizes.attributed_tokens, "sites": "mlp.hidden"}
+    settings = checks.settings_of(loaded, **options)
     buffer = checks.buffer_of(loaded, settings, len(tokens))
     batches = list(schedule(tokens, settings.batch, whole=True))
-    head, embed = loaded.model.get_output_embeddings(), loaded.model.get_input_embeddings()
 
     def bare() -> None:
         for batch in batches:
             ids, mask = pad([tokens[row] for row in batch.rows], loaded.device)
-            states = embed(ids).detach().requires_grad_()
-            out = loaded.model.base_model(inputs_embeds=states, attention_mask=mask.long(), use_cache=False)[
-                0
-            ]
+            states, seen = embed(ids).detach().requires_grad_(), mask.long()
+            out = loaded.model.base_model(inputs_embeds=states, attention_mask=seen, use_cache=False)[0]
             last = out[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
             torch.autograd.grad(head(last).float().log_softmax(-1)[:, 5].sum(), states)
 
     runs = {"bare": bare, "relact": partial(checks.captured, loaded, tokens, settings, buffer)}
-    found = report.best(sizes.times, runs)
-    rate = len(tokens) / found["bare"]
-    against = f"bare forward and backward passes to the embeddings, {len(batches)} batches, {rate:,.0f}/s"
-    report.row(
-        "attribution of `mlp.hidden`, with its activations, prompts per second",
-        f"{len(tokens) / found['relact']:,.0f}",
-        against,
-    )
-    report.row("share of the bare rate", f"{found['bare'] / found['relact']:.2f}", "goal 0.9")
+    what = "attribution of `mlp.hidden`, with its activations"
+    rates(report, what, "bare forward and backward passes to the embeddings", len(tokens), runs, sizes.times)
 
 
 def conditions_of(loaded: loading.LoadedModel, count: int, off: int) -> list[Condition]:
@@ -267,13 +261,12 @@ def plainly(
         for start in range(0, len(order), batch):
             part = order[start : start + batch]
             longest = max(map(len, part))
-            ids = torch.tensor([[0] * (longest - len(row)) + row for row in part], device=loaded.device)
-            mask = (
-                torch.arange(longest)[None, :] >= torch.tensor([[longest - len(row)] for row in part])
-            ).long()
+            lacking = [longest - len(row) for row in part]
+            ids = [[0] * lack + row for lack, row in zip(lacking, part, strict=True)]
+            mask = torch.arange(longest)[None, :] >= torch.tensor(lacking)[:, None]
             loaded.model.generate(
-                ids,
-                attention_mask=mask.to(loaded.device),
+                torch.tensor(ids, device=loaded.device),
+                attention_mask=mask.long().to(loaded.device),
                 max_new_tokens=PAPER_TOKENS,
                 do_sample=False,
                 pad_token_id=0,
@@ -288,20 +281,19 @@ def ablation_figures(report: Report, loaded: loading.LoadedModel, sizes: Sizes) 
     for form, shared in (("few-shot", 60), ("zero-shot", 0)):
         tokens = random_tokens(loaded, sizes.facts, (8, 16), shared)
         exam = Exam(tokens, [["a3"]] * len(tokens), published=True)
-        whole = {"relact": lambda exam=exam: generate(loaded, exam, conditions)}
-        some = {
-            "plain": lambda tokens=tokens: [plainly(loaded, tokens, c, 64) for c in conditions[: sizes.plain]]
-        }
-        found = report.best(1, whole | some)
+
+        def plain(tokens: Sequence[Sequence[int]] = tokens) -> None:
+            for condition in conditions[: sizes.plain]:
+                plainly(loaded, tokens, condition, 64)
+
+        found = report.best(2, {"relact": partial(generate, loaded, exam, conditions), "plain": plain})
         scaled = found["plain"] * len(conditions) / sizes.plain
         answers = len(conditions) * len(tokens)
         against = (
             f"`generate` in batches of 64 under hooks, {scaled:.1f} s: {sizes.plain} conditions "
             f"in {found['plain']:.2f} s, extrapolated to {len(conditions)}"
         )
-        figure = (
-            f"ablation, {form}, {len(conditions)} conditions x {len(tokens)} prompts = {answers:,} answers"
-        )
+        figure = f"ablation, {form}, {answers:,} answers under {len(conditions)} conditions"
         report.row(figure, f"{found['relact']:.1f} s", against)
         report.row("times faster", f"{scaled / found['relact']:.1f}", "")
 
@@ -323,13 +315,16 @@ def score_figures(report: Report, sizes: Sizes) -> None:
         for statistics in ((AVERAGE_PRECISION,), STATISTICS):
             run = partial(on_device(device), blocks, labels, statistics)
             taken = report.best(sizes.times, {"device": run})["device"] / sizes.columns
-            core = report.best(1, {"core": partial(rank_statistics, few, labels, statistics)})["core"] / 688
+            core = (
+                report.best(sizes.times, {"core": partial(rank_statistics, few, labels, statistics)})["core"]
+                / 688
+            )
             what = "average precision" if len(statistics) == 1 else f"{len(statistics)} statistics"
             report.row(
                 f"scoring {sizes.prompts:,} prompts x {relations} relations{drawn}, {what}, µs per neuron",
                 f"{1e6 * taken:.2f}",
                 f"one CPU core {1e6 * core:.1f}, two {core / 2 / taken:.0f} times as long (goal 20); "
-                f"{NEURONS:,} neurons extrapolated: {NEURONS * taken:.1f} s",
+                f"{NEURONS:,} neurons: {NEURONS * taken:.1f} s, extrapolated from {sizes.columns:,}",
             )
     bare_figures(report, sizes, blocks)
 
@@ -343,11 +338,13 @@ def bare_figures(report: Report, sizes: Sizes, blocks: Sequence[np.ndarray]) -> 
     runs = {"sort": lambda: columns.sort(dim=1), "copy": lambda: pinned.to(report.device, non_blocking=True)}
     found = {name: 1e6 * taken / sizes.columns for name, taken in report.best(sizes.times, runs).items()}
     report.row(
-        "bare sort of the same columns on the device, µs per neuron",
+        "`torch.sort` of the same columns alone, µs per neuron",
         f"{found['sort']:.2f}",
-        "`torch.sort`, values there already",
+        "values there already",
     )
-    report.row("copying them to the device, µs per neuron", f"{found['copy']:.2f}", "from pinned memory")
+    report.row(
+        "copying them to the device alone, µs per neuron", f"{found['copy']:.2f}", "from pinned memory"
+    )
     if report.cuda:
         del columns, there
         torch.cuda.empty_cache()
@@ -398,10 +395,31 @@ def halving(report: Report, sizes: Sizes) -> None:
     report.held(checks.halving_equal(loaded, tokens, 1 << 30, attribution=True))
 
 
+def sections_of(report: Report, sizes: Sizes, quick: bool) -> dict[str, tuple[int, Callable[[], None]]]:
+    """What is run, in this order, and for how many seconds at most."""
+    device, held = report.device, list[loading.LoadedModel]()
+    shape = (600, 97) if quick else (6000, 512)
+    found: dict[str, tuple[int, Callable[[], None]]] = {
+        "statistics": (60, lambda: report.held(checks.kernels_equal(device, *shape))),
+        "pooling": (20, lambda: report.held(checks.pooling_close(device))),
+    }
+    for family in checks.FAMILIES:
+        found[f"family {family}"] = 60, lambda family=family: report.held(checks.family_equal(device, family))
+    found["bfloat16"] = 30, lambda: report.held(checks.bfloat16_close(device))
+    if report.cuda:
+        found["halving"] = 40, lambda: halving(report, sizes)
+    found["scoring"] = 90, lambda: score_figures(report, sizes)
+    found["store"] = 60, lambda: store_figures(report, sizes)
+    found["model"] = 60, lambda: held.append(random_model(device, sizes))
+    found["capture"] = 90, lambda: capture_figures(report, held[0], sizes)
+    found["attribution"] = 60, lambda: attribution_figures(report, held[0], sizes)
+    found["ablation"] = 90, lambda: ablation_figures(report, held[0], sizes)
+    return found
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--device", help="cuda by default")
     parser.add_argument("--quick", action="store_true", help="small shapes")
     parser.add_argument("--only", nargs="+", help="sections whose names begin so")
@@ -409,32 +427,11 @@ def main() -> int:
     if options.device is None and not torch.cuda.is_available():
         print("no CUDA device here: --device cpu --quick runs everything small")
         return 0
-    device, sizes = options.device or "cuda", QUICK if options.quick else Sizes()
-    report = Report(device, options.quick)
-    sections: dict[str, tuple[int, Callable[[], None]]] = {}
-    shape = (600, 97) if options.quick else (6000, 512)
-    sections["statistics"] = 60, lambda: report.held(checks.kernels_equal(device, *shape))
-    for family in checks.FAMILIES:
-        sections[f"family {family}"] = (
-            60,
-            lambda family=family: report.held(checks.family_equal(device, family)),
-        )
-    sections["bfloat16"] = 30, lambda: report.held(checks.bfloat16_close(device))
-    if report.cuda:
-        sections["halving"] = 40, lambda: halving(report, sizes)
-    sections["scoring"] = 90, lambda: score_figures(report, sizes)
-    sections["store"] = 60, lambda: store_figures(report, sizes)
-    held: list[loading.LoadedModel] = []
-    sections["model"] = 60, lambda: held.append(random_model(device, sizes))
-    sections["capture"] = 90, lambda: capture_figures(report, held[0], sizes)
-    sections["attribution"] = 90, lambda: attribution_figures(report, held[0], sizes)
-    sections["ablation"] = 120, lambda: ablation_figures(report, held[0], sizes)
-    for name, (seconds, run) in sections.items():
-        if (
-            not options.only
-            or name.startswith(tuple(options.only))
-            or (name == "model" and {"capture", "attribution", "ablation"} & set(options.only))
-        ):
+    report = Report(options.device or "cuda", options.quick)
+    for name, (seconds, run) in sections_of(
+        report, QUICK if options.quick else Sizes(), options.quick
+    ).items():
+        if not options.only or name.startswith(tuple(options.only)):
             with report.section(name, seconds):
                 run()
     return int(report.failed > 0)

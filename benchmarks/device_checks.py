@@ -1,4 +1,4 @@
-"""Is a device's answer the CPU's? What `device.py` checks before it measures: tiny random models, whole stages."""
+"""Is a device's answer the CPU's? What `device.py` checks first: whole stages on tiny random models."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from relact.capturing import passes, transfer
 from relact.capturing.objectives import Objective
 from relact.capturing.options import CaptureOptions
 from relact.capturing.passes import capture_rows
+from relact.capturing.pooling import pools
 from relact.kernels.statistics import BUILT_IN
 from relact.models import loading
 from relact.store.blocks import BlockBuffer
@@ -177,20 +178,30 @@ def values_of(buffer: BlockBuffer) -> np.ndarray:
 def copies_equal(
     loaded: loading.LoadedModel, tokens: Sequence[Sequence[int]], settings: schema.CaptureRecord
 ) -> Iterator[Found]:
-    """Values that arrive while the next batch runs, and values that are waited for."""
+    """Values that arrive while the next batches run, and values that are waited for."""
 
-    def waited(self: transfer.Arrivals, site: str, layer: int, values: torch.Tensor) -> None:
-        self._values.append((site, layer, values.cpu()))
+    def waits(self: transfer.Arrivals) -> None:
+        self._values = [(site, layer, values.cpu()) for site, layer, values in self._values]
 
     buffers = [buffer_of(loaded, settings, len(tokens)) for _ in range(2)]
     captured(loaded, tokens, settings, buffers[0])
-    with mock.patch.object(transfer.Arrivals, "send", waited):
+    with mock.patch.object(transfer.Arrivals, "depart", waits):
         captured(loaded, tokens, settings, buffers[1])
     first, second = map(values_of, buffers)
     differ = float((first.view(np.uint16) != second.view(np.uint16)).sum())
-    yield Found(
-        "overlapping copies: values that differ", differ, 0, f"copies waited for, {first.size:,} values"
-    )
+    against = f"copies waited for, {first.size:,} values"
+    yield Found("copies on a stream of their own: values that differ", differ, 0, against)
+
+
+def pooling_close(device: str) -> Iterator[Found]:
+    """Sums of halves, which are added in float32."""
+    for dtype in (torch.bfloat16, torch.float16):
+        values = torch.randn((48, 61, 512), generator=torch.Generator().manual_seed(0)).to(dtype)
+        mask = torch.arange(61)[None, :] < torch.arange(14, 62)[:, None]
+        exact = (values.double() * mask[:, :, None]).sum(dim=1).numpy()
+        found = pools("mean").start(values.to(device), mask.to(device)).cpu().double().numpy()
+        name = str(dtype).removeprefix("torch.")
+        yield Found(f"pooling of {name}: largest difference", _apart(found, exact), 1e-6, "sums in float64")
 
 
 def halving_equal(

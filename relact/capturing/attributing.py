@@ -18,7 +18,7 @@ from relact.capturing.objectives import Objective
 from relact.capturing.pooling import pools, total
 from relact.capturing.transfer import Arrivals
 from relact.models import gradients, hooks
-from relact.models.forward import pad
+from relact.models.forward import pad, sent
 from relact.models.loading import LoadedModel
 
 
@@ -34,15 +34,17 @@ def attribute_batch(
     ids, mask = pad(tokens, loaded.device)  # [batch, tokens]
     lengths = mask.sum(dim=1)
     arrivals = Arrivals(np.asarray(rows))
-    targets = torch.from_numpy(objective.targets)
-    others = None if objective.others is None else torch.from_numpy(objective.others)
+    targets, others, starts = (
+        None if each is None else sent(torch.from_numpy(each), loaded.device)
+        for each in (objective.targets, objective.others, objective.starts)
+    )
     with ExitStack() as stack:
         if settings.sites:
             stack.enter_context(hooks.visit(loaded.model, settings.sites, _keep(arrivals, mask, settings)))
         trace = stack.enter_context(gradients.traced(loaded.model, record.sites, lengths - 1))
         output = loaded.model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
         loss = gradients.log_probability(output.logits[:, 0], targets, others).sum()
-    counted = _counted(mask, lengths, record.pool, objective.starts)
+    counted = _counted(mask, lengths, record.pool, starts)
     for site, layer, values in gradients.products(trace, loss):
         pooled = total(values, counted.to(values.device))
         arrivals.send(f"{schema.ATTRIBUTIONS}/{site}", layer, pooled)
@@ -62,9 +64,9 @@ def _keep(arrivals: Arrivals, mask: torch.Tensor, settings: schema.CaptureRecord
     return keep
 
 
-def _counted(mask: torch.Tensor, lengths: torch.Tensor, pool: str, starts: np.ndarray) -> torch.Tensor:
+def _counted(mask: torch.Tensor, lengths: torch.Tensor, pool: str, starts: torch.Tensor) -> torch.Tensor:
     """bool [batch, tokens]: those that are pooled."""
     # starts are 0 but for the pool ``own``
-    first = lengths - 1 if pool == "last" else torch.from_numpy(starts).to(mask.device)
+    first = lengths - 1 if pool == "last" else starts
     places = torch.arange(mask.shape[1], device=mask.device)
     return mask & (places[None, :] >= first[:, None])

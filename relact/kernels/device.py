@@ -11,10 +11,12 @@ Labels that leave prompts out are taken relation by relation, each with its own 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -29,14 +31,52 @@ from relact.schema import AVERAGE_PRECISION
 Tensor = Any  # of torch, which is imported where it is needed
 HELD = 80  # bytes on the device per value of a tile, at most
 STAGED = 1 << 26  # bytes of a tile's values as they are stored: enough to keep a device busy
+COPIERS = 8
 ON_CPU = 1 << 28  # bytes that a tile may take where torch cannot tell how much there is
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Arrays [rows, neurons] of as many rows that are taken as one, side by side."""
+
+    pieces: Sequence[np.ndarray]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), sum(piece.shape[1] for piece in self.pieces)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.pieces[0].dtype
+
+    def __len__(self) -> int:
+        return len(self.pieces[0])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.concatenate(self.pieces, axis=1, dtype=dtype)
+
+    def pieces_of(self, columns: slice) -> Iterator[tuple[slice, np.ndarray]]:
+        """Parts of some columns: where each lies among them, and it."""
+        first = 0
+        for piece in self.pieces:
+            start, stop = max(columns.start, first), min(columns.stop, first + piece.shape[1])
+            if start < stop:
+                yield (
+                    slice(start - columns.start, stop - columns.start),
+                    piece[:, start - first : stop - first],
+                )
+            first += piece.shape[1]
+
 
 _turn = threading.Lock()  # tiles are planned for a device that holds one at a time
 
 
-def on_device(device: str) -> Callable[[Sequence[np.ndarray], Labels, Sequence[str]], dict[str, np.ndarray]]:
+def on_device(
+    device: str,
+) -> Callable[[Sequence[np.ndarray | Beside], Labels, Sequence[str]], dict[str, np.ndarray]]:
     """``on_device("cuda")(blocks, labels, ["average_precision"])``: `rank_statistics` on a torch device.
 
+    A block may be several arrays `Beside` each other: a device is busy with thousands of neurons, not fewer.
     Statistics that are not built in are computed on the CPU.
 
     Raises:
@@ -55,21 +95,38 @@ def on_device(device: str) -> Callable[[Sequence[np.ndarray], Labels, Sequence[s
 
 
 def _rank_statistics(
-    device: str, blocks: Sequence[np.ndarray], labels: Labels, statistics: Sequence[str]
+    device: str, blocks: Sequence[np.ndarray | Beside], labels: Labels, statistics: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    format_of(blocks, labels.prompts)
+    pieces = [block if isinstance(block, Beside) else Beside([block]) for block in blocks]
+    for each in zip(*(block.pieces for block in pieces), strict=True):
+        format_of(each, labels.prompts)
     ours = [name for name in statistics if name in BUILT_IN]
     others = [name for name in statistics if name not in BUILT_IN]
-    results = rank_statistics(blocks, labels, others) if others else {}
+    results = rank_statistics([np.asarray(block) for block in blocks], labels, others) if others else {}
     if ours:
-        tiles = _tiles(device, blocks, labels)
-        found = [_of_tile(device, blocks, columns, labels, ours) for columns in tiles]
-        every = found[0] if len(found) == 1 else np.concatenate(found, axis=2)
-        results |= dict(zip(ours, every, strict=True))
+        results |= dict(zip(ours, _built_in(device, pieces, labels, ours), strict=True))
     return {name: results[name] for name in statistics}
 
 
-def _tiles(device: str, blocks: Sequence[np.ndarray], labels: Labels) -> Iterator[slice]:
+def _built_in(device: str, blocks: Sequence[Beside], labels: Labels, statistics: Sequence[str]) -> np.ndarray:
+    """float64 [statistics, relations, neurons]; while a tile is computed the next one is copied together."""
+    results = np.empty((len(statistics), len(labels.relations), blocks[0].shape[1]))
+    left = list(_tiles(device, blocks, labels))
+    staged, written = _Staged.of(blocks, left[0], device), list[Future[None]]()
+    while left:
+        columns = left.pop(0)
+        following = _Staged.of(blocks, left[0], device) if left else None
+        found = _of_tile(device, staged, columns, labels, statistics)
+        written += [
+            _hands().submit(np.copyto, out[:, columns], own) for out, own in zip(results, found, strict=True)
+        ]
+        if following:
+            staged = following
+    _require_done(written)
+    return results
+
+
+def _tiles(device: str, blocks: Sequence[Beside], labels: Labels) -> Iterator[slice]:
     """Neurons that are computed together: as many as fit into the device's memory."""
     neurons, item = blocks[0].shape[1], blocks[0].dtype.itemsize
     held = HELD * max(1, labels.prompts) + 8 * 4 * len(BUILT_IN) * len(labels.roles)
@@ -89,15 +146,72 @@ def _room(device: str) -> int:
     return (free + idle) // 2
 
 
+@dataclass(frozen=True)
+class _Staged:
+    """The bits of some columns of all blocks, in memory that a CUDA device reads at its full speed.
+
+    Attributes:
+        host: int16 or int32 [prompts, columns], there when all ``parts`` are done.
+        dtype: in which they are stored.
+    """
+
+    host: Tensor
+    dtype: np.dtype
+    parts: Sequence[Future[None]]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Beside], columns: slice, device: str) -> _Staged:
+        """Begin to copy them."""
+        import torch
+
+        dtype, prompts = blocks[0].dtype, sum(map(len, blocks))
+        bits = torch.int16 if dtype.itemsize == 2 else torch.int32
+        pinned = torch.device(device).type == "cuda"
+        host = torch.empty((prompts, columns.stop - columns.start), dtype=bits, pin_memory=pinned)
+        values, parts, row = host.numpy().view(dtype), [], 0
+        for block in blocks:
+            rows = values[row : row + len(block)]
+            for place, piece in block.pieces_of(columns):
+                parts.append(_hands().submit(np.copyto, rows[:, place], piece))
+            row += len(block)
+        return cls(host, dtype, parts)
+
+    def moved(self, device: str) -> Tensor:
+        """On the device, as numbers."""
+        import torch
+
+        kinds = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32}
+        kind = kinds.get(self.dtype, torch.bfloat16)
+        if not self.host.is_pinned():
+            return self.host.to(device).view(kind)
+        usual, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        with torch.cuda.stream(stream):  # beside what another thread computes
+            moved = self.host.to(device, non_blocking=True).view(kind)
+        usual.wait_stream(stream)
+        moved.record_stream(usual)
+        return moved
+
+
+def _require_done(copies: Sequence[Future[None]]) -> None:
+    for copy in copies:
+        copy.result()
+
+
+@cache
+def _hands() -> ThreadPoolExecutor:
+    """Threads that copy: one alone is slower than a device."""
+    return ThreadPoolExecutor(min(COPIERS, os.cpu_count() or 1), "relact-copy")
+
+
 def _of_tile(
-    device: str, blocks: Sequence[np.ndarray], columns: slice, labels: Labels, statistics: Sequence[str]
+    device: str, staged: _Staged, columns: slice, labels: Labels, statistics: Sequence[str]
 ) -> np.ndarray:
     """float64 [statistics, relations, columns]."""
     import torch
 
-    staged = _staged(blocks, columns, device)
+    _require_done(staged.parts)
+    rows = staged.moved(device)  # [prompts, columns]
     with _turn, torch.inference_mode():
-        rows = _moved(staged, blocks[0].dtype, device)  # [prompts, columns]
         missing = rows.isnan()
         if missing.any():
             column, prompt = missing.T.nonzero()[0].tolist()
@@ -113,29 +227,6 @@ def _of_tile(
         host = torch.empty(shape, dtype=torch.float64, pin_memory=rows.is_cuda)
         values: np.ndarray = host.copy_(found).numpy()
     return values
-
-
-def _staged(blocks: Sequence[np.ndarray], columns: slice, device: str) -> Tensor:
-    """The bits of some columns of all blocks, in memory that a CUDA device reads at its full speed."""
-    import torch
-
-    item, prompts = blocks[0].dtype.itemsize, sum(map(len, blocks))
-    bits = torch.int16 if item == 2 else torch.int32
-    pinned = torch.device(device).type == "cuda"
-    host = torch.empty((prompts, columns.stop - columns.start), dtype=bits, pin_memory=pinned)
-    values, row = host.numpy().view(blocks[0].dtype), 0
-    for block in blocks:
-        values[row : row + len(block)] = block[:, columns]
-        row += len(block)
-    return host
-
-
-def _moved(staged: Tensor, dtype: np.dtype, device: str) -> Tensor:
-    """The same on the device, as numbers."""
-    import torch
-
-    kinds = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32}
-    return staged.to(device, non_blocking=True).view(kinds.get(dtype, torch.bfloat16))
 
 
 @dataclass(frozen=True)
@@ -292,7 +383,7 @@ class _Classes:
         return self._values[:, self.starts[self.scored] + ranks]
 
     def _negatives_at(self, ranks: Tensor) -> Tensor:
-        """The negative of rank m is at position m + t; t positives have a position of m + their own rank at most."""
+        """The negative of rank m is at position m + t: t positives lie at m + their own rank at most."""
         import torch
 
         ascending, positions = self._sorted

@@ -10,6 +10,7 @@ from relact.errors import InputError
 
 THREADS = "threads"  # the scheduler of this process
 KINDS = ("top", "bottom", "both")
+DEVICE_WORKERS = 2  # threads for a device: one reads while the neurons of another one are computed
 COUNTED = (schema.UNIT, schema.NEURON)
 
 

@@ -24,7 +24,7 @@ from relact.errors import InputError, NumericError, StoreError
 from relact.plan import parse_bytes
 from relact.progress import Progress, silent
 from relact.scoring.memory import ScoreShape, layers_per_chunk
-from relact.scoring.options import ScoreOptions
+from relact.scoring.options import DEVICE_WORKERS, ScoreOptions
 from relact.scoring.quantities import Wanted, wanted
 from relact.scoring.schedulers import on_scheduler
 from relact.store import local
@@ -174,8 +174,9 @@ class _Scoring:
         )
         labelled = list(dict.fromkeys([*todo, *names])) if compares else todo
         n_relations, workers = max(len(relations), len(labelled)), workers_of(options)
+        wide = options.device != "cpu"
         spans = {
-            part: shape_of(store, part.stream, n_relations, len(part.names), workers).fit(budget)
+            part: shape_of(store, part.stream, n_relations, len(part.names), workers).fit(budget, wide=wide)
             for part in parts
         }
         labels = labels_of(names, labelled, options.negatives, options.seed) if todo else None
@@ -236,8 +237,8 @@ class _Scoring:
 
 
 def workers_of(options: ScoreOptions) -> int:
-    """Threads: as many as asked for, or all cores."""
-    return options.workers or os.cpu_count() or 1
+    """Threads: as many as asked for, or all cores; for a device as many as keep it busy."""
+    return options.workers or (os.cpu_count() or 1 if options.device == "cpu" else DEVICE_WORKERS)
 
 
 class _Part(NamedTuple):
@@ -269,10 +270,12 @@ def run_task(job: Job, task: Task) -> np.ndarray:
     """One task, wherever it runs: float32 [statistic, relation, neuron].
     `NumericError` names a NaN's place.
     """
-    columns = _opened(job.path, job.created).columns(*task)
-    rank = kernels.rank_statistics if job.device == "cpu" else kernels.on_device(job.device)
+    store = _opened(job.path, job.created)
     try:
-        values = rank(columns, job.labels, job.statistics)
+        if job.device == "cpu":
+            values = kernels.rank_statistics(store.columns(*task), job.labels, job.statistics)
+        else:
+            values = kernels.on_device(job.device)(_together(store, task), job.labels, job.statistics)
     except kernels.NotANumber as error:
         raise NumericError(
             f"the {quantity_of(task.stream)} of neuron {task.start + error.neuron} "
@@ -281,6 +284,15 @@ def run_task(job: Job, task: Task) -> np.ndarray:
             fix="capture again; if it stays, the model itself produces it",
         ) from error
     return np.stack([values[name][: job.n_scored] for name in job.statistics]).astype(np.float32)
+
+
+def _together(store: LocalStore, task: Task) -> list[kernels.Beside]:
+    """A task's columns, which may lie in several inner chunks."""
+    span = store.streams[task.stream].span
+    starts = range(task.start, task.stop, span)
+    pieces = [task._replace(start=start, stop=min(start + span, task.stop)) for start in starts]
+    columns = [store.columns(*piece) for piece in pieces]
+    return [kernels.Beside(block) for block in zip(*columns, strict=True)]
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""The statistics of a torch device against those of the CPU's kernels, on the device that every machine has."""
+"""The statistics of a torch device against those of the CPU's kernels, on a device that is the CPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from helpers.columns import bfloat16, columns_of_every_kind, labels_of_every_kind
 
 from relact.errors import InputError, ModelError
-from relact.kernels import STATISTICS, Labels, NotANumber, device, on_device, rank_statistics
+from relact.kernels import STATISTICS, Beside, Labels, NotANumber, device, on_device, rank_statistics
 from relact.kernels.statistics import BUILT_IN
 
 torch = pytest.importorskip("torch")
@@ -71,6 +71,24 @@ def test_tiles_do_not_change_anything(kind: int, monkeypatch: pytest.MonkeyPatch
         for name, whole in expected.items():
             np.testing.assert_array_equal(found[name], whole)
     assert seen == [5, 37]
+
+
+@pytest.mark.parametrize("staged", [1 << 20, 2 * 90 * 10])
+def test_arrays_side_by_side_are_one(staged: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    values = random.normal(size=(90, 37)).astype(np.float16)
+    labels, names = labels_of_every_kind(random, 90, 0), [*sorted(BUILT_IN), "z"]
+    expected = on_device("cpu")([values], labels, names)
+    monkeypatch.setattr(device, "STAGED", staged)
+    blocks = [
+        Beside([rows[:, :7], rows[:, 7:8], rows[:, 8:30], rows[:, 30:]])
+        for rows in (values[:40], values[40:])
+    ]
+    found = on_device("cpu")(blocks, labels, names)
+    for name, whole in expected.items():
+        np.testing.assert_array_equal(found[name], whole)
+    with pytest.raises(InputError, match="90 labelled prompts"):
+        on_device("cpu")(blocks[:1], labels, names)
 
 
 @pytest.mark.parametrize("kind", [0, 1])
