@@ -8,6 +8,7 @@
 #   make build   wheel and source distribution into dist/
 #   make look    open the demo's report in a headless browser, use its controls, keep screenshots
 #   make bench   the quick form of every benchmark
+#   make device  what a CUDA device gives, held to the CPU and measured; says so where there is none
 #   make clean   remove the environment, the demo and caches
 
 PYTHON ?= python3.11
@@ -17,7 +18,7 @@ STAMP := .venv/.ready
 SHARED := stores/smollm2-starter.zarr.zip
 STUDY := starter country_currency --model smollm2 --store demo/study.zarr --shots 5 --per-relation 100 --k 400
 
-.PHONY: menu setup demo test lint types unit reader build look bench clean
+.PHONY: menu setup demo test lint types unit reader build look bench device clean
 
 menu:
 	@sed -n 's/^#   /  /p' Makefile
@@ -75,6 +76,10 @@ look: setup
 
 bench: .venv/.bench
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
+	@echo "== benchmarks/device.py"; $(BIN)/python benchmarks/device.py --device cpu --quick
+
+device: setup
+	@$(BIN)/python benchmarks/device.py
 
 clean:
 	rm -rf .venv .venv-reader demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -20,6 +20,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,6 +47,7 @@ from relact.schema import AVERAGE_PRECISION, SCORES, STATISTICS
 
 NEURONS = 835_584  # of the three MLP sites of Llama-2-7B
 SITES = {"mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.down": "down_proj"}
+CALLS = 4  # of a kernel, in two threads
 VERSIONS = ("torch", "transformers", "numpy", "numba", "zarr")
 
 
@@ -304,6 +306,13 @@ def columns_of(prompts: int, neurons: int) -> list[np.ndarray]:
     return [values[start : start + 512] for start in range(0, prompts, 512)]
 
 
+def in_turn(call: Callable[[], object]) -> None:
+    """Calls in two threads, as `relact.score` makes them: one reads while the other one is computed."""
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(call) for _ in range(CALLS)]:
+            done.result()
+
+
 def score_figures(report: Report, sizes: Sizes) -> None:
     blocks = columns_of(sizes.prompts, sizes.columns)
     device, few = report.device, [block[:, :688] for block in blocks]
@@ -313,8 +322,8 @@ def score_figures(report: Report, sizes: Sizes) -> None:
         labels = labels.sampled(negatives, 0) if negatives else labels
         drawn = f", {negatives} negatives for a positive" if negatives else ""
         for statistics in ((AVERAGE_PRECISION,), STATISTICS):
-            run = partial(on_device(device), blocks, labels, statistics)
-            taken = report.best(sizes.times, {"device": run})["device"] / sizes.columns
+            run = partial(in_turn, partial(on_device(device), blocks, labels, statistics))
+            taken = report.best(sizes.times, {"device": run})["device"] / (CALLS * sizes.columns)
             core = (
                 report.best(sizes.times, {"core": partial(rank_statistics, few, labels, statistics)})["core"]
                 / 688
@@ -324,7 +333,7 @@ def score_figures(report: Report, sizes: Sizes) -> None:
                 f"scoring {sizes.prompts:,} prompts x {relations} relations{drawn}, {what}, µs per neuron",
                 f"{1e6 * taken:.2f}",
                 f"one CPU core {1e6 * core:.1f}, two {core / 2 / taken:.0f} times as long (goal 20); "
-                f"{NEURONS:,} neurons: {NEURONS * taken:.1f} s, extrapolated from {sizes.columns:,}",
+                f"{NEURONS:,} neurons: {NEURONS * taken:.1f} s, extrapolated",
             )
     bare_figures(report, sizes, blocks)
 

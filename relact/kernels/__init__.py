@@ -17,8 +17,8 @@ surprising a score is); device: the same on a GPU; jit: how kernels are compiled
 
 from __future__ import annotations
 
-from relact.kernels.columns import NotANumber
-from relact.kernels.device import Beside, on_device
+from relact.kernels.columns import Beside, NotANumber
+from relact.kernels.device import on_device
 from relact.kernels.labels import Labels
 from relact.kernels.moments import Moments, of_moments
 from relact.kernels.ranks import rank_statistics

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from relact.errors import ModelError
-from relact.kernels.columns import NotANumber, format_of
+from relact.kernels.columns import Beside, NotANumber, format_of
 from relact.kernels.labels import LEFT_OUT, NEGATIVE, POSITIVE, Labels
 from relact.kernels.ranks import rank_statistics
 from relact.kernels.statistics import BUILT_IN, MEANS, QUANTILES
@@ -33,39 +33,6 @@ HELD = 80  # bytes on the device per value of a tile, at most
 STAGED = 1 << 26  # bytes of a tile's values as they are stored: enough to keep a device busy
 COPIERS = 8
 ON_CPU = 1 << 28  # bytes that a tile may take where torch cannot tell how much there is
-
-
-@dataclass(frozen=True)
-class Beside:
-    """Arrays [rows, neurons] of as many rows that are taken as one, side by side."""
-
-    pieces: Sequence[np.ndarray]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self), sum(piece.shape[1] for piece in self.pieces)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.pieces[0].dtype
-
-    def __len__(self) -> int:
-        return len(self.pieces[0])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.concatenate(self.pieces, axis=1, dtype=dtype)
-
-    def pieces_of(self, columns: slice) -> Iterator[tuple[slice, np.ndarray]]:
-        """Parts of some columns: where each lies among them, and it."""
-        first = 0
-        for piece in self.pieces:
-            start, stop = max(columns.start, first), min(columns.stop, first + piece.shape[1])
-            if start < stop:
-                yield (
-                    slice(start - columns.start, stop - columns.start),
-                    piece[:, start - first : stop - first],
-                )
-            first += piece.shape[1]
 
 
 _turn = threading.Lock()  # tiles are planned for a device that holds one at a time
@@ -386,10 +353,17 @@ class _Classes:
         """The negative of rank m is at position m + t: t positives lie at m + their own rank at most."""
         import torch
 
-        ascending, positions = self._sorted
+        key, asked = self._passed, (self.scored * self.stride + ranks).to(self.keys)
+        asked = asked.expand(len(key), -1).contiguous()
+        passed = torch.searchsorted(key, asked, right=True) - self.starts[self.scored]
+        return self._sorted[0].gather(1, (ranks + passed).clamp(max=self.prompts - 1))
+
+    @cached_property
+    def _passed(self) -> Tensor:
+        """How many others lie below each of `_values`, as keys that ascend through all classes."""
+        import torch
+
         place = torch.arange(self.prompts, device=self.device)
         shift = self.number * self.stride - (place - self.starts[self.number])
-        key = (positions + shift).to(self.keys)
-        asked = (self.scored * self.stride + ranks).to(self.keys).expand(len(key), -1).contiguous()
-        passed = torch.searchsorted(key, asked, right=True) - self.starts[self.scored]
-        return ascending.gather(1, (ranks + passed).clamp(max=self.prompts - 1))
+        positions = self._sorted[1]
+        return torch.add(positions, shift, out=torch.empty_like(positions, dtype=self.keys))

@@ -78,7 +78,7 @@ def score(
         seed: of that sampling.
         statistics: names in ``kernels.STATISTICS``, also after ``attribution_``; register your own with
             ``kernels.statistic``. By default those of attributions count only where there are some.
-        workers: threads; all cores by default. A cluster has its own.
+        workers: threads; all cores by default, two for a device. A cluster has its own.
         memory: budget of a process that only scores, in bytes or as text ("4GiB"); the span per task shrinks
             to fit.
         scheduler: ``threads``, or the address of a Dask scheduler (``tcp://host:port``) whose workers see the
