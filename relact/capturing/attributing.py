@@ -22,7 +22,7 @@ from relact.capturing.pooling import pools, total
 from relact.capturing.transfer import Arrivals
 from relact.capturing.writing import METHODS
 from relact.models import gradients, hooks, readout
-from relact.models.forward import pad
+from relact.models.forward import pad, sent
 from relact.models.loading import LoadedModel
 
 
@@ -63,7 +63,7 @@ class _Batch:
         with ExitStack() as stack:
             self._keep_activations(stack)
             trace = stack.enter_context(gradients.traced(self.loaded.model, self.record.sites, self._ends))
-            loss = gradients.log_probability(self._logits(), *self.objective.words()).sum()
+            loss = gradients.log_probability(self._logits(), *self._words()).sum()
         for site, layer, values in gradients.products(trace, loss):
             self._send(site, layer, values)
 
@@ -96,11 +96,16 @@ class _Batch:
                 stack.enter_context(readout.residuals(model, self._ends, found))
                 logits = self._logits()
             readout.require_logits(model, reader, found[-1], logits)
-            targets, others = self.objective.words()
-            words = targets.to(reader.head.device), None if others is None else others.to(reader.head.device)
+            words = self._words(reader.head.device)
             for layer, residual in enumerate(found):
                 values = METHODS[self.record.method](reader, residual, found[-1], *words)
                 self.arrivals.send(f"{schema.ATTRIBUTIONS}/{self.record.sites[0]}", layer, values)
+
+    def _words(self, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Targets and what they are contrasted with, int64 [batch], on the device where the model begins."""
+        targets, others = self.objective.words()
+        to = device or self.loaded.device
+        return sent(targets, to), None if others is None else sent(others, to)
 
     @property
     def _inputs(self) -> dict[str, object]:
@@ -129,7 +134,7 @@ class _Batch:
 
     def _counted(self) -> torch.Tensor:
         """bool [batch, tokens]: those that are pooled."""
-        first = torch.from_numpy(self.objective.starts).to(self.mask.device)  # 0 but for the pool ``own``
+        first = sent(torch.from_numpy(self.objective.starts), self.mask.device)  # 0 but for the pool ``own``
         if self.record.pool == "last":
             first = self._ends
         places = torch.arange(self.mask.shape[1], device=self.mask.device)

@@ -137,7 +137,7 @@ def capture_with(
     path, crew, table = Path(store), locks.Crew.of_environment(), read(prompts)
     local.check_target(path, damaged=repair)
     loaded = load(model, dtype=model_dtype, device=_device_of(device, crew))
-    intake = prepare.take_in(loaded, table, options.record(), compress=options.compress)
+    intake = prepare.take_in(loaded, table, options.record(loaded.model.config), compress=options.compress)
     intake = sized(intake, loaded, options, path)
 
     def begin() -> None:

@@ -43,7 +43,8 @@ def forecast(
     """
     loaded = load(model, dtype=model_dtype, device=device)
     path = Path(store) if store is not None and Path(store).exists() else None
-    intake = prepare.take_in(loaded, read(prompts), options.record(), compress=options.compress)
+    record = options.record(loaded.model.config)
+    intake = prepare.take_in(loaded, read(prompts), record, compress=options.compress)
     intake = sized(intake, loaded, options, path)
     begun = _begun(intake, path, append)
     tokens = prepare.tokens_of(loaded, begun.prompts, intake)
@@ -59,9 +60,9 @@ def forecast(
         record_bytes(streams) + sum(lay.n_layers * lay.shard_bytes for lay in streams.values())
     )
     peak = shape.memory(rows, min(buffers, max(1, len(ranges))))
-    record = intake.manifest.capture.attribution
-    seconds = cost.seconds(loaded, passes, n_bytes, passes_of_prompt(record, loaded.n_layers))
-    if record and record.method == "increase":
+    attributed = intake.manifest.capture.attribution
+    seconds = cost.seconds(loaded, passes, n_bytes, passes_of_prompt(attributed, loaded.n_layers))
+    if attributed and attributed.method == "increase":
         seconds += reading_seconds(loaded, sum(last - first for first, last in ranges))
     return Plan("capture", n_files, n_bytes, not begun.compress, peak, seconds)
 

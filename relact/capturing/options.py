@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from relact import schema, sites
 from relact.errors import InputError
@@ -129,10 +130,15 @@ class CaptureOptions:
         """Bytes of the whole process; None for no limit."""
         return None if self.memory is None else parse_bytes(self.memory)
 
-    def record(self) -> schema.CaptureRecord:
-        """What a store records of them; rows per block are settled later where none are named."""
+    def record(self, config: Any = None) -> schema.CaptureRecord:
+        """What a store records of them; rows per block are settled later where none are named.
+
+        Args:
+            config: of the model: an alias leaves out what it lacks, a site named outright must be there
+                (`ModelError`). Without it all are recorded that aliases stand for.
+        """
         return schema.CaptureRecord(
-            sites=sites.expand(self.sites),
+            sites=sites.expand(self.sites) if config is None else sites.resolve(config, self.sites),
             pool=self.pool,
             dtype=self.dtype,
             block=self.block or BLOCK,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from relact.capturing.transfer import Arrivals, Taker, ahead
 from relact.errors import ModelError
 from relact.models import hooks
 from relact.models.batches import schedule
-from relact.models.forward import advance, pad, repeat_cache
+from relact.models.forward import advance, pad, repeat_cache, sent
 from relact.models.loading import LoadedModel
 
 
@@ -40,28 +41,30 @@ def capture_rows(
         objective: of these prompts, where ``settings`` asks for attributions.
     """
     lengths = [len(row) for row in tokens]
-    underway: deque[Arrivals] = deque()
+    underway: deque[Future[int]] = deque()
     prefix = _Prefix((), None, {})
 
     def run(rows: Sequence[int]) -> None:
         places, asked = [at + row for row in rows], settings.attribution
         if asked and objective:
             prompts = [tokens[row] for row in rows]
-            underway.append(attribute_batch(loaded, prompts, places, settings, asked, objective[rows]))
-            return
-        continuations = [tokens[row][len(prefix.tokens) :] for row in rows]
-        underway.append(_run_batch(loaded, continuations, places, prefix, settings))
+            arrivals = attribute_batch(loaded, prompts, places, settings, asked, objective[rows])
+        else:
+            continuations = [tokens[row][len(prefix.tokens) :] for row in rows]
+            arrivals = _run_batch(loaded, continuations, places, prefix, settings)
+        arrivals.depart()
+        underway.append(hand.submit(arrivals.put, buffer))
 
     whole = settings.attribution is not None
-    with torch.inference_mode(not whole):
+    with ThreadPoolExecutor(1) as hand, torch.inference_mode(not whole):
         for batch in schedule(tokens, settings.batch, whole=whole):
             if batch.prefix != prefix.tokens:
                 prefix = _Prefix.run(loaded, batch.prefix, settings)
             _in_halves(run, batch.rows, loaded.device, lengths)
             while len(underway) > ahead(loaded.device):
-                yield underway.popleft().put(buffer)
-    for arrivals in underway:
-        yield arrivals.put(buffer)
+                yield underway.popleft().result()
+    for there in underway:
+        yield there.result()
 
 
 @dataclass
@@ -121,7 +124,7 @@ def _run_batch(
     pool: Pool = pools(settings.pool)
     stored = torch.float16 if settings.dtype == "float16" else torch.float32
     whole = [[len(prefix.tokens) + len(tokens)] for tokens in continuations]
-    lengths = torch.tensor(whole, device=loaded.device)  # [batch, 1]
+    lengths = sent(torch.tensor(whole), loaded.device)  # [batch, 1]
     arrivals = Arrivals(np.asarray(rows))
 
     def keep(site: str, layer: int, values: torch.Tensor) -> None:

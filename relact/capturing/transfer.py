@@ -1,7 +1,9 @@
-"""Pooled values on their way from the model's device into a block, while the next batch is computed."""
+"""Pooled values on their way from the model's device into a block, while the next batches are computed."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +19,7 @@ class Taker(Protocol):
 
 def ahead(device: torch.device) -> int:
     """Batches that may be on their way while another is computed: on the CPU there is nothing to wait for."""
-    return 1 if device.type == "cuda" else 0
+    return 2 if device.type == "cuda" else 0
 
 
 def copies(device: torch.device) -> int:
@@ -31,21 +33,41 @@ class Arrivals:
     def __init__(self, rows: np.ndarray) -> None:
         self.rows = rows
         self._values: list[tuple[str, int, torch.Tensor]] = []
-        self._events: dict[torch.device, Any] = {}
+        self._events: list[Any] = []
 
     def send(self, site: str, layer: int, values: torch.Tensor) -> None:
-        """Begin to copy ``values`` [rows, width] to the host: queued on a CUDA device, else at once."""
-        if values.is_cuda:
-            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            host.copy_(values, non_blocking=True)
-            self._events[values.device] = torch.cuda.current_stream(values.device).record_event()
-            values = host
-        self._values.append((site, layer, values.cpu()))
+        """Take ``values`` [rows, width]; those of a CUDA device stay there until `depart`."""
+        self._values.append((site, layer, values if values.is_cuda else values.cpu()))
+
+    def depart(self) -> None:
+        """Begin to copy what is on CUDA devices, all of a dtype at once, beside what is computed next."""
+        together: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
+        for at, (_, _, values) in enumerate(self._values):
+            if values.is_cuda:
+                together[values.device, values.dtype].append(at)
+        for (device, dtype), places in together.items():
+            parts = [self._values[at][2] for at in places]
+            every = torch.cat(parts, dim=1)  # [rows, widths]
+            host = torch.empty(every.shape, dtype=dtype, pin_memory=True)
+            stream = _beside(device)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                host.copy_(every, non_blocking=True)
+                self._events.append(stream.record_event())
+            every.record_stream(stream)
+            for at, values in zip(places, host.split([part.shape[1] for part in parts], dim=1), strict=True):
+                self._values[at] = (*self._values[at][:2], values)
 
     def put(self, buffer: Taker) -> int:
         """Wait for the copies and put them into their rows; returns how many rows."""
-        for event in self._events.values():
+        for event in self._events:
             event.synchronize()
         for site, layer, values in self._values:
             buffer.put(site, layer, self.rows, values.numpy())
         return len(self.rows)
+
+
+@cache
+def _beside(device: torch.device) -> Any:
+    """The stream of a device on which values are copied."""
+    return torch.cuda.Stream(device)

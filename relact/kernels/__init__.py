@@ -17,7 +17,7 @@ surprising a score is); device: the same on a GPU; jit: how kernels are compiled
 
 from __future__ import annotations
 
-from relact.kernels.columns import NotANumber
+from relact.kernels.columns import Beside, NotANumber
 from relact.kernels.device import on_device
 from relact.kernels.labels import Labels
 from relact.kernels.moments import Moments, of_moments
@@ -27,6 +27,7 @@ from relact.kernels.statistics import STATISTICS, MomentStatistic, Statistic, la
 
 __all__ = [
     "STATISTICS",
+    "Beside",
     "Labels",
     "MomentStatistic",
     "Moments",

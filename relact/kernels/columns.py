@@ -5,8 +5,9 @@ Stores keep prompts as rows, ranks are taken along columns; the transposition is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import types, uint64
@@ -93,6 +94,39 @@ def keys_to_floats(keys: np.ndarray, dtype: np.dtype) -> np.ndarray:
     signed = keys.astype(np.int64) - half
     bits = np.where(signed < 0, half - signed, signed).astype(FORMATS[dtype].bits)
     return as_floats(bits, dtype).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Arrays [rows, neurons] of as many rows that are taken as one, side by side."""
+
+    pieces: Sequence[np.ndarray]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), sum(piece.shape[1] for piece in self.pieces)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.pieces[0].dtype
+
+    def __len__(self) -> int:
+        return len(self.pieces[0])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.concatenate(self.pieces, axis=1, dtype=dtype)
+
+    def pieces_of(self, columns: slice) -> Iterator[tuple[slice, np.ndarray]]:
+        """Parts of some columns: where each lies among them, and it."""
+        first = 0
+        for piece in self.pieces:
+            start, stop = max(columns.start, first), min(columns.stop, first + piece.shape[1])
+            if start < stop:
+                yield (
+                    slice(start - columns.start, stop - columns.start),
+                    piece[:, start - first : stop - first],
+                )
+            first += piece.shape[1]
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,50 @@
 """The built-in statistics on a torch device, for machines with a CUDA device.
 
-One sort per column, then cumulative counts along it for every relation. Counts are exact; their ratios are
-added in float64 in the device's own order, so results equal `ranks.rank_statistics` within float32 rounding.
+A column is sorted once by value; a second, stable sort of the small class numbers brings every class
+together, at the same places of all columns. What a relation asks for are then ranks in its class and among
+all, looked up, and differences of cumulative sums: more relations cost hardly more. Counts are exact; their
+ratios are added in float64 in the device's own order, so results equal `ranks.rank_statistics` but for the
+last bits.
+
+Labels that leave prompts out are taken relation by relation, each with its own prompts alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
 
-from relact.errors import InputError, ModelError
-from relact.kernels.columns import NotANumber, format_of
-from relact.kernels.labels import NEGATIVE, POSITIVE, Labels
+from relact.errors import ModelError
+from relact.kernels.columns import Beside, NotANumber, format_of
+from relact.kernels.labels import LEFT_OUT, NEGATIVE, POSITIVE, Labels
+from relact.kernels.ranks import rank_statistics
 from relact.kernels.statistics import BUILT_IN, MEANS, QUANTILES
 from relact.schema import AVERAGE_PRECISION
 
+Tensor = Any  # of torch, which is imported where it is needed
+HELD = 80  # bytes on the device per value of a tile, at most
+STAGED = 1 << 26  # bytes of a tile's values as they are stored: enough to keep a device busy
+COPIERS = 8
+ON_CPU = 1 << 28  # bytes that a tile may take where torch cannot tell how much there is
 
-def on_device(device: str) -> Callable[[Sequence[np.ndarray], Labels, Sequence[str]], dict[str, np.ndarray]]:
+
+_turn = threading.Lock()  # tiles are planned for a device that holds one at a time
+
+
+def on_device(
+    device: str,
+) -> Callable[[Sequence[np.ndarray | Beside], Labels, Sequence[str]], dict[str, np.ndarray]]:
     """``on_device("cuda")(blocks, labels, ["average_precision"])``: `rank_statistics` on a torch device.
+
+    A block may be several arrays `Beside` each other: a device is busy with thousands of neurons, not fewer.
+    Statistics that are not built in are computed on the CPU.
 
     Raises:
         ModelError: torch is missing or does not have the device.
@@ -38,81 +62,308 @@ def on_device(device: str) -> Callable[[Sequence[np.ndarray], Labels, Sequence[s
 
 
 def _rank_statistics(
-    device: str, blocks: Sequence[np.ndarray], labels: Labels, statistics: Sequence[str]
+    device: str, blocks: Sequence[np.ndarray | Beside], labels: Labels, statistics: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    import torch
+    pieces = [block if isinstance(block, Beside) else Beside([block]) for block in blocks]
+    for each in zip(*(block.pieces for block in pieces), strict=True):
+        format_of(each, labels.prompts)
+    ours = [name for name in statistics if name in BUILT_IN]
+    others = [name for name in statistics if name not in BUILT_IN]
+    results = rank_statistics([np.asarray(block) for block in blocks], labels, others) if others else {}
+    if ours:
+        results |= dict(zip(ours, _built_in(device, pieces, labels, ours), strict=True))
+    return {name: results[name] for name in statistics}
 
-    unknown = [name for name in statistics if name not in BUILT_IN]
-    if unknown:
-        problem = f"{', '.join(unknown)} has no form for a device"
-        raise InputError(problem, where="statistics", fix="score it with --device cpu")
-    format_of(blocks, labels.prompts)
-    values = torch.cat([_floats(block, device) for block in blocks])  # float32 [prompts, neurons]
-    missing = values.isnan()
-    if missing.any():
-        prompt, neuron = missing.nonzero()[0].tolist()
-        raise NotANumber(neuron, prompt)
-    columns = _Columns(values, torch.from_numpy(labels.classes.astype(np.int64)).to(device))
-    results = {name: np.empty((len(labels.relations), values.shape[1])) for name in statistics}
-    for r in range(len(labels.relations)):
-        role = torch.from_numpy(labels.roles[:, r].copy()).to(device)
-        for name, out in results.items():
-            out[r] = columns.statistic(name, role).double().cpu().numpy()
+
+def _built_in(device: str, blocks: Sequence[Beside], labels: Labels, statistics: Sequence[str]) -> np.ndarray:
+    """float64 [statistics, relations, neurons]; while a tile is computed the next one is copied together."""
+    results = np.empty((len(statistics), len(labels.relations), blocks[0].shape[1]))
+    left = list(_tiles(device, blocks, labels))
+    staged, written = _Staged.of(blocks, left[0], device), list[Future[None]]()
+    while left:
+        columns = left.pop(0)
+        following = _Staged.of(blocks, left[0], device) if left else None
+        found = _of_tile(device, staged, columns, labels, statistics)
+        written += [
+            _hands().submit(np.copyto, out[:, columns], own) for out, own in zip(results, found, strict=True)
+        ]
+        if following:
+            staged = following
+    _require_done(written)
     return results
 
 
-class _Columns:
-    """Columns sorted from the top, and where each group of equal values begins and ends."""
-
-    def __init__(self, values: Any, classes: Any) -> None:
-        import torch
-
-        self.values, self.classes = values, classes
-        self.sorted, order = values.sort(dim=0, descending=True)
-        self.sorted_classes = classes[order]  # [prompts, neurons]
-        n = len(values)
-        place = torch.arange(n, device=values.device)[:, None].expand_as(values)
-        differs = self.sorted[1:] != self.sorted[:-1]
-        edge = torch.ones_like(differs[:1]) if n > 1 else torch.ones_like(values, dtype=torch.bool)
-        first, last = torch.cat([edge, differs])[:n], torch.cat([differs, edge])[:n]
-        self.start = torch.where(first, place, 0).cummax(dim=0).values
-        self.end = torch.where(last, place, n).flip(0).cummin(dim=0).values.flip(0)
-
-    def statistic(self, name: str, role: Any) -> Any:
-        """[neurons] of one relation, whose role is given for every class."""
-        if name in MEANS:
-            chosen = self.values[role[self.classes] == MEANS[name]].double()
-            return chosen.mean(dim=0)  # NaN where none is chosen
-        roles = role[self.sorted_classes]
-        if name in QUANTILES:
-            wanted, quantile = QUANTILES[name]
-            return self._quantile(roles == wanted, quantile)
-        positive, negative = roles == POSITIVE, roles == NEGATIVE
-        hits, misses = positive.cumsum(dim=0), negative.cumsum(dim=0)
-        hits_there, misses_there = hits.gather(0, self.end), misses.gather(0, self.end)
-        if name == AVERAGE_PRECISION:
-            share = hits_there.double() / (hits_there + misses_there).clamp(min=1)
-            return (share * positive).sum(dim=0) / hits[-1]
-        in_group = misses_there - misses.gather(0, self.start) + negative.gather(0, self.start).long()
-        wins = ((2 * (misses[-1] - misses_there) + in_group) * positive).sum(dim=0)
-        return wins.double() / (2 * hits[-1] * misses[-1])  # NaN without negatives
-
-    def _quantile(self, chosen: Any, quantile: float) -> Any:
-        import torch
-
-        count = int(chosen[:, 0].sum())
-        if not count:
-            return torch.full_like(self.values[0], torch.nan)
-        values = self.sorted.T[chosen.T].reshape(-1, count).double().flip(1)  # ascending [neurons, chosen]
-        place = (count - 1) * quantile
-        lower = int(place)
-        low, high = values[:, lower], values[:, min(lower + 1, count - 1)]
-        return torch.where(low == high, low, low + (high - low) * (place - lower))
+def _tiles(device: str, blocks: Sequence[Beside], labels: Labels) -> Iterator[slice]:
+    """Neurons that are computed together: as many as fit into the device's memory."""
+    neurons, item = blocks[0].shape[1], blocks[0].dtype.itemsize
+    held = HELD * max(1, labels.prompts) + 8 * 4 * len(BUILT_IN) * len(labels.roles)
+    most = min(_room(device) // held, STAGED // (item * max(1, labels.prompts)))
+    step = max(1, most)
+    return (slice(start, min(start + step, neurons)) for start in range(0, max(1, neurons), step))
 
 
-def _floats(block: np.ndarray, device: str) -> Any:
-    """A block as float32 on the device; moved in its own dtype."""
+def _room(device: str) -> int:
+    """Bytes that a tile may take: half of what is free, the rest is for fragments and for others."""
     import torch
 
-    moved = torch.from_numpy(np.array(block)).to(device)
-    return moved.view(torch.bfloat16).float() if block.dtype == np.uint16 else moved.float()
+    if torch.device(device).type != "cuda":
+        return ON_CPU
+    free, _ = torch.cuda.mem_get_info(device)
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (free + idle) // 2
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """The bits of some columns of all blocks, in memory that a CUDA device reads at its full speed.
+
+    Attributes:
+        host: int16 or int32 [prompts, columns], there when all ``parts`` are done.
+        dtype: in which they are stored.
+    """
+
+    host: Tensor
+    dtype: np.dtype
+    parts: Sequence[Future[None]]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Beside], columns: slice, device: str) -> _Staged:
+        """Begin to copy them."""
+        import torch
+
+        dtype, prompts = blocks[0].dtype, sum(map(len, blocks))
+        bits = torch.int16 if dtype.itemsize == 2 else torch.int32
+        pinned = torch.device(device).type == "cuda"
+        host = torch.empty((prompts, columns.stop - columns.start), dtype=bits, pin_memory=pinned)
+        values, parts, row = host.numpy().view(dtype), [], 0
+        for block in blocks:
+            rows = values[row : row + len(block)]
+            for place, piece in block.pieces_of(columns):
+                parts.append(_hands().submit(np.copyto, rows[:, place], piece))
+            row += len(block)
+        return cls(host, dtype, parts)
+
+    def moved(self, device: str) -> Tensor:
+        """On the device, as numbers."""
+        import torch
+
+        kinds = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32}
+        kind = kinds.get(self.dtype, torch.bfloat16)
+        if not self.host.is_pinned():
+            return self.host.to(device).view(kind)
+        usual, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        with torch.cuda.stream(stream):  # beside what another thread computes
+            moved = self.host.to(device, non_blocking=True).view(kind)
+        usual.wait_stream(stream)
+        moved.record_stream(usual)
+        return moved
+
+
+def _require_done(copies: Sequence[Future[None]]) -> None:
+    for copy in copies:
+        copy.result()
+
+
+@cache
+def _hands() -> ThreadPoolExecutor:
+    """Threads that copy: one alone is slower than a device."""
+    return ThreadPoolExecutor(min(COPIERS, os.cpu_count() or 1), "relact-copy")
+
+
+def _of_tile(
+    device: str, staged: _Staged, columns: slice, labels: Labels, statistics: Sequence[str]
+) -> np.ndarray:
+    """float64 [statistics, relations, columns]."""
+    import torch
+
+    _require_done(staged.parts)
+    rows = staged.moved(device)  # [prompts, columns]
+    with _turn, torch.inference_mode():
+        missing = rows.isnan()
+        if missing.any():
+            column, prompt = missing.T.nonzero()[0].tolist()
+            raise NotANumber(columns.start + column, prompt)
+        del missing
+        shape = len(statistics), len(labels.relations), rows.shape[1]
+        found = torch.empty(shape, dtype=torch.float64, device=device)
+        for part in _parts(labels):
+            classes = _Classes(rows, part)
+            for number, name in enumerate(statistics):
+                found[number, part.relations] = classes.statistic(name)
+            del classes
+        host = torch.empty(shape, dtype=torch.float64, pin_memory=rows.is_cuda)
+        values: np.ndarray = host.copy_(found).numpy()
+    return values
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Relations that are computed from the same prompts.
+
+    Attributes:
+        relations: which of all. order: int64 [prompts], prompts by class.
+        sizes: int64 [classes], prompts of each, none empty. scored: int64 [relations], the class of each
+            one's positives; all other prompts of the part are its negatives.
+    """
+
+    relations: slice
+    order: np.ndarray
+    sizes: np.ndarray
+    scored: np.ndarray
+
+
+@lru_cache(maxsize=2)  # calls for other neurons of the same prompts find them again
+def _parts(labels: Labels) -> tuple[_Part, ...]:
+    """All relations together where nobody is left out and no prompt has several; else each alone."""
+    if labels.partition:
+        present, number = np.unique(labels.classes, return_inverse=True)
+        order = np.argsort(number, kind="stable")
+        scored = np.searchsorted(present, np.argmax(labels.roles == POSITIVE, axis=0))
+        return (_Part(slice(None), order, np.bincount(number), scored),)
+    return tuple(_alone(labels, relation) for relation in range(len(labels.relations)))
+
+
+def _alone(labels: Labels, relation: int) -> _Part:
+    roles = labels.roles[labels.classes, relation]
+    order = np.concatenate([np.flatnonzero(roles == role) for role in (NEGATIVE, POSITIVE)])
+    sizes = np.bincount(roles[roles != LEFT_OUT], minlength=2)
+    return _Part(
+        slice(relation, relation + 1), order, sizes[sizes > 0], np.array([np.count_nonzero(sizes) - 1])
+    )
+
+
+class _Classes:
+    """The columns of a part. Positions count from the lowest value; a class is a stretch of every column.
+
+    Args:
+        rows: [all prompts, columns].
+    """
+
+    def __init__(self, rows: Tensor, part: _Part) -> None:
+        import torch
+
+        self.device, self.prompts = rows.device, len(part.order)
+        self.rows = rows[torch.from_numpy(part.order).to(self.device)]  # by class
+        self.sizes, self.scored = (
+            torch.from_numpy(each.astype(np.int64)).to(self.device) for each in (part.sizes, part.scored)
+        )
+        self.stops = self.sizes.cumsum(0)
+        self.starts = self.stops - self.sizes
+        self.number = torch.repeat_interleave(  # [prompts], the class of every place
+            torch.arange(len(part.sizes), device=self.device), self.sizes, output_size=self.prompts
+        )
+        self.stride = self.prompts + 1  # from the keys of a class to those of the next, all in one order
+        largest = len(part.sizes) * self.stride
+        self.keys = torch.int32 if largest < 2**31 else torch.int64
+        self.on = self.sizes[self.scored]  # int64 [relations], positives
+        self.off = self.prompts - self.on
+
+    def statistic(self, name: str) -> Tensor:
+        """float64 [relations, columns]."""
+        if name in MEANS:
+            return self._mean(MEANS[name])
+        if name in QUANTILES:
+            return self._quantile(*QUANTILES[name])
+        return (self._precision() if name == AVERAGE_PRECISION else self._auroc()).T
+
+    @cached_property
+    def _sorted(self) -> tuple[Tensor, Tensor]:
+        """Values in order, and for every class the positions of its own, ascending: [columns, prompts]."""
+        import torch
+
+        ascending, order = self.rows.T.contiguous().sort(dim=1)
+        n_classes = len(self.sizes)
+        small = torch.uint8 if n_classes <= 256 else torch.int16 if n_classes <= 1 << 15 else torch.int32
+        classes = self.number.to(small)[order]
+        del order
+        return ascending, classes.sort(dim=1, stable=True).indices
+
+    @cached_property
+    def _values(self) -> Tensor:
+        """Every class's values, ascending: [columns, prompts]."""
+        ascending, positions = self._sorted
+        return ascending.gather(1, positions)
+
+    @cached_property
+    def _below(self) -> Tensor:
+        """How many values are lower than each of `_values`."""
+        import torch
+
+        return torch.searchsorted(self._sorted[0], self._values, out_int32=True)
+
+    def _precision(self) -> Tensor:
+        import torch
+
+        key = self._below + (self.number * self.stride).to(self.keys)  # ascends through all classes
+        first = torch.searchsorted(key, key, out_int32=True)  # of equal values in the class
+        del key
+        shares = (self.stops[self.number].to(torch.int32) - first).double()  # positives at or above
+        del first
+        shares /= self.prompts - self._below
+        return self._summed(shares) / self.on
+
+    def _auroc(self) -> Tensor:
+        """Twice the pairs won are sums of values below and at most; the pairs in the class are its square."""
+        import torch
+
+        upto = torch.searchsorted(self._sorted[0], self._values, right=True, out_int32=True)
+        wins = self._summed((self._below + upto).long()) - self.on**2
+        return wins.double() / (2 * self.on * self.off)  # NaN without negatives
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """[columns, relations]: of [columns, prompts] the sums over every scored class."""
+        import torch
+
+        upto = values.cumsum(dim=1)[:, self.stops - 1]  # [columns, classes]
+        return torch.cat([upto[:, :1], upto.diff(dim=1)], dim=1)[:, self.scored]
+
+    def _mean(self, role: int) -> Tensor:
+        import torch
+
+        lengths = {"lengths": self.sizes, "axis": 0, "unsafe": True}
+        sums = torch.segment_reduce(self.rows.double(), "sum", **lengths)  # [classes, columns]
+        if role == POSITIVE:
+            return sums[self.scored] / self.on[:, None]
+        # not all less its own: infinities stay what they are
+        none = torch.zeros_like(sums[:1])
+        before = torch.cat([none, sums.cumsum(0)[:-1]])
+        after = torch.cat([sums.flip(0).cumsum(0).flip(0)[1:], none])
+        return (before + after)[self.scored] / self.off[:, None]
+
+    def _quantile(self, role: int, quantile: float) -> Tensor:
+        """Linear between neighbours, as `ranks` does it."""
+        import torch
+
+        count = self.on if role == POSITIVE else self.off
+        place = (count - 1).double() * quantile
+        lower = place.floor().long().clamp(min=0)
+        upper = torch.minimum(lower + 1, count - 1).clamp(min=0)
+        weight = place - lower
+        at = self._positives_at if role == POSITIVE else self._negatives_at
+        low, high = at(lower).double(), at(upper).double()  # [columns, relations]
+        gap = high - low
+        between = torch.where(weight >= 0.5, high - gap * (1 - weight), low + gap * weight)
+        found = torch.where(low == high, low, between)
+        return torch.where(count > 0, found, torch.nan).T
+
+    def _positives_at(self, ranks: Tensor) -> Tensor:
+        return self._values[:, self.starts[self.scored] + ranks]
+
+    def _negatives_at(self, ranks: Tensor) -> Tensor:
+        """The negative of rank m is at position m + t: t positives lie at m + their own rank at most."""
+        import torch
+
+        key, asked = self._passed, (self.scored * self.stride + ranks).to(self.keys)
+        asked = asked.expand(len(key), -1).contiguous()
+        passed = torch.searchsorted(key, asked, right=True) - self.starts[self.scored]
+        return self._sorted[0].gather(1, (ranks + passed).clamp(max=self.prompts - 1))
+
+    @cached_property
+    def _passed(self) -> Tensor:
+        """How many others lie below each of `_values`, as keys that ascend through all classes."""
+        import torch
+
+        place = torch.arange(self.prompts, device=self.device)
+        shift = self.number * self.stride - (place - self.starts[self.number])
+        positions = self._sorted[1]
+        return torch.add(positions, shift, out=torch.empty_like(positions, dtype=self.keys))

@@ -16,7 +16,12 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Te
     longest = max(len(row) for row in rows)
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
-    return ids.to(device), (torch.arange(longest)[None, :] < lengths[:, None]).to(device)
+    return sent(ids, device), sent(torch.arange(longest)[None, :] < lengths[:, None], device)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` of the host on a device; what is running there is not waited for."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def advance(

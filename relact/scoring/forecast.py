@@ -44,7 +44,8 @@ def forecast_of(
     for part in parts:
         lay, n_statistics = streams[part.stream], len(part.names)
         shape = ScoreShape(lay, len(chosen), n_statistics, workers, mapped)
-        peak = max(peak, shape.memory(shape.fit(plan.parse_bytes(options.memory))))
+        span = shape.fit(plan.parse_bytes(options.memory), wide=options.device != "cpu")
+        peak = max(peak, shape.memory(span))
         layers = layers_per_chunk(lay.n_layers, lay.width)
         chunks = n_statistics * len(chosen) * -(-lay.n_layers // layers)
         files, documents = n_statistics + chunks, n_statistics

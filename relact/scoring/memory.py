@@ -52,13 +52,21 @@ class ScoreShape:
         written = values * layers_per_chunk(self.site.n_layers, self.site.width) * self.site.width * 4
         return LIBRARIES + kept + self.workers * (read + kernel + results) + 2 * written
 
-    def fit(self, budget: int) -> int:
+    def fit(self, budget: int, *, wide: bool = False) -> int:
         """Neurons per task: a whole inner chunk, or the largest divisor of it that ``budget`` bytes allow.
+
+        Args:
+            wide: several inner chunks, where they are mapped: a device is slow with few neurons at a time.
 
         Raises:
             BudgetError: not even tasks of one neuron fit.
         """
         span = self.site.span
+        if wide and self.mapped:
+            chunks = range(self.site.n_spans, 1, -1)
+            whole = [n * span for n in chunks if self.site.n_spans % n == 0]
+            if fitting := [many for many in whole if self.memory(many) <= budget]:
+                return fitting[0]
         for divisor in range(1, span + 1):
             if span % divisor == 0 and self.memory(span // divisor) <= budget:
                 return span // divisor

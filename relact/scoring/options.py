@@ -11,6 +11,7 @@ from relact.scoring.criteria import named
 
 THREADS = "threads"  # the scheduler of this process
 KINDS = ("top", "bottom", "both")
+DEVICE_WORKERS = 2  # threads for a device: one reads while the neurons of another one are computed
 COUNTED = (schema.UNIT, schema.NEURON)
 
 

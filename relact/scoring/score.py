@@ -25,7 +25,7 @@ from relact.progress import Progress, silent
 from relact.scoring.arrays import create_arrays, runs_of
 from relact.scoring.criteria import PROBE
 from relact.scoring.memory import ScoreShape
-from relact.scoring.options import ScoreOptions
+from relact.scoring.options import DEVICE_WORKERS, ScoreOptions
 from relact.scoring.probes import PREFILTER, probe_bytes, probed
 from relact.scoring.quantities import Wanted, wanted
 from relact.scoring.schedulers import on_scheduler
@@ -79,7 +79,7 @@ def score(
         seed: of that sampling.
         statistics: names in ``kernels.STATISTICS``, also after ``attribution_``, and ``probe``; register your
             own with ``kernels.statistic``. By default those of attributions count only where there are some.
-        workers: threads; all cores by default. A cluster has its own.
+        workers: threads; all cores by default, two for a device. A cluster has its own.
         memory: budget of a process that only scores, in bytes or as text ("4GiB"); the span per task shrinks
             to fit.
         scheduler: ``threads``, or the address of a Dask scheduler (``tcp://host:port``) whose workers see the
@@ -177,8 +177,9 @@ class _Scoring:
         )
         labelled = list(dict.fromkeys([*todo, *names])) if compares else todo
         n_relations, workers = max(len(relations), len(labelled)), workers_of(options)
+        wide = options.device != "cpu"
         spans = {
-            part: shape_of(store, part.stream, n_relations, len(part.names), workers).fit(budget)
+            part: shape_of(store, part.stream, n_relations, len(part.names), workers).fit(budget, wide=wide)
             for part in parts
         }
         labels = labels_of(names, labelled, options.negatives, options.seed) if todo else None
@@ -264,8 +265,8 @@ class _Scoring:
 
 
 def workers_of(options: ScoreOptions) -> int:
-    """Threads: as many as asked for, or all cores."""
-    return options.workers or os.cpu_count() or 1
+    """Threads: as many as asked for, or all cores; for a device as many as keep it busy."""
+    return options.workers or (os.cpu_count() or 1 if options.device == "cpu" else DEVICE_WORKERS)
 
 
 class _Part(NamedTuple):
@@ -297,10 +298,12 @@ def run_task(job: Job, task: Task) -> np.ndarray:
     """One task, wherever it runs: float32 [statistic, relation, neuron].
     `NumericError` names a NaN's place.
     """
-    columns = _opened(job.path, job.created).columns(*task)
-    rank = kernels.rank_statistics if job.device == "cpu" else kernels.on_device(job.device)
+    store = _opened(job.path, job.created)
     try:
-        values = rank(columns, job.labels, job.statistics)
+        if job.device == "cpu":
+            values = kernels.rank_statistics(store.columns(*task), job.labels, job.statistics)
+        else:
+            values = kernels.on_device(job.device)(_together(store, task), job.labels, job.statistics)
     except kernels.NotANumber as error:
         raise NumericError(
             f"the {quantity_of(task.stream)} of neuron {task.start + error.neuron} "
@@ -309,6 +312,15 @@ def run_task(job: Job, task: Task) -> np.ndarray:
             fix="capture again; if it stays, the model itself produces it",
         ) from error
     return np.stack([values[name][: job.n_scored] for name in job.statistics]).astype(np.float32)
+
+
+def _together(store: LocalStore, task: Task) -> list[kernels.Beside]:
+    """A task's columns, which may lie in several inner chunks."""
+    span = store.streams[task.stream].span
+    starts = range(task.start, task.stop, span)
+    pieces = [task._replace(start=start, stop=min(start + span, task.stop)) for start in starts]
+    columns = [store.columns(*piece) for piece in pieces]
+    return [kernels.Beside(block) for block in zip(*columns, strict=True)]
 
 
 @lru_cache(maxsize=4)

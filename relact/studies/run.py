@@ -11,7 +11,6 @@ import pandas as pd
 import xarray as xr
 
 from relact import schema
-from relact import sites as site_names
 from relact.ablating import forecast as ablating
 from relact.ablating.ablate import ablate_with
 from relact.ablating.options import AblateOptions
@@ -172,9 +171,7 @@ def forecast(
     loaded, capture = load(model), recipe.capture
     tests = table[table["split"] == schema.TEST]
     relation_of = table.loc[table["split"] == schema.IDENTIFY, "relation"].tolist()
-    settings = resolved(
-        loaded, replace(capture.record(), sites=site_names.resolve(loaded.model.config, capture.sites))
-    )
+    settings = resolved(loaded, capture.record(loaded.model.config))
     every = loaded.widths
     widths = {stream: every[site_of(stream)] for stream in settings.streams}
     rows = capture.block or block_of(len(relation_of))

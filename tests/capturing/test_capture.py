@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ import relact
 from relact import schema, sites
 from relact.capturing import passes
 from relact.capturing.capture import capture
+from relact.capturing.forecast import forecast
+from relact.capturing.options import CaptureOptions
 from relact.capturing.passes import capture_rows
 from relact.capturing.transfer import Arrivals
 from relact.errors import IdentityError, InputError, ModelError, NumericError, StoreError
@@ -124,22 +128,36 @@ def test_every_pool_over_real_tokens_only(tiny_folder, pool):
 
 
 def test_values_that_arrive_while_the_next_batch_runs_are_the_same(tiny_folder, monkeypatch):
-    """What a CUDA device's copies do to the order: a batch is put in place after the one behind it was
-    computed.
-    """
+    """As beside a CUDA device: the first batch is put in place only after the second was computed."""
     loaded, tokens = loading.load(str(tiny_folder)), mixed_prompts()
     at_once = captured(loaded, tokens, "mean", MODULES)
-    order, put = [], Arrivals.put
+    departed, second, put, depart = [], threading.Event(), Arrivals.put, Arrivals.depart
+
+    def departs(self):
+        departed.append(self)
+        if len(departed) == 2:
+            second.set()
+        depart(self)
+
+    def puts(self, buffer):
+        assert second.wait(60), "the next batch waited for this one"
+        return put(self, buffer)
+
     monkeypatch.setattr(passes, "ahead", lambda device: 1)
-    monkeypatch.setattr(
-        Arrivals, "send", lambda self, *what, send=Arrivals.send: (order.append(self), send(self, *what))
-    )
-    monkeypatch.setattr(Arrivals, "put", lambda self, buffer: (order.append(None), put(self, buffer))[1])
+    monkeypatch.setattr(Arrivals, "depart", departs)
+    monkeypatch.setattr(Arrivals, "put", puts)
     later = captured(loaded, tokens, "mean", MODULES)
-    # two batches were computed before the first was put in place
-    assert len({*order[: order.index(None)]}) == 2
     for site in MODULES:
         np.testing.assert_array_equal(later[site], at_once[site])
+
+
+def test_what_goes_wrong_on_the_way_into_a_block_ends_the_capture(tiny_folder, monkeypatch):
+    def puts(self, buffer):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Arrivals, "put", puts)
+    with pytest.raises(MemoryError, match="no room"):
+        captured(loading.load(str(tiny_folder)), mixed_prompts(), "mean", MODULES)
 
 
 def test_special_tokens_count_as_real_tokens_only_when_asked(tiny_folder, tiny_prompts, tmp_path):
@@ -197,6 +215,17 @@ def test_values_too_large_for_float16_stop_the_capture_with_their_place(tmp_path
     ):
         capture(loaded, tiny_prompts, tmp_path / "s.zarr")
     assert len(capture(loaded, tiny_prompts, tmp_path / "t.zarr", dtype="float32").missing_blocks()) == 0
+
+
+def test_default_sites_are_what_the_family_has(tmp_path, tiny_prompts):
+    """Also in the plan; a site that is named must be there."""
+    loaded = loading.load(str(tiny.save(tmp_path / "model", "gpt_neox")))
+    plan = forecast(CaptureOptions(), loaded, tiny_prompts)
+    store = capture(loaded, tiny_prompts, tmp_path / "s.zarr")
+    assert store.manifest.capture.sites == ("mlp.up", "mlp.down")
+    assert plan.files == len([file for file in store.path.rglob("*") if file.is_file()])
+    with pytest.raises(ModelError, match=r"has no mlp\.gate"):
+        capture(loaded, tiny_prompts, tmp_path / "t.zarr", sites="mlp.gate")
 
 
 def test_a_foreign_folder_or_file_in_the_way_is_left_alone(tiny_folder, tiny_prompts, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 from helpers.columns import bfloat16, from_bfloat16, labels_of_every_kind
 
-from relact.errors import InputError, ModelError
+from relact.errors import InputError
 from relact.kernels import (
     STATISTICS,
     Labels,
@@ -18,7 +18,6 @@ from relact.kernels import (
     NotANumber,
     lape,
     of_moments,
-    on_device,
     rank_statistics,
 )
 from relact.kernels import statistic as of_values
@@ -142,12 +141,3 @@ def test_another_one_is_one_more_entry_and_names_are_kept() -> None:
             of_values("contrast", "mine")(lambda positives, negatives: 0.0)
     finally:
         del STATISTICS["contrast"]
-
-
-def test_a_device_refuses_them() -> None:
-    try:
-        rank = on_device("cpu")
-    except ModelError:
-        pytest.skip("no torch")
-    with pytest.raises(InputError, match="margin has no form for a device"):
-        rank([np.ones((2, 3), np.float16)], Labels.one_vs_rest(["a", "b"]), ["margin"])

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from helpers import tiny
 from sklearn.metrics import average_precision_score
 
 from relact import kernels, schema
@@ -276,9 +277,31 @@ def test_a_device_gives_the_same_within_rounding(captured, study, tmp_path):
         theirs = kernels.on_device("cpu")(columns, labels, BUILT_IN)
         for name in BUILT_IN:
             np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-6, atol=1e-7)
+
+
+def test_a_device_takes_whole_layers(tmp_path, tiny_prompts, monkeypatch):
+    """As far as the budget goes; scores are those of the CPU."""
+    folder = tiny.save_talker(tmp_path / "model")
+    store = capture(str(folder), tiny_prompts, tmp_path / "s.zarr", sites="mlp.up")
+    lay, taken = store.layouts["mlp.up"], []
+    assert lay.n_spans > 1
+    expected = score(store).dataset(f"{schema.SCORES}/mlp.up").load()
+
+    def on_device(device, own=kernels.on_device):
+        return lambda columns, *rest: (taken.append(columns[0].shape[1]), own(device)(columns, *rest))[1]
+
+    monkeypatch.setattr(kernels, "on_device", on_device)
+    narrow = shape_of(store, "mlp.up", len(store.relations()), len(STATISTICS), 2).memory(lay.span)
+    for memory, width in (("4GiB", lay.width), (narrow, lay.span)):
+        shutil.rmtree(store.path / schema.SCORES)
+        taken.clear()
+        found = score(local.open(store.path), device="cpu:0", memory=memory, statistics=STATISTICS)
+        assert set(taken) == {width}
+        for name, values in found.dataset(f"{schema.SCORES}/mlp.up").data_vars.items():
+            np.testing.assert_allclose(values, expected[name], rtol=1e-6, atol=1e-7)
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match=r"Score with --device cpu"):
-            score(captured, device="cuda")
+            score(store, device="cuda", statistics=["auroc"])
 
 
 def test_refusals_name_what_is_wrong_and_leave_the_scores(captured, tiny_folder, tiny_prompts, tmp_path):
