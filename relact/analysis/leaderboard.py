@@ -84,8 +84,8 @@ def leaderboard_of(store: Place | Sequence[Place], *, part: str = schema.DEV) ->
 
 
 def criterion_of(store: Store, statistic: str, first: Store) -> str:
-    """What a statistic is called on a board: that of attributions with how these were made, one of activations
-    with how they were captured, where that is not as in the ``first`` store.
+    """What a statistic is called on a board: one of attributions with how these were made, one of activations
+    with how they were captured where that is not as in the ``first`` store.
     """
     capture, other = store.manifest.capture, first.manifest.capture
     if statistic.startswith(schema.OF_ATTRIBUTIONS):
@@ -111,7 +111,8 @@ def require_alike(stores: Sequence[Store]) -> None:
     """Stores of one model and the same test prompts, each attributed in its own way.
 
     Raises:
-        IdentityError: another model or other test prompts than the first has. InputError: no store, one way twice.
+        IdentityError: another model or other test prompts than the first has. InputError: no store, or two
+            that are attributed in one way.
     """
     if not stores:
         raise InputError("no store", where="STORE", fix="name at least one")
@@ -119,15 +120,12 @@ def require_alike(stores: Sequence[Store]) -> None:
     for store in stores:
         ours = store.manifest
         for what, mine, its in (
-            ("model", ours.model.fingerprint, first.model.fingerprint),
+            ("weights", ours.model.fingerprint, first.model.fingerprint),
             ("test prompts", ours.prompts_digest(schema.TEST), first.prompts_digest(schema.TEST)),
         ):
             if mine != its:
-                raise IdentityError(
-                    f"another {what} than {stores[0].path} has" if what == "model" else f"other {what}",
-                    where=store.path,
-                    fix="compare stores of one model, captured from one table of prompts",
-                )
+                fix = "compare stores of one model, captured from one table of prompts"
+                raise IdentityError(f"{what} not those of {stores[0].path}", where=store.path, fix=fix)
         if ours.capture.attribution:
             method = method_of(ours.capture.attribution)
             if method in methods:

@@ -45,7 +45,7 @@ def leaderboard(
 
     Args:
         store: or several, captured from the same prompts in different ways: criteria of attributions are
-            then of each, those of activations of the first that has them (`analysis.leaderboard.criterion_of`).
+            then of each, those of activations of the first that has them (`analysis.leaderboard`).
         criteria: statistics that stores are scored by; those that are not stored are added. By default all
             that need a store alone: `CRITERIA`; ``lape`` with the pool ``positive``, which it is defined for;
             `schema.ATTRIBUTION_STATISTICS` where there are attributions.
@@ -96,7 +96,7 @@ def _score(store: LocalStore, criteria: Sequence[str]) -> None:
     """Add the criteria to the store's scores."""
     stored = store.statistics() or _default(store)
     missing = [name for name in criteria if name not in stored]
-    if missing:
+    if missing or (criteria and not store.has(schema.SCORES)):
         record = store.scores_record() if store.has(schema.SCORES) else None
         if record and record.imported:
             fix = f"choose from {', '.join(stored)}"
