@@ -12,7 +12,7 @@ import pytest
 import relact
 from relact import schema
 from relact.ablating import ablate
-from relact.analysis.leaderboard import chosen, method_of
+from relact.analysis.leaderboard import chosen, criterion_of, method_of
 from relact.errors import IdentityError, InputError
 from relact.store import local
 from relact.studies.leaderboard import CRITERIA as board_criteria
@@ -111,11 +111,12 @@ def test_an_unknown_criterion_is_a_line(made, model):
 @pytest.fixture(scope="module")
 def peers(made, model, tmp_path_factory):
     """The study's store, one with attributions from its prompts, and one of another method."""
-    folder, prompts = tmp_path_factory.mktemp("peers"), prompts_of(local.open(made[0]))
+    folder, study = tmp_path_factory.mktemp("peers"), local.open(made[0])
+    prompts, sites = prompts_of(study), study.manifest.capture.sites
     stores = [made[0]]
     for method in ("gradient", "direct"):
         path = folder / f"{method}.zarr"
-        relact.capture(model, prompts, path, attribution=True, attribution_method=method)
+        relact.capture(model, prompts, path, sites=sites, attribution=True, attribution_method=method)
         stores.append(path)
     return stores
 
@@ -161,6 +162,13 @@ def test_by_default_all_that_a_store_can_be_scored_by(peers):
     assert names[:6] == [*board_criteria] and names[5] == "probe"
     assert names[6:9] == [f"{name} (gradient)" for name in schema.ATTRIBUTION_STATISTICS]
     assert names[9:] == [f"{name} (direct)" for name in schema.ATTRIBUTION_STATISTICS]
+
+
+def test_activations_that_are_captured_otherwise_are_another_criterion(peers, model, tmp_path):
+    first = local.open(peers[0])
+    other = relact.capture(model, prompts_of(first), tmp_path / "max.zarr", sites="mlp.up", pool="max")
+    assert criterion_of(other, "z", first) == "z (max of mlp.up, float16)"
+    assert criterion_of(local.open(peers[1]), "z", first) == criterion_of(other, "z", other) == "z"
 
 
 @pytest.mark.parametrize(
