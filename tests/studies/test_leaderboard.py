@@ -112,11 +112,12 @@ def test_an_unknown_criterion_is_a_line(made, model):
 def peers(made, model, tmp_path_factory):
     """The study's store, one with attributions from its prompts, and one of another method."""
     folder, study = tmp_path_factory.mktemp("peers"), local.open(made[0])
-    prompts, sites = prompts_of(study), study.manifest.capture.sites
+    prompts, taken = prompts_of(study), study.manifest.capture
+    alike = {"sites": taken.sites, "pool": taken.pool, "dtype": taken.dtype}
     stores = [made[0]]
     for method in ("gradient", "direct"):
         path = folder / f"{method}.zarr"
-        relact.capture(model, prompts, path, sites=sites, attribution=True, attribution_method=method)
+        relact.capture(model, prompts, path, **alike, attribution=True, attribution_method=method)
         stores.append(path)
     return stores
 
