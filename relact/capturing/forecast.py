@@ -62,7 +62,7 @@ def forecast(
     record = intake.manifest.capture.attribution
     seconds = cost.seconds(loaded, passes, n_bytes, passes_of_prompt(record, loaded.n_layers))
     if record and record.method == "increase":
-        seconds += reading_seconds(loaded, sum(last - first for first, last in ranges))
+        seconds += reading_seconds(loaded, sum(last - first for first, last in ranges), len(passes))
     return Plan("capture", n_files, n_bytes, not begun.compress, peak, seconds)
 
 
