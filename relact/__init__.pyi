@@ -10,8 +10,10 @@ from .ablating.options import AblateOptions as AblateOptions
 from .analysis.claims import claims as claims
 from .analysis.claims import influences as influences
 from .analysis.compare import agreement as agreement
+from .analysis.compare import in_common as in_common
 from .analysis.compare import moved as moved
 from .analysis.compare import overlap as overlap
+from .analysis.doses import dose_response as dose_response
 from .analysis.effects import cumulativity as cumulativity
 from .analysis.effects import effects as effects
 from .analysis.effects import of_part as of_part
@@ -23,6 +25,8 @@ from .analysis.query import neuron as neuron
 from .analysis.query import open as open
 from .analysis.query import top as top
 from .analysis.replies import error_types as error_types
+from .analysis.splits import effect_table as effect_table
+from .analysis.splits import split_of as split_of
 from .analysis.tables import write_table as write_table
 from .capturing.capture import capture as capture
 from .capturing.options import CaptureOptions as CaptureOptions
@@ -37,7 +41,6 @@ from .scoring.masks import combine as combine
 from .scoring.masks import select as select
 from .scoring.options import ScoreOptions as ScoreOptions
 from .scoring.score import score as score
-from .scoring.stability import stability as stability
 from .sharing.catalogue import stores as stores
 from .sharing.pack import pack as pack
 from .sharing.publish import pull as pull
@@ -47,6 +50,8 @@ from .sharing.unpack import unpack as unpack
 from .store.reading import Store as Store
 from .store.verify import verify as verify
 from .studies.leaderboard import leaderboard as leaderboard
+from .studies.patch import patch as patch
 from .studies.repeat import repeat as repeat
 from .studies.run import Study as Study
 from .studies.run import run as run
+from .studies.stability import stability as stability

@@ -1,7 +1,7 @@
 """The written format, version 1: every stored name, dimension and attribute, in one place.
 
-Readers and writers take names from here and never spell them again; only those of a seal are where it is
-made, in `relact.store.seal`. The same facts, for authors of other tools, are in docs/format.md.
+Readers and writers take names from here; only those of a seal are where it is made, in `relact.store.seal`.
+The same facts, for authors of other tools, are in docs/format.md.
 """
 
 from __future__ import annotations
@@ -45,29 +45,30 @@ DTYPES = ("float16", "float32")
 POOLS = ("mean", "max", "last", "positive")
 TARGETS = ("answer", "contrast", "token")  # whose log-probability is attributed
 ATTRIBUTION_POOLS = ("sum", "last", "own")
-ATTRIBUTION_METHODS = ("gradient", "integrated", "direct", "increase")
-INTEGRATED = ATTRIBUTION_METHODS[1]
-OF_LAST = ATTRIBUTION_METHODS[2:]  # these look at the prompt's last token alone, and forward
+INTEGRATED, OF_LAST = "integrated", ("direct", "increase")  # the latter of the last token, without gradient
+ATTRIBUTION_METHODS = ("gradient", INTEGRATED, *OF_LAST)
 PATHS = ("site", "layer")  # what is scaled together where gradients are integrated
 
 # --- scores/<site>, masks/<name>/<site>
 BY_NEURON = ("relation", "layer", "neuron")  # dimensions of every score and mask
 AVERAGE_PRECISION = "average_precision"
-ON_P50, ON_P90, OFF_MEAN, OFF_P50 = "on_p50", "on_p90", "off_mean", "off_p50"
+ON_P50, ON_P90, ON_MEAN, OFF_MEAN, OFF_P50 = "on_p50", "on_p90", "on_mean", "off_mean", "off_p50"
 MARGIN = "margin"  # decides between equal scores where it is stored
 STATISTICS = (AVERAGE_PRECISION, ON_P50, ON_P90, OFF_MEAN, OFF_P50)  # those that are computed by default
 OF_ATTRIBUTIONS = "attribution_"  # prefix of a statistic's name
-ATTRIBUTION_STATISTICS = ("attribution_average_precision", "attribution_z", "attribution_mean")
-MASK = "mask"
-UNIT, NEURON = "unit", "neuron"  # what a mask counts
+ATTRIBUTION_Z = "attribution_z"
+ATTRIBUTION_STATISTICS = ("attribution_average_precision", ATTRIBUTION_Z, "attribution_mean")
+MASK, UNIT, NEURON = "mask", "unit", "neuron"  # the last two are what a mask counts
 HIDDEN = ("mlp.gate", "mlp.up", "mlp.act", "mlp.hidden")  # of one layer and index: one hidden unit
 
 # --- ablations/<name>
 INTACT, RANDOM = "intact", "random-"  # conditions: the model as it is; a seed follows. Others are relations
 KIND = "kind"  # coordinate of condition: nothing, a relation's own neurons, or random ones are switched off
 KIND_INTACT, KIND_OWN, KIND_RANDOM = "intact", "own", "random"
-PART = "part"  # coordinate of prompt: `DEV` to choose on, `TEST` to show, or `IDENTIFY`, the exception
-DEV = "dev"
+PART, DEV = (
+    "part",
+    "dev",
+)  # coordinate of prompt: `DEV` to choose on, `TEST` to show, `IDENTIFY` the exception
 CORRECT, GENERATED, ACCURACY, DIGEST = "correct", "generated", "accuracy", "digest"
 LOG_PROBABILITY, LOGIT_DIFFERENCE = "log_probability", "logit_difference"  # of the answer's first token
 RELATION_OF = "relation_of"  # the relation of every prompt
@@ -244,7 +245,8 @@ class MaskRecord(_Result):
 
     Attributes:
         k: neurons per relation, on average where they differ.
-        kind: top, bottom, both; of set algebra only or pair. of: the mask that algebra was done on.
+        kind: top, bottom, both; half: the top from half of the identification prompts, by the scores' digest;
+            of set algebra only or pair. of: the mask that algebra was done on.
         fdr: the rate of false discoveries where that was asked for instead of k.
         counted: ``unit``: the sites of a hidden unit (`HIDDEN`) count once, the best of them standing for it;
             ``neuron``: every neuron counts.
@@ -311,8 +313,8 @@ class AblationRecord(_Result):
         control: how random sets were drawn; ``average`` before they were matched to every relation's own.
         part: of the prompts, or all. rule: version of the rule for a right answer.
         registration: of settings and hypotheses before the run, where there is one.
-        perplexity_of: ``text`` or ``objects``, where perplexity was measured; results that do not say it
-            measured that of the bundled text.
+        perplexity_of: ``text`` (if nothing is said) or ``objects``, where perplexity was measured.
+        scale: of the mode ``scale`` alone, what values were multiplied by.
     """
 
     k: int | tuple[int, ...]
@@ -327,6 +329,7 @@ class AblationRecord(_Result):
     rule: int = 1
     registration: str | None = None
     perplexity_of: str | None = None
+    scale: float | None = None
 
     @property
     def masks(self) -> tuple[MaskRecord, ...]:

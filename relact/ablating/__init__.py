@@ -4,6 +4,7 @@ Order of reading: options -> conditions (which neurons are set to what), control
 overrides (conditions as rows of one batch) -> packs, apart (prompts side by side, or a row each) -> decode
 (greedy replies as far as the verdict needs them) -> answers (what was said), perplexity, journal (what an
 interrupted run had) -> prepare (model and test prompts), super_units (what breaks the model alone), register
-(what was said before) -> result (verdicts, and how all of it is stored) -> ablate; judge: verdicts made again
-from stored texts; forecast: what it needs, beforehand.
+(what was said before) -> result (verdicts, and how all of it is stored) -> ablate -> doses (one ablation per
+factor); patch: values put into other relations' prompts; judge: verdicts made again from stored texts;
+forecast: what it needs, beforehand.
 """

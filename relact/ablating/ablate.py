@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from relact.ablating.journal import Journal
 from relact.ablating.options import TEXT, AblateOptions
 from relact.ablating.perplexity import perplexity as measure
 from relact.ablating.perplexity import texts_of
-from relact.ablating.prepare import Tests
+from relact.ablating.prepare import StoreModel, Tests
 from relact.ablating.register import register
 from relact.ablating.result import Result
 from relact.ablating.super_units import ensure_super_units
@@ -47,7 +46,8 @@ def ablate(
     k: int | Sequence[int] | None = None,
     kind: str = AblateOptions.kind,
     sites: str | Sequence[str] | None = AblateOptions.sites,
-    statistic: str = AblateOptions.statistic,
+    by: str | None = AblateOptions.by,
+    statistic: str | None = AblateOptions.statistic,
     counted: str = AblateOptions.counted,
     keep_super_units: bool = AblateOptions.keep_super_units,
     model: str | LoadedModel | None = None,
@@ -63,6 +63,7 @@ def ablate(
     name: str | None = None,
     device: str = "auto",
     batch_tokens: int = AblateOptions.batch_tokens,
+    scale: float | None = AblateOptions.scale,
     progress: Progress = silent,
 ) -> xr.Dataset:
     """Switch off every relation's neurons in turn and write which test prompts stay correct:
@@ -74,8 +75,9 @@ def ablate(
         model: the store's own model by default; another one is refused.
         tests: a table with other test prompts (another language, paraphrases); the store's own by default.
         name: of the result; the mask's name by default, with what is not the default appended.
-        kind, sites, statistic, counted, keep_super_units, seeds, control, mode, tokens, match, part,
-        perplexity, perplexity_of, batch_tokens: the choices of `AblateOptions`, which says what each means.
+        kind, sites, by, statistic, counted, keep_super_units, seeds, control, mode, tokens, match, part,
+        perplexity, perplexity_of, batch_tokens, scale: the choices of `AblateOptions`, which says what each
+        means.
 
     Returns:
         correct bool [condition, prompt], generated [condition, prompt] (up to the token that decided),
@@ -89,9 +91,9 @@ def ablate(
     Raises:
         IdentityError: the model is not the one the store records. InputError: no such mask, no test prompts.
     """
-    chosen = (kind, sites, statistic, counted, keep_super_units)
+    chosen = (kind, sites, by, statistic, counted, keep_super_units)
     rest = (match, part, perplexity, perplexity_of, batch_tokens)
-    options = AblateOptions(*chosen, seeds, control, mode, tokens, *rest)
+    options = AblateOptions(*chosen, seeds, control, mode, tokens, *rest, scale=scale)
     return ablate_with(
         options, store, mask=mask, k=k, model=model, tests=tests, name=name, device=device, progress=progress
     )
@@ -103,7 +105,7 @@ def ablate_with(
     *,
     mask: str | None = None,
     k: int | Sequence[int] | None = None,
-    model: str | LoadedModel | None = None,
+    model: str | LoadedModel | StoreModel | None = None,
     tests: pd.DataFrame | None = None,
     name: str | None = None,
     suffix: Sequence[str] = (),
@@ -121,8 +123,8 @@ def ablate_with(
     opened = local.writable(store)
     local.recover(opened)
     asked = prepare.tests_of(opened, tests, options.part)
-    loaded = _Model(opened, model, device)
-    masks_ = _masks_of(opened, options, mask, k, loaded, progress)
+    loaded = model if isinstance(model, StoreModel) else StoreModel(opened, model, device)
+    masks_ = masks_of(opened, options, mask, k, loaded, progress)
     name = name or "-".join([prepare.name_of(masks_, options), *suffix])
     record = _record_of(opened, options, masks_, asked)
     if hypotheses is not None:
@@ -139,25 +141,12 @@ def ablate_with(
     return opened.dataset(group)
 
 
-@dataclass
-class _Model:
-    """The store's model, loaded when it is needed."""
-
-    store: LocalStore
-    given: str | LoadedModel | None
-    device: str
-
-    @cached_property
-    def model(self) -> LoadedModel:
-        return prepare.model_of(self.store, self.given, self.device)
-
-
-def _masks_of(
+def masks_of(
     store: LocalStore,
     options: AblateOptions,
     mask: str | None,
     k: int | Sequence[int] | None,
-    model: _Model,
+    model: StoreModel,
     progress: Progress,
 ) -> list[str]:
     """Names of the masks, one per k; selected first where they are not there."""
@@ -167,18 +156,7 @@ def _masks_of(
         return [mask]
     if not options.keep_super_units:
         ensure_super_units(store, lambda: model.model, progress)
-    return [
-        masks.select(
-            store,
-            k=size,
-            kind=options.kind,
-            sites=options.sites,
-            statistic=options.statistic,
-            counted=options.counted,
-            keep_super_units=options.keep_super_units,
-        )
-        for size in prepare.ks_of(k)
-    ]
+    return [masks.select_with(options.selection(size), store) for size in prepare.ks_of(k)]
 
 
 def _is_current(store: Store, name: str, record: schema.AblationRecord) -> bool:
@@ -209,6 +187,7 @@ def _record_of(
         prompts=tests.digest,
         control=options.control,
         part=options.part,
+        scale=options.scale,
         rule=RULE_VERSION,
         perplexity_of=options.perplexity_of if options.perplexity else None,
     )
@@ -244,7 +223,7 @@ class _Job:
         for name in names:
             relations, sets = masks.read(store, name)
             drawing = Drawing(store, relations, sets, options.control, store.mask_record(name).counted)
-            values = Replacements(store, options.mode, tuple(sets))
+            values = Replacements(store, options.mode, tuple(sets), options.scale)
             own = conditions.of_sets(relations, sets, values)
             every.append([*own, *drawing.conditions(options.seeds, tests.relations, values)])
             whole.append([*own, *drawing.conditions(options.seeds, [AVERAGE], values)])
@@ -320,7 +299,8 @@ class _Job:
             schema.PART: table[schema.PART].to_numpy(),
         }
         if self.tests.foreign:
-            found |= {name: table[name].to_numpy() for name in ("text", "subject", "object", "language")}
+            names = ("text", "subject", "object", "language", "template")
+            found |= {name: table[name].to_numpy() for name in names}
             found[schema.ANSWERS] = padded(self.tests.answers)
         return found
 

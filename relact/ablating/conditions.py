@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import xarray as xr
@@ -14,7 +14,8 @@ from relact.errors import InputError
 from relact.schema import INTACT, KIND_INTACT, KIND_OWN
 from relact.store.reading import Store
 
-MODES = ("zero", "mean", "resample")  # and every stored statistic of the values, see `replacements`
+SCALE = "scale"  # the mode that multiplies values instead of replacing them
+MODES = ("zero", "mean", "resample", SCALE)  # and every stored statistic of the values, see `replacements`
 STATISTICS = (schema.OFF_MEAN, schema.OFF_P50, schema.ON_P50, schema.ON_P90)
 
 
@@ -25,6 +26,7 @@ class Condition:
     Attributes:
         off: int64 [neurons, 2] per site, the (layer, index) of each in ascending order.
         values: what they are set to, float32 [neurons] per site; a site that is not there is set to 0.
+        factor: what their values are multiplied by instead; None where they are set.
         kind: of `schema.KIND`.
         asked: the relation whose prompts are answered under it; None is all prompts.
     """
@@ -34,6 +36,7 @@ class Condition:
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     kind: str = KIND_OWN
     asked: str | None = None
+    factor: float | None = None
 
     @classmethod
     def of(
@@ -53,12 +56,23 @@ class Condition:
         }
         return cls(name, places, new, kind, asked)
 
+    def scaled(self, factor: float | None) -> Condition:
+        """The same neurons, multiplied; None as it is.
+
+        0 is what sets them to 0 (infinities too) and 1 what overrides nothing, with the digests of these.
+        """
+        if factor is None:
+            return self
+        if factor == 1:
+            return replace(self, off={}, values={})
+        return replace(self, values={}, factor=factor or None)
+
     def entries(self, site: str, layer: int) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the overridden neurons of a site in a layer, and their new values."""
+        """Numbers of the overridden neurons of a site in a layer, and their new values or their factors."""
         places = self.off.get(site, np.empty((0, 2), np.int64))
         first, stop = np.searchsorted(places[:, 0], [layer, layer + 1])
-        values = self.values[site] if site in self.values else np.zeros(len(places), np.float32)
-        return places[first:stop, 1], values[first:stop]
+        same = np.full(len(places), self.factor or 0.0, np.float32)
+        return places[first:stop, 1], self.values.get(site, same)[first:stop]
 
     def first_layer(self) -> int | None:
         """The lowest layer with an overridden neuron; None when there is none."""
@@ -71,6 +85,8 @@ class Condition:
             state.update(f"{site} ".encode() + self.off[site].astype("<i8").tobytes())
             if site in self.values:
                 state.update(self.values[site].astype("<f4").tobytes())
+        if self.factor is not None:
+            state.update(f"times {self.factor!r}".encode())
         return state.hexdigest()
 
 
@@ -78,10 +94,14 @@ INTACT_MODEL = Condition(INTACT, {}, kind=KIND_INTACT)
 
 
 class Replacements:
-    """What overridden neurons are set to, by relation; see `replacements`. What several ask is read once."""
+    """What overridden neurons are set to, by relation; see `replacements`. What several ask is read once.
 
-    def __init__(self, store: Store, mode: str, sites: Sequence[str]) -> None:
-        self.store, self.mode, self.sites = store, mode, tuple(sites)
+    Attributes:
+        factor: of the mode `SCALE`, see `Condition.scaled`.
+    """
+
+    def __init__(self, store: Store, mode: str, sites: Sequence[str], factor: float | None = None) -> None:
+        self.store, self.mode, self.sites, self.factor = store, mode, tuple(sites), factor
         self._known: dict[str | None, dict[str, np.ndarray]] = {}
 
     def __call__(self, relation: str | None, seed: int = 0) -> dict[str, np.ndarray]:
@@ -107,7 +127,7 @@ def of_sets(
             relation,
             {site: rows[at] for site, rows in sets.items()},
             values(relation),
-        )
+        ).scaled(values.factor)
         for at, relation in enumerate(relations)
     ]
     return [INTACT_MODEL, *own]
@@ -129,10 +149,10 @@ def _without(condition: Condition, former: Mapping[str, np.ndarray]) -> Conditio
         site: ~np.isin(_keys(places), _keys(former[site])) if site in former else np.ones(len(places), bool)
         for site, places in condition.off.items()
     }
-    return Condition(
-        condition.name,
-        {site: places[new[site]] for site, places in condition.off.items()},
-        {site: values[new[site]] for site, values in condition.values.items()},
+    return replace(
+        condition,
+        off={site: places[new[site]] for site, places in condition.off.items()},
+        values={site: values[new[site]] for site, values in condition.values.items()},
         asked=condition.name,
     )
 
@@ -160,13 +180,14 @@ def replacements(
     """What overridden neurons are set to: float32 [layer, neuron] per site; nothing where that is 0.
 
     Args:
-        mode: ``zero``; ``mean`` over all identification prompts; a stored statistic of the relation:
+        mode: ``zero``; ``scale``, where nothing is set; ``mean`` over all identification prompts; a stored
+            statistic of the relation:
             ``off_mean`` (the mean over the others' prompts), ``on_p50`` (the median over its own, which
             forces the concept on), ``on_p90``, ``off_p50``;
             ``resample``: the values on one prompt of another relation, drawn by ``seed``.
         relation: whose; None where there is none: a statistic's average over the relations.
     """
-    if mode == "zero":
+    if mode in ("zero", SCALE):
         return {}
     if mode == "mean":
         return {site: _mean(store, site) for site in sites}

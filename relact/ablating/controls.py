@@ -44,7 +44,7 @@ class Drawing:
                     values(relation if relation in self.relations else None, seed),
                     kind=KIND_RANDOM,
                     asked=relation,
-                )
+                ).scaled(values.factor)
 
     def draw(self, seed: int, relation: str | None) -> Mapping[str, np.ndarray]:
         """bool [layer, neuron] per site; of no relation's own set: matched to the average set."""

@@ -40,7 +40,7 @@ def forecast(
     opened = local.writable(store)
     loaded = model_of(opened, model, device)
     table = tests_of(opened, tests, options.part).table
-    sites = site_names.expand(options.sites) if options.sites else opened.scored(options.statistic)
+    sites = site_names.expand(options.sites) if options.sites else opened.scored(options.criterion)
     names = opened.relations() if mask is None else masks.read(opened, mask)[0]
     widths = {site: opened.shape(site)[1] for site in sites}
     matrix = Matrix(table, names, len(options.seeds), widths, len(ks_of(k)))
@@ -123,7 +123,7 @@ def mask_size(n_relations: int, n_layers: int, widths: Mapping[str, int]) -> tup
 def ablation_size(n_conditions: int, n_prompts: int, n_relations: int, n_ks: int = 1) -> tuple[int, int]:
     """(files, bytes) of one stored ablation, at most; ``n_conditions`` per k."""
     # verdicts, texts, numbers, accuracy, digests, perplexity, steps of a sweep, foreign prompts, coordinates
-    arrays = 22
+    arrays = 23
     answers = n_ks * n_prompts * (n_conditions + 1) * ANSWER
     accuracies = n_ks * n_conditions * (4 * n_relations + 64)
     labels = 8 * n_prompts + 64 * (n_conditions * (1 + n_relations) + n_prompts)

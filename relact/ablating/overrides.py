@@ -21,6 +21,9 @@ from relact.models import hooks
 from relact.models.forward import advance
 from relact.models.loading import LoadedModel
 
+# (site, layer) -> batch rows, neurons, and new values or factors, of all that is overridden there
+Entries = dict[tuple[str, int], tuple[Tensor, Tensor, Tensor]]
+
 
 class Chunk:
     """Conditions that run together over one prefix, the intact model in row 0
@@ -48,7 +51,9 @@ class Chunk:
         by_layer = sorted((first, at) for at, first in enumerate(firsts) if first is not None)
         for row, (_, at) in enumerate(by_layer, 1):
             self.row_of[at] = row
-        self.entries = self._entries(conditions)
+        placed = list(zip(self.row_of, conditions, strict=True))
+        self.set = self._entries([pair for pair in placed if pair[1].factor is None])
+        self.scaled = self._entries([pair for pair in placed if pair[1].factor is not None])
         self.prefix = tuple(prefix)
         self.cache: Any = None
         if prefix:
@@ -58,17 +63,12 @@ class Chunk:
             with self.overridden(joining=joining) if not last else nullcontext():
                 self.cache = advance(self.model.base_model, ids)[1]
 
-    def _entries(
-        self, conditions: Sequence[Condition]
-    ) -> dict[tuple[str, int], tuple[Tensor, Tensor, Tensor]]:
-        """(site, layer) -> batch rows, neurons and new values of everything that is overridden there."""
-        entries: dict[tuple[str, int], tuple[Tensor, Tensor, Tensor]] = {}
-        for site in sorted({site for condition in conditions for site in condition.off}):
+    def _entries(self, placed: Sequence[tuple[int, Condition]]) -> Entries:
+        """Of conditions with their batch rows."""
+        entries: Entries = {}
+        for site in sorted({site for _, condition in placed for site in condition.off}):
             for layer in range(self.loaded.n_layers):
-                parts = [
-                    (row, *condition.entries(site, layer))
-                    for row, condition in zip(self.row_of, conditions, strict=True)
-                ]
+                parts = [(row, *condition.entries(site, layer)) for row, condition in placed]
                 rows = np.concatenate([np.full(len(neurons), row) for row, neurons, _ in parts])
                 if len(rows):
                     neurons, values = (np.concatenate([part[at] for part in parts]) for at in (1, 2))
@@ -92,22 +92,29 @@ class Chunk:
         """
 
         def write(site: str, layer: int, values: Tensor) -> Tensor | None:
-            if (site, layer) not in self.entries:
+            if (site, layer) not in places:
                 return None
-            rows, neurons, new = self.entries[site, layer]
             n_rows = self.rows_at(layer) if joining else self.n_rows
             full = values.view(n_rows, -1, values.shape[-1])  # [rows, tokens of all prompts, neurons]
-            if ends is None:
-                full[rows, :, neurons] = new.to(values.dtype)[:, None]
-            else:
-                full[rows[:, None], ends, neurons[:, None]] = new.to(values.dtype)[:, None]
+            for entries, multiply in ((self.set, False), (self.scaled, True)):
+                if (site, layer) in entries:
+                    rows, neurons, new = entries[site, layer]
+                    at = (
+                        (rows, slice(None), neurons)
+                        if ends is None
+                        else (rows[:, None], ends, neurons[:, None])
+                    )
+                    new = new[:, None]
+                    # a product is rounded once: factors stay float32
+                    full[at] = (full[at] * new if multiply else new).to(values.dtype)
             return values
 
+        places = self.set.keys() | self.scaled.keys()
         with ExitStack() as stack:
-            if not self.entries:
+            if not places:
                 yield
                 return
-            sites, layers = {site for site, _ in self.entries}, {layer for _, layer in self.entries}
+            sites, layers = {site for site, _ in places}, {layer for _, layer in places}
             visit = stack.enter_context(hooks.visit(self.model, sorted(sites), write, layers=layers))
             if joining:
                 _, blocks = hooks.find_layers(self.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -140,6 +141,19 @@ def model_of(store: Store, model: str | LoadedModel | None, device: str) -> Load
     return loaded
 
 
+@dataclass
+class StoreModel:
+    """The store's model, loaded when it is needed, and once for all that share this."""
+
+    store: Store
+    given: str | LoadedModel | None
+    device: str
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        return model_of(self.store, self.given, self.device)
+
+
 def journal_of(store: LocalStore, name: str, tests: Tests, options: AblateOptions) -> Journal:
     """The journal of the ablation ``name``, beside the store."""
     read = "two tokens" if options.match == PUBLISHED else f"rule {RULE_VERSION}"
@@ -178,7 +192,8 @@ def _remember(result: xr.Dataset, journal: Journal, place_of: dict[int, int]) ->
 def name_of(masks: Sequence[str], options: AblateOptions) -> str:
     """The result's name: the mask's, and what is not the default."""
     parts = [masks[0] if len(masks) == 1 else f"sweep-{masks[0]}-{masks[-1]}"]
-    parts += [options.mode] if options.mode != AblateOptions.mode else []
+    mode = options.mode if options.scale is None else f"x{options.scale:g}"
+    parts += [mode] if options.mode != AblateOptions.mode else []
     parts += [f"{options.tokens}-token"] if options.tokens != AblateOptions.tokens else []
     parts += [options.control] if options.control != AblateOptions.control else []
     parts += [options.part] if options.part != AblateOptions.part else []

@@ -17,6 +17,7 @@ HYPOTHESES = (
 )  # where nothing else is said: the claims that a matrix is made for
 
 UNSEEN = ("batch_tokens",)  # of the options: it does not change what is found
+LATER = ("scale",)  # said where they are chosen: registrations from before have no such setting
 
 
 def register(
@@ -37,6 +38,7 @@ def register(
         InputError: the ablation has been run already, or another registration has its name.
     """
     settings = {name: _listed(value) for name, value in asdict(options).items() if name not in UNSEEN}
+    settings = {name: value for name, value in settings.items() if name not in LATER or value is not None}
     settings["masks"] = [mask.to_attributes() for mask in masks]
     said = {"settings": settings, "hypotheses": list(hypotheses or HYPOTHESES), "prompts": prompts}
     digest = schema.digest([said])

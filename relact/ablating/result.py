@@ -59,7 +59,7 @@ class Result:
     def write(self, store: LocalStore, name: str) -> None:
         """Judge the texts and write the group, whole or not at all."""
         attributes = self.record.to_attributes()
-        shown = {"mode", "tokens", "seeds", "match", "control", "part", "perplexity_of"}
+        shown = {"mode", "scale", "tokens", "seeds", "match", "control", "part", "perplexity_of"}
         shown |= set() if self.sweep else {"k"}
         with store.stage(f"{schema.ABLATIONS}/{name}", attributes) as built:
             # where xarray shows them

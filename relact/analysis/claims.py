@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from relact.analysis.hypotheses import LEVEL
-from relact.schema import KIND, KIND_OWN, KIND_RANDOM
+from relact.schema import ATTRIBUTE, KIND, KIND_OWN, KIND_RANDOM
 
 COMPARED = {"own_minus_other": "another relation's", "own_minus_random": "matched random ones"}
 MEASURES = {"": "accuracy", "_log": "log-probability"}  # by the ending of variables over relations
@@ -63,6 +63,25 @@ def claims(found: xr.Dataset) -> list[str]:
     if "mean_log_drop" in found:
         lines += _average(found, "log_", "nats of the answer's log-probability", 2)
     return [*lines, *_separate(found), *_ranks(found)]
+
+
+def criterion_of(ablation: xr.Dataset) -> tuple[str, tuple[str, ...]]:
+    """By which statistic of which sites the neurons of an ablation were chosen; ("", ()) where it says
+    nothing of it.
+    """
+    mask = ablation.attrs.get(ATTRIBUTE, {}).get("mask", {})
+    record = mask[0] if isinstance(mask, list) else mask  # a sweep has one per k, alike
+    return str(record.get("statistic", "")), tuple(record.get("sites", ()))
+
+
+def summary(found: xr.Dataset) -> str:
+    """What `evidence` says in one line: mean drops in points, and how many relations separate."""
+    parts = []
+    for group, whose in (("own", "own neurons"), ("other", "another relation's"), ("random", "random ones")):
+        if group in found["group"].values:
+            parts.append(f"{whose} {_interval(found, '', group, 1)}")
+    separate = int(found["separates"].values.sum())
+    return f"points lost by {', '.join(parts)}; {separate} of {_n_own(found)} relations separate"
 
 
 def _average(found: xr.Dataset, log: str, unit: str, digits: int) -> list[str]:

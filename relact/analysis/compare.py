@@ -8,6 +8,8 @@
 ('relation', 'other', 'layer')
 >>> overlap("study.zarr", k=400, negatives=4)["shared"].dims  # and had few negatives been sampled
 ('relation', 'other', 'negatives')
+>>> in_common("study.zarr", "top-200", "top-200")["jaccard"].tolist()  # two masks, relation by relation
+[1.0, 1.0, 1.0]
 >>> agreement("study.zarr", "study.zarr", k=400)["shared"].tolist()  # the same relations in two stores
 [400, 400, 400]
 >>> moved("study.zarr", "study.zarr", relation="country_capital")["change"].max()
@@ -49,6 +51,7 @@ def overlap(
     mask: str | None = None,
     *,
     k: int | Sequence[int] | None = None,
+    statistic: str = schema.AVERAGE_PRECISION,
     by: str | None = None,
     negatives: int | None = None,
     progress: Progress = silent,
@@ -58,6 +61,7 @@ def overlap(
     Args:
         mask: name of a stored mask; the store's only one by default.
         k: instead of a mask, chosen as `masks.select` does it. Several make a dimension ``k``.
+        statistic: with ``k``: of the stored ones, such as ``attribution_z``.
         by: "site" or "layer", to count in each of them apart.
         negatives: beside the top ``k`` of the stored scores, that of scores against so many sampled negatives
             per positive; they are computed here, from the activations, and not stored. Against all other
@@ -77,14 +81,14 @@ def overlap(
     """
     import xarray as xr
 
-    _require_choices(mask, k, by, negatives)
+    _require_choices(mask, k, by, negatives, statistic)
     opened = open_store(store)
     if k is None:
         name = mask or _only_mask(opened)
         shared = overlap_of(*masks.read(opened, name), by)
         return shared.assign_attrs(negatives=label_of(opened.mask_record(name).scores.negatives))
-    relations, scores = all_scores(opened)
-    rules = rules_of(opened, scores)
+    relations, scores = all_scores(opened, statistic)
+    rules = rules_of(opened, scores, statistic)
     stored = label_of(opened.scores_record().negatives)
     if isinstance(k, Sequence):
         sets = [overlap_of(relations, masks.top_k(scores, number, rules)) for number in k]
@@ -99,11 +103,11 @@ def overlap(
     return shared.assign_attrs(negatives=stored)
 
 
-def rules_of(store: Store, scores: Mapping[str, np.ndarray]) -> Rules:
+def rules_of(
+    store: Store, scores: Mapping[str, np.ndarray], statistic: str = schema.AVERAGE_PRECISION
+) -> Rules:
     """What decides beside the scores of all relations where `masks.select` is asked for nothing but k."""
-    margins = margins_of(
-        store, store.scores_record().relations, Numbering.of(scores), schema.AVERAGE_PRECISION
-    )
+    margins = margins_of(store, store.scores_record().relations, Numbering.of(scores), statistic)
     return Rules(without=super_unit_masks(store, scores), margins=margins)
 
 
@@ -113,7 +117,7 @@ def label_of(negatives: int | None) -> str:
 
 
 def _require_choices(
-    mask: str | None, k: int | Sequence[int] | None, by: str | None, negatives: int | None
+    mask: str | None, k: int | Sequence[int] | None, by: str | None, negatives: int | None, statistic: str
 ) -> None:
     """Refuse choices of `overlap` that do not go together."""
     if mask is not None and k is not None:
@@ -122,6 +126,8 @@ def _require_choices(
         raise InputError(f"cannot count by {by!r}", where="overlap", fix=f"use {' or '.join(BY)}")
     if isinstance(k, Sequence) and by is not None:
         raise InputError(f"several k and by {by}", where="overlap", fix="give one k, or leave the other out")
+    if statistic != schema.AVERAGE_PRECISION and (k is None or negatives is not None):
+        raise InputError(f"{statistic} chooses the top k", where="overlap", fix="give it with k alone")
     if negatives is None:
         return
     if negatives < 1:
@@ -162,6 +168,53 @@ def pairs(shared: xr.Dataset) -> pd.DataFrame:
     extra = [str(name) for name in shared.dims if name not in DIMENSIONS]
     table = table[[*DIMENSIONS, *extra, "shared", "jaccard", "expected"]]
     return table.sort_values("shared", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def in_common(store: str | Path | Store, mask: str, other: str) -> pd.DataFrame:
+    """What two masks of a store choose alike for every relation, whichever sites they are of.
+
+    Neurons of one hidden unit (`schema.HIDDEN`) are the same one: a mask on ``mlp.hidden`` and one on
+    ``mlp.gate`` may agree.
+
+    Returns:
+        A row per relation of both: ``size`` and ``other_size`` (hidden units and other neurons of each set),
+        ``shared``, ``jaccard``, and ``expected``, how many random sets of these sizes would share.
+
+    Raises:
+        InputError: no such mask, or no relation in both.
+    """
+    opened = open_store(store)
+    (names, sets), (other_names, other_sets) = masks.read(opened, mask), masks.read(opened, other)
+    rows = [name for name in names if name in other_names]
+    if not rows:
+        raise InputError(f"no relation in both {mask} and {other}", where=opened.path)
+    shapes = {site: values.shape[1:] for site, values in (*sets.items(), *other_sets.items())}
+    first, second = (
+        _units({site: values[[of.index(name) for name in rows]] for site, values in each.items()}, shapes)
+        for of, each in ((names, sets), (other_names, other_sets))
+    )
+    sizes, other_sizes, shared = first.sum(axis=1), second.sum(axis=1), (first & second).sum(axis=1)
+    return pd.DataFrame(
+        {
+            "relation": rows,
+            "size": sizes,
+            "other_size": other_sizes,
+            "shared": shared,
+            "jaccard": shared / np.maximum(sizes + other_sizes - shared, 1),
+            "expected": sizes * other_sizes / first.shape[1],
+        }
+    )
+
+
+def _units(sets: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    """bool [relation, hidden units and other neurons of all sites in ``shapes``] of neuron sets."""
+    n_rows = len(next(iter(sets.values())))
+    parts: dict[str, np.ndarray] = {}
+    for site, (n_layers, width) in shapes.items():
+        chosen = sets.get(site, np.zeros((n_rows, n_layers, width), bool)).reshape(n_rows, -1)
+        key = schema.HIDDEN[0] if site in schema.HIDDEN else site
+        parts[key] = parts[key] | chosen if key in parts else chosen
+    return np.concatenate(list(parts.values()), axis=1)
 
 
 def agreement(store: str | Path | Store, other: str | Path | Store, *, k: int) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import overload
 
 import numpy as np
 import pandas as pd
@@ -44,12 +45,32 @@ class Effects:
     log_drops: xr.DataArray | None
 
 
-def effects(ablation: xr.Dataset) -> Effects:
+@overload
+def effects(ablation: xr.Dataset, split: None = None) -> Effects: ...
+@overload
+def effects(ablation: xr.Dataset, split: Sequence[str] | np.ndarray) -> dict[str, Effects]: ...
+def effects(
+    ablation: xr.Dataset, split: Sequence[str] | np.ndarray | None = None
+) -> Effects | dict[str, Effects]:
     """Summarise one ``ablations/<name>`` dataset (accuracy [condition, relation], one k of a sweep).
 
+    Args:
+        split: a label for every prompt, see `split_of`; then a summary of the prompts of every label.
+
     Raises:
-        InputError: there is no intact condition.
+        InputError: there is no intact condition; or not a label for every prompt.
     """
+    if split is None:
+        return _summary(ablation)
+    labels = np.asarray(split, str)
+    if len(labels) != ablation.sizes["prompt"]:
+        problem = f"{len(labels)} labels of {ablation.sizes['prompt']} prompts"
+        raise InputError(problem, where="split", fix="give one for every prompt, as `relact.split_of` does")
+    found = dict.fromkeys(labels.tolist())
+    return {label: _summary(of_prompts(ablation, labels == label)) for label in found}
+
+
+def _summary(ablation: xr.Dataset) -> Effects:
     kinds = kinds_of(ablation)
     changed = [at for at, kind in enumerate(kinds) if kind != schema.KIND_INTACT]
     accuracy = ablation[ACCURACY].load() * 100
@@ -80,11 +101,16 @@ def of_part(ablation: xr.Dataset, part: str) -> xr.Dataset:
         return ablation
     stored = ablation[schema.PART].values if schema.PART in ablation else None
     parts = [schema.TEST] * ablation.sizes["prompt"] if stored is None else [str(name) for name in stored]
-    rows = [at for at, name in enumerate(parts) if name == part]
-    if not rows:
+    rows = np.array([name == part for name in parts], bool)
+    if not rows.any():
         there = ", ".join([*sorted(set(parts)), ALL])
         raise InputError(f"no prompt of {part!r} in this ablation", where="part", fix=f"choose of {there}")
-    chosen = ablation.isel(prompt=rows)
+    return of_prompts(ablation, rows)
+
+
+def of_prompts(ablation: xr.Dataset, rows: np.ndarray) -> xr.Dataset:
+    """An ablation on some of its prompts, bool [prompt]: as `of_part`, for any choice of them."""
+    chosen = ablation.isel(prompt=np.flatnonzero(rows))
     relation_of = words(chosen[RELATION_OF])
     relations = [name for name in words(ablation["relation"]) if (relation_of == name).any()]
     chosen = chosen.sel(relation=relations)

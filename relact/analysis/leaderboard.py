@@ -49,7 +49,7 @@ def leaderboard_of(store: Place | Sequence[Place], *, part: str = schema.DEV) ->
 
     Args:
         store: several are one board, where they have the same model and test prompts; criteria are then told
-            apart as `criterion_of` says.
+            apart as `called` says.
         part: the test prompts that count: ``dev``, to choose on, or ``test``, to show. An ablation of all
             test prompts counts with those of this part.
 
@@ -70,7 +70,7 @@ def leaderboard_of(store: Place | Sequence[Place], *, part: str = schema.DEV) ->
     for opened in stores:
         before = {criterion for criterion, _ in rows}  # the first store of a criterion has it
         for entry in _entries(opened):
-            key = criterion_of(opened, entry.mask.statistic, stores[0]), entry.mask.k
+            key = called(opened, entry.mask.statistic, stores[0]), entry.mask.k
             if entry.part not in ("all", part) or key[0] in before:
                 continue
             if key not in rows or entry.part == part:  # one of this part alone has more seeds, as a rule
@@ -83,9 +83,9 @@ def leaderboard_of(store: Place | Sequence[Place], *, part: str = schema.DEV) ->
     return board.reset_index(drop=True)
 
 
-def criterion_of(store: Store, statistic: str, first: Store) -> str:
-    """What a statistic is called on a board: one of attributions with how these were made, one of activations
-    with how they were captured where that is not as in the ``first`` store.
+def called(store: Store, statistic: str, first: Store) -> str:
+    """What a statistic is called on a board: with how attributions were made, or how activations were
+    captured where that is not as in the ``first`` store.
     """
     capture, other = store.manifest.capture, first.manifest.capture
     if statistic.startswith(schema.OF_ATTRIBUTIONS):
@@ -111,8 +111,8 @@ def require_alike(stores: Sequence[Store]) -> None:
     """Stores of one model and the same test prompts, each attributed in its own way.
 
     Raises:
-        IdentityError: another model or other test prompts than the first has. InputError: no store, or two
-            that are attributed in one way.
+        IdentityError: another model or other test prompts than the first has.
+        InputError: no store, or one way twice.
     """
     if not stores:
         raise InputError("no store", where="STORE", fix="name at least one")

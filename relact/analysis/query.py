@@ -26,6 +26,8 @@ from relact import schema
 from relact import sites as site_names
 from relact.errors import InputError, StoreError
 from relact.packed.store import open_store
+from relact.schema import ACTIVATION, ARRAYS, ATTRIBUTIONS, OF_ATTRIBUTIONS
+from relact.scoring.criteria import named, of_attributions
 from relact.scoring.selection import Numbering
 from relact.store.layout import group_of
 from relact.store.reading import Store
@@ -65,11 +67,13 @@ def top(
     relation: str,
     n: int = 20,
     sites: str | Sequence[str] | None = None,
-    statistic: str = schema.AVERAGE_PRECISION,
+    by: str | None = None,
+    statistic: str | None = None,
 ) -> pd.DataFrame:
     """The ``n`` neurons with the highest score for a relation: site, layer, neuron, every stored statistic.
 
-    They are chosen among the sites that have the statistic; what a site lacks is NaN.
+    They are chosen by ``activation`` (average precision, the default), by ``attribution`` (z), or another
+    ``statistic``, among the sites that have it; what a site lacks is NaN.
     Of equal ones those with the larger ``margin`` come first where that statistic is stored; what is still
     equal goes by a hash of its place, as in `masks.select`, never by the order of the store.
 
@@ -78,7 +82,7 @@ def top(
     """
     if n < 1:
         raise InputError(f"the {n} best neurons", where="n", fix="give at least 1")
-    opened = open_store(store)
+    opened, statistic = open_store(store), named(by, statistic)
     wanted = site_names.expand(sites) if sites is not None else opened.sites
     if (listed := opened.short_list(relation, n, tuple(wanted), statistic)) is not None:
         return listed
@@ -130,8 +134,9 @@ def _top_of_scores(
     }
     numbering = Numbering({site: rows[site, statistic].shape for site in sites})
     ties = numbering.hashes(np.arange(numbering.size), 0)
-    if schema.MARGIN in flat:
-        ties = np.argsort(np.lexsort((ties, -flat[schema.MARGIN])))
+    margin = f"{OF_ATTRIBUTIONS if of_attributions(statistic) else ''}{schema.MARGIN}"
+    if margin in flat:
+        ties = np.argsort(np.lexsort((ties, -flat[margin])))
     numbers = best(flat[statistic], n, ties)
     table = pd.DataFrame({name: values[numbers] for name, values in flat.items()})
     places = pd.DataFrame({"site": "", "layer": 0, "neuron": 0}, index=table.index)
@@ -156,11 +161,15 @@ def best(values: np.ndarray, n: int, ties: np.ndarray) -> np.ndarray:
     return candidates[np.lexsort((ties[candidates], -values[candidates]))[:n]]
 
 
-def neuron(store: str | Path | Store, site: str, layer: int, index: int) -> pd.DataFrame:
+def neuron(
+    store: str | Path | Store, site: str, layer: int, index: int, *, by: str | None = None
+) -> pd.DataFrame:
     """One neuron in every relation, best by the first statistic first: each of them, and its distribution.
 
-    The distribution (``min p10 p50 p90 max`` of the activation over the relation's identification prompts) is
-    left out where the store holds no activations.
+    The first statistic is the usual one of the quantity (`quantities.named`).
+
+    The distribution (``min p10 p50 p90 max`` of the activation over the relation's identification prompts, or
+    of the attribution where `quantity_of` says so) is left out where the store holds neither.
 
     Raises:
         InputError: the store has no such neuron. StoreError: it has no scores.
@@ -168,51 +177,80 @@ def neuron(store: str | Path | Store, site: str, layer: int, index: int) -> pd.D
     opened = open_store(store)
     site = _check(opened, site, layer, index)
     group = scores(opened, site)
-    table = pd.DataFrame({name: np.asarray(group[name][:, layer, index]) for name in statistics(group)})
+    names = statistics(group)
+    table = pd.DataFrame({name: np.asarray(group[name][:, layer, index]) for name in names})
+    quantity = quantity_of(opened, site, by)
+    usual = named(by or quantity)
+    first = usual if usual in names else names[0]
+    table.insert(0, first, table.pop(first))
     table.insert(0, "relation", relations(group))
-    if has_activations(opened, site):
-        grouped = activations(opened, site, layer, index).groupby("relation", sort=False)["activation"]
+    if quantity:
+        values = activations(opened, site, layer, index, by=quantity)
+        grouped = values.groupby("relation", sort=False)[quantity]
         spread = pd.DataFrame({name: grouped.quantile(at) for name, at in QUANTILES.items()})
         table = table.join(spread, on="relation")
-    return table.sort_values(table.columns[1], ascending=False, kind="stable").reset_index(drop=True)
+    return table.sort_values(first, ascending=False, kind="stable").reset_index(drop=True)
 
 
-def activations(store: str | Path | Store, site: str, layer: int, index: int) -> pd.DataFrame:
-    """One neuron's activation on every captured identification prompt.
+def activations(
+    store: str | Path | Store, site: str, layer: int, index: int, *, by: str | None = None
+) -> pd.DataFrame:
+    """One neuron's activation, or attribution, on every captured identification prompt.
+
+    Args:
+        by: ``activation`` or ``attribution``; by default what the store holds of the site.
 
     Returns:
-        prompt, relation, subject, object, text, activation, in the order of the prompts; the activation is
-        float32, pooled over the prompt's tokens.
+        prompt, relation, subject, object, text, and the value in a column named for what it is, in the order
+        of the prompts; float32, pooled over the prompt's tokens, attributions in nats.
 
     Raises:
-        InputError: the store has no such neuron. StoreError: it holds no activations.
+        InputError: the store has no such neuron. StoreError: it holds no activations, nor attributions.
     """
     opened = open_store(store)
     site = _check(opened, site, layer, index)
-    if not has_activations(opened, site):
-        problem = f"no activations of {site} in this store"
+    quantity = quantity_of(opened, site, by)
+    if quantity is None:
+        problem = f"no {by or ACTIVATION}s of {site} in this store"
         raise StoreError(problem, where=opened.path, fix="run `relact capture` first")
     table = opened.prompts(schema.IDENTIFY)[["relation", "subject", "object", "text"]]
     table.insert(0, "prompt", range(len(table)))
-    return table.assign(activation=column(opened, site, layer, index))
+    return table.assign(**{quantity: column(opened, _stream(site, quantity), layer, index)})
 
 
-def column(store: Store, site: str, layer: int, index: int) -> np.ndarray:
-    """One neuron's activation on every identification prompt, float32 [prompt]."""
-    return np.concatenate(store.columns(site, layer, index, index + 1))[:, 0].astype(np.float32)
+def column(store: Store, stream: str, layer: int, index: int) -> np.ndarray:
+    """One neuron's values of a stream on every identification prompt, float32 [prompt]."""
+    return np.concatenate(store.columns(stream, layer, index, index + 1))[:, 0].astype(np.float32)
 
 
-def extremes(store: str | Path | Store, site: str, layer: int, index: int, n: int = 5) -> pd.DataFrame:
+def extremes(
+    store: str | Path | Store, site: str, layer: int, index: int, n: int = 5, *, by: str | None = None
+) -> pd.DataFrame:
     """The ``n`` prompts that drive one neuron most and least: ``drive`` says which, then as `activations`.
 
     Strongest first in both halves; a prompt is in one half only.
     """
-    table = activations(store, site, layer, index).sort_values("activation", ascending=False, kind="stable")
+    table = activations(store, site, layer, index, by=by)
+    table = table.sort_values(table.columns[-1], ascending=False, kind="stable")
     most = table.head(n)
     least = table.iloc[len(most) :].tail(n)
     joined = pd.concat([most, least]).reset_index(drop=True)
     joined.insert(0, "drive", ["most"] * len(most) + ["least"] * len(least))
     return joined
+
+
+def quantity_of(store: Store, site: str, by: str | None = None) -> str | None:
+    """What is shown of a site's neurons: the quantity asked for, else activations before attributions; None
+    where the store holds no such values.
+    """
+    if by not in (None, *ARRAYS.values()):
+        raise InputError(f"no quantity {by!r}", where="--by", fix=f"choose from {', '.join(ARRAYS.values())}")
+    held = [] if store.missing_blocks() else [q for q in ARRAYS.values() if _stream(site, q) in store.streams]
+    return next((quantity for quantity in held if by in (None, quantity)), None)
+
+
+def _stream(site: str, quantity: str) -> str:
+    return site if quantity == ACTIVATION else f"{ATTRIBUTIONS}/{site}"
 
 
 def has_activations(store: Store, site: str | None = None) -> bool:

@@ -19,8 +19,8 @@ import pandas as pd
 import xarray as xr
 
 from relact import schema
+from relact.analysis.asked import ablation_of, prompts_of
 from relact.analysis.effects import cells, intact_at, kinds_of
-from relact.errors import InputError
 from relact.packed.store import open_store
 from relact.relations.facts import plain
 from relact.store.reading import Store
@@ -60,11 +60,7 @@ def error_types(store: str | Path | Store, ablation: str) -> pd.DataFrame:
         InputError: no such ablation, or prompts that are not stored.
     """
     opened = open_store(store)
-    names = opened.children(schema.ABLATIONS)
-    if ablation not in names:
-        problem, fix = f"no ablation {ablation!r}", f"there are: {', '.join(names) or 'none'}"
-        raise InputError(problem, where=opened.path, fix=fix)
-    result = opened.dataset(f"{schema.ABLATIONS}/{ablation}").load()
+    result = ablation_of(opened, ablation)
     questions = _questions(opened, ablation, result)
     if "k" not in result.dims:
         return _table(result, questions)
@@ -169,19 +165,7 @@ def _table(result: xr.Dataset, questions: Sequence[Question]) -> pd.DataFrame:
 
 def _questions(store: Store, name: str, result: xr.Dataset) -> list[Question]:
     """Of every prompt of an ablation, from where its text is stored."""
-    record = store.ablation_record(name)
-    if "text" in result:
-        columns = {column: result[column].values for column in ("text", "subject", "object")}
-        table = pd.DataFrame({**columns, "relation": result[schema.RELATION_OF].values})
-        table[schema.ANSWERS] = [[text for text in row if text] for row in result[schema.ANSWERS].values]
-    else:
-        split = schema.IDENTIFY if record.part == schema.IDENTIFY else schema.TEST
-        if record.prompts != store.manifest.prompts_digest(split):
-            problem = f"{name} asked other prompts than the store's, and their texts are not stored"
-            raise InputError(problem, where=store.path, fix="ablate them again")
-        table = store.prompts(split).loc[result["prompt"].values]
-        if schema.ANSWERS not in table:
-            table[schema.ANSWERS] = [[answer] if answer else [] for answer in table["object"]]
+    table = prompts_of(store, name, result)
     known = [store.prompts(split) for split in (schema.IDENTIFY, schema.TEST)]
     facts = pd.concat([part[["relation", "object"]] for part in (*known, table)]).drop_duplicates()
     objects = {

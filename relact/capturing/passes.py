@@ -18,19 +18,18 @@ from relact import schema
 from relact.capturing.attributing import attribute_batch
 from relact.capturing.objectives import Objective
 from relact.capturing.pooling import Pool, pools
-from relact.capturing.transfer import Arrivals, ahead
+from relact.capturing.transfer import Arrivals, Taker, ahead
 from relact.errors import ModelError
 from relact.models import hooks
 from relact.models.batches import schedule
 from relact.models.forward import advance, pad, repeat_cache
 from relact.models.loading import LoadedModel
-from relact.store.blocks import BlockBuffer
 
 
 def capture_rows(
     loaded: LoadedModel,
     tokens: Sequence[Sequence[int]],
-    buffer: BlockBuffer,
+    buffer: Taker,
     settings: schema.CaptureRecord,
     at: int = 0,
     objective: Objective | None = None,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from relact.store.blocks import BlockBuffer
+
+class Taker(Protocol):
+    """Where pooled values arrive: a block (`store.blocks.BlockBuffer`), or whatever sums them up."""
+
+    def put(self, stream: str, layer: int, rows: np.ndarray, values: np.ndarray) -> None:
+        """Take ``values`` [len(rows), width] of the given rows."""
 
 
 def ahead(device: torch.device) -> int:
@@ -37,7 +42,7 @@ class Arrivals:
             values = host
         self._values.append((site, layer, values.cpu()))
 
-    def put(self, buffer: BlockBuffer) -> int:
+    def put(self, buffer: Taker) -> int:
         """Wait for the copies and put them into their rows; returns how many rows."""
         for event in self._events.values():
             event.synchronize()

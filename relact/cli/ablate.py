@@ -9,6 +9,7 @@ import typer
 
 from relact.ablating.options import AblateOptions
 from relact.cli.options import (
+    By,
     Control,
     CountNeurons,
     Device,
@@ -24,7 +25,7 @@ from relact.cli.options import (
     StorePath,
     Tokens,
 )
-from relact.cli.printing import numbers, show_ablation, show_plans
+from relact.cli.printing import decimals, numbers, show_ablation, show_frame, show_plans
 from relact.cli.progress import Stages
 
 if TYPE_CHECKING:
@@ -39,10 +40,15 @@ def ablate(
     k: Annotated[str | None, typer.Option("--k", help="select the top k first; 10,50,200 sweeps")] = None,
     kind: Kind = AblateOptions.kind,
     sites: MaskSites = None,
-    statistic: Statistic = AblateOptions.statistic,
+    by: By = None,
+    statistic: Statistic = None,
     count_neurons: CountNeurons = False,
     keep_super_units: KeepSuperUnits = False,
     mode: Mode = AblateOptions.mode,
+    scale: Annotated[
+        str | None,
+        typer.Option(help="multiply the neurons' values instead, a result per factor: 0.5,1.5,2"),
+    ] = None,
     tokens: Tokens = AblateOptions.tokens,
     model: Annotated[str | None, typer.Option(help="where the store's model is now, if it moved")] = None,
     seeds: Seeds = SEEDS,
@@ -102,6 +108,7 @@ def ablate(
     options = AblateOptions(
         kind=kind,
         sites=sites,
+        by=by,
         statistic=statistic,
         counted="neuron" if count_neurons else "unit",
         keep_super_units=keep_super_units,
@@ -121,23 +128,38 @@ def ablate(
     suffix = [*filter(None, [language]), *["paraphrase"] * paraphrase]
     tests = _tests(store, prompt_file, language, paraphrase, source or [], preset)
     asked: dict[str, Any] = {"mask": mask, "k": sizes, "model": model, "tests": tests, "device": device}
+    factors = decimals(scale, "--scale") if scale else []
+    if factors and isinstance(sizes, list):
+        raise typer.BadParameter("of one k", param_hint="--scale")
     if dry_run:
         from relact.ablating.forecast import forecast
 
-        return show_plans([forecast(options, store, **asked)], as_json)
+        return show_plans([forecast(options, store, **asked)] * max(1, len(factors)), as_json)
+    asked |= {
+        "name": name,
+        "suffix": suffix,
+        "hypotheses": (hypothesis or []) if registered else None,
+    }
+    if factors:
+        return _doses(options, store, factors, asked, as_json)
     from relact.ablating.ablate import ablate_with
 
     with Stages() as progress:
-        result = ablate_with(
-            options,
-            store,
-            **asked,
-            name=name,
-            suffix=suffix,
-            hypotheses=(hypothesis or []) if registered else None,
-            progress=progress,
-        )
+        result = ablate_with(options, store, **asked, progress=progress)
     show_ablation(result, as_json)
+
+
+def _doses(
+    options: AblateOptions, store: Path, factors: list[float], asked: dict[str, Any], as_json: bool
+) -> None:
+    """One ablation per factor, and what all stored factors cost."""
+    from relact.ablating.doses import ablate_doses
+    from relact.analysis.doses import dose_response
+
+    with Stages() as progress:
+        doses = ablate_doses(options, store, factors, **asked, progress=progress)
+    table = dose_response(store, like=next(iter(doses)))
+    show_frame(table, as_json, heat=("own",))
 
 
 def _require_partners(

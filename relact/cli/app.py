@@ -15,10 +15,12 @@ from relact.cli import terminal
 from relact.cli.ablate import ablate
 from relact.cli.capture import capture
 from relact.cli.compare import compare
+from relact.cli.effects import effects
 from relact.cli.exchange import export, import_scores
 from relact.cli.info import info
 from relact.cli.judge import judge
 from relact.cli.leaderboard import leaderboard
+from relact.cli.patch import patch
 from relact.cli.prompts import prompts
 from relact.cli.query import neuron, top
 from relact.cli.report import report
@@ -26,6 +28,7 @@ from relact.cli.run import run_all
 from relact.cli.score import score
 from relact.cli.select import select
 from relact.cli.sharing import list_stores, pack, pull, push, unpack
+from relact.cli.stability import stability
 from relact.cli.verify import check_store
 from relact.errors import RelactError
 
@@ -53,7 +56,10 @@ for name, command in (
     ("score", score),
     ("select", select),
     ("ablate", ablate),
+    ("stability", stability),
+    ("patch", patch),
     ("judge", judge),
+    ("effects", effects),
     ("compare", compare),
     ("top", top),
     ("neuron", neuron),

@@ -35,7 +35,7 @@ from relact.cli.progress import Stages
 
 def capture(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="hub id, local folder, GGUF file, or smollm2")
+        str, typer.Argument(metavar="MODEL", help="hub id, local folder, GGUF file, smollm2 or gemma3-270m")
     ],
     prompt_file: Annotated[Path, typer.Argument(metavar="PROMPTS", help="prompt table")],
     store: Annotated[

@@ -9,6 +9,7 @@ import typer
 from relact.cli.options import Json, Output, StorePlace
 from relact.cli.printing import numbers, show_frame
 from relact.cli.progress import Stages
+from relact.schema import AVERAGE_PRECISION
 
 
 def compare(
@@ -20,6 +21,12 @@ def compare(
     k: Annotated[
         str | None, typer.Option("--k", help="instead of a mask, the top k: one or several, 100,400")
     ] = None,
+    other_mask: Annotated[
+        str | None, typer.Option("--with", help="another mask: what both choose for each relation")
+    ] = None,
+    statistic: Annotated[
+        str, typer.Option(help="with --k: the top by this stored statistic, such as attribution_z")
+    ] = AVERAGE_PRECISION,
     by: Annotated[str | None, typer.Option(help="count in every `site` or `layer` apart")] = None,
     negatives: Annotated[
         int | None,
@@ -32,16 +39,22 @@ def compare(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Neurons that relations share, against chance; or how far two stores agree."""
+    """Neurons that relations share, against chance; that two masks share; or how far two stores agree."""
     from relact.analysis import compare as comparing
     from relact.cli import drawing
 
     sizes = numbers(k) if k else None
     if other is not None and negatives is not None:
         raise typer.BadParameter("of one store only", param_hint="--negatives")
-    if other is None:
+    if other_mask is not None:
+        if mask is None or other is not None:
+            raise typer.BadParameter("give --mask, and one store", param_hint="--with")
+        frame = comparing.in_common(store, mask, other_mask)
+    elif other is None:
         with Stages() as progress:
-            shared = comparing.overlap(store, mask, k=sizes, by=by, negatives=negatives, progress=progress)
+            shared = comparing.overlap(
+                store, mask, k=sizes, statistic=statistic, by=by, negatives=negatives, progress=progress
+            )
         frame = comparing.pairs(shared)
         if output is None and not as_json:
             drawing.overlaps(shared)

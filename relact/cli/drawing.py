@@ -10,6 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from relact.analysis.claims import criterion_of
 from relact.analysis.effects import kinds_of
 from relact.cli.terminal import out, say, shade, table, wide
 from relact.schema import (
@@ -90,8 +91,9 @@ def neuron(frame: pd.DataFrame, prompts: pd.DataFrame | None, everywhere: pd.Dat
     then the prompts that drive it most and least.
     """
     if everywhere is not None:
-        low, high = everywhere["activation"].min(), everywhere["activation"].max()
-        values = dict(iter(everywhere.groupby("relation")["activation"]))
+        quantity = str(everywhere.columns[-1])
+        low, high = everywhere[quantity].min(), everywhere[quantity].max()
+        values = dict(iter(everywhere.groupby("relation")[quantity]))
         bars = [sparkline(values[name].to_numpy(), low, high) for name in frame["relation"]]
         frame = frame[["relation", frame.columns[1], *QUANTILES]].assign(distribution=bars)
     table(frame, heat=(frame.columns[1],))
@@ -99,7 +101,7 @@ def neuron(frame: pd.DataFrame, prompts: pd.DataFrame | None, everywhere: pd.Dat
         lines = [
             text.strip().splitlines()[-1][-PROMPT_WIDTH:] if text.strip() else "" for text in prompts["text"]
         ]
-        shown = prompts[["drive", "activation", "relation", "object"]].assign(prompt=lines)
+        shown = prompts[["drive", prompts.columns[-1], "relation", "object"]].assign(prompt=lines)
         say("")
         table(shown)
 
@@ -113,7 +115,7 @@ def sparkline(values: np.ndarray, low: float, high: float) -> str:
 
 def ablation(result: xr.Dataset, k: int, said: Sequence[str], influences: pd.DataFrame) -> None:
     """The matrix of one k, what may be claimed of it, and who hurts or helps whom beyond chance."""
-    say(f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off (k = {k})")
+    say(f"accuracy in percent; columns: neurons of relation 1, 2, ... switched off ({chosen_by(result, k)})")
     say(f"{asked(result)}\n")
     matrix(result)
     say("")
@@ -129,6 +131,12 @@ def ablation(result: xr.Dataset, k: int, said: Sequence[str], influences: pd.Dat
         what = result.attrs.get("perplexity_of", "text")
         text = "neutral sentences about the objects" if what == "objects" else "the bundled text"
         say(f"perplexity of {text}: " + ", ".join(f"{name} {value:.1f}" for name, value in values))
+
+
+def chosen_by(result: xr.Dataset, k: int) -> str:
+    """How many neurons, and by which statistic of which sites."""
+    statistic, sites = criterion_of(result)
+    return f"k = {k}, by {statistic} of {', '.join(sites)}" if statistic else f"k = {k}"
 
 
 def asked(result: xr.Dataset) -> str:

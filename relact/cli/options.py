@@ -80,9 +80,21 @@ Memory = Annotated[str, typer.Option(help="memory budget, such as 4GiB")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what it would write and need, and stop")]
 Seeds = Annotated[int, typer.Option(help="random controls")]
 Kind = Annotated[str, typer.Option(help="the top k, the bottom k, or both: half of k of each")]
+By = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        help="choose by activation (what tells prompts apart; the default) or attribution (what carries "
+        "the answer)",
+    ),
+]
 Statistic = Annotated[
-    str,
-    typer.Option("--statistic", help="choose by this stored statistic: auroc, margin, z, attribution_z, ..."),
+    str | None,
+    typer.Option(
+        "--statistic",
+        help="by this stored statistic: auroc, margin, z, attribution_mean, ...; average_precision of "
+        "activations and z of attributions by default",
+    ),
 ]
 CountNeurons = Annotated[
     bool,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from relact.studies.run import Study
+
 
 def show(values: dict[str, Any], as_json: bool) -> None:
     """Names and values, one pair a line or as JSON."""
@@ -58,7 +60,7 @@ def show_frame(
 
         output = tables.write_table(frame, output)
     if as_json:
-        terminal.dump(frame.to_dict("records"))
+        terminal.dump(_records(frame))
     elif output:
         terminal.say(f"written: {output}")
     else:
@@ -76,13 +78,51 @@ def numbers(text: str) -> int | list[int]:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
+def decimals(text: str, option: str) -> list[float]:
+    """``0.5,1.5,2``."""
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} are not numbers with commas", param_hint=option) from None
+
+
 def listed(names: str | None) -> list[str] | None:
     """Names separated by commas."""
     return [name.strip() for name in names.split(",")] if names else None
 
 
-def show_ablation(result: xr.Dataset, as_json: bool, where: Path | None = None) -> None:
+def show_ablation(result: xr.Dataset, as_json: bool) -> None:
     """An ablation, or a sweep k by k: the matrix, mean drops, and who hurts or helps whom beyond chance."""
+    content = _ablation(result, as_json)
+    if as_json:
+        terminal.dump({"store": None, **content})
+
+
+def show_study(study: Study, as_json: bool) -> None:
+    """Every ablation of a study, and at the end what was found: a line per criterion, and one on both."""
+    from relact.scoring.criteria import meaning
+
+    contents = {}
+    for name, result in study.ablations.items():
+        if not as_json and len(study.ablations) > 1:
+            terminal.say(f"\n{name}: {meaning(study.store.mask_record(name).statistic)}\n")
+        contents[name] = _ablation(result, as_json)
+    if as_json:
+        return terminal.dump(
+            {
+                "store": study.store.path,
+                **next(iter(contents.values())),
+                "ablations": contents,
+                "found": study.found(),
+            }
+        )
+    terminal.say(f"\nstore: {study.store.path}")
+    for line in study.found():
+        terminal.say(line)
+
+
+def _ablation(result: xr.Dataset, as_json: bool) -> dict[str, Any]:
+    """Print an ablation unless JSON is asked for; returns what JSON says of it."""
     from relact.analysis.effects import cumulativity
 
     sweep = "k" in result.dims
@@ -91,17 +131,13 @@ def show_ablation(result: xr.Dataset, as_json: bool, where: Path | None = None) 
         _show_part(part.load(), int(part["k"] if sweep else result.attrs["k"]), as_json) for part in parts
     ]
     steps = cumulativity(result) if sweep else None
-    if as_json:
-        names = {name: result[name].values.tolist() for name in ("condition", "relation")}
-        content: dict[str, Any] = {"sweep": summaries} if sweep else summaries[0]
-        if steps is not None:
-            content["cumulativity"] = _records(steps)
-        terminal.dump({"store": where, **names, **content})
-        return
-    if steps is not None:
+    if steps is not None and not as_json:
         terminal.table(steps[steps["relation"].isin(["macro", "micro"])], title="cumulativity")
-    if where:
-        terminal.say(f"store: {where}")
+    names = {name: result[name].values.tolist() for name in ("condition", "relation")}
+    content = {**names, **({"sweep": summaries} if sweep else summaries[0])}
+    if steps is not None:
+        content["cumulativity"] = _records(steps)
+    return content
 
 
 def _show_part(part: xr.Dataset, k: int, as_json: bool) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from relact import sites
 from relact.cli import terminal
-from relact.cli.options import Json, Output, StorePlace
+from relact.cli.options import By, Json, Output, Statistic, StorePlace
 from relact.cli.printing import show_frame
-from relact.schema import AVERAGE_PRECISION
 
 
 def top(
@@ -17,13 +17,16 @@ def top(
     relation: Annotated[str, typer.Option(help="relation")],
     n: Annotated[int, typer.Option("-n", help="how many")] = 20,
     sites: Annotated[str | None, typer.Option(help="only these sites")] = None,
-    statistic: Annotated[str, typer.Option(help="what to sort by")] = AVERAGE_PRECISION,
+    by: By = None,
+    statistic: Statistic = None,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
     """A relation's best neurons."""
     from relact.analysis import query
+    from relact.scoring.criteria import named
 
+    statistic = named(by, statistic)
     frame = query.top(store, relation=relation, n=n, sites=sites, statistic=statistic)
     show_frame(frame, as_json, output, heat=(statistic,))
 
@@ -36,6 +39,7 @@ def neuron(
     n: Annotated[
         int, typer.Option("-n", help="prompts that drive it most, and as many that drive it least")
     ] = 5,
+    by: By = None,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -44,8 +48,9 @@ def neuron(
     from relact.packed.store import open_store
 
     opened = open_store(store)
-    frame = query.neuron(opened, site, layer, index)
-    prompts = query.extremes(opened, site, layer, index, n) if query.has_activations(opened, site) else None
+    frame = query.neuron(opened, site, layer, index, by=by)
+    held = query.quantity_of(opened, sites.expand(site)[0], by)
+    prompts = query.extremes(opened, site, layer, index, n, by=held) if held else None
     if as_json:
         document = {"site": site, "layer": layer, "neuron": index, "relations": frame.to_dict("records")}
         terminal.dump(document | ({} if prompts is None else {"prompts": prompts.to_dict("records")}))
@@ -54,5 +59,5 @@ def neuron(
     else:
         from relact.cli import drawing
 
-        everywhere = None if prompts is None else query.activations(opened, site, layer, index)
+        everywhere = None if prompts is None else query.activations(opened, site, layer, index, by=held)
         drawing.neuron(frame, prompts, everywhere)

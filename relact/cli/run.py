@@ -31,7 +31,7 @@ from relact.cli.options import (
     TestSize,
     Tokens,
 )
-from relact.cli.printing import show_ablation, show_plans
+from relact.cli.printing import show_plans, show_study
 from relact.cli.progress import Stages
 from relact.relations.options import PromptOptions
 from relact.scoring.options import ScoreOptions
@@ -49,7 +49,7 @@ def run_all(
         str | None, typer.Option(metavar="STORE", help="repeat the study that this store or URL records")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="hub id, local folder, GGUF file; smollm2 by default")
+        str | None, typer.Option(help="hub id, local folder, GGUF file, gemma3-270m; smollm2 by default")
     ] = None,
     k: Annotated[
         int | None, typer.Option("--k", help="neurons per relation to switch off; 400, or the preset's")
@@ -121,7 +121,7 @@ def run_all(
         return show_plans(run.forecast(recipe, loaded, table, store), as_json)
     with Stages() as progress:
         study = run.follow(recipe, loaded, table, store, progress=progress)
-    show_ablation(study.ablation, as_json, study.store.path)
+    show_study(study, as_json)
 
 
 def _refined(recipe: Recipe, *, seed: int, dtype: str, memory: str) -> Recipe:
@@ -139,4 +139,4 @@ def _repeat(like: str, store: Path, model: str | None, as_json: bool) -> None:
 
     with Stages() as progress:
         study = repeat(like, store, model=model, progress=progress)
-    show_ablation(study.ablation, as_json, study.store.path)
+    show_study(study, as_json)

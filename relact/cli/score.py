@@ -32,10 +32,6 @@ def score(
     device: Annotated[
         str, typer.Option(help="cpu, or cuda: the same within float32 rounding")
     ] = ScoreOptions.device,
-    bootstrap: Annotated[
-        int, typer.Option(help="also draw the prompts again so often: how much of the top K stays")
-    ] = 0,
-    k: Annotated[int, typer.Option("--k", help="K of --bootstrap")] = 400,
     check: Annotated[
         int,
         typer.Option(metavar="N", help="recompute N random neurons with scikit-learn, say the difference"),
@@ -51,22 +47,10 @@ def score(
 
         return show_plans([forecast(options, store)], as_json)
     from relact.scoring.score import score_with
-    from relact.scoring.stability import stability
 
     with Stages() as progress:
         opened = score_with(options, store, progress=progress)
         shown = opened.describe()
-        if bootstrap:
-            survival = stability(
-                opened,
-                k=k,
-                resamples=bootstrap,
-                seed=seed,
-                negatives=negatives,
-                workers=workers,
-                progress=progress,
-            )["survival"]
-            shown |= {f"top {k} that stay": dict(survival.mean("resample").round(3).to_series())}
         if check:
             shown |= {"check": _checked(opened, check, seed, progress)}
     show(shown, as_json)

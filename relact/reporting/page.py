@@ -16,6 +16,7 @@ from relact.errors import StoreError
 from relact.reporting import figures
 from relact.reporting.gather import FALSE, LISTED, LISTED_BY_SITE, SHOWN, Contents
 from relact.reporting.looks import DARK, LIGHT
+from relact.scoring.criteria import meaning
 
 COLUMNS = {
     "ablation": ["condition", "relation", "accuracy", "intact", "change", "low", "high", "clear"],
@@ -51,6 +52,7 @@ def render(contents: Contents) -> str:
         relations=contents.relations,
         sites=contents.sites,
         choices=list(contents.choices),
+        criteria=_criteria(contents),
         figures=list(data["uses"]),
         mask=contents.mask,
         nulls=contents.nulls.to_dict("records"),
@@ -152,6 +154,25 @@ def _named(spec: Any) -> set[str]:
     return names.union(*map(_named, spec.values()))
 
 
+def _criteria(contents: Contents) -> list[dict[str, str]]:
+    """What each way of choosing neurons finds, a row each; nothing where there is only one."""
+    rows = [
+        {
+            "criterion": str(row.criterion),
+            "meaning": meaning(str(row.criterion)),
+            "k": str(row.k),
+            **{
+                whose: f"{getattr(row, whose):.1f} [{getattr(row, f'{whose}_low'):.1f}, "
+                f"{getattr(row, f'{whose}_high'):.1f}]"
+                for whose in ("own", "other", "random")
+            },
+            "separate": f"{row.separate} of {row.relations}",
+        }
+        for row in contents.board.itertuples()
+    ]
+    return rows if len({row["criterion"] for row in rows}) > 1 else []
+
+
 def _lead(contents: Contents, choice: str | None) -> str:
     """The answer, as far as it may be claimed."""
     if choice is None:
@@ -160,6 +181,8 @@ def _lead(contents: Contents, choice: str | None) -> str:
     made = contents.choices[choice]
     short = (sentence for sentence in made.said if not sentence.startswith("rank"))
     said = " ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in short)
+    if made.statistic:
+        said = f"Chosen by {made.statistic}: {meaning(made.statistic)}. {said}"
     said = f"{said} Shown on {made.asked}."
     table = contents.accuracy
     on_itself = table[(table["choice"] == choice) & (table["condition"] == table["relation"])]

@@ -17,6 +17,7 @@ from relact import kernels, schema
 from relact import sites as site_names
 from relact.errors import InputError
 from relact.schema import HIDDEN, UNIT
+from relact.scoring.criteria import CAPTURE, of_attributions
 from relact.scoring.magnitudes import super_unit_masks, super_units, super_units_record
 from relact.scoring.options import SelectOptions
 from relact.scoring.score import ranked
@@ -51,7 +52,8 @@ def select(
     min_ap: float | None = SelectOptions.min_ap,
     name: str | None = None,
     sites: str | Sequence[str] | None = SelectOptions.sites,
-    statistic: str = SelectOptions.statistic,
+    by: str | None = SelectOptions.by,
+    statistic: str | None = SelectOptions.statistic,
     counted: str = SelectOptions.counted,
     keep_super_units: bool = SelectOptions.keep_super_units,
     seed: int = SelectOptions.seed,
@@ -69,8 +71,10 @@ def select(
             discoveries; ``min_ap``: and is at least this.
         name: of the mask; by default what it is: ``top-400``, ``auroc-bottom-400-attn``, ``fdr-0.01``.
         sites: a subset of the captured sites.
-        statistic: of the stored ones, such as ``z`` of activations, ``attribution_z`` of attributions; the
-            sites that have it are chosen among.
+        by: ``activation`` (by average precision, as published) or ``attribution`` (by z), where these are
+            captured.
+        statistic: another of the stored ones, such as ``z``; ``attribution_z`` needs no ``by``. The sites
+            that have it are chosen among.
         counted: ``unit``: of a hidden unit (`schema.HIDDEN`) only the best neuron is chosen; ``neuron``:
             every neuron counts, as published.
         keep_super_units: do not leave out the neurons that break the model alone (`magnitudes`).
@@ -82,7 +86,7 @@ def select(
     Raises:
         InputError: choices that do not go together, a k beyond the neurons, a statistic that is not stored.
     """
-    options = SelectOptions(k, kind, fdr, min_ap, sites, statistic, counted, keep_super_units, seed)
+    options = SelectOptions(k, kind, fdr, min_ap, sites, by, statistic, counted, keep_super_units, seed)
     return select_with(options, store, name=name)
 
 
@@ -100,7 +104,7 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
         k=round(float(flatten(choice.sets).sum(axis=1).mean())),
         kind=options.kind,
         fdr=options.fdr,
-        statistic=options.statistic,
+        statistic=options.criterion,
         sites=tuple(scores),
         scores=scored,
         counted=options.counted,
@@ -108,7 +112,7 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
         ties_by=None if options.fdr else "margin" if rules.margins else "hash",
         seed=None if options.fdr else options.seed,
         min_ap=options.min_ap,
-        without=None if options.keep_super_units else _left_out(opened, scores),
+        without=None if options.keep_super_units else left_out(opened, scores),
     )
     return write(opened, name or name_of(options), choice.sets, scored.relations, record)
 
@@ -116,7 +120,7 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
 def rules_of(store: Store, options: SelectOptions, relations: Sequence[str], scores: Masks) -> Rules:
     """What beside the scores decides: super-units of the store, margins from its activations."""
     without = {} if options.keep_super_units else super_unit_masks(store, scores)
-    margins = None if options.fdr else margins_of(store, relations, Numbering.of(scores), options.statistic)
+    margins = None if options.fdr else margins_of(store, relations, Numbering.of(scores), options.criterion)
     return Rules(options.counted, options.seed, without, margins)
 
 
@@ -125,7 +129,7 @@ def name_of(options: SelectOptions) -> str:
     default, sites = SelectOptions, options.sites
     what = f"{options.kind}-{options.k}" if options.fdr is None else f"fdr-{options.fdr:g}"
     parts = [
-        *([options.statistic] if options.statistic != default.statistic else []),
+        *([options.criterion] if options.criterion != schema.AVERAGE_PRECISION else []),
         what,
         *([f"ap-{options.min_ap:g}"] if options.min_ap is not None else []),
         *([] if sites is None else [sites.replace(",", "-") if isinstance(sites, str) else "-".join(sites)]),
@@ -139,22 +143,23 @@ def name_of(options: SelectOptions) -> str:
 def _scores(store: LocalStore, options: SelectOptions) -> dict[str, np.ndarray]:
     """Of the chosen sites that have the statistic, float32 [relation, layer, neuron], in their order."""
     store.scores_record()  # that there are some
-    scores = dict(ranked(store, options.statistic))
+    scores = dict(ranked(store, options.criterion))
     if not scores:
+        lacking = of_attributions(options.criterion) and store.manifest.capture.attribution is None
         raise InputError(
-            f"no statistic {options.statistic!r} is stored, there are: {', '.join(store.statistics())}",
+            f"no statistic {options.criterion!r} is stored, there are: {', '.join(store.statistics())}",
             where=store.path,
-            fix="add it with `relact score --statistics`",
+            fix=CAPTURE if lacking else "add it with `relact score --statistics`",
         )
     wanted = scores if options.sites is None else site_names.expand(options.sites)
     chosen = {site: values for site, values in scores.items() if site in wanted}
     if not chosen:
-        problem = f"none of the sites {options.sites} has {options.statistic}"
+        problem = f"none of the sites {options.sites} has {options.criterion}"
         raise InputError(problem, where=store.path, fix=f"use {', '.join(scores)}")
     return chosen
 
 
-def _left_out(store: Store, sites: Mapping[str, object]) -> tuple[tuple[str, int, int], ...] | None:
+def left_out(store: Store, sites: Mapping[str, object]) -> tuple[tuple[str, int, int], ...] | None:
     """(site, layer, neuron) of super-units that leave neurons of the sites out; None where nobody looked."""
     if super_units_record(store) is None:
         return None

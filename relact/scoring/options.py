@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from relact import schema
 from relact.errors import InputError
+from relact.scoring.criteria import named
 
 THREADS = "threads"  # the scheduler of this process
 KINDS = ("top", "bottom", "both")
@@ -40,7 +41,8 @@ class SelectOptions:
     fdr: float | None = None
     min_ap: float | None = None
     sites: str | Sequence[str] | None = None
-    statistic: str = schema.AVERAGE_PRECISION
+    by: str | None = None
+    statistic: str | None = None
     counted: str = schema.UNIT
     keep_super_units: bool = False
     seed: int = 0
@@ -57,13 +59,18 @@ class SelectOptions:
                 )
         self._require_rates()
 
+    @property
+    def criterion(self) -> str:
+        """The stored statistic that ``by`` and ``statistic`` name."""
+        return named(self.by, self.statistic)
+
     def _require_rates(self) -> None:
         """What goes with a rate of false discoveries, and only with it."""
         if self.fdr is None:
             if self.min_ap is not None:
                 raise InputError("it bounds what beats chance", where="--min-ap", fix="give --fdr with it")
             return
-        if self.kind != SelectOptions.kind or self.statistic != SelectOptions.statistic:
+        if self.kind != SelectOptions.kind or self.criterion != schema.AVERAGE_PRECISION:
             raise InputError(
                 "a rate of false discoveries is of the top average precisions",
                 where="--fdr",

@@ -1,9 +1,4 @@
-"""Which statistic is of what: those of attributions have the names of those of activations, prefixed.
-
-``attribution_z`` is the statistic ``z`` of a site's attributions, ``attribution_mean`` the mean of the
-positives. Whatever can be computed of activations can be of attributions: ``attribution_auroc`` and so on.
-But for `PROBE`, which is of activations, and of all neurons together (`probes`).
-"""
+"""Quantities: which statistics are of which stream, and what is scored of each."""
 
 from __future__ import annotations
 
@@ -11,13 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from relact.errors import InputError
-from relact.kernels.statistics import ON_MEAN
 from relact.schema import ATTRIBUTIONS, OF_ATTRIBUTIONS
+from relact.scoring.criteria import CAPTURE, PROBE, SHORT, of_attributions
 from relact.scoring.options import ScoreOptions
 from relact.store.layout import site_of
-
-PROBE = "probe"
-SHORT = {f"{OF_ATTRIBUTIONS}mean": ON_MEAN}  # names of their own
 
 
 @dataclass(frozen=True)
@@ -43,11 +35,6 @@ class Wanted:
     @property
     def site(self) -> str:
         return site_of(self.stream)
-
-
-def of_attributions(name: str) -> bool:
-    """Whether a stored statistic is one of attributions."""
-    return name.startswith(OF_ATTRIBUTIONS)
 
 
 def statistic_of(name: str) -> str:
@@ -79,7 +66,7 @@ def wanted(streams: Iterable[str], statistics: Sequence[str]) -> list[Wanted]:
         raise InputError(
             f"no attributions for {split[True][0]}",
             where="--statistics",
-            fix="capture them: `relact capture ... --attribution`, into a new store",
+            fix=CAPTURE,
         )
     sites = list(dict.fromkeys(map(site_of, streams)))
     ordered = sorted(streams, key=lambda stream: sites.index(site_of(stream)))

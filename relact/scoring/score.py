@@ -23,10 +23,11 @@ from relact.errors import InputError, NumericError, StoreError
 from relact.plan import parse_bytes
 from relact.progress import Progress, silent
 from relact.scoring.arrays import create_arrays, runs_of
+from relact.scoring.criteria import PROBE
 from relact.scoring.memory import ScoreShape
 from relact.scoring.options import ScoreOptions
 from relact.scoring.probes import PREFILTER, probe_bytes, probed
-from relact.scoring.quantities import PROBE, Wanted, wanted
+from relact.scoring.quantities import Wanted, wanted
 from relact.scoring.schedulers import on_scheduler
 from relact.store import local
 from relact.store.layout import quantity_of, site_of

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import relact
 from relact import plan, schema
-from relact.analysis.claims import claims
+from relact.analysis.claims import claims, criterion_of
 from relact.analysis.evidence import evidence
+from relact.models.packaged import PACKAGED
+from relact.scoring.criteria import meaning
 from relact.store.reading import Store
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def describe(store: Store, stages: Sequence[str], licence: str | None) -> dict[s
         licence: of the data; an SPDX identifier or expression such as ``CC-BY-4.0 AND Unicode-3.0``.
     """
     manifest = store.manifest
+    packaged = PACKAGED.get(manifest.model.id)
     return {
         "model": manifest.model.id,
         "revision": manifest.model.revision,
@@ -45,6 +48,7 @@ def describe(store: Store, stages: Sequence[str], licence: str | None) -> dict[s
         else {},
         "figures": _figures(store) if schema.ABLATIONS in stages else {},
         "licence": licence or LICENCE,
+        "model_licence": packaged.licence if packaged else None,
         "reproduce": "relact run --like THIS_STORE --store again.zarr",
         "relact": relact.__version__,
     }
@@ -87,7 +91,7 @@ def _identity(card: Mapping[str, Any], size: int) -> list[str]:
     """A table: what the numbers are of, and what made them."""
     sites = ", ".join(f"{_code(site)} {n} x {width}" for site, (n, width) in card["sites"].items())
     neurons = sum(n * width for n, width in card["sites"].values())
-    prompts = card["prompts"]
+    prompts, of_model = card["prompts"], card["model_licence"]
     n_prompts = {split: table[schema.N_ROWS] for split, table in prompts.items()}
     return [
         "| | |",
@@ -102,6 +106,7 @@ def _identity(card: Mapping[str, Any], size: int) -> list[str]:
         f"| pooled over tokens by | {_code(card['pool'])}, stored as {_code(card['dtype'])} |",
         f"| holds | {', '.join(map(_code, card['stages']))}, {plan.show_bytes(size)} |",
         f"| licence | {_code(card['licence'])} |",
+        *([f"| licence of the model, which is not in here | {_bare(of_model)} |"] if of_model else []),
         f"| made by | relact {_code(card['relact'])} |",
     ]
 
@@ -118,8 +123,11 @@ def _effect(figure: Mapping[str, Any]) -> list[str]:
         for key, label in labels.items()
         if figure[key] is not None
     ]
+    chosen = (
+        f", by {_bare(figure['statistic'])} ({_bare(figure['meaning'])})" if "statistic" in figure else ""
+    )
     return [
-        f"Mean loss of accuracy in points, k = {_bare(figure['k'])}:",
+        f"Mean loss of accuracy in points, k = {_bare(figure['k'])}{chosen}:",
         "",
         "| switched off | loss | 95 % interval, over relations and prompts |",
         "|---|---|---|",
@@ -172,7 +180,9 @@ def _figure(k: int, ablation: xr.Dataset) -> dict[str, Any]:
     groups = {name: table.get(name, (math.nan, "")) for name in ("own", "other", "random")}
     losses = {name: None if math.isnan(drop) else round(drop, 2) for name, (drop, _) in groups.items()}
     intervals = {name: interval for name, (_, interval) in groups.items()}
-    return {"k": k, **losses, "intervals": intervals, "claims": claims(found)}
+    statistic = criterion_of(ablation)[0]
+    chosen = {"statistic": statistic, "meaning": meaning(statistic)} if statistic else {}
+    return {"k": k, **chosen, **losses, "intervals": intervals, "claims": claims(found)}
 
 
 def _bare(value: object) -> str:

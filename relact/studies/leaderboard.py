@@ -11,11 +11,11 @@ import pandas as pd
 from relact import schema
 from relact.ablating.ablate import ablate_with
 from relact.ablating.options import AblateOptions
-from relact.analysis.leaderboard import Place, chosen, criterion_of, leaderboard_of, require_alike
+from relact.analysis.leaderboard import Place, called, chosen, leaderboard_of, require_alike
 from relact.errors import InputError
 from relact.models.loading import LoadedModel
 from relact.progress import Progress, silent
-from relact.scoring.quantities import PROBE
+from relact.scoring.criteria import PROBE
 from relact.scoring.score import score
 from relact.store import local
 from relact.store.local import LocalStore
@@ -45,7 +45,7 @@ def leaderboard(
 
     Args:
         store: or several, captured from the same prompts in different ways: criteria of attributions are
-            then of each, those of activations of the first that has them (`analysis.leaderboard`).
+            then of each, those of activations of the first that has them (`leaderboard.called`).
         criteria: statistics that stores are scored by; those that are not stored are added. By default all
             that need a store alone: `CRITERIA`; ``lape`` with the pool ``positive``, which it is defined for;
             `schema.ATTRIBUTION_STATISTICS` where there are attributions.
@@ -88,7 +88,7 @@ def _cells(stores: Sequence[LocalStore], criteria: Sequence[str] | None) -> dict
         for statistic in usual if criteria is None else criteria:
             if statistic.startswith(schema.OF_ATTRIBUTIONS) and not capture.attribution and len(stores) > 1:
                 continue
-            cells.setdefault(criterion_of(opened, statistic, stores[0]), (opened, statistic))
+            cells.setdefault(called(opened, statistic, stores[0]), (opened, statistic))
     return cells
 
 

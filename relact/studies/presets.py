@@ -10,6 +10,7 @@ from relact.ablating.options import AblateOptions
 from relact.capturing.options import CaptureOptions
 from relact.errors import InputError
 from relact.relations.options import PromptOptions
+from relact.schema import ATTRIBUTION_Z
 from relact.scoring.options import ScoreOptions
 
 K = 400  # neurons per relation
@@ -32,6 +33,14 @@ class Recipe:
     ablate: AblateOptions = field(default_factory=AblateOptions)
     known: bool = False
     published: bool = False
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """Statistics whose top k are switched off: the ablation's, and that of attributions where these are
+        captured.
+        """
+        attributed = [ATTRIBUTION_Z] if self.capture.attribution else []
+        return tuple(dict.fromkeys([self.ablate.criterion, *attributed]))
 
 
 # Liu et al. 2025 (arXiv 2502.17355), as docs/paper.md describes it.

@@ -64,7 +64,10 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
         raise InputError(
             f"no ablation {ablation or ''} to repeat", where=store.path, fix=f"there are: {known}"
         )
-    record = store.ablation_record(ablation or names[0])
+    records = {name: store.ablation_record(name) for name in ([ablation] if ablation else names)}
+    # of a study with attributions `run` makes a second one, beside that which the recipe names
+    published = [each for each in records.values() if each.masks[0].statistic == schema.AVERAGE_PRECISION]
+    record = published[0] if published else next(iter(records.values()))
     mask = record.masks[0]
     plain = mask.statistic == schema.AVERAGE_PRECISION and mask.sites == tuple(capture.sites)
     plain &= mask.kind == AblateOptions.kind and mask.fdr is None and not mask.seed

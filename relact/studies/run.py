@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,8 @@ from relact import sites as site_names
 from relact.ablating import forecast as ablating
 from relact.ablating.ablate import ablate_with
 from relact.ablating.options import AblateOptions
+from relact.analysis.claims import summary
+from relact.analysis.compare import in_common
 from relact.analysis.effects import Effects, effects
 from relact.analysis.evidence import evidence
 from relact.capturing import forecast as capturing
@@ -28,7 +30,10 @@ from relact.relations.options import PromptOptions
 from relact.relations.prompts import build, published
 from relact.relations.sources import load_all
 from relact.scoring import forecast as scoring
+from relact.scoring.criteria import meaning
+from relact.scoring.masks import name_of
 from relact.scoring.options import ScoreOptions
+from relact.scoring.quantities import wanted as wanted_of
 from relact.scoring.score import score_with
 from relact.store.layout import block_of, layouts, site_of
 from relact.store.local import LocalStore
@@ -48,19 +53,43 @@ class Study:
 
     Attributes:
         store: all of it.
-        ablation: the ``ablations/top-<k>`` dataset: what breaks without each relation's neurons.
+        ablations: what breaks without each relation's neurons, by the mask's name: ``top-<k>``, and of a
+            study with attributions ``attribution_z-top-<k>`` beside it.
     """
 
     store: LocalStore
-    ablation: xr.Dataset
+    ablations: Mapping[str, xr.Dataset]
 
-    def effects(self) -> Effects:
-        """Mean drops in points: a relation's own neurons off, another's, random ones."""
-        return effects(self.ablation)
+    @property
+    def ablation(self) -> xr.Dataset:
+        """The first of them."""
+        return next(iter(self.ablations.values()))
 
-    def evidence(self) -> xr.Dataset:
-        """Intervals and tests for every cell of the ablation."""
-        return evidence(self.ablation)
+    def effects(self, name: str | None = None) -> Effects:
+        """Mean drops in points: a relation's own neurons off, another's, random ones; of the first ablation,
+        or the one of a name.
+        """
+        return effects(self.ablations[name] if name else self.ablation)
+
+    def evidence(self, name: str | None = None) -> xr.Dataset:
+        """Intervals and tests for every cell of an ablation."""
+        return evidence(self.ablations[name] if name else self.ablation)
+
+    def found(self) -> list[str]:
+        """What came out, a line per choice of neurons; of two choices a third line, on what they share."""
+        lines = [
+            f"{name}, {meaning(self.store.mask_record(name).statistic)}: {summary(self.evidence(name))}"
+            for name in self.ablations
+        ]
+        if len(self.ablations) == 2:
+            table = in_common(self.store, *self.ablations)
+            shared, size, expected = (table[name].mean() for name in ("shared", "other_size", "expected"))
+            lines.append(
+                f"both choose {shared:.1f} of {size:.0f} hidden units on average (random sets would share "
+                f"{expected:.1f}): what tells prompts apart and what carries answers are "
+                f"{'mostly different' if shared < size / 2 else 'largely the same'} neurons"
+            )
+        return lines
 
     def tree(self) -> xr.DataTree:
         """The store as a lazy `xarray.DataTree`."""
@@ -123,7 +152,12 @@ def follow(
         table = known(table, model, match=recipe.ablate.match, progress=progress)
     opened = capture_with(recipe.capture, model, table, store, progress=progress)
     score_with(recipe.scores, opened, progress=progress)
-    return Study(opened, ablate_with(recipe.ablate, opened, k=recipe.k, model=model, progress=progress))
+    ablations = {}
+    for statistic in recipe.criteria:
+        options = replace(recipe.ablate, by=None, statistic=statistic)
+        found = ablate_with(options, opened, k=recipe.k, model=model, progress=progress)
+        ablations[name_of(options.selection(recipe.k))] = found
+    return Study(opened, ablations)
 
 
 def forecast(
@@ -138,20 +172,30 @@ def forecast(
     loaded, capture = load(model), recipe.capture
     tests = table[table["split"] == schema.TEST]
     relation_of = table.loc[table["split"] == schema.IDENTIFY, "relation"].tolist()
-    sites = site_names.resolve(loaded.model.config, capture.sites)
-    settings = resolved(loaded, replace(capture.record(), sites=sites))
+    settings = resolved(
+        loaded, replace(capture.record(), sites=site_names.resolve(loaded.model.config, capture.sites))
+    )
     every = loaded.widths
     widths = {stream: every[site_of(stream)] for stream in settings.streams}
     rows = capture.block or block_of(len(relation_of))
     shapes = layouts(len(relation_of), rows, loaded.n_layers, widths, settings.streams)
     relations: Sequence[str] = list(dict.fromkeys(relation_of))
-    matrix = ablating.Matrix(
-        tests, relations, len(recipe.ablate.seeds), {site: widths[site] for site in sites}
-    )
+    matrices = [
+        ablating.Matrix(
+            tests,
+            relations,
+            len(recipe.ablate.seeds),
+            {wanted.site: every[wanted.site] for wanted in wanted_of(settings.streams, [statistic])},
+        )
+        for statistic in recipe.criteria
+    ]
     return [
         capturing.forecast(capture, loaded, table, store),
         scoring.forecast_of(recipe.scores, shapes, relation_of),
-        ablating.forecast_of(recipe.ablate, loaded, matrix, special_tokens=capture.special_tokens),
+        *(
+            ablating.forecast_of(recipe.ablate, loaded, matrix, special_tokens=capture.special_tokens)
+            for matrix in matrices
+        ),
     ]
 
 

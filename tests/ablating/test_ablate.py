@@ -15,7 +15,10 @@ from helpers import tiny, victims
 from relact import schema
 from relact.ablating import ablate, answers, conditions
 from relact.ablating.controls import Drawing
+from relact.ablating.doses import ablate_doses
 from relact.ablating.perplexity import plain_text
+from relact.analysis.doses import dose_response
+from relact.analysis.effects import effects
 from relact.capturing.capture import capture
 from relact.errors import IdentityError, InputError
 from relact.models.hooks import visit
@@ -238,6 +241,82 @@ def test_every_mode_and_choice_of_tokens_equals_its_twin(copied, model, mode, to
             assert text.startswith(said[: len(text)].rstrip("\ufffd")) and said[:1] == text[:1]
             if not verdict.is_open(text, tests.answers[row]):
                 assert bool(stored["correct"]) == verdict.is_correct(text, tests.answers[row])
+
+
+def test_a_factor_multiplies_and_results_say_by_how_much(copied, model):
+    doses = ablate_doses(ablate.AblateOptions(seeds=(0, 1)), copied, [0.5, 2], mask="top-200", model=model)
+    assert list(doses) == ["top-200-x0.5", "top-200-x2"]
+    tests = copied.prompts(schema.TEST)
+    for name, factor in zip(doses, (0.5, 2.0), strict=True):
+        record = copied.ablation_record(name)
+        assert (
+            (record.mode, record.scale)
+            == ("scale", factor)
+            == tuple(doses[name].attrs[key] for key in ("mode", "scale"))
+        )
+        for (condition, relation), off in sets_of(copied).items():
+            for row, test in tests[::3].iterrows():
+                if relation in (None, test.relation):
+                    expected = multiplied(model, test.text, off, factor)[
+                        first_token(model, test.text, test.object)
+                    ]
+                    stored = doses[name]["log_probability"].sel(condition=condition, prompt=row)
+                    assert float(stored) == pytest.approx(float(expected), abs=1e-4)
+    digests = [str(result["digest"][1, 0].values) for result in (*doses.values(), whole(copied))]
+    assert len(set(digests)) == 3
+
+
+def multiplied(loaded, text, off, factor):
+    """Log-probabilities after the prompt, with the neurons of ``off`` multiplied by plain hooks."""
+    handles = []
+    for site, mask in off.items():
+        for layer, block in enumerate(loaded.model.model.layers):
+            factors = torch.where(torch.from_numpy(mask[layer]), factor, 1.0)
+
+            def hook(module, inputs, output, factors=factors):
+                return output * factors
+
+            handles.append(getattr(block.mlp, MODULES[site]).register_forward_hook(hook))
+    with torch.inference_mode():
+        logits = loaded.model(**loaded.tokenizer(text, return_tensors="pt")).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    return logits.log_softmax(0)
+
+
+def whole(store):
+    return store.dataset("ablations/top-200").load()
+
+
+def test_times_0_is_zero_and_times_1_is_intact_without_asking_again(copied, model, monkeypatch):
+    monkeypatch.setattr(
+        answers, "decode", lambda loaded, exam, conditions, *_, todo, **__: todo.any() and pytest.fail()
+    )
+    options = {"mask": "top-200", "model": model, "seeds": [0, 1], "mode": "scale"}
+    nothing, same = (ablate.ablate(copied, **options, scale=factor).load() for factor in (0, 1))
+    zero = whole(copied)
+    for name in ("generated", "log_probability", "digest"):
+        xr.testing.assert_equal(nothing[name], zero[name])
+    assert (same["log_probability"] == zero["log_probability"].sel(condition="intact")).all()
+    assert copied.ablation_record("top-200").scale is None and copied.ablation_record("top-200-x0").scale == 0
+    table = dose_response(copied, "top-200")
+    assert table["factor"].tolist() == [0, 0, 1] and table["ablation"][0] == "top-200"
+    assert table["own"][0] == table["own"][1] == effects(zero).own and table["log_own"][2] == 0
+
+
+def test_a_dose_needs_its_mode_and_a_curve_its_doses(copied, model):
+    for wrong in ({"scale": 0.5}, {"mode": "scale"}, {"mode": "scale", "scale": float("inf")}):
+        with pytest.raises(InputError, match="scale"):
+            ablate.AblateOptions(**wrong)
+    for factors, mode in (([], "zero"), ([2, 2], "zero"), ([2], "mean")):
+        with pytest.raises(InputError, match="--scale"):
+            ablate_doses(ablate.AblateOptions(mode=mode), copied, factors, mask="top-200", model=model)
+    with pytest.raises(InputError, match="no scaled ablation"):
+        dose_response(copied, "top-200")
+    with pytest.raises(InputError, match=r"no mask 'top-1'.*top-200"):
+        dose_response(copied, "top-1")
+    with pytest.raises(InputError, match=r"no ablation 'top-1'.*top-200"):
+        dose_response(copied, like="top-1")
 
 
 def test_replacements_are_what_they_are_called(study):

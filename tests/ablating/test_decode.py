@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,7 @@ def token_rows():
 
 
 def some_conditions(loaded):
-    """From the lowest layer, from the highest only, with values, with nothing to override."""
+    """From the lowest layer, from the highest only, with values, with nothing to override, multiplied."""
     shape = (loaded.n_layers, loaded.widths[SITE])
     off = np.random.default_rng(1).random((3, *shape)) < 0.5
     off[1, :-1] = False
@@ -55,6 +57,11 @@ def some_conditions(loaded):
         Condition.of("high", {SITE: off[1]}),
         Condition.of("values", {SITE: off[2]}, {SITE: np.random.default_rng(3).random(shape, np.float32)}),
         Condition.of("empty", {SITE: np.zeros(shape, bool)}),
+        Condition.of("half", {SITE: off[0]}).scaled(0.5),
+        Condition.of("more", {SITE: off[1]}).scaled(1.7),
+        Condition.of("times 0", {SITE: off[0]}).scaled(0),
+        # what `scaled` would not ask to be computed
+        replace(Condition.of("times 1", {SITE: off[2]}), factor=1.0),
     ]
 
 
@@ -92,7 +99,8 @@ def one_by_one(loaded, ids, condition, last=False, n_tokens=4):
     def override(site, layer, values):
         neurons, new = condition.entries(site, layer)
         values = values.clone()
-        values[:, first:, neurons] = torch.from_numpy(new)
+        new = torch.from_numpy(new)
+        values[:, first:, neurons] = new if condition.factor is None else values[:, first:, neurons] * new
         return values
 
     for _ in range(n_tokens):
@@ -131,6 +139,10 @@ def test_every_row_has_its_own_overrides_whatever_its_batch_mates(name, last):
             np.testing.assert_allclose(difference[at, row], expected, atol=1e-4)
     assert not np.array_equal(together[0], together[1])
     assert np.array_equal(together[1], together[4])
+    assert not np.array_equal(together[5], together[0]) and not np.array_equal(together[5], together[1])
+    for scaled, same in ((7, 0), (8, 1)):
+        np.testing.assert_array_equal(together[scaled], together[same])
+        np.testing.assert_allclose(certain[scaled], certain[same], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "bloom"])

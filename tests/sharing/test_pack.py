@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -156,6 +157,20 @@ def test_the_card_tells_what_it_is_and_cannot_be_tricked(study, tmp_path):
     forged = {**packed.card, "model": "<script>alert(1)</script> | `x`", "relations": ["a\n# b", "![x](y)|z"]}
     shown = card.render(forged, 1)
     assert "<script>" not in shown and "\n# b" not in shown
+
+
+def test_the_card_names_the_licence_of_a_packaged_model(study, tmp_path):
+    plain = pack(study.path, tmp_path / "p.zarr")
+    assert plain.card["model_licence"] is None
+    assert "licence of the model" not in (plain.path / "README.md").read_text()
+    copy = tmp_path / "copy.zarr"
+    shutil.copytree(study.path, copy)
+    described = (copy / "zarr.json").read_text()
+    (copy / "zarr.json").write_text(described.replace('"talker"', '"gemma3-270m"'))
+    packed = pack(copy, tmp_path / "q.zarr", licence="cc-by-4.0")
+    terms = "Gemma Terms of Use (ai.google.dev/gemma/terms)"
+    assert (packed.card["licence"], packed.card["model_licence"]) == ("cc-by-4.0", terms)
+    assert f"not in here | {terms} |" in (packed.path / "README.md").read_text()
 
 
 def test_a_damaged_store_is_not_packed(tiny_study, tmp_path):

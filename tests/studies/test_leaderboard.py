@@ -12,7 +12,7 @@ import pytest
 import relact
 from relact import schema
 from relact.ablating import ablate
-from relact.analysis.leaderboard import chosen, criterion_of, method_of
+from relact.analysis.leaderboard import called, chosen, method_of
 from relact.errors import IdentityError, InputError
 from relact.store import local
 from relact.studies.leaderboard import CRITERIA as board_criteria
@@ -168,8 +168,8 @@ def test_by_default_all_that_a_store_can_be_scored_by(peers):
 def test_activations_that_are_captured_otherwise_are_another_criterion(peers, model, tmp_path):
     first = local.open(peers[0])
     other = relact.capture(model, prompts_of(first), tmp_path / "max.zarr", sites="mlp.up", pool="max")
-    assert criterion_of(other, "z", first) == "z (max of mlp.up, float16)"
-    assert criterion_of(local.open(peers[1]), "z", first) == criterion_of(other, "z", other) == "z"
+    assert called(other, "z", first) == "z (max of mlp.up, float16)"
+    assert called(local.open(peers[1]), "z", first) == called(other, "z", other) == "z"
 
 
 @pytest.mark.parametrize(

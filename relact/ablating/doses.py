@@ -1,0 +1,61 @@
+"""Doses: one ablation per factor that neurons' values are multiplied by, from one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from relact.ablating.ablate import ablate_with, masks_of
+from relact.ablating.conditions import SCALE
+from relact.ablating.options import AblateOptions
+from relact.ablating.prepare import StoreModel, name_of
+from relact.errors import InputError
+from relact.models.loading import LoadedModel
+from relact.progress import Progress, silent
+from relact.store import local
+from relact.store.reading import Store
+
+
+def ablate_doses(
+    options: AblateOptions,
+    store: str | Path | Store,
+    factors: Sequence[float],
+    *,
+    mask: str | None = None,
+    k: int | None = None,
+    model: str | LoadedModel | None = None,
+    name: str | None = None,
+    suffix: Sequence[str] = (),
+    device: str = "auto",
+    progress: Progress = silent,
+    **asked: Any,
+) -> dict[str, xr.Dataset]:
+    """`ablate_with` once per factor: results by their names, ``<mask>-x0.5``, or ``<name>-x0.5``.
+
+    Args:
+        options: all but mode and scale.
+        asked: every other argument of `ablate_with`.
+
+    Raises:
+        InputError: another mode, no factor or one twice.
+    """
+    if options.mode not in (AblateOptions.mode, SCALE):
+        fix = "leave one of them out"
+        raise InputError(f"factors and mode {options.mode!r}", where="--scale", fix=fix)
+    if not factors or len(set(factors)) < len(factors):
+        raise InputError(f"factors {list(factors)}", where="--scale", fix="give each once, such as 0.5,1.5,2")
+    opened = local.writable(store)
+    loaded = StoreModel(opened, model, device)
+    chosen = masks_of(opened, options, mask, k, loaded, progress)
+    results = {}
+    for factor in map(float, factors):
+        scaled = replace(options, mode=SCALE, scale=factor)
+        called = f"{name}-x{factor:g}" if name else "-".join([name_of(chosen, scaled), *suffix])
+        results[called] = ablate_with(
+            scaled, opened, mask=chosen[0], model=loaded, name=called, progress=progress, **asked
+        )
+    return results
