@@ -65,10 +65,7 @@ HIDDEN = ("mlp.gate", "mlp.up", "mlp.act", "mlp.hidden")  # of one layer and ind
 INTACT, RANDOM = "intact", "random-"  # conditions: the model as it is; a seed follows. Others are relations
 KIND = "kind"  # coordinate of condition: nothing, a relation's own neurons, or random ones are switched off
 KIND_INTACT, KIND_OWN, KIND_RANDOM = "intact", "own", "random"
-PART, DEV = (
-    "part",
-    "dev",
-)  # coordinate of prompt: `DEV` to choose on, `TEST` to show, `IDENTIFY` the exception
+PART, DEV = "part", "dev"  # coordinate of prompt: `DEV` to choose on, `TEST` to show, or `IDENTIFY`
 CORRECT, GENERATED, ACCURACY, DIGEST = "correct", "generated", "accuracy", "digest"
 LOG_PROBABILITY, LOGIT_DIFFERENCE = "log_probability", "logit_difference"  # of the answer's first token
 RELATION_OF = "relation_of"  # the relation of every prompt

@@ -124,22 +124,18 @@ def ablate(
     if preset:
         recipe = presets.get(preset)
         options, sizes = recipe.ablate, sizes or (None if mask else recipe.k)
+    factors = decimals(scale, "--scale") if scale else []
     _require_partners(source, language or paraphrase, hypothesis, registered)
+    if factors and isinstance(sizes, list):
+        raise typer.BadParameter("of one k", param_hint="--scale")
     suffix = [*filter(None, [language]), *["paraphrase"] * paraphrase]
     tests = _tests(store, prompt_file, language, paraphrase, source or [], preset)
     asked: dict[str, Any] = {"mask": mask, "k": sizes, "model": model, "tests": tests, "device": device}
-    factors = decimals(scale, "--scale") if scale else []
-    if factors and isinstance(sizes, list):
-        raise typer.BadParameter("of one k", param_hint="--scale")
     if dry_run:
         from relact.ablating.forecast import forecast
 
         return show_plans([forecast(options, store, **asked)] * max(1, len(factors)), as_json)
-    asked |= {
-        "name": name,
-        "suffix": suffix,
-        "hypotheses": (hypothesis or []) if registered else None,
-    }
+    asked |= {"name": name, "suffix": suffix, "hypotheses": (hypothesis or []) if registered else None}
     if factors:
         return _doses(options, store, factors, asked, as_json)
     from relact.ablating.ablate import ablate_with
