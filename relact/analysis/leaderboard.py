@@ -120,15 +120,12 @@ def require_alike(stores: Sequence[Store]) -> None:
     for store in stores:
         ours = store.manifest
         for what, mine, its in (
-            ("model", ours.model.fingerprint, first.model.fingerprint),
+            ("weights", ours.model.fingerprint, first.model.fingerprint),
             ("test prompts", ours.prompts_digest(schema.TEST), first.prompts_digest(schema.TEST)),
         ):
             if mine != its:
-                raise IdentityError(
-                    f"another {what} than {stores[0].path} has" if what == "model" else f"other {what}",
-                    where=store.path,
-                    fix="compare stores of one model, captured from one table of prompts",
-                )
+                fix = "compare stores of one model, captured from one table of prompts"
+                raise IdentityError(f"{what} not those of {stores[0].path}", where=store.path, fix=fix)
         if ours.capture.attribution:
             method = method_of(ours.capture.attribution)
             if method in methods:

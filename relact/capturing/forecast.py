@@ -63,7 +63,7 @@ def forecast(
     attributed = intake.manifest.capture.attribution
     seconds = cost.seconds(loaded, passes, n_bytes, passes_of_prompt(attributed, loaded.n_layers))
     if attributed and attributed.method == "increase":
-        seconds += reading_seconds(loaded, sum(last - first for first, last in ranges))
+        seconds += reading_seconds(loaded, sum(last - first for first, last in ranges), len(passes))
     return Plan("capture", n_files, n_bytes, not begun.compress, peak, seconds)
 
 

@@ -25,6 +25,7 @@ from relact.models.readout import Readout, Residual
 
 TILE = 2**18  # logits at a time, what a core's cache holds
 RATE = 7e8  # logits that become a sum of exponentials in a second, on one core
+PRODUCTS = 1e11  # additions and multiplications of a matrix product in a second, on one core
 
 Written = Callable[[Readout, Residual, Residual, Tensor, Tensor | None], Tensor]
 
@@ -98,10 +99,13 @@ def _normalisers(readout: Readout, states: Tensor, columns: Tensor, hidden: Tens
     return found
 
 
-def reading_seconds(loaded: LoadedModel, prompts: int) -> float:
-    """Estimate of what ``increase`` takes beside the forward passes."""
-    logits = prompts * len(loaded.model.get_output_embeddings().weight) * loaded.widths["mlp.hidden"]
-    return float(logits * loaded.n_layers / RATE)
+def reading_seconds(loaded: LoadedModel, prompts: int, batches: int) -> float:
+    """Estimate of what ``increase`` takes beside the forward passes: of each batch what all columns give all
+    words, of each prompt their exponentials.
+    """
+    words, width = loaded.model.get_output_embeddings().weight.shape
+    pairs = words * loaded.widths["mlp.hidden"] * loaded.n_layers
+    return float(pairs * (prompts / RATE + batches * 2 * width / PRODUCTS))
 
 
 METHODS: Mapping[str, Written] = {"direct": direct, "increase": increase}

@@ -17,9 +17,7 @@ SHOWN = ["part", "criterion", "k", "own", "other", "random", "log_own", "log_oth
 def leaderboard(
     stores: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="STORE...", help="one, or several of the same prompts, captured in other ways"
-        ),
+        typer.Argument(metavar="STORE...", help="one, or several of the same prompts, each in its way"),
     ],
     criteria: Annotated[
         str | None,

@@ -96,7 +96,7 @@ def _score(store: LocalStore, criteria: Sequence[str]) -> None:
     """Add the criteria to the store's scores."""
     stored = store.statistics() or _default(store)
     missing = [name for name in criteria if name not in stored]
-    if missing:
+    if missing or (criteria and not store.has(schema.SCORES)):
         record = store.scores_record() if store.has(schema.SCORES) else None
         if record and record.imported:
             fix = f"choose from {', '.join(stored)}"

@@ -354,3 +354,17 @@ def test_passes_of_a_method_and_a_plan_of_each():
 def test_choices_that_do_not_go_together(options, problem):
     with pytest.raises(InputError, match=problem):
         CaptureOptions(**{"attribution": True, **options})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"attribution_steps": 1}, {"attribution_method": "direct"}])
+def test_a_capture_stays_below_the_planned_peak(options, tmp_path):
+    context = victims.context()
+    told = context.Queue()
+    taken = {"attribution": True, **options}
+    child = context.Process(target=victims.measured, args=(tmp_path / "s.zarr", told, taken))
+    child.start()
+    child.join(300)
+    assert child.exitcode == 0
+    planned, own, peak, before = told.get()
+    assert peak <= planned and peak - before <= own + 20 * 10**6  # what Python and zarr grow by meanwhile

@@ -14,6 +14,7 @@ def study(folder: Path) -> None:
     """Make one."""
     prompts = relact.prompts(["starter"], shots=5, per_relation=100)
     store = relact.capture("smollm2", prompts, folder / "study.zarr", sites=["mlp.gate"], memory="8GiB")
+    relact.capture("smollm2", prompts, folder / "other.zarr", attribution=True, attribution_method="direct")
     relact.score(store, negatives=4)
     name: str = relact.select(store, k=400)
     relact.combine(store, name, ("country_capital", "country_currency"))
@@ -52,7 +53,7 @@ def questions(path: str) -> None:
     print(relact.claims(found), relact.effects(relact.of_part(result, "test")).log_own)
     relact.judge(path, "top-400", match="exact").head()
     relact.leaderboard(path, ["average_precision", "margin"], k=[100, 400]).head()
-    relact.leaderboard_of(path, part="dev").head()
+    relact.leaderboard_of([path, "other.zarr"], part="dev").head()
     relact.cumulativity(result).head()
     relact.ablate(path, mask="top-400", mode="scale", scale=0.5)
     relact.dose_response(path, "top-400").head()

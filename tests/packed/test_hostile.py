@@ -254,6 +254,16 @@ FORGED_ATTRIBUTIONS = {
     "sites that are numbers": (of_attribution(sites=[1]), "not acceptable: sites"),
     "another target": (of_attribution(target="x"), "not acceptable: how attributions were made"),
     "a pool of another type": (of_attribution(pool={}), "not acceptable: how attributions were made"),
+    "another method": (of_attribution(method=["gradient"]), "how attributions were made"),
+    "steps of no path": (of_attribution(steps=3), "how attributions were made"),
+    "a path without steps": (
+        of_attribution(method="integrated", path="site"),
+        "how attributions were made",
+    ),
+    "steps that are a text": (
+        of_attribution(method="integrated", path="site", steps="3"),
+        "how attributions were made",
+    ),
     "another dtype": (of_attribution(dtype="float16"), "attributions/attn.k is not laid out in blocks of 4"),
     "a token that nobody asked for": (of_attribution(token=7), "the token that is attributed"),
     "a token that is a text": (of_attribution(target="token", token="x"), "the token that is attributed"),
