@@ -1,7 +1,8 @@
 """The short list of a package: every relation's best neurons, so that they are shown without its scores.
 
 The group ``top`` holds place [relation, rank, (site, layer, neuron)], a site by its number in the attribute
-``sites``, and value [relation, rank, statistic].
+``sites``, and value [relation, rank, statistic]. A group ``top-<statistic>`` holds the same by that one: the
+best by attribution beside the best by activation.
 """
 
 from __future__ import annotations
@@ -19,6 +20,17 @@ from relact.store.seal import seal
 from relact.store.skeleton import write_coordinates
 
 AXIS = ("site", "layer", "neuron")
+
+
+def group_of(statistic: str, first: str) -> str:
+    """The group of a list; ``first`` is what `schema.TOP` is ranked by."""
+    return schema.TOP if statistic == first else f"{schema.TOP}-{statistic}"
+
+
+def is_listed(name: str) -> bool:
+    """Whether a file of a package, or a group, is of a short list."""
+    group = name.split("/")[0]
+    return group == schema.TOP or group.startswith(f"{schema.TOP}-")
 
 
 def write(path: Path, tables: Mapping[str, pd.DataFrame], sites: Sequence[str], statistic: str) -> None:
@@ -48,17 +60,26 @@ def write(path: Path, tables: Mapping[str, pd.DataFrame], sites: Sequence[str], 
     seal(path)
 
 
+def statistics(store: Store) -> list[str]:
+    """What the lists of a package rank by."""
+    groups = [group for group in store.children("") if is_listed(group)]
+    return [str(store.attributes(group).get(schema.TOP_STATISTIC)) for group in groups]
+
+
 def read(store: Store, relation: str, n: int, sites: Sequence[str], statistic: str) -> pd.DataFrame | None:
     """The ``n`` best neurons of a relation, as `query.top` gives them; None when the list cannot tell."""
-    if not store.has(schema.TOP) or store.attributes(schema.TOP).get(schema.TOP_STATISTIC) != statistic:
+    groups = (schema.TOP, f"{schema.TOP}-{statistic}")
+    ranked = (group for group in groups if store.has(group))
+    group = next((g for g in ranked if store.attributes(g).get(schema.TOP_STATISTIC) == statistic), None)
+    if group is None:
         return None
-    listed = store.dataset(schema.TOP)
+    listed = store.dataset(group)
     names = [str(name) for name in listed["relation"].values]
     if relation not in names:
         return None
     place = listed[schema.PLACE][names.index(relation)].values  # [rank, (site, layer, neuron)]
     value = listed[schema.VALUE][names.index(relation)].values  # [rank, statistic]
-    known = store.attributes(schema.TOP)[schema.TOP_SITES]
+    known = store.attributes(group)[schema.TOP_SITES]
     frame = pd.DataFrame(
         {
             "site": [known[number] for number in place[:, 0]],

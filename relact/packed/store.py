@@ -52,7 +52,7 @@ class PackedStore(Store):
 
     def children(self, group: str) -> list[str]:
         """Names below ``group``, sorted."""
-        start = f"{group}/"
+        start = f"{group}/" if group else ""
         below = (path[len(start) :] for path in self.package.contents.nodes if path.startswith(start))
         return sorted(name for name in below if "/" not in name)
 

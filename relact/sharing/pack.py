@@ -29,6 +29,7 @@ from relact.packed.metadata import NAMED, NUMBERED
 from relact.packed.package import ZIP
 from relact.progress import Progress, silent
 from relact.schema import DOCUMENT
+from relact.scoring.criteria import USUAL
 from relact.sharing import card as cards
 from relact.sharing.source import Source
 from relact.store import local
@@ -194,17 +195,19 @@ def _rank(name: str) -> int:
 
 
 def _short_list(store: LocalStore) -> dict[str, bytes]:
-    """Files of the group ``top``, by name; none without scores."""
+    """Files of the groups ``top``, by name; none without scores."""
     if not store.has(schema.SCORES):
         return {}
-    relations, statistic = store.scores_record().relations, store.statistics()[0]
-    tables = {
-        relation: query.top(store, relation=relation, n=LISTED, statistic=statistic) for relation in relations
-    }
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch) / schema.TOP
-        shortlist.write(folder, tables, store.sites, statistic)
-        return {f"{schema.TOP}/{name}": (folder / name).read_bytes() for name in files_below(folder)}
+    relations, stored = store.scores_record().relations, store.statistics()
+    found: dict[str, bytes] = {}
+    for statistic in dict.fromkeys([stored[0], *(name for name in USUAL.values() if name in stored)]):
+        tables = {name: query.top(store, relation=name, n=LISTED, statistic=statistic) for name in relations}
+        group = shortlist.group_of(statistic, stored[0])
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch) / group
+            shortlist.write(folder, tables, store.sites, statistic)
+            found |= {f"{group}/{name}": (folder / name).read_bytes() for name in files_below(folder)}
+    return found
 
 
 def _root(

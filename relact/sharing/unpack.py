@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pandas as pd
 from relact import durable, schema
 from relact.analysis import query
 from relact.errors import StoreError
+from relact.packed import shortlist
 from relact.packed.contents import CONSOLIDATED
 from relact.packed.metadata import parse_document
 from relact.packed.refusal import AGAIN, DISTRUST
@@ -92,11 +94,13 @@ def _fill(folder: Path, shared: PackedStore, progress: Progress) -> None:
 def _results(shared: PackedStore) -> list[str]:
     """Files of the store but for its blocks and its root: all that are sealed, and the groups between."""
     contents = shared.package.contents
-    sealed = [name for name in contents.sums if name.split("/")[0] != schema.TOP]
+    sealed = [name for name in contents.sums if not shortlist.is_listed(name)]
     between = [
         f"{path}/{DOCUMENT}"
         for path, node in contents.nodes.items()
-        if node["node_type"] == "group" and f"{path}/{DOCUMENT}" not in contents.sums and path != schema.TOP
+        if node["node_type"] == "group"
+        and f"{path}/{DOCUMENT}" not in contents.sums
+        and not shortlist.is_listed(path)
     ]
     return sorted([*sealed, *between])
 
@@ -158,12 +162,12 @@ def _check_top(shared: PackedStore, folder: Path) -> None:
     """The short list says what the scores say, where they were packed."""
     if not shared.has(schema.TOP) or not shared.has(schema.SCORES):
         return
-    unpacked, statistic = local.open(folder), shared.attributes(schema.TOP).get(schema.TOP_STATISTIC, "")
+    unpacked = local.open(folder)
     n_ranks = shared.dataset(schema.TOP).sizes.get("rank", 0)
-    scored = partial(query.top, unpacked, n=n_ranks, statistic=statistic)
-    for relation in unpacked.scores_record().relations:
+    for statistic, relation in product(shortlist.statistics(shared), unpacked.scores_record().relations):
         listed = shared.short_list(relation, n_ranks, shared.sites, statistic)
-        if listed is None or not _same(listed, scored(relation=relation)):
+        scored = query.top(unpacked, relation=relation, n=n_ranks, statistic=statistic)
+        if listed is None or not _same(listed, scored):
             problem = f"its list of the best neurons of {relation!r} is not what its scores say"
             raise StoreError(problem, where=shared.path, fix=DISTRUST)
 

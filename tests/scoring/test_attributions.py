@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import xarray as xr
 from helpers import sample, victims
 from sklearn.metrics import average_precision_score
 
@@ -14,6 +15,7 @@ from relact import kernels, schema
 from relact.analysis import compare, query
 from relact.capturing.capture import capture
 from relact.errors import InputError, NumericError, StoreError
+from relact.packed import shortlist
 from relact.packed.store import open_store
 from relact.scoring import controls, masks
 from relact.scoring.criteria import MEANINGS, meaning, named
@@ -228,6 +230,18 @@ def test_a_package_answers_the_same(scored, tmp_path):
     score(few, statistics=["attribution_z"])
     pack(few.path, tmp_path / "few.zarr")
     assert unpack(tmp_path / "few.zarr", tmp_path / "v.zarr").statistics() == ["attribution_z"]
+
+
+def test_a_package_lists_the_best_by_either_choice(scored, tmp_path):
+    pack(scored.path, tmp_path / "p.zarr", stages=["masks"])
+    shared = open_store(tmp_path / "p.zarr")
+    assert shortlist.statistics(shared) == ["average_precision", "attribution_z"]
+    assert not shared.has(schema.SCORES)
+    for by in ("activation", "attribution"):
+        ours, theirs = (query.top(store, relation="size", n=7, by=by) for store in (shared, scored))
+        assert ours.equals(theirs.astype(ours.dtypes.to_dict()))
+    groups = set(xr.open_datatree(tmp_path / "p.zarr", engine="zarr").groups)
+    assert {"/top", "/top-attribution_z"} <= groups
 
 
 def test_their_neurons_are_ablated_where_they_were_attributed(copied):
