@@ -277,11 +277,15 @@ def test_every_query_agrees_on_a_package(tiny_study, tmp_path):
         query.top(shared, relation="shape")
 
 
-def test_the_committed_store_is_what_the_catalogue_says(tmp_path):
-    listed = {one.name: one for one in catalogue.stores()}["smollm2-starter"]
+@pytest.mark.parametrize("name", [one.name for one in catalogue.stores()])
+def test_a_committed_store_is_what_the_catalogue_says(name, tmp_path):
+    listed = {one.name: one for one in catalogue.stores()}[name]
     store = unpack(listed.location, tmp_path / "u.zarr", sha256=listed.sha256)
     assert verify.verify(store.path).ok and len(store.relations()) == listed.relations
-    assert store.manifest.model.id == listed.model == "smollm2"
-    top = query.top(listed.location, relation="country_capital", n=20)
-    mask = store.dataset("masks/top-400/" + top["site"][0])["mask"]
-    assert bool(mask.sel(relation="country_capital", layer=top["layer"][0], neuron=top["neuron"][0]))
+    assert store.manifest.model.id == listed.model
+    assert sum(lay.n_layers * lay.width for lay in store.layouts.values()) == listed.neurons
+    assert store.children("ablations") == store.children("masks") == ["attribution_z-top-400", "top-400"]
+    for by, mask in (("activation", "top-400"), ("attribution", "attribution_z-top-400")):
+        best = query.top(listed.location, relation="country_capital", n=20, by=by).iloc[0]
+        chosen = store.dataset(f"masks/{mask}/{best['site']}")["mask"]
+        assert bool(chosen.sel(relation="country_capital", layer=best["layer"], neuron=best["neuron"]))
