@@ -22,6 +22,7 @@ from relact.cli.options import (
     Mode,
     Seeds,
     Statistic,
+    StoreModel,
     StorePath,
     Tokens,
 )
@@ -50,7 +51,7 @@ def ablate(
         typer.Option(help="multiply the neurons' values instead, a result per factor: 0.5,1.5,2"),
     ] = None,
     tokens: Tokens = AblateOptions.tokens,
-    model: Annotated[str | None, typer.Option(help="where the store's model is now, if it moved")] = None,
+    model: StoreModel = None,
     seeds: Seeds = SEEDS,
     control: Control = AblateOptions.control,
     match: Match = AblateOptions.match,

@@ -25,7 +25,7 @@ def leaderboard(
     ] = None,
     k: Annotated[str, typer.Option("--k", help="numbers of neurons per relation")] = "50,100,200,400",
     seeds: Annotated[int, typer.Option(help="random controls")] = 5,
-    model: Annotated[str | None, typer.Option(help="where the store's model is now, if it moved")] = None,
+    model: StoreModel = None,
     device: Device = "auto",
     output: Output = None,
     as_json: Json = False,

@@ -14,6 +14,9 @@ Sources = Annotated[
     ),
 ]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="folder of the store")]
+StoreModel = Annotated[
+    str | None, typer.Option("--model", help="where the store's model is now, if it moved")
+]
 StorePlace = Annotated[
     str,
     typer.Argument(metavar="STORE", help="a folder, a .zarr.zip, or its URL: http(s), s3, hf://datasets/..."),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from relact.ablating.options import PatchOptions
-from relact.cli.options import Device, Json, Output, StorePlace
+from relact.cli.options import Device, Json, Output, StoreModel, StorePlace
 from relact.cli.printing import show_frame
 from relact.cli.progress import Stages
 
@@ -26,7 +26,7 @@ def patch(
         str, typer.Option(help="patch all tokens, or from the last one of a prompt on")
     ] = PatchOptions.tokens,
     seed: Annotated[int, typer.Option(help="of the prompts and answers that are drawn")] = PatchOptions.seed,
-    model: Annotated[str | None, typer.Option(help="where the store's model is now, if it moved")] = None,
+    model: StoreModel = None,
     device: Device = "auto",
     output: Output = None,
     as_json: Json = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from relact.cli.options import By, Device, Json, Negatives, Output, Statistic, StorePath, Workers
+from relact.cli.options import By, Device, Json, Negatives, Output, Statistic, StoreModel, StorePath, Workers
 from relact.cli.printing import show_frame
 from relact.cli.progress import Stages
 
@@ -24,7 +24,7 @@ def stability(
         bool, typer.Option("--ablate", help="also switch off both halves' sets on the test prompts")
     ] = False,
     seeds: Annotated[int, typer.Option(help="with --ablate: random controls")] = 3,
-    model: Annotated[str | None, typer.Option(help="where the store's model is now, if it moved")] = None,
+    model: StoreModel = None,
     device: Device = "auto",
     output: Output = None,
     as_json: Json = False,
