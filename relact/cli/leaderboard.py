@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from relact.cli.options import Device, Json, Output
+from relact.cli.options import Device, Json, Output, StoreModel
 from relact.cli.printing import listed, numbers, show_frame
 from relact.cli.progress import Stages
 
