@@ -37,6 +37,9 @@ Language = Annotated[str, typer.Option(help="language of the prompts: en, de, fr
 Templates = Annotated[str, typer.Option(help="first or all templates of a relation")]
 Form = Annotated[str, typer.Option(help="statement, or paper: `? Answer:` at the end")]
 PerRelation = Annotated[int | None, typer.Option(help="identification prompts per relation at most")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="refuse where a relation lacks what is asked, instead of dropping it")
+]
 TestSize = Annotated[int, typer.Option(help="held-out facts per relation")]
 Seed = Annotated[int, typer.Option(help="seed of the split and of sampled negatives")]
 Sites = Annotated[str, typer.Option(help="sites to capture: mlp, attn, all, or names like mlp.gate,mlp.up")]

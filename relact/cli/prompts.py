@@ -18,6 +18,7 @@ from relact.cli.options import (
     PerRelation,
     Seed,
     Shots,
+    Strict,
     Templates,
     TestSize,
 )
@@ -64,6 +65,7 @@ def prompts(
     skip_bad: Annotated[
         bool, typer.Option(help="pass over rows that cannot be used, and count them")
     ] = False,
+    strict: Strict = PromptOptions.strict,
     listing: Annotated[bool, typer.Option("--list", help="list the bundled relations")] = False,
     as_json: Json = False,
 ) -> None:
@@ -84,6 +86,7 @@ def prompts(
         test_size,
         seed,
         paraphrase,
+        strict=strict,
     )
     reading = ReadingOptions(label_column, template, limit=limit, skip_bad=skip_bad)
     skipped: list[str] = []
@@ -112,16 +115,14 @@ def _frame(
     preset: str | None,
     skipped: list[str],
 ) -> pd.DataFrame:
-    """The prompts of the sources. A preset has options of its own: only seed and paraphrase are chosen."""
+    """The prompts of the sources. A preset has options of its own: seed, paraphrase and strict are chosen."""
     from relact.relations.prompts import build, published
     from relact.relations.sources import load_all
     from relact.studies import presets
 
     if preset:
-        options_of_preset = presets.get(preset).prompts
-        return published(
-            sources, replace(options_of_preset, seed=options.seed, paraphrase=options.paraphrase)
-        )
+        chosen = {name: getattr(options, name) for name in ("seed", "paraphrase", "strict")}
+        return published(sources, replace(presets.get(preset).prompts, **chosen))
     return build(load_all(sources, reading, skipped=skipped), options)
 
 

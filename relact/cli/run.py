@@ -10,6 +10,7 @@ import typer
 
 from relact.ablating.options import AblateOptions
 from relact.capturing.options import CaptureOptions
+from relact.cli import terminal
 from relact.cli.options import (
     Attribution,
     DryRun,
@@ -27,6 +28,7 @@ from relact.cli.options import (
     Seeds,
     Shots,
     Sites,
+    Strict,
     Templates,
     TestSize,
     Tokens,
@@ -61,6 +63,7 @@ def run_all(
     per_relation: PerRelation = None,
     test_size: TestSize = PromptOptions.test_size,
     seed: Seed = PromptOptions.seed,
+    strict: Strict = PromptOptions.strict,
     sites: Sites = str(CaptureOptions.sites),
     pool: Pool = CaptureOptions.pool,
     dtype: Dtype = CaptureOptions.dtype,
@@ -96,7 +99,7 @@ def run_all(
     if preset:
         if attribution:
             raise typer.BadParameter("a preset is as published", param_hint="--attribution")
-        recipe = _refined(run.recipe_of(preset), seed=seed, dtype=dtype, memory=memory)
+        recipe = _refined(run.recipe_of(preset), seed=seed, strict=strict, dtype=dtype, memory=memory)
     else:
         recipe = Recipe(
             prompts=PromptOptions(
@@ -107,6 +110,7 @@ def run_all(
                 per_relation=per_relation,
                 test_size=test_size,
                 seed=seed,
+                strict=strict,
             ),
             capture=CaptureOptions(sites, pool, dtype, attribution=attribution),
             scores=ScoreOptions(negatives=negatives, seed=seed, memory=memory),
@@ -117,6 +121,8 @@ def run_all(
     recipe = replace(recipe, k=k or recipe.k)
     loaded = load(model or run.EMBEDDED)
     table = run.table_of(sources or [], recipe)
+    for name, why in table.attrs.get("dropped", {}).items():
+        terminal.problem(f"relation {name} is dropped: {why}")
     if dry_run:
         return show_plans(run.forecast(recipe, loaded, table, store), as_json)
     with Stages() as progress:
@@ -124,11 +130,11 @@ def run_all(
     show_study(study, as_json)
 
 
-def _refined(recipe: Recipe, *, seed: int, dtype: str, memory: str) -> Recipe:
+def _refined(recipe: Recipe, *, seed: int, strict: bool, dtype: str, memory: str) -> Recipe:
     """A preset with the options that do not change what it is."""
     return replace(
         recipe,
-        prompts=replace(recipe.prompts, seed=seed),
+        prompts=replace(recipe.prompts, seed=seed, strict=strict),
         capture=replace(recipe.capture, dtype=dtype),
         scores=replace(recipe.scores, seed=seed, memory=memory),
     )

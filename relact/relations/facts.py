@@ -20,6 +20,7 @@ class Fact:
     """One subject with its answer, in one language. ``aliases`` are other answers that are just as right.
 
     ``object`` is empty for a ready text that carries only a label ("this is toxic"): nothing to answer there.
+    ``templates`` are the fact's own, where its row has others than the rest of the relation; normally empty.
     """
 
     key: str
@@ -27,6 +28,7 @@ class Fact:
     object: str
     aliases: tuple[str, ...] = ()
     language: str = "en"
+    templates: tuple[str, ...] = ()
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -56,6 +58,10 @@ class Relation:
         """Languages with both a template and a fact, in the order of the templates."""
         told = {fact.language for fact in self.facts}
         return tuple(language for language in self.templates if language in told)
+
+    def templates_of(self, fact: Fact) -> tuple[str, ...]:
+        """What a fact is asked with: its own templates, or those of the relation in its language."""
+        return fact.templates or self.templates.get(fact.language, ())
 
     def told_in(self, language: str) -> tuple[Fact, ...]:
         """The facts of one language, in file order."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from relact.errors import InputError
 from relact.relations import concepts, lre, native, tabular
-from relact.relations.row import Bad, Row, read_json
+from relact.relations.row import Bad, Row, read_json, unsound
 
 
 def rows(
@@ -41,6 +41,15 @@ def rows(
             raise error
         notes.append(str(error))
 
+    for row in _any(path, bad, label_column):
+        if wrong := unsound(row):
+            bad(wrong)
+        else:
+            yield row
+
+
+def _any(path: Path, bad: Bad, label_column: str | None) -> Iterator[Row]:
+    """Rows of a folder or file as its reader gives them."""
     if path.is_dir():
         yield from _folder(path, bad)
     elif path.suffix == ".json":

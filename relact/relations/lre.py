@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from relact.errors import InputError
-from relact.relations.row import Bad, Row, short, slots_wrong
+from relact.relations.row import Bad, Row, all_slotted, short
 
 
 def recognised(data: Any) -> bool:
@@ -18,10 +18,9 @@ def recognised(data: Any) -> bool:
 
 def rows(path: Path, data: dict[str, Any], bad: Bad) -> Iterator[Row]:
     """A row per sample, with prompt_templates and prompt_templates_zs. The relation is the file's stem."""
-    templates = tuple(
-        dict.fromkeys([*data.get("prompt_templates", ()), *data.get("prompt_templates_zs", ())])
-    )
-    if slots_wrong(templates, str(path), bad):
+    told = [*data.get("prompt_templates", ()), *data.get("prompt_templates_zs", ())]
+    templates = all_slotted(told, str(path), bad)
+    if told and not templates:
         return
     about = {
         "description": str(data.get("name", "")),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from relact.errors import InputError
-from relact.relations.row import Bad, Row, short, slots_wrong
+from relact.relations.row import Bad, Row, all_slotted, short
 
 ABOUT = ("description", "source", "licence", "leaks")
 
@@ -21,8 +21,10 @@ def rows(path: Path, data: dict[str, Any], bad: Bad) -> Iterator[Row]:
     """A row per fact and language: subjects and objects by language stand under one key."""
     if not isinstance(data.get("templates"), dict) or not data["templates"]:
         return bad(InputError("has no templates per language", where=path, fix='give {"en": ["... {} ..."]}'))
-    templates = {language: tuple(texts) for language, texts in data["templates"].items()}
-    if slots_wrong([text for texts in templates.values() for text in texts], str(path), bad):
+    templates = {
+        language: all_slotted(texts, str(path), bad) for language, texts in data["templates"].items()
+    }
+    if not all(templates.values()):
         return
     about = {name: str(data[name]) for name in ABOUT if name in data}
     for number, fact in enumerate(data["facts"], 1):

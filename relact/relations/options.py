@@ -29,6 +29,7 @@ class PromptOptions:
     seed: int = 0
     paraphrase: bool = False
     keep_leaks: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         for where, kind, known in (

@@ -10,7 +10,8 @@ and template start with the same examples, so a model's work on that prefix can 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from relact.errors import InputError
 from relact.relations.facts import UNSPACED, Fact, Relation, order
 from relact.relations.options import FORMS, PromptOptions
 from relact.relations.sources import load_all, load_paper
-from relact.relations.split import Split, split
+from relact.relations.split import Split, gives_away, split
 from relact.relations.table import COLUMNS, reserved
 
 POOL = 200  # facts that examples are drawn from: enough variety, and the work stays linear in the facts
@@ -40,6 +41,7 @@ def prompts(
     seed: int = PromptOptions.seed,
     paraphrase: bool = PromptOptions.paraphrase,
     keep_leaks: bool = PromptOptions.keep_leaks,
+    strict: bool = PromptOptions.strict,
 ) -> pandas.DataFrame:
     """The prompt table of some relations, in their order; per relation first identify, then test.
 
@@ -57,41 +59,73 @@ def prompts(
         seed: of the split and of the drawn examples.
         paraphrase: the test prompts use the relation's other templates: the same subjects asked differently.
         keep_leaks: keep facts whose answer stands inside the prompt (the published method does).
+        strict: refuse where a relation lacks what is asked. Otherwise it is dropped with a warning, and
+            `table.summary` names it.
 
     Raises:
-        InputError: no facts in this language, or too few to be split; what `sources.load` refuses.
+        InputError: no relation has facts in this language, and enough of them; what `sources.load` refuses.
 
     >>> relact.prompts(["country_capital"], shots=1)["text"][0].splitlines()[-1]
     'The capital of South Sudan is'
     """
     options = PromptOptions(
-        language, shots, examples, templates, form, per_relation, test_size, seed, paraphrase, keep_leaks
+        language,
+        shots,
+        examples,
+        templates,
+        form,
+        per_relation,
+        test_size,
+        seed,
+        paraphrase,
+        keep_leaks,
+        strict,
     )
-    return build(load_all(sources), options)
+    frame = build(load_all(sources), options)
+    warn_of_dropped(frame)
+    return frame
+
+
+def warn_of_dropped(frame: pandas.DataFrame) -> None:
+    """A warning for every relation that `build` dropped; commands print the summary instead."""
+    for name, why in frame.attrs.get("dropped", {}).items():
+        warnings.warn(f"relation {name} is dropped: {why}", stacklevel=3)
 
 
 def build(relations: Iterable[Relation], options: PromptOptions) -> pandas.DataFrame:
-    """`prompts` of relations that are loaded."""
+    """`prompts` of relations that are loaded. ``attrs`` of the table hold a note per relation, and why which
+    relations were dropped.
+    """
     rows: list[dict[str, object]] = []
     notes: dict[str, str] = {}
+    dropped: dict[str, InputError] = {}
     for relation in relations:
         if fix := reserved(relation.name):
             raise InputError("this name is taken", where=f"relation {relation.name}", fix=fix)
-        dealt = split(
-            relation,
-            shots=options.shots,
-            test_size=options.test_size,
-            seed=options.seed,
-            keep_leaks=options.keep_leaks,
-        )
-        identify, test = _rows(relation, dealt, options)
-        notes[relation.name] = _note(dealt, options, len(test))
-        rows += identify + test
+        try:
+            identify, test, notes[relation.name] = _rows(relation, options)
+        except InputError as error:
+            if options.strict:
+                raise
+            dropped[relation.name] = error
+        else:
+            rows += identify + test
     if not rows:
-        raise InputError("no relations given", where="prompts", fix="name at least one, or `starter`")
+        raise _nothing_left(list(dropped.values()))
     frame = pandas.DataFrame(rows, columns=list(COLUMNS))
     frame.attrs["notes"] = notes
+    frame.attrs["dropped"] = {name: error.what for name, error in dropped.items()}
     return frame
+
+
+def _nothing_left(errors: Sequence[InputError]) -> InputError:
+    if not errors:
+        return InputError("no relations given", where="prompts", fix="name at least one, or `starter`")
+    first = errors[0]
+    if len(errors) == 1:
+        return first
+    problem = f"none of {len(errors)} relations is usable; of the first: {first.what}"
+    return InputError(problem, where=first.where, fix=first.fix)
 
 
 def published(sources: Sequence[str | Path | Relation], options: PromptOptions) -> pandas.DataFrame:
@@ -103,32 +137,58 @@ def published(sources: Sequence[str | Path | Relation], options: PromptOptions) 
 
 
 def _rows(
-    relation: Relation, dealt: Split, options: PromptOptions
-) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    """The prompts of one relation: to identify, and to test."""
-    templates = relation.templates.get(options.language, ())
+    relation: Relation, options: PromptOptions
+) -> tuple[list[dict[str, object]], list[dict[str, object]], str]:
+    """The prompts of one relation, to identify and to test, and a note.
+
+    Raises:
+        InputError: it lacks what the options ask.
+    """
+    dealt = split(
+        relation,
+        shots=options.shots,
+        test_size=options.test_size,
+        seed=options.seed,
+        keep_leaks=options.keep_leaks,
+    )
     example_facts, identify_facts, test_facts = (
         _told(keys, dealt, options.language) for keys in (dealt.examples, dealt.identify, dealt.test)
     )
-    _check(relation, example_facts, identify_facts, test_facts, options)
-    many = len(templates) if options.templates == "all" else 1
-    asked = templates[1:][:many] if options.paraphrase else templates[:many]
+    _check(relation, dealt, example_facts, identify_facts, test_facts, options)
     shown = example_facts[: options.shots]
     pool = [*example_facts, *identify_facts][:POOL]
-    identify = [
-        filled(
-            relation, fact, text, schema.IDENTIFY, _examples(relation, fact, pool, shown, options), options
-        )
-        for fact in identify_facts
-        for text in templates[:many]
-    ]
+
+    def drawn(fact: Fact) -> Sequence[Fact]:
+        return _examples(relation, fact, pool, shown, options)
+
+    identify, hushed = _asked(relation, identify_facts, schema.IDENTIFY, drawn, options)
     held_out = test_facts[: options.test_size]
-    test = [filled(relation, fact, text, schema.TEST, shown, options) for fact in held_out for text in asked]
-    return identify[: options.per_relation], test
+    test, silent = _asked(relation, held_out, schema.TEST, lambda fact: shown, options)
+    left_out = dealt.leaking.get(options.language, 0) + hushed + silent
+    return identify[: options.per_relation], test, _note(left_out, options, len(test))
+
+
+def _asked(
+    relation: Relation,
+    facts: Sequence[Fact],
+    role: str,
+    examples: Callable[[Fact], Sequence[Fact]],
+    options: PromptOptions,
+) -> tuple[list[dict[str, object]], int]:
+    """Prompts about facts, and how many are left out because they hold their answer."""
+    first = 1 if options.paraphrase and role == schema.TEST else 0
+    many = None if options.templates == "all" else 1
+    asked = [(fact, text) for fact in facts for text in relation.templates_of(fact)[first:][:many]]
+    kept = [
+        (fact, text) for fact, text in asked if options.keep_leaks or not gives_away(relation, fact, text)
+    ]
+    rows = [filled(relation, fact, text, role, examples(fact), options) for fact, text in kept]
+    return rows, len(asked) - len(kept)
 
 
 def _check(
     relation: Relation,
+    dealt: Split,
     example_facts: Sequence[Fact],
     identify_facts: Sequence[Fact],
     test_facts: Sequence[Fact],
@@ -136,9 +196,11 @@ def _check(
 ) -> None:
     """Whether a relation has what the options ask of it."""
     language, where = options.language, f"relation {relation.name}"
-    n_templates = len(relation.templates.get(language, ()))
-    total = len(example_facts) + len(identify_facts) + len(test_facts)
-    if not n_templates or not total:
+    facts = [*example_facts, *identify_facts, *test_facts]
+    if not facts and (leaking := dealt.leaking.get(language)):
+        problem = f"all {leaking} facts in {language!r} have their answer inside the prompt"
+        raise InputError(problem, where=where, fix="reword the template so that it names no answer")
+    if not facts:
         known = ", ".join(relation.languages) or "none"
         raise InputError(
             f"no facts in language {language!r}", where=where, fix=f"languages there are: {known}"
@@ -148,8 +210,8 @@ def _check(
     if len(example_facts) < options.shots or len(identify_facts) < 2:
         roles = f"{options.shots} examples, test and at least 2 to identify"
         fix = "add facts, or ask for fewer shots or test prompts"
-        raise InputError(f"{total} usable facts are too few for {roles}", where=where, fix=fix)
-    if options.paraphrase and n_templates < 2:
+        raise InputError(f"{len(facts)} usable facts are too few for {roles}", where=where, fix=fix)
+    if options.paraphrase and all(len(relation.templates_of(fact)) < 2 for fact in facts):
         raise InputError(
             f"only one template in {language!r}", where=where, fix="add a second one to paraphrase"
         )
@@ -169,13 +231,13 @@ def _examples(
     )
 
 
-def _note(dealt: Split, options: PromptOptions, tested: int) -> str:
+def _note(left_out: int, options: PromptOptions, tested: int) -> str:
     """What the numbers of a relation don't say by themselves."""
     parts = []
     if tested < options.test_size:
         parts.append("a third of the facts held out" if tested else "no answers, so nothing to test")
-    if leaking := dealt.leaking.get(options.language, 0):
-        parts.append(f"{leaking} left out: the prompt gives the answer away")
+    if left_out:
+        parts.append(f"{left_out} left out: the prompt gives the answer away")
     return "; ".join(parts)
 
 
@@ -191,9 +253,15 @@ def gap_of(language: str, form: str) -> str:
 def filled(
     relation: Relation, fact: Fact, template: str, role: str, examples: Sequence[Fact], options: PromptOptions
 ) -> dict[str, object]:
-    """One prompt as a row of the table: a template filled with a fact, after its examples."""
+    """One prompt as a row of the table: a template filled with a fact, after its examples.
+
+    Examples have the same template, unless their rows have their own.
+    """
     tail, gap = FORMS[options.form], gap_of(options.language, options.form)
-    lines = [f"{template.replace('{}', shown.subject)}{tail}{gap}{shown.object}\n" for shown in examples]
+    lines = [
+        f"{(shown.templates or (template,))[0].replace('{}', shown.subject)}{tail}{gap}{shown.object}\n"
+        for shown in examples
+    ]
     return {
         "text": "".join(lines) + template.replace("{}", fact.subject) + tail,
         "relation": relation.name,

@@ -6,6 +6,7 @@ A row is a fact (subject, object, templates) or a ready text with a label (its t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,13 @@ from relact.errors import InputError
 
 READY = ("{}",)  # the template of a text that needs no filling in
 SHORT = 80  # characters of a value that a message shows
+
+SUBJECT = re.compile(r"\{(?:subject|0)?\}|\[X\]", re.IGNORECASE)  # marks of the subject's place
+ANSWER = re.compile(r"\{(?:object|1)\}|\[Y\]", re.IGNORECASE)
+END = re.compile(r"[\s.,;:!?。！？…'\"”’»)]*")  # what may follow the answer's mark
+
+HALF = re.compile("[\ud800-\udfff]")
+ESCAPED = {chr(0xDC00 + byte) for byte in range(0x80, 0x100)}  # bytes that are no UTF-8, as Python has them
 
 Bad = Callable[[InputError], None]  # raises the error, or notes it and goes on
 
@@ -47,19 +55,49 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def has_one_slot(template: object) -> bool:
-    """Whether it is a text that marks the subject's place once, as ``{}``."""
-    return isinstance(template, str) and template.count("{}") == 1
+def slotted(template: object, where: object = "template") -> str:
+    """A template with the subject's place as ``{}``, ending where the answer follows.
+
+    ``{}``, ``{subject}``, ``{0}`` and ``[X]`` mark the subject. A mark for the answer (``[Y]``, ``{object}``,
+    ``{1}``) is cut off with the full stop behind it.
+
+    Raises:
+        InputError: no single mark for the subject, or more than punctuation after the answer's.
+    """
+    text = template if isinstance(template, str) else ""
+    asked, mark, rest = (text, "", "") if not (found := ANSWER.search(text)) else _parted(text, found)
+    if len(SUBJECT.findall(text)) != 1:
+        fix = "mark the subject's place once, as {}, {subject}, {0} or [X]"
+        raise InputError(f"template {template!r} has no single {{}}", where=where, fix=fix)
+    if not END.fullmatch(rest):
+        fix = f"put {mark} at the end: a model answers after all of it"
+        raise InputError(f"template {template!r} goes on after {mark}", where=where, fix=fix)
+    return SUBJECT.sub("{}", asked)
 
 
-def slots_wrong(templates: Iterable[str], where: str, bad: Bad) -> bool:
-    """Whether a file's templates are not usable; the first of those is reported."""
-    for template in templates:
-        if not has_one_slot(template):
-            fix = "mark the subject's place once, as {}"
-            bad(InputError(f"template {template!r} has no single {{}}", where=where, fix=fix))
-            return True
-    return False
+def _parted(text: str, found: re.Match[str]) -> tuple[str, str, str]:
+    return text[: found.start()].rstrip(), found[0], text[found.end() :]
+
+
+def all_slotted(templates: Iterable[object], where: str, bad: Bad) -> tuple[str, ...]:
+    """A file's templates, each once, see `slotted`; none where one is not usable, which is reported."""
+    try:
+        return tuple(dict.fromkeys(slotted(template, where) for template in templates))
+    except InputError as error:
+        bad(error)
+        return ()
+
+
+def unsound(row: Row) -> InputError | None:
+    """What is wrong with the letters of a row: halves of surrogate pairs, which no file can hold."""
+    texts = (row.relation, row.subject, row.object, *row.aliases, row.key, row.language, *row.templates)
+    for text in texts:
+        if not text.isascii() and (found := HALF.search(text)):
+            if found[0] in ESCAPED:
+                return InputError("is not UTF-8", where=row.where, fix="save the file as UTF-8")
+            fix = "write the whole letter, or remove the row"
+            return InputError(f"half a letter (a lone surrogate) in {short(text)}", where=row.where, fix=fix)
+    return None
 
 
 def short(value: Any) -> str:

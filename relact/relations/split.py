@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relact import schema
-from relact.relations.facts import Fact, Relation, leaks, order, plain
+from relact.relations.facts import Fact, Relation, leaks, order
+from relact.relations.identity import same, united
 
 DEV_SHARE = 3  # one subject of so many is for choosing
 
@@ -29,16 +30,17 @@ def split(
 
     Keys that exist in more languages come first, then the hash decides. Test takes keys until every language
     has ``test_size`` facts, or a third of what it has; examples take the next until every language has
-    ``shots``.
+    ``shots``. Facts about one subject (`identity`) have one key here, whatever they came with. Facts whose
+    first template gives their answer away are left out: the deal is the same whichever others are asked.
     """
+    relation = united(relation)
     usable: dict[tuple[str, str], list[Fact]] = {}
     leaking: dict[str, int] = {}
     for fact in relation.facts:
-        texts = relation.templates.get(fact.language, ())
-        if not texts:
+        templates = relation.templates_of(fact)
+        if not templates:
             continue
-        filled = " \n ".join(text.replace("{}", fact.subject) for text in texts)
-        if not keep_leaks and not relation.leaks and leaks(fact.answers, filled, fact.language):
+        if not keep_leaks and gives_away(relation, fact, templates[0]):
             leaking[fact.language] = leaking.get(fact.language, 0) + 1
         else:
             usable.setdefault((fact.language, fact.key), []).append(fact)
@@ -62,6 +64,12 @@ def split(
     return Split(tuple(examples), tuple(test), identify, frozen, leaking)
 
 
+def gives_away(relation: Relation, fact: Fact, template: str) -> bool:
+    """Whether a prompt holds its own answer, in a relation where that is not its nature."""
+    text = template.replace("{}", fact.subject)
+    return not relation.leaks and leaks(fact.answers, text, fact.language)
+
+
 def _deal(keys: Sequence[str], counts: dict[str, dict[str, int]], wanted: dict[str, int]) -> dict[str, None]:
     """The first keys that fill what every language wants, without those whose facts would overshoot it."""
     need, dealt = dict(wanted), dict[str, None]()
@@ -79,7 +87,7 @@ def parts_of(relations: Sequence[str], subjects: Sequence[str]) -> list[str]:
     A third of each relation's subjects is for choosing, by a hash of their names: the same ones in every
     store and under every template. Prompts without a subject count one by one.
     """
-    keys = [plain(subject) or f"\0{at}" for at, subject in enumerate(subjects)]
+    keys = [same(subject).strip() or f"\0{at}" for at, subject in enumerate(subjects)]
     by_relation: dict[str, set[str]] = {}
     for relation, key in zip(relations, keys, strict=True):
         by_relation.setdefault(relation, set()).add(key)

@@ -12,20 +12,30 @@ import pandas
 
 from relact import schema
 from relact.errors import InputError
+from relact.relations.row import HALF
 
 COLUMNS = ("text", "relation", "subject", "object", "answers", "template", "language", "split", "shots")
 SPLITS = (schema.IDENTIFY, schema.TEST)
 
 
 def summary(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """A row per relation: identify and test prompts, templates, shots, and a note of what was left out."""
+    """A row per relation: identify and test prompts, templates, shots, and a note of what was left out.
+
+    Relations that were dropped come last, without prompts, and the note says why.
+    """
     by_relation = frame.groupby("relation", sort=False)
     columns = {role: (frame["split"] == role).groupby(frame["relation"], sort=False).sum() for role in SPLITS}
     table = pandas.DataFrame(
         {**columns, "templates": by_relation["template"].nunique(), "shots": by_relation["shots"].max()}
     ).reset_index()
     notes = frame.attrs.get("notes", {})
-    return table.assign(note=[notes.get(name, "") for name in table["relation"]])
+    table = table.assign(note=[notes.get(name, "") for name in table["relation"]])
+    dropped = frame.attrs.get("dropped", {})
+    if not dropped:
+        return table
+    nothing = dict.fromkeys(table.columns, 0)
+    rows = [{**nothing, "relation": name, "note": f"dropped: {why}"} for name, why in dropped.items()]
+    return pandas.concat([table, pandas.DataFrame(rows)], ignore_index=True)
 
 
 def preview(frame: pandas.DataFrame, *, per_relation: int = 1) -> str:
@@ -104,6 +114,27 @@ def read(prompts: pandas.DataFrame | str | Path) -> pandas.DataFrame:
     return check(frame, where=path)
 
 
+def recognised(path: Path) -> bool:
+    """Whether a file holds a prompt table as `write` leaves it, rather than facts to make prompts of."""
+    if not path.is_file():
+        return False
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet  # only for those who read such a file
+
+            names = pyarrow.parquet.read_schema(path).names
+        elif path.suffix == ".csv":
+            names = list(pandas.read_csv(path, nrows=0, encoding="utf-8-sig"))
+        elif path.suffix == ".jsonl":
+            with path.open(encoding="utf-8-sig") as file:
+                names = list(json.loads(file.readline()))
+        else:
+            return False
+    except (ValueError, TypeError, OSError):
+        return False
+    return set(COLUMNS) <= set(names)
+
+
 def _unknown_kind(path: Path) -> InputError:
     return InputError(f"unknown kind of file {path.suffix!r}", where=path, fix="use .parquet, .csv or .jsonl")
 
@@ -147,6 +178,8 @@ def _cell(column: str, value: object) -> tuple[object, str]:
         return (int(number), "") if number.isdecimal() else (0, "give a number, 0 or more")
     if not isinstance(value, str):
         return "", "give a text"
+    if HALF.search(value):
+        return "", "write whole letters: this is half of one (a lone surrogate)"
     if column in ("text", "relation", "language") and not value.strip():
         return "", "fill it in"
     if column == "split" and value not in SPLITS:
@@ -169,6 +202,6 @@ def _answers(value: object) -> tuple[object, str]:
         listed = None
     if isinstance(listed, Iterable) and not isinstance(listed, str | dict):
         answers = list(listed)
-        if all(isinstance(answer, str) for answer in answers):
+        if all(isinstance(answer, str) and not HALF.search(answer) for answer in answers):
             return answers, ""
     return [], 'write a list of texts: ["Paris"]'

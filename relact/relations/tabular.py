@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from relact.errors import InputError
-from relact.relations.row import READY, Bad, Row, has_one_slot, short
+from relact.relations.identity import same
+from relact.relations.row import READY, Bad, Row, short, slotted
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 NAMES = {  # what we need -> what a column of it may be called
@@ -163,14 +164,11 @@ def _row(record: Mapping[str, Any], columns: Mapping[str, str], where: str, stem
         return InputError(
             f"column {missing[0]!r} has no text", where=where, fix="fill it in or remove the line"
         )
-    if any(re.search("[\ud800-\udfff]", text) for text in (subject, relation, *answers)):
-        return InputError("is not UTF-8", where=where, fix="save the file as UTF-8")
-    templates = READY if ready else tuple(_texts(cell("template")))
-    if not all(map(has_one_slot, templates)):
-        return InputError(
-            f"template {templates[0]!r} has no single {{}}", where=where, fix="mark the subject's place as {}"
-        )
-    key = str(cell("key") or (cell("subject") if "subject" in columns else "") or subject)
+    try:
+        templates = READY if ready else tuple(slotted(text, where) for text in _texts(cell("template")))
+    except InputError as error:
+        return error
+    key = str(cell("key") or "") or same(str((cell("subject") if "subject" in columns else "") or subject))
     language = str(cell("language") or "")
     subject = subject if ready else subject.strip()
     answer, *aliases = dict.fromkeys(answers) if answers else ("",)

@@ -11,11 +11,12 @@ import pandas as pd
 from relact import schema
 from relact.errors import InputError
 from relact.packed.store import open_store
-from relact.relations.assembly import subject_key
-from relact.relations.facts import Fact, Relation, leaks, order
+from relact.relations.facts import Fact, Relation, order
+from relact.relations.identity import same, united
 from relact.relations.options import FORMS, PromptOptions
 from relact.relations.prompts import filled, gap_of
 from relact.relations.sources import bundled, load_all, load_paper
+from relact.relations.split import gives_away
 from relact.relations.table import COLUMNS
 from relact.store.reading import Store
 from relact.studies import presets
@@ -87,7 +88,7 @@ def _relations(
             problem = "in none of the sources"
             fix = "give its own, too; --preset paper reads LRE's folder under the published names"
         raise InputError(problem, where=f"relation {missing[0]}", fix=fix)
-    return [by_name[name] for name in names]
+    return [united(by_name[name]) for name in names]
 
 
 @dataclass(frozen=True)
@@ -120,22 +121,24 @@ class _Study:
         """
         first = tests.iloc[0]
         language = str(first["language"])
-        made = _made(str(first["text"]), str(first["template"]), str(first["subject"]))
+        told = relation.told_in(language)
+        template = str(first["template"])
+        every = {template, *(text for fact in told for text in fact.templates)}  # as examples may have them
+        made = _made(str(first["text"]), template, str(first["subject"]), every)
         if made is None or set(tests["language"]) != {language}:
             problem = "its test prompts are not one template, filled, after whole examples, in one language"
             fix = "make the other prompts yourself, and give them with --prompts"
             raise InputError(problem, where=f"relation {relation.name}", fix=fix)
         form, blocks = made
-        told = relation.told_in(language)
-        key_of = {subject_key(fact.subject): fact.key for fact in told}
-        tested, barred = (
-            list(dict.fromkeys(key_of[key] for key in map(subject_key, rows["subject"]) if key in key_of))
-            for rows in (tests, identify)
-        )
+        key_of = {same(fact.subject): fact.key for fact in told}
+        tested = dict.fromkeys(key_of[key] for key in map(same, tests["subject"]) if key in key_of)
+        seen = set(map(same, identify["subject"]))  # in whatever language the relation knows such a name
+        barred = {fact.key for fact in relation.facts if same(fact.subject) in seen}
         tail, gap = FORMS[form], gap_of(language, form)
         lines = {
-            f"{str(first['template']).replace('{}', fact.subject)}{tail}{gap}{fact.object}": fact.key
+            f"{text.replace('{}', fact.subject)}{tail}{gap}{fact.object}": fact.key
             for fact in told
+            for text in (fact.templates or (template,))
         }
         return cls(
             relation,
@@ -143,8 +146,8 @@ class _Study:
             form,
             templates=list(dict.fromkeys(tests["template"])),
             used={*tests["template"], *identify["template"]},
-            tested=tested,
-            barred=set(barred),
+            tested=list(tested),
+            barred=barred,
             shots=len(blocks),
             shown=[lines[block] for block in blocks if block in lines],
         )
@@ -155,40 +158,36 @@ class _Study:
         told = [fact for fact in self.relation.told_in(language) if fact.object]
         if language not in self.relation.languages or not told:
             return []
-        templates = self._templates(language, paraphrase)
         places = {key: at for at, key in enumerate(self.tested) if key not in self.barred}
-        held_out = [
-            fact
-            for fact in sorted(told, key=lambda fact: places.get(fact.key, 0))
-            if fact.key in places and (keep_leaks or self.relation.leaks or not self._leaks(fact))
+        held_out = [fact for fact in told if fact.key in places]
+        asked = [
+            (fact, template)
+            for fact in sorted(held_out, key=lambda fact: places[fact.key])
+            for template in self._templates(fact, paraphrase)
         ]
-        options = PromptOptions(language=language, form=self.form)
-        examples = self._examples(told)
-        return [
-            filled(self.relation, fact, template, schema.TEST, examples, options)
-            for fact in held_out
-            for template in templates
-        ]
-
-    def _templates(self, language: str, paraphrase: bool) -> Sequence[str]:
-        """As many as the store's test prompts have."""
-        there, number = list(self.relation.templates[language]), len(self.templates)
-        if paraphrase and language == self.language:
-            there = [template for template in there if template not in self.used]
-        elif paraphrase:
-            there = there[number:]
-        if not there:
+        if held_out and not asked:
             problem = f"no template in {language!r} but those that the store's prompts have"
             raise InputError(
                 problem, where=f"relation {self.relation.name}", fix="give a --source with others"
             )
-        return there[:number]
+        options = PromptOptions(language=language, form=self.form)
+        examples = self._examples(told)
+        return [
+            filled(self.relation, fact, template, schema.TEST, examples, options)
+            for fact, template in asked
+            if keep_leaks or not gives_away(self.relation, fact, template)
+        ]
 
-    def _leaks(self, fact: Fact) -> bool:
-        """Whether a prompt of the language would give the answer away."""
-        texts = self.relation.templates[fact.language]
-        asked = " \n ".join(template.replace("{}", fact.subject) for template in texts)
-        return leaks(fact.answers, asked, fact.language)
+    def _templates(self, fact: Fact, paraphrase: bool) -> Sequence[str]:
+        """As many as the store's test prompts have."""
+        there, number = list(self.relation.templates_of(fact)), len(self.templates)
+        if fact.templates:
+            number = 1
+        if paraphrase and fact.language == self.language:
+            there = [template for template in there if template not in self.used]
+        elif paraphrase:
+            there = there[number:]
+        return there[:number]
 
     def _examples(self, told: Iterable[Fact]) -> list[Fact]:
         """Facts to show before every prompt: the store's own examples first."""
@@ -205,8 +204,12 @@ class _Study:
         return [able[key] for key in ranked[: self.shots]]
 
 
-def _made(text: str, template: str, subject: str) -> tuple[str, list[str]] | None:
-    """A prompt's form, and the examples before its question, a text each; None where it is not so made."""
+def _made(text: str, template: str, subject: str, every: Iterable[str]) -> tuple[str, list[str]] | None:
+    """A prompt's form, and the examples before its question, a text each; None where it is not so made.
+
+    ``every``: the templates that examples may have.
+    """
+    openings = tuple(other.partition("{}")[0] for other in every)
     if template.count("{}") != 1:
         return None
     question, height = template.replace("{}", subject), 1 + template.count("\n")
@@ -215,6 +218,6 @@ def _made(text: str, template: str, subject: str) -> tuple[str, list[str]] | Non
             *lines, last = text[: len(text) - len(question + tail)].split("\n")
             blocks = ["\n".join(lines[at : at + height]) for at in range(0, len(lines), height)]
             whole = last == "" and len(lines) % height == 0
-            if whole and all(block.startswith(template.partition("{}")[0]) for block in blocks):
+            if whole and all(block.startswith(openings) for block in blocks):
                 return form, blocks
     return None

@@ -22,12 +22,14 @@ from relact.capturing import forecast as capturing
 from relact.capturing.capture import capture_with
 from relact.capturing.objectives import resolved
 from relact.capturing.options import CaptureOptions
+from relact.errors import InputError
 from relact.models.loading import LoadedModel, load
 from relact.plan import Plan
 from relact.progress import Progress, silent
 from relact.relations.options import PromptOptions
-from relact.relations.prompts import build, published
+from relact.relations.prompts import build, published, warn_of_dropped
 from relact.relations.sources import load_all
+from relact.relations.table import read, recognised
 from relact.scoring import forecast as scoring
 from relact.scoring.criteria import meaning
 from relact.scoring.masks import name_of
@@ -119,7 +121,9 @@ def run(
         prompts, capture, scores, ablate: options of those steps.
     """
     recipe = recipe_of(preset, k=k, prompts=prompts, capture=capture, scores=scores, ablate=ablate)
-    return follow(recipe, load(model), table_of(sources, recipe), store, progress=progress)
+    table = table_of(sources, recipe)
+    warn_of_dropped(table)
+    return follow(recipe, load(model), table, store, progress=progress)
 
 
 def recipe_of(
@@ -197,11 +201,30 @@ def forecast(
 
 
 def table_of(sources: Iterable[str | Path | Relation] | pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
-    """The prompts of a study."""
+    """The prompts of a study: a prompt table's as they are, or those made of the sources' facts.
+
+    Raises:
+        InputError: a prompt table among other sources, or beside choices of how prompts are made.
+    """
     if isinstance(sources, pd.DataFrame):
         return sources
-    return (
-        published(list(sources), recipe.prompts)
-        if recipe.published
-        else build(load_all(sources), recipe.prompts)
-    )
+    sources = list(sources)
+    tables = [path for path in sources if isinstance(path, str | Path) and recognised(Path(path))]
+    if not tables:
+        return (
+            published(sources, recipe.prompts)
+            if recipe.published
+            else build(load_all(sources), recipe.prompts)
+        )
+    if len(sources) > 1:
+        fix = "give it alone, or give what it was made of"
+        raise InputError("a prompt table is a study's prompts, all of them", where=tables[0], fix=fix)
+    made = replace(recipe.prompts, seed=0, strict=False)
+    if not recipe.published and made != PromptOptions():
+        fix = "make it again with `relact prompts` and these options, or leave them out"
+        raise InputError(
+            "a prompt table is taken as it is: shots, templates, sizes and language are its own",
+            where=tables[0],
+            fix=fix,
+        )
+    return read(tables[0])
