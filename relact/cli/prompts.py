@@ -54,8 +54,15 @@ def prompts(
     ] = None,
     match: Match = "prefix",
     label_column: Annotated[
-        str | None, typer.Option(help="column of your table that names the relation")
+        str | None,
+        typer.Option(
+            "--label-column", "--relation-column", help="column of your table that names the relation"
+        ),
     ] = None,
+    subject_column: Annotated[str | None, typer.Option(help="column with the subjects of facts")] = None,
+    object_column: Annotated[str | None, typer.Option(help="column with the answers")] = None,
+    text_column: Annotated[str | None, typer.Option(help="column with ready texts, instead of facts")] = None,
+    template_column: Annotated[str | None, typer.Option(help="column with every row's template")] = None,
     template: Annotated[
         str | None, typer.Option(help='for tables of facts without one: "The capital of {} is"')
     ] = None,
@@ -88,9 +95,19 @@ def prompts(
         paraphrase,
         strict=strict,
     )
-    reading = ReadingOptions(label_column, template, limit=limit, skip_bad=skip_bad)
+    reading = ReadingOptions(
+        label_column,
+        template,
+        limit=limit,
+        skip_bad=skip_bad,
+        subject_column=subject_column,
+        object_column=object_column,
+        text_column=text_column,
+        template_column=template_column,
+    )
     skipped: list[str] = []
-    frame = _frame(sources, reading, options, preset, skipped)
+    chosen: list[str] = []
+    frame = _frame(sources, reading, options, preset, skipped, chosen)
     if known_by:
         from relact.studies.known_prompts import known
 
@@ -99,8 +116,11 @@ def prompts(
     summary = prompt_table.summary(frame)
     where = prompt_table.write(frame, output) if output else None
     if as_json:
-        terminal.dump({"output": where, "skipped": skipped, "relations": summary.to_dict("records")})
+        shown = {"output": where, "columns": chosen, "skipped": skipped}
+        terminal.dump({**shown, "relations": summary.to_dict("records")})
         return
+    for line in chosen:
+        terminal.say(line)
     terminal.table(summary)
     if skipped:
         more = "; ..." if len(skipped) > 3 else ""
@@ -114,6 +134,7 @@ def _frame(
     options: PromptOptions,
     preset: str | None,
     skipped: list[str],
+    chosen: list[str],
 ) -> pd.DataFrame:
     """The prompts of the sources. A preset has options of its own: seed, paraphrase and strict are chosen."""
     from relact.relations.prompts import build, published
@@ -121,9 +142,9 @@ def _frame(
     from relact.studies import presets
 
     if preset:
-        chosen = {name: getattr(options, name) for name in ("seed", "paraphrase", "strict")}
-        return published(sources, replace(presets.get(preset).prompts, **chosen))
-    return build(load_all(sources, reading, skipped=skipped), options)
+        kept = {name: getattr(options, name) for name in ("seed", "paraphrase", "strict")}
+        return published(sources, replace(presets.get(preset).prompts, **kept))
+    return build(load_all(sources, reading, skipped=skipped, chosen=chosen), options)
 
 
 def _list_relations(as_json: bool) -> None:

@@ -25,6 +25,9 @@ def files(listed: Path, bad: Bad) -> list[Path]:
     """The JSON of every line of the list: ``group/concept.json`` beside the list, or below ``json/``."""
     paths = []
     for where, line in tabular.csv_lines(listed):
+        if not isinstance(line, dict):
+            bad(InputError(f"not a line of the list ({short(line)})", where=where, fix="repair or remove it"))
+            continue
         group, concept = str(line.get("group") or ""), str(line.get("concept") or "")
         places = [listed.parent / top / group / f"{concept}.json" for top in ("", "json")]
         there = [place for place in places if place.is_file()]

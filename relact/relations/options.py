@@ -58,3 +58,19 @@ class ReadingOptions:
     seed: int = 0
     duplicates: str = "merge"
     skip_bad: bool = False
+    subject_column: str | None = None
+    object_column: str | None = None
+    text_column: str | None = None
+    template_column: str | None = None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What a table's columns are -> the column, as far as it is named here."""
+        named = {
+            "relation": self.label_column,
+            "subject": self.subject_column,
+            "object": self.object_column,
+            "text": self.text_column,
+            "template": self.template_column,
+        }
+        return {need: column for need, column in named.items() if column is not None}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from relact.errors import InputError
+from relact.relations.opening import opened
 
 READY = ("{}",)  # the template of a text that needs no filling in
 SHORT = 80  # characters of a value that a message shows
@@ -44,12 +45,13 @@ class Row:
 
 def read_json(path: Path) -> Any:
     """The file's JSON; a byte order mark is passed over."""
+    with opened(path) as file:
+        text = file.read()
+    if not text.strip():
+        raise InputError("is empty", where=path, fix="give a file with facts")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if not text.strip():
-            raise InputError("is empty", where=path, fix="give a file with facts")
         return json.loads(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(
             f"not readable as JSON ({error})", where=path, fix="repair or remove the file"
         ) from error

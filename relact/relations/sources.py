@@ -15,6 +15,7 @@ from pathlib import Path
 from relact.errors import InputError
 from relact.relations import importers
 from relact.relations.assembly import assemble
+from relact.relations.columns import Naming
 from relact.relations.facts import Relation
 from relact.relations.options import ReadingOptions
 
@@ -70,13 +71,18 @@ def load(
     seed: int = ReadingOptions.seed,
     duplicates: str = ReadingOptions.duplicates,
     skip_bad: bool = ReadingOptions.skip_bad,
+    subject_column: str | None = ReadingOptions.subject_column,
+    object_column: str | None = ReadingOptions.object_column,
+    text_column: str | None = ReadingOptions.text_column,
+    template_column: str | None = ReadingOptions.template_column,
     skipped: list[str] | None = None,
+    chosen: list[str] | None = None,
 ) -> list[Relation]:
     """Relations from a bundled name, ``starter``, ``all``, or a file or folder that `importers` reads.
 
     Args:
-        label_column: the column of a table that names the relation (default ``relation``, ``label`` or
-            ``concept``).
+        label_column: the column of a table that names the relation; well-known names by default
+            (`columns.NAMES`), as for the other columns.
         template: for tables of facts without a ``template`` column, such as ``"The capital of {} is"``.
         language: what rows that don't name a language are in.
         limit: keep only so many facts per relation and language, the first in the seeded order; memory stays
@@ -84,12 +90,27 @@ def load(
         duplicates: ``merge`` makes further answers of one subject aliases of the first; ``keep`` keeps every
             row.
         skip_bad: pass over rows that cannot be used; a line about each is appended to ``skipped``.
+        subject_column, object_column: of a table of facts. text_column: of ready prompts. template_column:
+            of each row's own template.
+        chosen: a line about the columns of every table is appended.
 
     Raises:
         InputError: no such relation or file, or a row that cannot be used (file and line are named).
     """
-    options = ReadingOptions(label_column, template, language, limit, seed, duplicates, skip_bad)
-    return _load(source, options, skipped)
+    options = ReadingOptions(
+        label_column,
+        template,
+        language,
+        limit,
+        seed,
+        duplicates,
+        skip_bad,
+        subject_column,
+        object_column,
+        text_column,
+        template_column,
+    )
+    return _load(source, options, skipped, chosen)
 
 
 def load_all(
@@ -97,11 +118,12 @@ def load_all(
     options: ReadingOptions | None = None,
     *,
     skipped: list[str] | None = None,
+    chosen: list[str] | None = None,
 ) -> list[Relation]:
     """The relations of several sources, each name once; relations as such are taken over.
 
     Args:
-        options, skipped: as `load` takes them.
+        options, skipped, chosen: as `load` takes them.
 
     Raises:
         InputError: two sources say different things of one relation; what `load` refuses.
@@ -109,7 +131,7 @@ def load_all(
     options = options or ReadingOptions()
     relations: dict[str, Relation] = {}
     for source in sources:
-        loaded = [source] if isinstance(source, Relation) else _load(source, options, skipped)
+        loaded = [source] if isinstance(source, Relation) else _load(source, options, skipped, chosen)
         for relation in loaded:
             if relations.setdefault(relation.name, relation) != relation:
                 where = source.name if isinstance(source, Relation) else source
@@ -146,7 +168,9 @@ def read_relation(path: Path) -> Relation:
     return relations[0]
 
 
-def _load(source: str | Path, options: ReadingOptions, skipped: list[str] | None) -> list[Relation]:
+def _load(
+    source: str | Path, options: ReadingOptions, skipped: list[str] | None, chosen: list[str] | None
+) -> list[Relation]:
     name = str(source)
     if name == "starter":
         return [_read_bundled(relation) for relation in STARTER]
@@ -157,7 +181,8 @@ def _load(source: str | Path, options: ReadingOptions, skipped: list[str] | None
     path = Path(source)
     if not path.exists():
         raise _unknown(name)
-    rows = importers.rows(path, label_column=options.label_column, skip_bad=options.skip_bad, skipped=skipped)
+    naming = Naming(options.columns, [] if chosen is None else chosen)
+    rows = importers.rows(path, naming=naming, skip_bad=options.skip_bad, skipped=skipped)
     relations = assemble(rows, options)
     if not relations:
         raise InputError(

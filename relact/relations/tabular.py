@@ -1,4 +1,4 @@
-"""Tables of facts or of ready prompts, one record a line: .csv, .tsv, .jsonl, .parquet, or a JSON list.
+"""Tables of facts or of ready prompts, one record a line: .csv, .tsv, .txt, .jsonl, .parquet, or JSON.
 
 Facts have a subject and an object, ready prompts a text; a relation or any other label column says what they
 are labelled with. Lines are read one by one, a Parquet file batch by batch: memory does not grow with the
@@ -11,96 +11,173 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from relact.errors import InputError
+from relact.relations.cells import is_nothing, texts
+from relact.relations.columns import KNOWN, NAMES, SAMPLE, Naming, no_columns, plain
 from relact.relations.identity import same
+from relact.relations.opening import kind, opened, stem
 from relact.relations.row import READY, Bad, Row, short, slotted
 
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
-NAMES = {  # what we need -> what a column of it may be called
-    "relation": ("relation", "label", "concept"),
-    "text": ("text", "prompt", "sentence"),
-    "subject": ("subject",),
-    "object": ("object", "answer"),
-    "aliases": ("aliases", "answers"),
-    "key": ("key",),
-    "language": ("language", "lang"),
-    "template": ("template", "templates"),
-}
+SUFFIXES = (".jsonl", ".csv", ".tsv", ".txt", ".parquet")
 LONGEST_CELL = 1 << 27  # characters of a CSV's cell
 BATCH = 4096  # rows of a Parquet file in memory at once
+TAB = "\t"
 
 
-def rows(path: Path, bad: Bad, label_column: str | None) -> Iterator[Row]:
+def rows(path: Path, bad: Bad, naming: Naming) -> Iterator[Row]:
     """Rows of a table by the suffix of its file."""
     if path.stat().st_size == 0:
         raise InputError("is empty", where=path, fix="give a table with facts or prompts")
-    if path.suffix == ".parquet":
-        lines = _parquet_lines(path, label_column)
-    else:
-        lines = _jsonl_lines(path) if path.suffix == ".jsonl" else csv_lines(path)
-    yield from rows_of(lines, path, bad, label_column)
+    lines = {".parquet": _parquet_lines, ".jsonl": _jsonl_lines, ".txt": _txt_lines}
+    read = lines.get(kind(path))
+    yield from rows_of(read(path, naming) if read else csv_lines(path), path, bad, naming)
 
 
-def rows_of(
-    records: Iterable[tuple[str, Any]], path: Path, bad: Bad, label_column: str | None
-) -> Iterator[Row]:
-    """Rows of (where, record); which column is which is decided at the first good record."""
-    columns: dict[str, str] | None = None
-    for where, record in records:
+def rows_of(records: Iterable[tuple[str, Any]], path: Path, bad: Bad, naming: Naming) -> Iterator[Row]:
+    """Rows of (where, record); which column is which is decided by the first good records."""
+    flat = ((where, _flat(record)) for where, record in records)
+    first = list(islice(flat, SAMPLE))
+    sample = [record for _, record in first if isinstance(record, dict)]
+    columns = naming.columns(sample, path) if sample else {}
+    for where, record in chain(first, flat):
         if not isinstance(record, dict):
             bad(InputError(f"not a record ({short(record)})", where=where, fix="repair or remove the line"))
             continue
-        if columns is None:
-            columns = _columns(record, path, label_column)
-        row = _row(record, columns, where, path.stem)
+        if not columns:
+            columns = naming.columns([record], path)
+        row = _row(record, columns, where, stem(path))
         if isinstance(row, InputError):
             bad(row)
         else:
             yield row
 
 
+def _flat(record: Any) -> Any:
+    """A record with the fields of a record in it that holds the subject, as CounterFact's rewrites."""
+    if isinstance(record, dict):
+        for value in record.values():
+            if isinstance(value, dict) and any(plain(name) in NAMES["subject"] for name in value):
+                return {**record, **value}
+    return record
+
+
 # --- lines to (where, record); what is not a record is an error, for `rows_of` to report
 
 
 def csv_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Lines as dictionaries. The delimiter is the one that the header holds most of."""
+    """Lines as dictionaries. The delimiter is the one that the header holds most of.
+
+    A column without a name is the index of a table of pandas, and left out.
+    """
     csv.field_size_limit(LONGEST_CELL)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        header = file.readline()
-        file.seek(0)
-        reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count), restkey="", restval=None)
-        for record in reader:
-            where = f"{path}:{reader.line_num}"
-            if "" in record and any(record.pop("")):
+    with opened(path) as file:
+        first = next((line for line in file if line.strip()), "")
+    delimiter = max(",;\t", key=first.count)
+    raw = delimiter == TAB and not _encloses_in_quotes(path)
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if raw else csv.QUOTE_MINIMAL
+    with opened(path) as file:
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        header: list[str] | None = None
+        for where, cells in _parsed(reader, path):
+            if isinstance(cells, list) and header is None:
+                header = cells
+            elif not isinstance(cells, list) or header is None:
+                yield where, cells
+            elif any(cells[len(header) :]):
                 yield where, ValueError("more cells than the header has columns")
             else:
-                yield where, record
+                pairs = zip_longest(header, cells[: len(header)])
+                yield where, {name: cell for name, cell in pairs if name.strip()}
 
 
-def _jsonl_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+def _parsed(reader: Any, path: Path) -> Iterator[tuple[str, list[str] | csv.Error]]:
+    """Cells of every line that is not empty, or why it has none; after a bad quote the next line is read."""
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield f"{path}:{start}", error
+            continue
+        if cells is None:
+            return
+        if cells:
+            yield f"{path}:{reader.line_num}", cells
+
+
+def _encloses_in_quotes(path: Path) -> bool:
+    """Whether a tab-separated file encloses cells in quotes, or has quotes as letters, as GLUE's files do.
+
+    They are letters where they do not pair up, or where cells that they enclose would swallow lines which
+    have every cell without that.
+    """
+    with opened(path) as file:
+        lines = (line for line in file if line.strip())
+        width = next(lines, "").count(TAB)
+        full, quotes, number = True, False, 1
+        for line in lines:
+            number += 1
+            full = full and line.count(TAB) == width
+            quotes = quotes or '"' in line
+    if not quotes:
+        return False
+    with opened(path) as file:
+        reader = csv.reader(file, delimiter=TAB, strict=True)
+        try:
+            parsed = sum(1 for cells in reader if "".join(cells).strip())
+        except csv.Error:
+            return False
+    return parsed == number or not full
+
+
+def _txt_lines(path: Path, naming: Naming) -> Iterator[tuple[str, Any]]:
+    """JSON lines or a table; pairs of words without a header (BATS), where a slash parts answers."""
+    with opened(path) as file:
+        first = next((line for line in file if line.strip()), "")
+    cells = first.split(TAB)
+    if first.lstrip().startswith("{"):
+        yield from _jsonl_lines(path, naming)
+    elif len(cells) != 2 or {plain(cell) for cell in cells} & KNOWN or naming.given:
+        yield from csv_lines(path)
+    else:
+        with opened(path) as file:
+            for number, line in enumerate(file, 1):
+                subject, _, answers = line.strip().partition(TAB)
+                if subject:
+                    yield f"{path}:{number}", {"subject": subject, "aliases": answers.split("/")}
+
+
+def _jsonl_lines(path: Path, naming: Naming) -> Iterator[tuple[str, Any]]:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
                     yield f"{path}:{number}", json.loads(line)
-                except json.JSONDecodeError as error:
+                except (json.JSONDecodeError, RecursionError) as error:
                     yield f"{path}:{number}", error
 
 
-def _parquet_lines(path: Path, label_column: str | None) -> Iterator[tuple[str, Any]]:
+def _parquet_lines(path: Path, naming: Naming) -> Iterator[tuple[str, Any]]:
     """The columns we know: a wide or long file costs no more memory than a small one."""
     import pyarrow.parquet  # only for those who read such a file
 
-    known = {name for names in NAMES.values() for name in names}
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            there = file.schema_arrow.names
-            wanted = [name for name in there if name == label_column or name.strip().lower() in known]
-            if not wanted or (label_column is not None and label_column not in there):
-                raise _no_columns(path, there, label_column)
+            schema = file.schema_arrow
+            naming.require(schema.names, path)
+            wanted = [
+                column.name
+                for column in schema
+                if plain(column.name) in KNOWN
+                or column.name in naming.given.values()
+                or _holds_subject(column)
+            ]
+            if not wanted:
+                raise no_columns(path, schema.names)
             number = 0
             for batch in file.iter_batches(batch_size=BATCH, columns=wanted):
                 for record in batch.to_pylist():
@@ -112,32 +189,12 @@ def _parquet_lines(path: Path, label_column: str | None) -> Iterator[tuple[str, 
         ) from error
 
 
-# --- which column is which
+def _holds_subject(column: Any) -> bool:
+    """Whether a column is of records with a subject, see `_flat`."""
+    import pyarrow
 
-
-def _columns(record: Mapping[str, Any], path: Path, label_column: str | None) -> dict[str, str]:
-    """What we need (a key of `NAMES`) -> what the table calls it."""
-    there = {str(name).strip().lower(): name for name in record}
-    columns: dict[str, str] = {}
-    for need, names in NAMES.items():
-        for name in names:
-            if name in there:
-                columns.setdefault(need, there[name])
-    if label_column is not None:
-        columns["relation"] = label_column
-    if (label_column or "") not in ("", *record) or (
-        "text" not in columns and not {"subject", "object"} <= columns.keys()
-    ):
-        raise _no_columns(path, record, label_column)
-    return columns
-
-
-def _no_columns(path: Path, there: Iterable[Any], label_column: str | None) -> InputError:
-    names = list(map(str, there))
-    if label_column is not None and label_column not in names:
-        return InputError(f"no column {label_column!r}", where=path, fix=f"columns are {', '.join(names)}")
-    problem = f"neither facts nor prompts among the columns {', '.join(names)}"
-    return InputError(problem, where=path, fix="name them subject and object, or text")
+    fields = column.type if pyarrow.types.is_struct(column.type) else ()
+    return any(plain(field.name) in NAMES["subject"] for field in fields)
 
 
 # --- records to rows
@@ -149,50 +206,47 @@ def _row(record: Mapping[str, Any], columns: Mapping[str, str], where: str, stem
     def cell(need: str) -> Any:
         return record.get(columns[need]) if need in columns else None
 
-    ready = ("text" in columns and "template" not in columns) or not {"subject", "object"} <= columns.keys()
+    ready = "text" in columns
     subject = cell("text" if ready else "subject")
-    answers = [*_texts(cell("object")), *_texts(cell("aliases"), "|")]
     relation = _label(cell("relation"), columns["relation"]) if "relation" in columns else stem
+    try:
+        answers = [*texts(cell("object")), *texts(cell("aliases"), "|")]
+        templates = READY if ready else tuple(slotted(text, where) for text in texts(cell("template")))
+    except InputError as error:
+        return error
+    except ValueError as error:
+        return InputError(str(error), where=where, fix="give a text, a list of texts, or nothing")
     missing = [
         columns[need]
         for need, value in (("relation", relation), ("text" if ready else "subject", subject))
         if not isinstance(value, str) or not value.strip()
     ]
     if not ready and not answers:
-        missing.append(columns["object"])
+        missing.append(columns.get("object", columns.get("aliases", "")))
     if missing:
         return InputError(
             f"column {missing[0]!r} has no text", where=where, fix="fill it in or remove the line"
         )
-    try:
-        templates = READY if ready else tuple(slotted(text, where) for text in _texts(cell("template")))
-    except InputError as error:
-        return error
-    key = str(cell("key") or "") or same(str((cell("subject") if "subject" in columns else "") or subject))
-    language = str(cell("language") or "")
+    about = cell("subject")
+    key = _word(cell("key")) or same(_word(about) or subject)
     subject = subject if ready else subject.strip()
     answer, *aliases = dict.fromkeys(answers) if answers else ("",)
-    return Row(relation, subject, answer, tuple(aliases), key, language, templates, where=where)
+    return Row(
+        relation, subject, answer, tuple(aliases), key, _word(cell("language")), templates, where=where
+    )
+
+
+def _word(value: Any) -> str:
+    """A cell that says a name, as a text; empty where it holds nothing."""
+    return "" if is_nothing(value) else str(value).strip()
 
 
 def _label(value: Any, column: str) -> Any:
     """A label as a relation's name. Bare numbers and truth values carry their column's: ``toxic=1``."""
+    if is_nothing(value):
+        return ""
     if isinstance(value, bool | int | float) or (
         isinstance(value, str) and re.fullmatch(r"-?[\d.]+|(?i:true|false)", value)
     ):
         return f"{column}={value}"
     return value.strip() if isinstance(value, str) else value
-
-
-def _texts(value: Any, mark: str | None = None) -> list[str]:
-    """A cell as texts: a list, a JSON list, texts parted by a mark, a single one, or none."""
-    if isinstance(value, str):
-        if value.startswith('["'):
-            try:
-                return _texts(json.loads(value))
-            except json.JSONDecodeError:
-                pass
-        return [part.strip() for part in (value.split(mark) if mark else [value]) if part.strip()]
-    if isinstance(value, list | tuple):
-        return [str(part).strip() for part in value if part is not None and str(part).strip()]
-    return [] if value is None else [str(value)]
