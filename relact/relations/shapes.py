@@ -1,4 +1,4 @@
-"""Tables in JSON as records, in whatever shape: pandas' orientations, ``{"data": [...]}``, SQuAD's articles."""
+"""Tables in JSON as records, in whatever shape: the orientations of pandas, a list below ``data``, SQuAD."""
 
 from __future__ import annotations
 

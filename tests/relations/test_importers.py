@@ -238,7 +238,7 @@ def test_duplicate_subjects_become_aliases(tmp_path):
         ("t.csv", "subject,object\na,b\nc\nd,e\n", ":3: ", "column 'object' has no text"),
         ("t.csv", "subject,object\na,b\nc,d,e\nf,g\n", ":3: ", "more cells than the header"),
         ("t.csv", "subject,object\na,b\n ,d\ne,f\n", ":3: ", "column 'subject' has no text"),
-        ("t.csv", b"subject,object\na,b\ncaf\xe9,d\ne,f\n", ":3: ", "is not UTF-8"),
+        ("t.csv", "subject,object\né,b\ncaf".encode() + b"\xe9,d\ne,f\n", ":3: ", "is not UTF-8"),
         (
             "t.jsonl",
             '{"subject": "a", "object": "b"}\n{"subject": \n{"subject": "c", "object": "d"}\n',
