@@ -21,6 +21,7 @@ SHORT = 80  # characters of a value that a message shows
 SUBJECT = re.compile(r"\{(?:subject|0)?\}|\[X\]", re.IGNORECASE)  # marks of the subject's place
 ANSWER = re.compile(r"\{(?:object|1)\}|\[Y\]", re.IGNORECASE)
 END = re.compile(r"[\s.,;:!?。！？…'\"”’»)]*")  # what may follow the answer's mark
+OPENING = ' \t\n"“„«('  # what may stand between a template and the answer's mark
 
 HALF = re.compile("[\ud800-\udfff]")
 ESCAPED = {chr(0xDC00 + byte) for byte in range(0x80, 0x100)}  # bytes that are no UTF-8, as Python has them
@@ -78,7 +79,7 @@ def slotted(template: object, where: object = "template") -> str:
 
 
 def _parted(text: str, found: re.Match[str]) -> tuple[str, str, str]:
-    return text[: found.start()].rstrip(), found[0], text[found.end() :]
+    return text[: found.start()].rstrip(OPENING), found[0], text[found.end() :]
 
 
 def all_slotted(templates: Iterable[object], where: str, bad: Bad) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ def read(prompts: pandas.DataFrame | str | Path) -> pandas.DataFrame:
             frame = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         elif path.suffix == ".jsonl":
             lines = path.read_text(encoding="utf-8-sig").split("\n")
-            frame = pandas.DataFrame([json.loads(line) for line in lines if line.strip()])
+            frame = pandas.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
         else:
             raise _unknown_kind(path)
     except (ValueError, OSError) as error:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pandas
 import pytest
 from helpers.facts import TEMPLATES, relation
 
 from relact.errors import InputError
 from relact.relations import prompts, sources, table
+from relact.relations.assembly import assemble
 from relact.relations.facts import Fact, Relation
+from relact.relations.row import Row
 from relact.studies import presets
 
 
@@ -146,3 +149,92 @@ def test_an_empty_relation_and_one_with_a_single_prompt_are_refused(count):
 def test_a_relation_with_the_name_of_a_condition_is_refused(name):
     with pytest.raises(InputError, match=f"^relation {name}: this name is taken. Choose another name"):
         prompts.prompts([relation(), replace(relation(), name=name)])
+
+
+# --- templates of rows
+
+
+def of_rows(rows):
+    """The relation that these (subject, object, template) make."""
+    (made,) = assemble([Row("r", subject, answer, templates=(text,)) for subject, answer, text in rows])
+    return made
+
+
+@pytest.mark.parametrize("templates", ["first", "all"])
+@pytest.mark.parametrize("shots", [0, 3])
+def test_every_row_is_asked_with_its_own_template(templates, shots):
+    """The examples, too, and the same subject's other facts."""
+    rows = {
+        (f"s{at}", f"town{at}" if "town" in text else f"tool{at}", text)
+        for at in range(12)
+        for text in ("The town of {} is", "{} plays the")[: 1 + at % 2]
+    }
+    right = {(text.replace("{}", subject), answer) for subject, answer, text in rows}
+    frame = prompts.prompts([of_rows(sorted(rows))], templates=templates, shots=shots, test_size=4)
+    asked = {
+        (text.split("\n")[-1], answer) for text, answer in zip(frame["text"], frame["object"], strict=True)
+    }
+    assert asked <= right and len(frame) == len(asked) >= len(rows) - 2 * shots
+    for text in frame["text"]:
+        shown = [tuple(line.rsplit(" ", 1)) for line in text.split("\n")[:-1]]
+        assert len(shown) == shots and set(shown) <= right
+
+
+def test_templates_that_every_subject_has_are_the_relations():
+    """A table of all templates for all subjects is what a relation with several templates is."""
+    texts = ("The town of {} is", "{} has the town")
+    made = of_rows([(f"s{at}", f"o{at}", text) for at in range(9) for text in texts])
+    assert made.templates == {"en": texts} and len(made.facts) == 9
+    assert not any(fact.templates for fact in made.facts)
+    assert len(prompts.prompts([made])) == 9 and len(prompts.prompts([made], templates="all")) == 18
+    assert set(prompts.prompts([made], paraphrase=True)["template"]) == set(texts)
+    with pytest.raises(InputError, match="only one template"):
+        prompts.prompts([of_rows([(f"s{at}", f"o{at}", texts[at % 2]) for at in range(9)])], paraphrase=True)
+
+
+# --- what is left out, and what is dropped
+
+
+def test_only_templates_that_are_asked_give_an_answer_away():
+    """LRE's choices: a template of another use names the answers."""
+    facts = tuple(Fact(str(at), f"s{at}", ("glad", "sad")[at % 2]) for at in range(12))
+    made = Relation("mood", {"en": ("The mood of {} is", "Is {} glad or sad? It is")}, facts)
+    frame = prompts.prompts([made])
+    assert len(frame) == 12 and not frame.attrs["notes"]["mood"].count("left out")
+    every = prompts.prompts([made], templates="all")
+    assert list(every["text"]) == list(frame["text"]) and "12 left out" in every.attrs["notes"]["mood"]
+    other = prompts.prompts([made], paraphrase=True)
+    assert list(other["text"]) == list(frame[frame["split"] == "identify"]["text"])
+    assert len(prompts.prompts([made], templates="all", keep_leaks=True)) == 24
+    named = replace(made, templates={"en": ("Is {} glad or sad? It is",)})
+    with pytest.raises(InputError, match="all 12 facts in 'en' have their answer inside the prompt"):
+        prompts.prompts([named])
+
+
+@pytest.mark.parametrize(
+    ("odd", "options", "why"),
+    [
+        (relation(1, "odd"), {}, "1 usable facts are too few"),
+        (relation(40, "odd", ("de",)), {}, "no facts in language 'en'"),
+        (relation(4, "odd"), {"shots": 3}, "too few for 3 examples"),
+        (
+            replace(relation(40, "odd"), templates={"en": ("{} is",)}),
+            {"paraphrase": True},
+            "only one template",
+        ),
+    ],
+)
+def test_an_unusable_relation_is_dropped_and_named_or_refused(odd, options, why):
+    with pytest.warns(UserWarning, match=f"relation odd is dropped: .*{why}"):
+        frame = prompts.prompts([odd, relation()], **options)
+    pandas.testing.assert_frame_equal(frame, prompts.prompts([relation()], **options))
+    assert why in frame.attrs["dropped"]["odd"]
+    shown = table.summary(frame).set_index("relation")
+    assert list(shown.index) == ["r", "odd"] and shown.loc["odd", ["identify", "test"]].tolist() == [0, 0]
+    assert shown.loc["odd", "note"].startswith("dropped: ") and why in shown.loc["odd", "note"]
+    with pytest.raises(InputError, match=f"relation odd: .*{why}"):
+        prompts.prompts([odd, relation()], **options, strict=True)
+    with pytest.raises(
+        InputError, match=f"relation odd: none of 2 relations is usable; of the first: .*{why}"
+    ):
+        prompts.prompts([odd, replace(odd, name="other")], **options)

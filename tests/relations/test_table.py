@@ -90,3 +90,31 @@ def test_the_preview_shows_prompt_and_answers():
 def test_a_name_that_only_resembles_a_condition_is_kept(name):
     frame = pandas.DataFrame({"text": ["a", "b"], "relation": name})
     assert table.check(frame)["relation"].tolist() == [name, name]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_prompt_table_is_told_from_a_table_of_facts(tmp_path, suffix):
+    path = table.write(prompts.prompts([relation()]), tmp_path / f"p{suffix}")
+    assert table.recognised(path)
+    facts = pandas.DataFrame({"subject": ["a"], "object": ["b"], "template": ["{} is"]})
+    other = tmp_path / f"f{suffix}"
+    {
+        ".parquet": facts.to_parquet,
+        ".csv": facts.to_csv,
+        ".jsonl": lambda to: facts.to_json(to, orient="records", lines=True),
+    }[suffix](other)
+    (tmp_path / f"torn{suffix}").write_bytes(b"\xff\x00")
+    for no in (other, tmp_path / f"torn{suffix}", tmp_path, tmp_path / "none.csv"):
+        assert not table.recognised(no)
+
+
+def test_half_a_letter_in_a_prompt_table_is_named(tmp_path):
+    path = tmp_path / "p.jsonl"
+    for row in (
+        {"text": "half \ud83d", "relation": "r"},
+        {"text": "a", "relation": "r", "answers": ["\ud83d"]},
+    ):
+        path.write_text(json.dumps({"text": "a", "relation": "r", "answers": []}) + "\n" + json.dumps(row))
+        with pytest.raises(InputError, match=r"row 2, column '(text|answers)'") as caught:
+            table.read(path)
+        assert str(caught.value).isascii()

@@ -288,7 +288,7 @@ def test_a_column_called_language_is_one_thing_only(tmp_path):
         ("[X] has", "Avala has"),
         ("[X] has [Y] .", "Avala has"),
         ("{subject} has {object}", "Avala has"),
-        ("The town of {0} is “{1}”.", "The town of Avala is “"),
+        ("The town of {0} is “{1}”.", "The town of Avala is"),
     ],
 )
 def test_marks_of_the_subject_and_of_the_answer(tmp_path, template, asked):

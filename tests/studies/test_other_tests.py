@@ -198,3 +198,48 @@ def test_the_command_reads_the_source_and_names_the_result(command, folder, tmp_
     assert code == 1 and "relation company_ceo: not a bundled relation. Say with --source" in err
     code, _, err = command(*asked, "--source", data)
     assert code == 2 and "give --language or --paraphrase too" in err
+
+
+@pytest.mark.parametrize("options", [{}, {"shots": 3, "seed": 5, "templates": "all"}])
+def test_no_subject_that_identified_is_tested_in_another_language(folder, options):
+    """A store of other choices than the defaults; by the facts' keys, whatever a language calls them."""
+    (made,) = sources.load("country_capital")
+    key_of = {(fact.language, fact.subject): fact.key for fact in made.facts}
+    table = build([made], PromptOptions(test_size=9, **options))
+    store = stored(folder, table, f"capital-{len(options)}.zarr")
+    tested, identified = (
+        {key_of["en", subject] for subject in store.prompts(split)["subject"]}
+        for split in ("test", "identify")
+    )
+    for language in made.languages:
+        found = asked_otherwise(store, language=language, paraphrase=language == "en" and not options)
+        asked = {key_of[language, subject] for subject in found["subject"]}
+        assert asked and asked <= tested - identified
+        assert set(found["shots"]) == {options.get("shots", 0)}
+        answers = {fact.object: fact.key for fact in made.told_in(language)}
+        for text in found["text"]:
+            shown = {
+                answers[answer]
+                for line in text.split("\n")[:-1]
+                for answer in answers
+                if line.endswith(answer)
+            }
+            assert not shown & tested
+
+
+def test_rows_with_their_own_templates_are_asked_with_their_own(folder):
+    told = {"en": ("The town of {} is", "{} plays the"), "de": ("Die Stadt von {} ist", "{} spielt")}
+    facts = tuple(
+        Fact(str(at), f"s{at}", f"o{at}", (), language, (texts[at % 2],))
+        for at in range(24)
+        for language, texts in told.items()
+    )
+    made = Relation("r", told, facts)
+    store = stored(folder, build([made], PromptOptions(shots=3, test_size=6)), "own.zarr")
+    found = asked_otherwise(store, language="de", sources=[made])
+    expected = build([made], PromptOptions(shots=3, test_size=6, language="de"))
+    expected = expected[expected["split"] == "test"].reset_index(drop=True)
+    assert set(found["template"]) == set(told["de"])
+    pd.testing.assert_frame_equal(found, expected, check_like=True)
+    with pytest.raises(InputError, match="no template in 'en' but those"):
+        asked_otherwise(store, paraphrase=True, sources=[made])
