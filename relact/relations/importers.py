@@ -87,10 +87,10 @@ def _folder(folder: Path, bad: Bad, naming: Naming) -> Iterator[Row]:
         )
     of_concepts = []
     for path in paths:
-        if kind(path) != ".json":
-            yield from tabular.rows(path, bad, naming)
-            continue
         try:
+            if kind(path) != ".json":
+                yield from tabular.rows(path, bad, naming)
+                continue
             data = read_json(path)
         except InputError as error:
             bad(error)

@@ -1,8 +1,11 @@
-"""Made-up relations."""
+"""Made-up relations, and what a prompt table must never hold."""
 
 from __future__ import annotations
 
+import pandas as pd
+
 from relact.relations.facts import Fact, Relation
+from relact.relations.identity import same
 
 LANGUAGES = ("en", "de", "zh")
 TEMPLATES = {
@@ -20,3 +23,17 @@ def relation(count=60, name="r", languages=("en",), **changes):
         for language in languages
     )
     return Relation(name, {language: TEMPLATES[language] for language in languages}, told, **changes)
+
+
+def leaked(frame: pd.DataFrame, relation: Relation) -> list[str]:
+    """Subjects and questions of one relation's test prompts that are in another role, too."""
+    roles: dict[str, set[str]] = {}
+    for row in frame.itertuples():
+        asked = row.template.replace("{}", row.subject)
+        examples = row.text[: row.text.rindex(asked)]
+        for name in (same(row.subject), f"question {same(asked)}"):
+            roles.setdefault(name, set()).add(row.split)
+        for fact in relation.facts:
+            if examples and fact.subject in examples:
+                roles.setdefault(same(fact.subject), set()).add("example")
+    return [name for name, found in roles.items() if "test" in found and len(found) > 1]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+from helpers.facts import leaked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -122,17 +123,9 @@ def test_no_subject_and_no_prompt_is_in_two_roles(rows, kind, language, template
     with tempfile.TemporaryDirectory() as folder:
         path = written(rows, kind, folder)
         (relation,) = sources.load_all([path], ReadingOptions(limit=limit))
-    roles: dict[str, set[str]] = {}
     try:
         frame = prompts.prompts([relation], language=language, templates=templates, shots=shots, test_size=6)
     except InputError:
         assert len(relation.told_in(language)) < 8  # too few to be dealt
-        return
-    for row in frame.itertuples():
-        *examples, question = row.text.split("\n")
-        roles.setdefault(same(row.subject), set()).add(row.split)
-        roles.setdefault(f"prompt {same(question)}", set()).add(row.split)
-        for fact in relation.facts:
-            if any(fact.subject in line for line in examples):
-                roles.setdefault(same(fact.subject), set()).add("example")
-    assert not [name for name, found in roles.items() if "test" in found and len(found) > 1]
+    else:
+        assert not leaked(frame, relation)
