@@ -58,7 +58,7 @@ def split(
     }
     test = _deal(keys, counts, wanted)
     rest = [key for key in keys if key not in test]
-    examples = _deal(rest, counts, dict.fromkeys(totals, shots))
+    examples = _deal(rest, counts, dict.fromkeys(totals, shots), overshoot=True)
     identify = tuple(key for key in rest if key not in examples)
     frozen = {where: tuple(told) for where, told in usable.items()}
     return Split(tuple(examples), tuple(test), identify, frozen, leaking)
@@ -70,14 +70,23 @@ def gives_away(relation: Relation, fact: Fact, template: str) -> bool:
     return not relation.leaks and leaks(fact.answers, text, fact.language)
 
 
-def _deal(keys: Sequence[str], counts: dict[str, dict[str, int]], wanted: dict[str, int]) -> dict[str, None]:
-    """The first keys that fill what every language wants, without those whose facts would overshoot it."""
+def _deal(
+    keys: Sequence[str], counts: dict[str, dict[str, int]], wanted: dict[str, int], *, overshoot: bool = False
+) -> dict[str, None]:
+    """The first keys that fill what every language wants, without those whose facts would overshoot it.
+
+    With ``overshoot`` such keys, too, where no others are left.
+    """
     need, dealt = dict(wanted), dict[str, None]()
-    for key in keys:
-        if any(0 < number <= need[language] for language, number in counts[key].items()):
-            dealt[key] = None
-            for language, number in counts[key].items():
-                need[language] -= number
+    for over in (False, True) if overshoot else (False,):
+        for key in keys:
+            if key not in dealt and any(
+                number > 0 and need[language] > 0 and (over or number <= need[language])
+                for language, number in counts[key].items()
+            ):
+                dealt[key] = None
+                for language, number in counts[key].items():
+                    need[language] -= number
     return dealt
 
 

@@ -81,3 +81,15 @@ def test_facts_that_give_their_answer_away_are_left_out_and_counted():
     assert "Singapore" in set(prompts.prompts([made], keep_leaks=True)["subject"])
     inherent = Relation("r", made.templates, made.facts, leaks="the answer is part of the subject")
     assert "Singapore" in set(prompts.prompts([inherent])["subject"])
+
+
+def test_examples_are_found_where_every_subject_has_several_facts():
+    """A row per language, template or answer of each; no key has as few facts as examples are asked for."""
+    facts = [
+        Fact(str(at), f"s{at}", f"o{at} {n}", templates=(f"{n} {{}}",)) for at in range(12) for n in range(4)
+    ]
+    made = Relation("r", {"en": tuple(f"{n} {{}}" for n in range(4))}, tuple(facts))
+    dealt = split.split(made, shots=3, test_size=8)
+    assert (len(dealt.examples), len(dealt.test), len(dealt.identify)) == (1, 2, 9)
+    frame = prompts.prompts([made], shots=3, test_size=8)
+    assert set(frame["shots"]) == {3} and (frame["split"] == "test").sum() == 8
