@@ -117,14 +117,8 @@ def prompts(
     where = prompt_table.write(frame, output) if output else None
     if as_json:
         shown = {"output": where, "columns": chosen, "skipped": skipped}
-        terminal.dump({**shown, "relations": summary.to_dict("records")})
-        return
-    for line in chosen:
-        terminal.say(line)
-    terminal.table(summary)
-    if skipped:
-        more = "; ..." if len(skipped) > 3 else ""
-        terminal.say(f"\n{len(skipped)} rows skipped: {'; '.join(skipped[:3])}{more}")
+        return terminal.dump({**shown, "relations": summary.to_dict("records")})
+    _show(summary, chosen, skipped)
     terminal.say(f"written to {where}" if where else f"\n{prompt_table.preview(frame)}")
 
 
@@ -145,6 +139,16 @@ def _frame(
         kept = {name: getattr(options, name) for name in ("seed", "paraphrase", "strict")}
         return published(sources, replace(presets.get(preset).prompts, **kept))
     return build(load_all(sources, reading, skipped=skipped, chosen=chosen), options)
+
+
+def _show(summary: pd.DataFrame, chosen: list[str], skipped: list[str]) -> None:
+    """What became of the sources: their columns, their relations, and the rows that were left out."""
+    for line in chosen:
+        terminal.say(line)
+    terminal.table(summary)
+    if skipped:
+        more = "; ..." if len(skipped) > 3 else ""
+        terminal.say(f"\n{len(skipped)} rows skipped: {'; '.join(skipped[:3])}{more}")
 
 
 def _list_relations(as_json: bool) -> None:
