@@ -52,6 +52,9 @@ class Naming:
         """
         names = list(dict.fromkeys(name for record in sample for name in record))
         self.require(names, path)
+        if {"text", "template"} <= self.given.keys():
+            fix = "name the subjects and objects, or only the texts"
+            raise InputError("ready texts have no template to fill", where=path, fix=fix)
         columns = dict(self.given)
         there = {plain(name): name for name in names if name not in columns.values()}
         for need, known in NAMES.items():

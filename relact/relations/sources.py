@@ -126,9 +126,12 @@ def load_all(
         options, skipped, chosen: as `load` takes them.
 
     Raises:
-        InputError: two sources say different things of one relation; what `load` refuses.
+        InputError: two sources say different things of one relation; columns are named, and no source is a
+            table; what `load` refuses.
     """
     options = options or ReadingOptions()
+    chosen = [] if chosen is None else chosen
+    before = len(chosen)
     relations: dict[str, Relation] = {}
     for source in sources:
         loaded = [source] if isinstance(source, Relation) else _load(source, options, skipped, chosen)
@@ -140,6 +143,10 @@ def load_all(
                     where=where,
                     fix="rename one of them",
                 )
+    if options.columns and len(chosen) == before:
+        column = next(iter(options.columns.values()))
+        problem = f"none of them is a table, so there is no column {column!r}"
+        raise InputError(problem, where="sources", fix="leave the option out, or give a table")
     return list(relations.values())
 
 

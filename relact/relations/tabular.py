@@ -61,7 +61,7 @@ def _flat(record: Any) -> Any:
     if isinstance(record, dict):
         for value in record.values():
             if isinstance(value, dict) and any(plain(name) in NAMES["subject"] for name in value):
-                return {**record, **value}
+                return {**value, **record}
     return record
 
 

@@ -127,6 +127,21 @@ def test_prompts_from_a_table_with_its_own_columns(relact, tmp_path):
     assert {row["relation"]: row["identify"] for row in told["relations"]} == {"fine": 6, "toxic": 6}
 
 
+def test_prompts_prints_its_columns_and_what_it_drops(relact, tmp_path):
+    table = tmp_path / "export.csv"
+    rows = [(f"s{n}", f"o{n}", "town" if n else "tiny", "[X] has [Y] .") for n in range(9)]
+    pd.DataFrame(rows, columns=["who", "what", "kind", "how"]).to_csv(table)
+    named = ("--subject-column", "who", "--object-column", "what", "--template-column", "how")
+    asked = ("prompts", table, *named, "--relation-column", "kind")
+    code, out, _ = relact(*asked)
+    assert code == 0 and "relation from kind, subject from who, object from what, template from how" in out
+    assert "dropped: 1 usable facts are too few" in out
+    told = json.loads(relact(*asked, "--json")[1])
+    assert len(told["columns"]) == 1 and [row["relation"] for row in told["relations"]] == ["town", "tiny"]
+    code, _, err = relact(*asked, "--strict")
+    assert code == 1 and "relation tiny: 1 usable facts are too few" in err
+
+
 def test_the_paper_preset_wants_one_folder(relact, tmp_path):
     code, _, err = relact("prompts", "country_capital", "adj_comparative", "--preset", "paper")
     assert code == 1 and "Give the folder of LRE" in err

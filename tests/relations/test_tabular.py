@@ -16,6 +16,7 @@ import pytest
 from relact.errors import InputError
 from relact.relations import prompts, sources
 from relact.relations.cells import texts
+from relact.relations.options import ReadingOptions
 
 NAMES = ["Avala", "Borun", "Cidra", "Dolma", "Eskér", "Fannu", "Gelbo", "Hintu"]
 TOWNS = [f"Town {name}" for name in NAMES]
@@ -238,6 +239,9 @@ def test_columns_can_be_named_and_the_choice_is_told(tmp_path):
     assert told(path, **named, chosen=chosen) == EXPECTED
     assert chosen == [f"{path}: relation from kind, subject from who, object from what, template from how"]
     assert [subject for subject, *_ in told(path, text_column="who")] == NAMES
+    assert "no template to fill" in refused(path, text_column="who", template_column="how")
+    with pytest.raises(InputError, match="none of them is a table, so there is no column 'who'"):
+        sources.load_all(["country_capital"], ReadingOptions(subject_column="who"))
     assert "no column 'whom'. Columns are who, what" in refused(path, subject_column="whom")
     odd.to_csv(path, index=False)
     assert "--subject-column" in refused(path)
