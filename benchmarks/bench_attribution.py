@@ -26,6 +26,7 @@ from relact import schema
 from relact.capturing.attributing import attribute_batch
 from relact.capturing.objectives import Objective, objective_of
 from relact.capturing.options import CaptureOptions
+from relact.capturing.sizing import together
 from relact.models import cost, loading
 from relact.models.batches import schedule
 from relact.models.forward import pad
@@ -50,7 +51,8 @@ def main() -> None:
     objective = objective_of(loaded, frame, tokens, options.record())
     assert objective is not None
     passes = [
-        (len(each.rows), 0, each.longest) for each in schedule(tokens, options.batch_tokens, whole=True)
+        (len(each.rows), 0, each.longest)
+        for each in schedule(tokens, together(loaded, options.record()), whole=True)
     ]
     planned = cost.held_bytes(loaded, passes, attributed=["mlp.hidden"])
     found = measured(loaded, tokens, objective, options.record(), 2 if args.quick else TIMES)
@@ -73,7 +75,7 @@ def measured(
 ) -> dict[str, float]:
     """Seconds of all batches, each the best of some ``times``."""
     totals = dict.fromkeys(("bare", "alone", "both"), 0.0)
-    for batch in schedule(tokens, settings.batch, whole=True):
+    for batch in schedule(tokens, together(loaded, settings), whole=True):
         rows = list(batch.rows)
         chosen = [tokens[row] for row in rows]
         ways: dict[str, Callable[[], None]] = {

@@ -188,7 +188,7 @@ def _buffers(
     """How many blocks the memory holds at a time."""
     settings = store.manifest.capture
     ranges = [segment for block in missing for segment in store.segments(block)]
-    passes = passes_of(tokens, ranges, settings.batch, whole=settings.attribution is not None)
+    passes = passes_of(loaded, settings, tokens, ranges)
     shape = shape_of(loaded, intake, passes, store.n_prompts, store.compressed)
     return shape.fit(budget, settings.block)[1]
 

@@ -50,7 +50,7 @@ def forecast(
     tokens = prepare.tokens_of(loaded, begun.prompts, intake)
     rows, n_prompts = intake.manifest.capture.block, len(tokens)
     ranges = begun.left(block_ranges(n_prompts, rows))
-    passes = list(passes_of(tokens, ranges, options.batch_tokens, whole=options.attribution))
+    passes = list(passes_of(loaded, intake.manifest.capture, tokens, ranges))
     shape = shape_of(loaded, intake, passes, n_prompts, begun.compress)
     _, buffers = shape.fit(options.budget, rows)
     n_files, n_bytes = prepare.measure(begun.skeleton) if begun.skeleton else (0, 0)

@@ -19,6 +19,7 @@ from relact import schema
 from relact.capturing.attributing import attribute_batch
 from relact.capturing.objectives import Objective
 from relact.capturing.pooling import Pool, pools
+from relact.capturing.sizing import together
 from relact.capturing.transfer import Arrivals, Taker, ahead
 from relact.errors import ModelError
 from relact.models import hooks
@@ -57,7 +58,7 @@ def capture_rows(
 
     whole = settings.attribution is not None
     with ThreadPoolExecutor(1) as hand, torch.inference_mode(not whole):
-        for batch in schedule(tokens, settings.batch, whole=whole):
+        for batch in schedule(tokens, together(loaded, settings), whole=whole):
             if batch.prefix != prefix.tokens:
                 prefix = _Prefix.run(loaded, batch.prefix, settings)
             _in_halves(run, batch.rows, loaded.device, lengths)

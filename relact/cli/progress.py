@@ -30,6 +30,7 @@ class Stages:
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
         self._last: dict[str, float] = {}
+        self._done: dict[str, int] = {}
 
     def __enter__(self) -> Stages:
         if err.is_terminal:
@@ -42,6 +43,10 @@ class Stages:
 
     def __call__(self, stage: str, done: int, total: int, unit: str) -> None:
         now = time.monotonic()
+        if done < self._done.get(stage, 0):  # the stage comes again, as of a second ablation
+            for known in (self._started, self._last, self._tasks):
+                known.pop(stage, None)
+        self._done[stage] = done
         start = self._started.setdefault(stage, now)
         rate = done / (now - start) if now > start else 0.0
         shown = f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s"
