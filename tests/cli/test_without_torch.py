@@ -39,9 +39,9 @@ json.dump(shown, sys.stdout)
 ANSWERED = {
     "help": ("--help",),
     "top": ("top", STORE, "--relation", "country_capital", "-n", "3"),
-    "compare": ("compare", STORE),
+    "compare": ("compare", STORE, "--mask", "top-400"),
     "info": ("info", STORE),
-    "export": ("export", STORE, "masks.json", "--format", "json"),
+    "export": ("export", STORE, "masks.json", "--format", "json", "--mask", "top-400"),
     "prompts": ("prompts", "country_capital", "-o", "p.csv"),
     "stores": ("stores",),
     "report": ("report", "s.zarr", "-o", "report.html"),
