@@ -152,10 +152,17 @@ def cells(conditions: Sequence[str], relations: Sequence[str], kinds: Sequence[s
 
 def averaged(values: np.ndarray, mask: np.ndarray) -> float:
     """The mean over relations of their mean over the masked conditions [condition, relation]; NaN of none."""
+    means = of_relations(values, mask)
+    known = means[~np.isnan(means)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def of_relations(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Every relation's mean over its masked conditions, of [condition, relation]; NaN where there is none."""
     counted = mask & ~np.isnan(values)
     counts = counted.sum(axis=0)
     sums = np.where(counted, values, 0).sum(axis=0, dtype=float)
-    return float((sums[counts > 0] / counts[counts > 0]).mean()) if counts.any() else float("nan")
+    return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
 
 
 def _log_drops(ablation: xr.Dataset, changed: Sequence[int]) -> xr.DataArray:

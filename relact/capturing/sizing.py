@@ -43,7 +43,7 @@ def _block_of(path: Path) -> int | None:
 
 def together(loaded: LoadedModel, settings: schema.CaptureRecord) -> int:
     """Tokens that run together: as asked, and where gradients go back on a CPU no more than caches hold."""
-    backward = settings.attribution is not None and settings.attribution.method not in schema.OF_LAST
+    backward = _differentiated(settings.attribution)
     return min(settings.batch, IN_CACHES) if backward and loaded.device.type == "cpu" else settings.batch
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from relact.analysis.effects import cells, effects, kinds_of
+from relact.analysis.effects import cells, effects, kinds_of, of_relations
 from relact.models.loading import LoadedModel
 from relact.progress import Progress, silent
 from relact.schema import AVERAGE_PRECISION, KIND_INTACT
@@ -128,10 +128,6 @@ def _of_relations(ablation: xr.Dataset) -> pd.DataFrame:
     columns = {}
     for log, drops in (("", summary.drops), ("log_", summary.log_drops)):
         for group, mask in cells(conditions, relations, kinds).items():
-            values = np.full(mask.shape, np.nan) if drops is None else np.where(mask, drops.values, np.nan)
-            counts = (~np.isnan(values)).sum(axis=0)
-            sums = np.nansum(values, axis=0)
-            columns[f"{log}{group}"] = np.divide(
-                sums, counts, out=np.full(len(sums), np.nan), where=counts > 0
-            )
+            missing = np.full(len(relations), np.nan)
+            columns[f"{log}{group}"] = missing if drops is None else of_relations(drops.values, mask)
     return pd.DataFrame(columns, index=pd.Index(relations, name="relation"))
