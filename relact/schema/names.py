@@ -54,6 +54,11 @@ ATTRIBUTION_STATISTICS = ("attribution_average_precision", ATTRIBUTION_Z, "attri
 MASK, UNIT, NEURON = "mask", "unit", "neuron"  # the last two are what a mask counts
 HIDDEN = ("mlp.gate", "mlp.up", "mlp.act", "mlp.hidden")  # of one layer and index: one hidden unit
 
+# --- mixtures of experts: neuron = expert x units + unit, both of them coordinates along `neuron`
+EXPERT = "expert"
+ROUTER, WEIGHT = "moe.router", "moe.weight"  # a neuron of these is an expert
+BY_EXPERT = (*HIDDEN, WEIGHT)  # as wide as all experts together, where there are any
+
 # --- ablations/<name>
 INTACT, RANDOM = "intact", "random-"  # conditions: the model as it is; a seed follows. Others are relations
 KIND = "kind"  # coordinate of condition: nothing, a relation's own neurons, or random ones are switched off

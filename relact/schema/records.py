@@ -67,6 +67,7 @@ class CaptureRecord:
     batch: int  # token budget of one batch, padding included
     special_tokens: bool
     attribution: AttributionRecord | None = None
+    experts: int | None = None  # of every layer that has some
 
     @property
     def streams(self) -> dict[str, str]:
@@ -205,6 +206,7 @@ class MaskRecord(_Result):
         ties_by: ``margin``, then hash; or ``hash`` alone, where no activations were there. seed: of the hash.
         min_ap: the smallest average precision that was admitted beside ``fdr``.
         without: (site, layer, neuron) of super-units that were left out; None where none was known.
+        unit: ``expert`` where whole experts were chosen; None where neurons were.
     """
 
     k: int
@@ -220,6 +222,7 @@ class MaskRecord(_Result):
     seed: int | None = None
     min_ap: float | None = None
     without: tuple[tuple[str, int, int], ...] | None = None
+    unit: str | None = None
 
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> MaskRecord:

@@ -29,8 +29,14 @@ CHECKSUM = 4  # bytes of a CRC-32C
 
 
 @cache
-def span_of(width: int) -> int:
-    """Neurons per inner chunk: the largest divisor of ``width`` up to 704, or all of it when that is tiny."""
+def span_of(width: int, experts: int = 0) -> int:
+    """Neurons per inner chunk: the largest divisor of ``width`` up to 704, or all of it when that is tiny.
+
+    Of neurons that are those of ``experts``: all of one expert, or part of one where that is too large.
+    """
+    if experts and SPAN_FLOOR <= width // experts:
+        units = width // experts
+        return units if units <= 2 * SPAN_TARGET else span_of(units)
     best = max(divisor for divisor in range(1, min(width, SPAN_TARGET) + 1) if width % divisor == 0)
     return best if best >= SPAN_FLOOR else width
 
@@ -75,6 +81,7 @@ class Layout:
         rows: prompts per block (and per shard).
         n_layers, width: the stream's own shape.
         item: bytes per value.
+        experts: into how many experts the neurons are divided, in order; 0 where into none.
     """
 
     n_prompts: int
@@ -82,6 +89,7 @@ class Layout:
     n_layers: int
     width: int
     item: int
+    experts: int = 0
 
     @property
     def dtype(self) -> str:
@@ -89,7 +97,7 @@ class Layout:
 
     @property
     def span(self) -> int:
-        return span_of(self.width)
+        return span_of(self.width, self.experts)
 
     @property
     def n_spans(self) -> int:

@@ -85,9 +85,21 @@ class Store(ABC):
         return any(skeleton.inner_codecs(array)[1:] for array in self.arrays.values())
 
     def shape(self, site: str) -> tuple[int, int]:
-        """(layers, neurons) of a site of which anything is captured."""
+        """(layers, neurons) of a site of which anything is captured, and of experts whose neurons are."""
+        if site == schema.WEIGHT and site not in self.sites:
+            some = next((other for other in self.sites if self.experts_of(other)), site)
+            return self.shape(some)[0], self.experts_of(some)
         lay = self.streams[site if site in self.streams else f"{schema.ATTRIBUTIONS}/{site}"]
         return lay.n_layers, lay.width
+
+    def experts_of(self, site: str) -> int:
+        """Into how many experts, of equal size and in order, a site's neurons are divided; 0 where into none."""
+        return (self.manifest.capture.experts or 0) if site in schema.BY_EXPERT else 0
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether the model is a mixture of experts."""
+        return bool(self.manifest.capture.experts)
 
     @property
     def sites(self) -> tuple[str, ...]:
