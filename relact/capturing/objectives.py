@@ -57,7 +57,7 @@ class Objective:
 
 
 def resolved(loaded: LoadedModel, settings: schema.CaptureRecord) -> schema.CaptureRecord:
-    """Settings with the sites that the model has, and its number of the token that is named.
+    """Settings with the sites that the model has, their layers, and its number of the token that is named.
 
     Raises:
         ModelError: a site that the family lacks, a method that cannot read it.
@@ -65,12 +65,13 @@ def resolved(loaded: LoadedModel, settings: schema.CaptureRecord) -> schema.Capt
     """
     record = settings.attribution
     if record is None:
-        return settings
+        return settings.with_layers(loaded.layers, loaded.n_layers)
     if record.method in schema.OF_LAST:
         readout.require_readable(loaded.model, loaded.device)
     token = None if record.token is None else _token(loaded, record.token)
     chosen = sites.resolve(loaded.model.config, record.sites)
-    return replace(settings, attribution=replace(record, sites=chosen, token=token))
+    settled = replace(settings, attribution=replace(record, sites=chosen, token=token))
+    return settled.with_layers(loaded.layers, loaded.n_layers)
 
 
 def objective_of(

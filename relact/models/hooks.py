@@ -25,7 +25,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from relact.errors import ModelError
-from relact.sites import Part, Tap, family, part, resolve, widths
+from relact.sites import EXPERTS, INPUT, OUTPUT, Part, Tap, family, part, places, resolve
 
 Callback = Callable[[str, int, Tensor], Tensor | None]
 
@@ -108,7 +108,7 @@ def trace(model: nn.Module, sites: str | Sequence[str]) -> Iterator[Trace]:
     A site's own columns are a view that nothing is computed from, so gradients are those of the whole tensor;
     `Trace.columns` tells whose columns are whose. Errors are those of `visit`.
     """
-    kept, taps = Trace(Visit()), family(model.config).taps
+    kept, found = Trace(Visit()), places(model.config)
 
     def keep(spots: Sequence[_Spot], value: Tensor) -> Tensor | None:
         for spot in spots:
@@ -116,7 +116,8 @@ def trace(model: nn.Module, sites: str | Sequence[str]) -> Iterator[Trace]:
             _require_width(_columns(_unflat(value, kept.state), spot.part), spot)
         kept.keep(value, spots)
         # an output may be overwritten: Falcon adds the attention's to the MLP's, OLMo clips queries in place
-        return value.clone() if taps[spots[0].site].side == "output" else None
+        side = found[spots[0].site].taps[spots[0].layer].side
+        return value.clone() if side == OUTPUT else None
 
     with _serving(model, sites, None, kept.state, keep):
         yield kept
@@ -137,7 +138,7 @@ def _serving(
         path = family(model.config).layers
         for (layer, tap), spots in plan.items():
             module = _child(blocks[layer], tap.module, f"{path}.{layer}")
-            _attach(stack, module, tap.side, partial(serve, spots))
+            _attach(stack, module, tap, partial(serve, spots))
         expected = [(spot.site, spot.layer) for spots in plan.values() for spot in spots]
         _count_forwards(stack, owner, expected, state)
         yield
@@ -163,7 +164,7 @@ def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     raise ModelError(
         f"no list of decoder layers at {'.'.join(path)}",
         where=type(model).__name__,
-        fix="load it with relact.models.load, or correct the family's row in relact/sites.py",
+        fix="load it with relact.models.load, or correct the family's row in relact/sites/families.py",
     )
 
 
@@ -190,12 +191,15 @@ def _layer_numbers(model: nn.Module, layers: Iterable[int] | None, available: in
 
 def _plan(config: Any, sites: Sequence[str], layers: Sequence[int]) -> dict[tuple[int, Tap], list[_Spot]]:
     """Group the sites by the tensor they are read from: one hook, and at most one copy, per tensor."""
-    taps, width = family(config).taps, widths(config)
-    parts = {site: part(config, site) for site in sites}  # reading a configuration is slow: not per layer
+    found = places(config)
+    # reading a configuration is slow: not per layer
+    parts = {(site, tap): part(config, site, tap) for site in sites for tap in set(found[site].taps.values())}
     plan: dict[tuple[int, Tap], list[_Spot]] = defaultdict(list)
     for layer in layers:
         for site in sites:
-            plan[layer, taps[site]].append(_Spot(site, layer, parts[site], width[site]))
+            tap = found[site].taps.get(layer)
+            if tap is not None:
+                plan[layer, tap].append(_Spot(site, layer, parts[site, tap], found[site].width))
     return plan
 
 
@@ -206,12 +210,18 @@ def _child(block: nn.Module, path: str, where: str) -> nn.Module:
         raise ModelError(
             f"no module {path}",
             where=where,
-            fix="correct the family's row in relact/sites.py, see docs/models.md",
+            fix="correct the family's row in relact/sites/families.py, see docs/models.md",
         ) from None
 
 
-def _attach(stack: ExitStack, module: nn.Module, side: str, serve: Callable[[Tensor], Tensor | None]) -> None:
-    if side == "input":
+def _attach(stack: ExitStack, module: nn.Module, tap: Tap, serve: Callable[[Tensor], Tensor | None]) -> None:
+    if tap.side == EXPERTS:
+        raise ModelError(
+            "what experts compute inside their module is not read by this version",
+            where=tap.module,
+            fix="choose other sites: moe.router, mlp.down, shared.*, attn",
+        )
+    if tap.side == INPUT:
 
         def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             new = serve(args[0])
@@ -220,8 +230,12 @@ def _attach(stack: ExitStack, module: nn.Module, side: str, serve: Callable[[Ten
         handle = module.register_forward_pre_hook(before)
     else:
 
-        def after(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            return serve(output)
+        def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+            if not isinstance(output, tuple):
+                return serve(output)
+            at = tap.item or 0
+            new = serve(output[at])
+            return None if new is None else (*output[:at], new, *output[at + 1 :])
 
         handle = module.register_forward_hook(after)
     stack.callback(handle.remove)
@@ -276,7 +290,7 @@ def _require_width(columns: Tensor, spot: _Spot) -> None:
         raise ModelError(
             f"width {columns.shape[-1]} where the configuration says {spot.width}",
             where=f"{spot.site} in layer {spot.layer}",
-            fix="correct the family's row in relact/sites.py",
+            fix="correct the family's row in relact/sites/families.py",
         )
 
 

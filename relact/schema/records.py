@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from relact.errors import StoreError
@@ -13,7 +13,9 @@ from relact.schema.names import (
     ATTRIBUTIONS,
     DOCUMENT,
     FORMAT,
+    FORMATS,
     IDENTIFY,
+    LAYERED,
     N_ROWS,
     NEURON,
     ROWS_DIGEST,
@@ -58,7 +60,12 @@ class AttributionRecord:
 
 @dataclass(frozen=True)
 class CaptureRecord:
-    """How a capture was made; everything here changes the numbers or their layout."""
+    """How a capture was made; everything here changes the numbers or their layout.
+
+    Attributes:
+        layers: of every site that is not in all of the model's layers, the numbers of those that it is in;
+            None where there is no such site.
+    """
 
     sites: tuple[str, ...]
     pool: str
@@ -67,6 +74,13 @@ class CaptureRecord:
     batch: int  # token budget of one batch, padding included
     special_tokens: bool
     attribution: AttributionRecord | None = None
+    layers: Mapping[str, tuple[int, ...]] | None = None
+
+    def with_layers(self, layers: Mapping[str, tuple[int, ...]], n_layers: int) -> CaptureRecord:
+        """The same for a model of ``n_layers`` whose sites are in ``layers``."""
+        sites = dict.fromkeys([*self.sites, *(self.attribution.sites if self.attribution else ())])
+        some = {site: layers[site] for site in sites if layers[site] != tuple(range(n_layers))}
+        return replace(self, layers=some or None)
 
     @property
     def streams(self) -> dict[str, str]:
@@ -94,7 +108,11 @@ class Manifest:
     prompts: Mapping[str, Mapping[str, Any]]
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
-    format: int = FORMAT
+
+    @property
+    def format(self) -> int:
+        """The version of the format that it is written in."""
+        return LAYERED if self.capture.layers else FORMAT
 
     def n_prompts(self, split: str) -> int:
         """How many prompts a split has."""
@@ -110,7 +128,7 @@ class Manifest:
 
     def to_attributes(self) -> dict[str, Any]:
         """JSON-ready dictionary for ``attrs["relact"]``."""
-        plain = asdict(self)
+        plain = asdict(self) | {"format": self.format}
         plain["tokenizer"] = {"fingerprint": self.tokenizer}
         plain["capture"] = _plain(self.capture)
         return plain
@@ -122,9 +140,9 @@ class Manifest:
             raise StoreError(
                 f"not a relact store: its {DOCUMENT} has no {ATTRIBUTE!r} attributes", where=where
             )
-        if raw["format"] != FORMAT:
+        if raw["format"] not in FORMATS:
             raise StoreError(
-                f"store format {raw['format']!r}, this version reads {FORMAT}",
+                f"store format {raw['format']!r}, this version reads {' and '.join(map(str, FORMATS))}",
                 where=where,
                 fix="upgrade relact",
             )
@@ -134,6 +152,8 @@ class Manifest:
             if (attribution := capture.get("attribution")) is not None:
                 sites = tuple(attribution["sites"])
                 capture["attribution"] = AttributionRecord(**{**attribution, "sites": sites})
+            if (layers := capture.get("layers")) is not None:
+                capture["layers"] = {site: tuple(map(int, numbers)) for site, numbers in layers.items()}
             return cls(
                 model=ModelRecord(**raw["model"]),
                 tokenizer=raw["tokenizer"]["fingerprint"],
@@ -305,6 +325,8 @@ def _plain(record: Any) -> dict[str, Any]:
 def _json(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _json(item) for name, item in value.items()}
     return _plain(value) if is_dataclass(value) else value
 
 

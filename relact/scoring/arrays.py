@@ -28,7 +28,7 @@ def create_arrays(
     a query for one relation reads only its own chunks.
     """
     if "relation" not in group:
-        write_coordinates(group, relation=list(relations), layer=range(lay.n_layers), neuron=range(lay.width))
+        write_coordinates(group, relation=list(relations), layer=lay.layers, neuron=range(lay.width))
     return [
         group.create_array(
             name,

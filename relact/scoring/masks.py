@@ -220,7 +220,8 @@ def write(
         for site, mask in sets.items():
             part = built.create_group(site)
             _, n_layers, width = mask.shape
-            write_coordinates(part, relation=list(relations), layer=range(n_layers), neuron=range(width))
+            numbers = store.layers(site)
+            write_coordinates(part, relation=list(relations), layer=numbers, neuron=range(width))
             part.create_array(
                 schema.MASK,
                 data=mask,

@@ -75,6 +75,7 @@ class Layout:
         rows: prompts per block (and per shard).
         n_layers, width: the stream's own shape.
         item: bytes per value.
+        numbers: the model's own numbers of its layers; None where they are counted from 0.
     """
 
     n_prompts: int
@@ -82,6 +83,16 @@ class Layout:
     n_layers: int
     width: int
     item: int
+    numbers: tuple[int, ...] | None = None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The model's own numbers of the layers, in the order in which they are stored."""
+        return tuple(range(self.n_layers)) if self.numbers is None else self.numbers
+
+    def place_of(self, layer: int) -> int:
+        """Where a layer is stored; `ValueError` for one that is not."""
+        return self.layers.index(layer)
 
     @property
     def dtype(self) -> str:
@@ -114,13 +125,24 @@ class Layout:
 
 
 def layouts(
-    n_prompts: int, rows: int, n_layers: int, widths: Mapping[str, int], dtypes: Mapping[str, str]
+    n_prompts: int,
+    rows: int,
+    n_layers: int,
+    widths: Mapping[str, int],
+    dtypes: Mapping[str, str],
+    layers: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Layout]:
-    """One `Layout` per stream; ``widths`` and ``dtypes`` are theirs."""
-    return {
-        stream: Layout(n_prompts, rows, n_layers, width, ITEM_BYTES[dtypes[stream]])
-        for stream, width in widths.items()
-    }
+    """One `Layout` per stream; ``widths`` and ``dtypes`` are theirs.
+
+    Args:
+        layers: numbers of the layers of every site that is not in all ``n_layers``.
+    """
+    found = {}
+    for stream, width in widths.items():
+        numbers = (layers or {}).get(site_of(stream))
+        n_own = n_layers if numbers is None else len(numbers)
+        found[stream] = Layout(n_prompts, rows, n_own, width, ITEM_BYTES[dtypes[stream]], numbers)
+    return found
 
 
 def block_bytes(streams: Mapping[str, Layout]) -> int:
