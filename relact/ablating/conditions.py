@@ -47,13 +47,21 @@ class Condition:
         *,
         kind: str = KIND_OWN,
         asked: str | None = None,
+        layers: Callable[[str], Sequence[int]] | None = None,
     ) -> Condition:
-        """From bool [layer, neuron] per site, and all neurons' values, float [layer, neuron] per site."""
+        """From bool [layer, neuron] per site, and all neurons' values, float [layer, neuron] per site.
+
+        Args:
+            layers: gives the numbers along a site's axis of layers, as `Store.layers`; None is from 0.
+        """
         places = {site: np.argwhere(chosen) for site, chosen in off.items()}
         new = {
             site: np.asarray(every)[tuple(places[site].T)].astype(np.float32)
             for site, every in (values or {}).items()
         }
+        if layers is not None:
+            for site, found in places.items():
+                found[:, 0] = np.asarray(layers(site), np.int64)[found[:, 0]]
         return cls(name, places, new, kind, asked)
 
     def scaled(self, factor: float | None) -> Condition:
@@ -150,6 +158,7 @@ def of_sets(
             relation,
             {site: rows[at] for site, rows in sets.items()},
             values(relation),
+            layers=values.store.layers,
         ).scaled(values.factor)
         for at, relation in enumerate(relations)
     ]

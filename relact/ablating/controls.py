@@ -46,6 +46,7 @@ class Drawing:
                     values(relation if relation in self.relations else None, seed),
                     kind=KIND_RANDOM,
                     asked=relation,
+                    layers=self.store.layers,
                 ).scaled(values.factor)
 
     def draw(self, seed: int, relation: str | None) -> Mapping[str, np.ndarray]:

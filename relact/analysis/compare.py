@@ -18,7 +18,7 @@ np.float32(0.0)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,7 @@ def overlap(
     opened = open_store(store)
     if k is None:
         name = mask or _only_mask(opened)
-        shared = overlap_of(*masks.read(opened, name), by)
+        shared = overlap_of(*masks.read(opened, name), by, opened.layers)
         return shared.assign_attrs(negatives=label_of(opened.mask_record(name).scores.negatives))
     relations, scores = all_scores(opened, statistic)
     rules = rules_of(opened, scores, statistic)
@@ -94,7 +94,7 @@ def overlap(
         sets = [overlap_of(relations, masks.top_k(scores, number, rules)) for number in k]
         shared = xr.concat(sets, dim=pd.Index(list(k), name="k")).transpose(*DIMENSIONS, "k")
     else:
-        shared = overlap_of(relations, masks.top_k(scores, k, rules), by)
+        shared = overlap_of(relations, masks.top_k(scores, k, rules), by, opened.layers)
         if negatives is not None:
             few = _sampled(opened, relations, negatives, progress)
             sampled = overlap_of(relations, masks.top_k(few, k, rules))
@@ -149,13 +149,22 @@ def _sampled(
     return {site: values[rows] for site, values in scores.items()}
 
 
-def overlap_of(relations: Sequence[str], sets: Mapping[str, np.ndarray], by: str | None = None) -> xr.Dataset:
-    """`overlap` of neuron sets in memory: bool [relation, layer, neuron] per site."""
+def overlap_of(
+    relations: Sequence[str],
+    sets: Mapping[str, np.ndarray],
+    by: str | None = None,
+    layers: Callable[[str], Sequence[int]] | None = None,
+) -> xr.Dataset:
+    """`overlap` of neuron sets in memory: bool [relation, layer, neuron] per site.
+
+    Args:
+        layers: gives the numbers of a site's layers, as `Store.layers`; None is from 0.
+    """
     import xarray as xr
 
     if by is None:
         return _shared(relations, masks.flatten(sets))
-    keys, parts = zip(*_slices(sets, by), strict=True)
+    keys, parts = zip(*_slices(sets, by, layers), strict=True)
     whole = [_shared(relations, part) for part in parts]
     return xr.concat(whole, dim=pd.Index(list(keys), name=by)).transpose(*DIMENSIONS, by)
 
@@ -259,7 +268,8 @@ def moved(
     for site, values in scores.items():
         before, after = values[at].ravel(), other_scores[site][at].ravel()
         chosen = np.argsort(-np.abs(after - before), kind="stable")[:n]
-        layer, neuron = np.unravel_index(chosen, values[at].shape)
+        place, neuron = np.unravel_index(chosen, values[at].shape)
+        layer = np.asarray(first.layers(site))[place]
         columns = {"before": before[chosen], "after": after[chosen], "change": (after - before)[chosen]}
         parts.append(pd.DataFrame({"site": site, "layer": layer, "neuron": neuron, **columns}))
     return (
@@ -318,13 +328,17 @@ def _both(first: Store, second: Store) -> tuple[list[str], dict[str, np.ndarray]
     )
 
 
-def _slices(sets: Mapping[str, np.ndarray], by: str) -> Iterator[tuple[str | int, np.ndarray]]:
+def _slices(
+    sets: Mapping[str, np.ndarray], by: str, layers: Callable[[str], Sequence[int]] | None
+) -> Iterator[tuple[str | int, np.ndarray]]:
     """(site or layer, bool [relation, neurons in it])."""
     if by == "site":
         yield from ((site, mask.reshape(len(mask), -1)) for site, mask in sets.items())
         return
-    for layer in range(next(iter(sets.values())).shape[1]):
-        yield layer, np.concatenate([mask[:, layer] for mask in sets.values()], axis=1)
+    numbers = {site: layers(site) if layers else range(mask.shape[1]) for site, mask in sets.items()}
+    for layer in sorted(set().union(*numbers.values())):
+        there = [(sets[site], list(own).index(layer)) for site, own in numbers.items() if layer in own]
+        yield layer, np.concatenate([mask[:, place] for mask, place in there], axis=1)
 
 
 def _shared(relations: Sequence[str], flat: np.ndarray) -> xr.Dataset:

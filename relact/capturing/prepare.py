@@ -227,7 +227,7 @@ def _block_on_disk(path: Path, blueprint: Blueprint) -> int:
             array = zarr.open_array(path / array_of(stream), mode="r")
         except Exception:  # damaged as well: ask the next one
             continue
-        shape = (blueprint.n_prompts, blueprint.n_layers, width)
+        shape = (blueprint.n_prompts, blueprint.layouts[stream].n_layers, width)
         if array.shape != shape or array.dtype != dtypes[stream] or array.shards is None:
             raise StoreError(
                 f"{stream} is {array.dtype} {array.shape}, this capture {dtypes[stream]} {shape}",

@@ -72,7 +72,8 @@ def readout_bytes(loaded: LoadedModel, rows: int) -> int:
     """Upper bound of what reading single neurons off the residual stream holds for a batch of ``rows``: its
     states in all layers, logits, and the head in float32.
     """
-    hidden, words = loaded.widths["mlp.down"], int(text_config(loaded.model.config).vocab_size)
+    config = text_config(loaded.model.config)
+    hidden, words = int(config.hidden_size), int(config.vocab_size)
     states = rows * loaded.n_layers * (2 * hidden + loaded.widths["mlp.hidden"])
     return int(4 * SLACK * (states + 4 * rows * words + words * hidden))
 

@@ -100,7 +100,7 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
     choices, accuracy, sweep = ablations_of(opened)
     name, sets = _sets(opened, scores, mask, choices)
     sizes = sum(mask.sum(axis=(1, 2)) for mask in sets.values())  # [relation]
-    neurons = _best(relations, scores)
+    neurons = _best(opened, relations, scores)
     histogram, nulls = _distributions(opened, relations, scores)
     details, prompts = _details(opened, relations, neurons)
     return Contents(
@@ -118,7 +118,7 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
         sweep=sweep,
         overlap=_overlap(relations, sets),
         growth=_growth(opened, scores),
-        layers=_layers(relations, sets),
+        layers=_layers(opened, relations, sets),
         histogram=histogram,
         nulls=nulls,
         neurons=neurons,
@@ -184,15 +184,22 @@ def _growth(store: Store, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
     return table.assign(share=table["shared"] / table["k"], chance=table["k"] / n_neurons)[columns]
 
 
-def _layers(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _layers(store: Store, relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Neurons of every set in every layer, and how many there would be were they spread evenly."""
     parts = []
     for site, chosen in _with_all(sets).items():
-        counts = sum(mask.sum(axis=2) for mask in chosen.values())  # [relation, layer]
-        table = pd.DataFrame(counts, index=list(relations)).rename_axis(index="relation", columns="layer")
-        long = table.reset_index().melt("relation", value_name="neurons")
-        total = dict(zip(relations, counts.sum(axis=1), strict=True))
-        parts.append(long.assign(site=site, chance=long["relation"].map(total) / counts.shape[1]))
+        counts = pd.concat(
+            [
+                pd.DataFrame(mask.sum(axis=2), list(relations), store.layers(name))
+                for name, mask in chosen.items()
+            ],
+            axis=1,
+        )
+        table = counts.T.groupby(level=0).sum().T  # [relation, layer]
+        long = table.rename_axis(index="relation", columns="layer").reset_index()
+        long = long.melt("relation", value_name="neurons")
+        chance = long["relation"].map(table.sum(axis=1)) / table.shape[1]
+        parts.append(long.assign(site=site, chance=chance))
     return pd.concat(parts)[["site", "relation", "layer", "neurons", "chance"]]
 
 
@@ -232,7 +239,7 @@ def _histograms(scores: Mapping[str, np.ndarray], null: np.ndarray) -> Iterator[
         yield pd.DataFrame({"site": site, **bins, "chance": (expected * values.size).round(2)})
 
 
-def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _best(store: Store, relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """The neurons to list: the best of every relation, and of every relation in each site; in the order in
     which equal ones are shown.
     """
@@ -248,8 +255,10 @@ def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.Data
     places = np.array(sorted(chosen, key=ties.__getitem__))
     site_at = np.searchsorted(starts, places, side="right") - 1
     widths = np.array([values.shape[2] for values in scores.values()])
-    layer, neuron = np.divmod(places - starts[site_at], widths[site_at])
-    table = pd.DataFrame({"site": np.array(list(scores))[site_at], "layer": layer, "neuron": neuron})
+    row, neuron = np.divmod(places - starts[site_at], widths[site_at])
+    numbers, names = [np.asarray(store.layers(site)) for site in scores], list(scores)
+    layer = np.array([numbers[at][each] for at, each in zip(site_at, row, strict=True)])
+    table = pd.DataFrame({"site": np.array(names)[site_at], "layer": layer, "neuron": neuron})
     ap = pd.DataFrame(flat[:, places].T.astype(np.float64).round(4), columns=list(relations))
     return pd.concat([table, ap], axis=1)
 

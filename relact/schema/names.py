@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # --- the hierarchy: its groups, and what every one of them has
-FORMAT = 1
+FORMAT = 1  # of stores whose every site is in all layers, and no neurons are those of experts
+LAYERED = 2  # of others: earlier versions would take the places of their layers for the layers
+FORMATS = (FORMAT, LAYERED)
 DOCUMENT = "zarr.json"  # metadata of a group or an array
 ATTRIBUTE = "relact"  # key of our attributes in every zarr.json we write
 PROMPTS = "prompts"
@@ -85,9 +87,13 @@ def kinds_of_names(conditions: Sequence[str]) -> list[str]:
     ]
 
 
-def commit_fields(streams: Iterable[str], n_layers: int) -> list[str]:
-    """Names along the ``field`` of a commit record: start, stop, then ``stream/layer`` of every checksum."""
-    return [START, STOP, *(f"{stream}/{layer}" for stream in streams for layer in range(n_layers))]
+def commit_fields(layers: Mapping[str, Iterable[int]]) -> list[str]:
+    """Names along the ``field`` of a commit record: start, stop, then ``stream/layer`` of every checksum.
+
+    Args:
+        layers: of every stream, the numbers of its layers.
+    """
+    return [START, STOP, *(f"{stream}/{layer}" for stream, numbers in layers.items() for layer in numbers)]
 
 
 def digest(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -37,7 +37,7 @@ from relact.scoring.ties import margins_of
 from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.reading import Store
-from relact.store.skeleton import write_coordinates
+from relact.store.skeleton import write_coordinates, write_places
 
 __all__ = ["Masks", "combine", "flatten", "read", "select", "select_with", "top_k", "unflatten", "write"]
 
@@ -231,7 +231,9 @@ def write(
         for site, mask in sets.items():
             part = built.create_group(site)
             _, n_layers, width = mask.shape
-            write_coordinates(part, relation=list(relations), layer=range(n_layers), neuron=range(width))
+            numbers = store.layers(site)
+            write_coordinates(part, relation=list(relations))
+            write_places(part, numbers, width, store.experts_of(site))
             part.create_array(
                 schema.MASK,
                 data=mask,

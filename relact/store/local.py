@@ -47,7 +47,7 @@ class LocalStore(Store):
         }
         self._maps = Maps()
         self._folders = {stream: str(blocks.shard_folder(path, stream)) for stream in self.streams}
-        self.log = CommitLog(path, schema.commit_fields(self.streams, self.n_layers), self.n_blocks)
+        self.log = CommitLog(path, self.fields, self.n_blocks)
 
     def is_mapped(self, stream: str) -> bool:
         """Whether `columns` of the stream are views on mapped files."""
