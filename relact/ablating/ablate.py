@@ -79,8 +79,8 @@ def ablate(
         tests: a table with other test prompts (another language, paraphrases); the store's own by default.
         name: of the result; the mask's name by default, with what is not the default appended.
         kind, sites, by, statistic, counted, keep_super_units, seeds, control, mode, tokens, match, part,
-        perplexity, perplexity_of, batch_tokens, scale, unit: the choices of `AblateOptions`, which says what each
-        means.
+        perplexity, perplexity_of, batch_tokens, scale, unit: the choices of `AblateOptions`, which says what
+        each means.
 
     Returns:
         correct bool [condition, prompt], generated [condition, prompt] (up to the token that decided),

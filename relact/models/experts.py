@@ -44,7 +44,9 @@ _VISITORS: dict[nn.Module, list[_Visitor]] = {}  # of every module that is tappe
 
 def is_experts(module: nn.Module) -> bool:
     """Whether a module holds all experts of a layer and computes through transformers' registry."""
-    return all(hasattr(module, name) for name in ("has_gate", "is_transposed", "is_concatenated", "down_proj"))
+    return all(
+        hasattr(module, name) for name in ("has_gate", "is_transposed", "is_concatenated", "down_proj")
+    )
 
 
 @contextmanager
@@ -248,7 +250,7 @@ class _Run:
 
 
 def _offsets(experts: Tensor, n_experts: int) -> Tensor:
-    """int32 [experts]: one past the last row of each, of rows sorted by expert; counted as transformers does."""
+    """int32 [experts]: one past the last row of each, of rows sorted by expert, as transformers has it."""
     counted = experts.float() if experts.device.type in ("cpu", "mps") else experts.int()
     per_expert = torch.histc(counted, bins=n_experts, min=0, max=n_experts - 1)
     return torch.cumsum(per_expert, dim=0, dtype=torch.int32)

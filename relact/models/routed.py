@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Added:
-    """What is written for all tokens of some rows, routed or not: values [n] at neurons [n] of batch rows [n].
+    """What all tokens of some parts of the batch write, routed or not: values [n] at neurons [n] of rows [n].
 
     Attributes:
         groups: into how many equal parts the tokens are cut; ``rows`` number them.
@@ -31,7 +31,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Routed:
-    """Values of units at the tokens that reach them: ``raw`` [rows, units], times ``weight`` where there is one.
+    """Values of units at the tokens that reach them: ``raw`` [rows, units], times ``weight`` if there is one.
 
     Attributes:
         experts, tokens: int64 [rows], the expert of every row and its token, flat over [batch, tokens].
@@ -78,7 +78,7 @@ class Routed:
         return whole.view(*self.shape, self.width)
 
     def at(self, other: Routed) -> Tensor:
-        """[rows of other, units]: the values at the tokens and experts of another, 0 where these have none."""
+        """[rows of other, units]: the values at the tokens and experts of another, 0 where there are none."""
         number = self.tokens.new_full((self.shape[0] * self.shape[1], self.n_experts), -1)
         number[self.tokens, self.experts] = torch.arange(len(self.tokens), device=self.device)
         found = number[other.tokens, other.experts]
@@ -91,7 +91,9 @@ class Routed:
         only those of chosen experts count.
         """
         if self.weight is None:
-            return self.of(torch.where(self._real(counted)[:, None], new.at(self).to(self.raw.dtype), self.raw))
+            return self.of(
+                torch.where(self._real(counted)[:, None], new.at(self).to(self.raw.dtype), self.raw)
+            )
         mine, theirs = ~self._real(counted), new._real(counted)
         experts = torch.cat([new.experts[theirs], self.experts[mine]])
         tokens = torch.cat([new.tokens[theirs], self.tokens[mine]])
@@ -111,7 +113,7 @@ class Routed:
         """[batch, neurons]: over the tokens of a mask, those that are not routed counting as 0."""
         values = self._wide(self.values).masked_fill(~self._real(mask)[:, None], float("-inf"))
         found = values.new_full((self.shape[0] * self.n_experts, self.units), float("-inf"))
-        found = found.index_reduce(0, self._cells, values, "amax")
+        found = found.scatter_reduce(0, self._cells[:, None].expand_as(values), values, "amax")
         routed = mask.new_zeros(self.shape[0] * self.n_experts, dtype=torch.int64)
         routed = routed.index_add(0, self._cells, self._real(mask).long()).view(self.shape[0], -1)
         absent = (routed < mask.sum(dim=1)[:, None]).view(-1, 1)

@@ -82,9 +82,7 @@ class CaptureRecord:
     @property
     def every_site(self) -> tuple[str, ...]:
         """Those of activations, then others of attributions."""
-        return tuple(
-            dict.fromkeys([*self.sites, *(self.attribution.sites if self.attribution else ())])
-        )
+        return tuple(dict.fromkeys([*self.sites, *(self.attribution.sites if self.attribution else ())]))
 
     def with_layers(self, layers: Mapping[str, tuple[int, ...]], n_layers: int) -> CaptureRecord:
         """The same for a model of ``n_layers`` whose sites are in ``layers``."""

@@ -9,8 +9,8 @@ import numpy as np
 from relact import schema
 from relact import sites as site_names
 from relact.errors import InputError
-from relact.scoring.magnitudes import magnitudes
 from relact.schema import BY_EXPERT, ROUTER, WEIGHT
+from relact.scoring.magnitudes import magnitudes
 from relact.store.reading import Store
 
 

@@ -125,8 +125,10 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
 def rules_of(store: Store, options: SelectOptions, relations: Sequence[str], scores: Masks) -> Rules:
     """What beside the scores decides: super-units of the store, margins from its activations."""
     without = {} if options.keep_super_units else super_unit_masks(store, scores)
-    numbering, known = Numbering.of(scores), all(site in store.scored(options.criterion) for site in scores)
-    margins = margins_of(store, relations, numbering, options.criterion) if known and not options.fdr else None
+    computed = not set(scores) <= set(store.scored(options.criterion))  # of other sites' scores
+    margins = None
+    if not computed and not options.fdr:
+        margins = margins_of(store, relations, Numbering.of(scores), options.criterion)
     return Rules(options.counted, options.seed, without, margins)
 
 

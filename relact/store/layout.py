@@ -34,7 +34,7 @@ def span_of(width: int, experts: int = 0) -> int:
 
     Of neurons that are those of ``experts``: all of one expert, or part of one where that is too large.
     """
-    if experts and SPAN_FLOOR <= width // experts:
+    if experts and width // experts >= SPAN_FLOOR:
         units = width // experts
         return units if units <= 2 * SPAN_TARGET else span_of(units)
     best = max(divisor for divisor in range(1, min(width, SPAN_TARGET) + 1) if width % divisor == 0)

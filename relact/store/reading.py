@@ -121,7 +121,7 @@ class Store(ABC):
         return self.layout_of(site).layers
 
     def experts_of(self, site: str) -> int:
-        """Into how many experts, of equal size and in order, a site's neurons are divided; 0 where into none."""
+        """Into how many experts, equal and in order, a site's neurons are divided; 0 where into none."""
         return experts_of(site, self.manifest.capture.experts)
 
     @property

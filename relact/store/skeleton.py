@@ -125,7 +125,7 @@ def write_coordinates(group: zarr.Group, **coordinates: Sequence[Any] | np.ndarr
 
 
 def write_places(group: zarr.Group, layers: Sequence[int], width: int, experts: int = 0) -> None:
-    """Coordinates of a site: layers by their numbers, neurons, and of each its expert and its unit in that."""
+    """Coordinates of a site: layers by their numbers, neurons, of each its expert and its unit in that."""
     write_coordinates(group, layer=layers, neuron=range(width))
     if experts:
         places = np.divmod(np.arange(width), width // experts)

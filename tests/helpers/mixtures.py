@@ -2,9 +2,9 @@
 
     mixtures.NAMES; mixtures.model("olmoe"); mixtures.experts_of(built)
 
-Types are found in the installed transformers, so that new ones are tried too. Sizes are those of `helpers.tiny`
-(hidden 32, vocabulary 300), of 6 experts a token has 2, and each has 20 neurons where the configuration knows
-of a width of its own, else 44.
+Types are found in the installed transformers, so that new ones are tried too. Sizes are those of
+`helpers.tiny` (hidden 32, vocabulary 300), of 6 experts a token has 2, and each has 20 neurons where the
+configuration knows of a width of its own, else 44.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 import transformers
-from helpers import tiny
 from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from helpers import tiny
 
 EXPERTS, PER_TOKEN = 6, 2
 IDS = torch.randint(3, 250, (2, 6), generator=torch.Generator().manual_seed(1))  # 2 prompts of 6 tokens
@@ -57,7 +58,9 @@ _SMALL: dict[str, Any] = {
     ),
 }
 _LATENT = {"num_key_value_heads": 4}
-_WRAPPERS = ("dots3_note",)  # of a text model that is tried itself, with a picture model that cannot be as small
+_WRAPPERS = (
+    "dots3_note",
+)  # of a text model that is tried itself, with a picture model that cannot be as small
 _OWN: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         (
@@ -90,7 +93,9 @@ def _names() -> tuple[str, ...]:
     found = []
     for name, kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
         cls = getattr(transformers, kind if isinstance(kind, str) else kind[0])
-        if name not in _WRAPPERS and "use_experts_implementation" in inspect.getsource(sys.modules[cls.__module__]):
+        if name not in _WRAPPERS and "use_experts_implementation" in inspect.getsource(
+            sys.modules[cls.__module__]
+        ):
             found.append(name)
     return tuple(found)
 
