@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
@@ -32,7 +32,7 @@ from relact.sites import EXPERTS, INPUT, Part, Tap, family, part, places, resolv
 Callback = Callable[[str, int, Any], Tensor | Routed | None]  # a Tensor, or `Routed` at units of experts
 
 
-Values = Tensor | Routed
+Values: TypeAlias = Tensor | Routed
 
 
 @dataclass

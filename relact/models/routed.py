@@ -191,4 +191,4 @@ def instead(values: Tensor | Routed, new: Tensor | Routed, counted: Tensor) -> T
     """``values`` of any site, but ``new`` ones at the tokens of a mask [batch, tokens]."""
     if isinstance(values, Routed) and isinstance(new, Routed):
         return values.instead(new, counted.to(values.device))
-    return torch.where(counted[..., None].to(values.device), new, values)  # type: ignore[arg-type]
+    return torch.where(counted[..., None].to(values.device), new, values)

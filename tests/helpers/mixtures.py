@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -125,6 +126,13 @@ def model(name: str, *, seed: int = 0, **changes: Any) -> Any:
         for table in (buffer for key, buffer in built.named_buffers() if key.endswith("tid2eid")):
             table.copy_((torch.arange(table.numel()) % EXPERTS).view_as(table))  # a token's experts differ
     return built.requires_grad_(False)
+
+
+def save(folder: Path, name: str, **changes: Any) -> Path:
+    """A saved model with the tokenizer of `tiny`, as ``relact.models.load`` expects it."""
+    model(name, **changes).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
 
 
 def experts_of(built: nn.Module) -> dict[str, Any]:
