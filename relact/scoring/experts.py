@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,9 +14,10 @@ from relact.scoring.magnitudes import magnitudes
 from relact.store.reading import Store
 
 
-def without_routing(sites: Iterable[str]) -> list[str]:
-    """The sites whose neurons are neurons: an expert is chosen where that is asked for."""
-    return [site for site in sites if site not in (ROUTER, WEIGHT)]
+def neurons_of(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the sites whose neurons are whole experts, unless there are no others."""
+    found = {site: values for site, values in scores.items() if site not in (ROUTER, WEIGHT)}
+    return found or dict(scores)
 
 
 def per_expert(
@@ -45,7 +46,8 @@ def per_expert(
             where=store.path,
             fix=f"capture {WEIGHT} of a mixture of experts, or leave out --unit expert",
         )
-    return {WEIGHT: np.mean(chosen, axis=0, dtype=np.float32)}
+    means: np.ndarray = np.mean(np.stack(chosen), axis=0)
+    return {WEIGHT: means}
 
 
 def by_expert(values: np.ndarray, n_experts: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from relact import sites as site_names
 from relact.errors import InputError
 from relact.schema import HIDDEN, UNIT
 from relact.scoring.criteria import CAPTURE, of_attributions
-from relact.scoring.experts import per_expert, without_routing
+from relact.scoring.experts import neurons_of, per_expert
 from relact.scoring.magnitudes import super_unit_masks, super_units, super_units_record
 from relact.scoring.options import SelectOptions
 from relact.scoring.score import ranked
@@ -162,7 +162,7 @@ def _scores(store: LocalStore, options: SelectOptions) -> dict[str, np.ndarray]:
         )
     if options.unit == schema.EXPERT:
         return per_expert(store, scores, options.sites)
-    wanted = without_routing(scores) if options.sites is None else site_names.expand(options.sites)
+    wanted = site_names.expand(options.sites) if options.sites is not None else neurons_of(scores)
     if schema.ROUTER in wanted:
         raise InputError("is read, nothing follows from it", where=schema.ROUTER, fix=f"use {schema.WEIGHT}")
     chosen = {site: values for site, values in scores.items() if site in wanted}
