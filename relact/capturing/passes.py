@@ -19,12 +19,12 @@ from relact import schema
 from relact.capturing.attributing import attribute_batch
 from relact.capturing.objectives import Objective
 from relact.capturing.pooling import Pool, pools
-from relact.capturing.sizing import together
+from relact.capturing.sizing import together, ways
 from relact.capturing.transfer import Arrivals, Taker, ahead
 from relact.errors import ModelError
 from relact.models import hooks
 from relact.models.batches import schedule
-from relact.models.forward import advance, pad, repeat_cache, sent
+from relact.models.forward import advance, pad, rows_of_cache, sent
 from relact.models.loading import LoadedModel
 
 
@@ -56,9 +56,9 @@ def capture_rows(
         arrivals.depart()
         underway.append(hand.submit(arrivals.put, buffer))
 
-    whole = settings.attribution is not None
-    with ThreadPoolExecutor(1) as hand, torch.inference_mode(not whole):
-        for batch in schedule(tokens, together(loaded, settings), whole=whole):
+    attributed = settings.attribution is not None
+    with ThreadPoolExecutor(1) as hand, torch.inference_mode(not attributed):
+        for batch in schedule(tokens, together(loaded, settings), ways(loaded, settings)):
             if batch.prefix != prefix.tokens:
                 prefix = _Prefix.run(loaded, batch.prefix, settings)
             _in_halves(run, batch.rows, loaded.device, lengths)
@@ -139,7 +139,8 @@ def _run_batch(
         if prefix.tokens:
             cached = torch.ones(len(ids), len(prefix.tokens), dtype=mask.dtype, device=mask.device)
             full = torch.cat([cached, mask], dim=1)
-            advance(loaded.model.base_model, ids, cache=repeat_cache(prefix.cache, len(ids)), mask=full)
+            cache = rows_of_cache(prefix.cache, torch.zeros(len(ids), dtype=torch.long))
+            advance(loaded.model.base_model, ids, cache=cache, mask=full)
         else:
             loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
     return arrivals

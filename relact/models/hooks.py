@@ -242,7 +242,9 @@ def _attach(stack: ExitStack, module: nn.Module, tap: Tap, serve: Callable[[Tens
 
 
 def _unflat(value: Tensor, state: Visit) -> Tensor:
-    """[batch, tokens, width]: OPT runs its MLP on [batch x tokens, width]."""
+    """[batch, tokens, width]: OPT and mixtures of experts run their MLPs on [batch x tokens, width]."""
+    if value.dim() == 4:  # latent attention keeps a place for heads, of which there is one
+        return value[:, 0]
     return value.unflatten(0, (state.batch, -1)) if value.dim() == 2 else value
 
 
@@ -262,7 +264,7 @@ def _serve(value: Tensor, spots: Sequence[_Spot], callback: Callback, state: Vis
             replaced = True
     if not replaced:
         return None
-    return full.flatten(0, 1) if value.dim() == 2 else full
+    return full.reshape(value.shape)
 
 
 def _columns(full: Tensor, part: Part | None) -> Tensor:
