@@ -56,10 +56,12 @@ class Chunk:
         self.set = self._entries([pair for pair in placed if pair[1].factor is None])
         self.scaled = self._entries([pair for pair in placed if pair[1].factor is not None])
         self.prefix = tuple(prefix)
+        # what the cache has rows for: conditions that joined, all conditions, or the intact model alone
+        self.joined, self.apart = joining, not joining and not last
         self.cache: Any = None
         if prefix:
             ids = torch.tensor([self.prefix], device=self.device)
-            if not joining and not last:
+            if self.apart:
                 ids = ids.expand(self.n_rows, -1)
             with self.overridden(joining=joining) if not last else nullcontext():
                 self.cache = advance(self.model.base_model, ids)[1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,11 +20,20 @@ from relact.models.routed import Routed
 _WIDENS = hasattr(torch.ops.aten.bmm, "dtype")  # products of halves as float32, since PyTorch 2.8
 
 
+class Start(Protocol):
+    """Values [batch, tokens, width] to an unfinished pool."""
+
+    def __call__(self, values: Tensor | Routed, mask: Tensor, shortest: int = 0) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Pool:
-    """One way of pooling; ``mask`` is bool [batch, tokens], ``lengths`` [batch, 1] counts the prefix too."""
+    """One way of pooling; ``mask`` is bool [batch, tokens], ``lengths`` [batch, 1] counts the prefix too.
 
-    start: Callable[[Tensor | Routed, Tensor], Tensor]
+    ``start`` also takes how many tokens every prompt has at least, where that is known on the host.
+    """
+
+    start: Start
     join: Callable[[Tensor, Tensor], Tensor]
     finish: Callable[[Tensor, Tensor], Tensor]
 
@@ -40,31 +50,30 @@ def total(values: Tensor | Routed, mask: Tensor) -> Tensor:
     return torch.bmm(mask[:, None, :].to(values.dtype), values)[:, 0]
 
 
-def _sum(values: Tensor | Routed, mask: Tensor) -> Tensor:
-    if isinstance(values, Routed):
-        return values.total(mask)
-    if values.is_cuda and values.element_size() == 2 and _WIDENS:  # added in float32, without a copy in it
-        return torch.bmm(mask[:, None, :].to(values.dtype), values, out_dtype=torch.float32)[:, 0]
-    return total(values.float(), mask)
+def _sum(values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor:
+    if not (values.is_cuda and values.element_size() == 2 and _WIDENS):
+        return total(values.float(), mask)
+    # added in float32 without a copy in it: what all have as fast as memory is read, what is padded half so
+    rest = values.shape[1] - shortest
+    whole = values[:, :shortest].sum(dim=1, dtype=torch.float32) if shortest else None
+    if whole is not None and not rest:
+        return whole
+    weights = mask[:, None, shortest:].to(values.dtype)
+    padded = torch.bmm(weights, values[:, shortest:], out_dtype=torch.float32)[:, 0]
+    return padded if whole is None else whole + padded
 
 
-def _largest(values: Tensor | Routed, mask: Tensor) -> Tensor:
-    if isinstance(values, Routed):
-        return values.largest(mask)
+def _largest(values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor:
     return values.float().masked_fill(~mask[:, :, None], float("-inf")).amax(dim=1)
 
 
-def _last(values: Tensor | Routed, mask: Tensor) -> Tensor:
-    if isinstance(values, Routed):
-        return values.last(mask)
+def _last(values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor:
     rows = torch.arange(len(values), device=values.device)
     return values[rows, mask.sum(dim=1) - 1].float()
 
 
-def _positive(values: Tensor | Routed, mask: Tensor) -> Tensor:
-    if isinstance(values, Routed):
-        return values.positive(mask)
-    return _sum((values > 0).float(), mask)
+def _positive(values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor:
+    return _sum((values > 0).float(), mask, shortest)
 
 
 def _add(prefix: Tensor, partial: Tensor) -> Tensor:
@@ -79,9 +88,20 @@ def _whole(partial: Tensor, lengths: Tensor) -> Tensor:
     return partial
 
 
+def _either(
+    dense: Callable[[Tensor, Tensor, int], Tensor], routed: Callable[[Routed, Tensor], Tensor]
+) -> Start:
+    """The start of a pool, of values of every token or of those that are routed."""
+
+    def start(values: Tensor | Routed, mask: Tensor, shortest: int = 0) -> Tensor:
+        return routed(values, mask) if isinstance(values, Routed) else dense(values, mask, shortest)
+
+    return start
+
+
 POOLS = {
-    "mean": Pool(_sum, _add, _divide),
-    "max": Pool(_largest, torch.maximum, _whole),
-    "last": Pool(_last, lambda prefix, partial: partial, _whole),
-    "positive": Pool(_positive, _add, _divide),
+    "mean": Pool(_either(_sum, Routed.total), _add, _divide),
+    "max": Pool(_either(_largest, Routed.largest), torch.maximum, _whole),
+    "last": Pool(_either(_last, Routed.last), lambda prefix, partial: partial, _whole),
+    "positive": Pool(_either(_positive, Routed.positive), _add, _divide),
 }

@@ -47,6 +47,15 @@ def together(loaded: LoadedModel, settings: schema.CaptureRecord) -> int:
     return min(settings.batch, IN_CACHES) if backward and loaded.device.type == "cpu" else settings.batch
 
 
+def ways(loaded: LoadedModel, settings: schema.CaptureRecord) -> batches.Ways:
+    """What may run together: an attribution's prompts are whole, and so are those of a model whose cache
+    changes what follows.
+    """
+    shortcuts = loaded.shortcuts
+    whole = settings.attribution is not None or not shortcuts.split
+    return batches.Ways(whole, not shortcuts.padded, shortcuts.switch)
+
+
 def passes_of(
     loaded: LoadedModel,
     settings: schema.CaptureRecord,
@@ -54,9 +63,9 @@ def passes_of(
     ranges: Iterable[tuple[int, int]],
 ) -> Iterator[batches.Pass]:
     """Shapes of the forward passes over ranges of prompts that are batched together."""
-    budget, whole = together(loaded, settings), settings.attribution is not None
+    budget, chosen = together(loaded, settings), ways(loaded, settings)
     for first, last in ranges:
-        yield from batches.passes(tokens[first:last], budget, whole=whole)
+        yield from batches.passes(tokens[first:last], budget, chosen)
 
 
 def shape_of(

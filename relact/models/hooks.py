@@ -268,9 +268,11 @@ def _tapped(
 
 
 def _unflat(value: Any, state: Visit) -> Any:
-    """[batch, tokens, width]: OPT and experts run on [batch x tokens, width]."""
+    """[batch, tokens, width]: OPT and mixtures of experts run their MLPs on [batch x tokens, width]."""
     if isinstance(value, Routed):
         return value
+    if value.dim() == 4:  # latent attention keeps a place for heads, of which there is one
+        return value[:, 0]
     return value.unflatten(0, (state.batch, -1)) if value.dim() == 2 else value
 
 
@@ -293,7 +295,7 @@ def _serve(value: Any, spots: Sequence[_Spot], callback: Callback, state: Visit)
             replaced = True
     if not replaced:
         return None
-    return full.flatten(0, 1) if value.dim() == 2 else full
+    return full.reshape(value.shape)
 
 
 def _serve_routed(value: Routed, spot: _Spot, callback: Callback, state: Visit) -> Routed | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,9 +20,12 @@ import transformers
 from relact import sites
 from relact.errors import InputError, ModelError, RelactError
 from relact.models import fingerprint as fingerprints
+from relact.models import selfcheck
 from relact.models.checkpoints import Checkpoint, locate
 from relact.models.quiet import one_line, quiet
+from relact.models.selfcheck import Shortcuts
 
+SAMPLE = "The capital of France is Paris, a city of more than two million people on the river Seine."
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -44,6 +47,7 @@ class LoadedModel:
     dtype: str
     family: str
     notes: tuple[str, ...] = field(default=())  # choices made for the user, worth printing
+    shortcuts: Shortcuts = field(default_factory=Shortcuts)  # those that its self-check allows
 
     @property
     def device(self) -> torch.device:
@@ -138,7 +142,7 @@ def load(
     model = _weights(checkpoint, weight_dtype, device_map, trust_remote_code)
     model.eval().requires_grad_(False)
     tokenizer = _tokenizer(checkpoint, trust_remote_code)
-    return LoadedModel(
+    loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
         id=checkpoint.id,
@@ -149,6 +153,15 @@ def load(
         family=config.model_type,
         notes=notes,
     )
+    return _checked(loaded)
+
+
+def _checked(loaded: LoadedModel) -> LoadedModel:
+    """The model with the shortcuts that its self-check allows, and notes on the others."""
+    ids = [token for row in encode(loaded, [SAMPLE]) for token in row]
+    with _explained(loaded.id):
+        shortcuts = selfcheck.of_model(loaded.model, ids, loaded.fingerprint, loaded.max_tokens)
+    return replace(loaded, shortcuts=shortcuts, notes=(*loaded.notes, *shortcuts.notes()))
 
 
 def describe(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:

@@ -166,7 +166,7 @@ class Manifest:
                 capture["attribution"] = AttributionRecord(**{**attribution, "sites": sites})
             if (layers := capture.get("layers")) is not None:
                 capture["layers"] = {site: tuple(map(int, numbers)) for site, numbers in layers.items()}
-            return cls(
+            found = cls(
                 model=ModelRecord(**raw["model"]),
                 tokenizer=raw["tokenizer"]["fingerprint"],
                 capture=CaptureRecord(**capture),
@@ -174,8 +174,12 @@ class Manifest:
                 versions=raw.get("versions", {}),
                 created=raw.get("created", ""),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"damaged root attributes ({error})", where=where) from error
+        if found.format != raw["format"]:
+            problem = f"damaged root attributes (format {raw['format']} of layers {found.capture.layers})"
+            raise StoreError(problem, where=where)
+        return found
 
     def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:
         """Fields of the identity that differ: ``(name, of this, of the other)``, nested names dotted."""

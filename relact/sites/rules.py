@@ -85,6 +85,8 @@ def where(condition: Callable[[Any], Any]) -> Layers:
 
 def n_experts(config: Any) -> int:
     """Routed experts of every layer that has some."""
+    if getattr(config, "is_moe", True) is False:
+        return 0
     return int(first_of(config, EXPERT_KEYS, 0))
 
 
@@ -214,7 +216,7 @@ def _expanded(config: Any) -> int:
 
 def mamba_widths(config: Any) -> Mapping[str, int]:
     """Of the first kind of state space: what is convolved, and its gate."""
-    inner = _expanded(config)
+    inner = _expanded(config) if hasattr(config, "mamba_expand") else int(config.intermediate_size)
     return {"ssm.in": 2 * inner, "ssm.hidden": inner, "ssm.out": int(config.hidden_size)}
 
 
@@ -228,6 +230,12 @@ def mamba2_widths(config: Any) -> Mapping[str, int]:
         inner = heads * int(config.mamba_head_dim)
     hidden = int(config.hidden_size)
     return {"ssm.in": 2 * inner + 2 * groups * state + heads, "ssm.hidden": inner, "ssm.out": hidden}
+
+
+def recurrent_widths(config: Any) -> Mapping[str, int]:
+    """Of a gated linear recurrence."""
+    inner = int(config.lru_width or config.hidden_size)
+    return {"ssm.in": inner, "ssm.hidden": inner, "ssm.out": int(config.hidden_size)}
 
 
 def conv_widths(config: Any) -> Mapping[str, int]:

@@ -83,7 +83,7 @@ def family(config: Any) -> Family:
         )
     if row.text:
         row = replace(row, groups=family(text_config(config)).groups)
-    elif (experts := rules.n_experts(config)) > 1 and "moe.weight" not in row.taps:
+    elif (experts := rules.n_experts(config)) > 1 and "moe.weight" not in row.taps and not row.unread:
         raise ModelError(
             f"its configuration asks for {experts} experts, which this family has nowhere",
             where=f"model family {name}",

@@ -77,12 +77,14 @@ class Family:
         groups: what its layers are made of. A site is in several groups where it is elsewhere in some layers,
             as wide.
         text: whether a model's groups are those of the row of its text model, as where it also sees.
+        unread: whether it has experts whose neurons are read nowhere, in code of its own.
     """
 
     names: tuple[str, ...]
     layers: str
     groups: tuple[Group, ...] = field(default=(), repr=False)
     text: bool = False
+    unread: bool = False
 
     @property
     def taps(self) -> Mapping[str, Tap]:

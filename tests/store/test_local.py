@@ -152,9 +152,9 @@ def test_a_later_format_is_refused_by_number(tmp_path):
     path = tmp_path / "s.zarr"
     sample.make(path, 4)
     root = json.loads((path / "zarr.json").read_bytes())
-    root["attributes"]["relact"]["format"] = 2
+    root["attributes"]["relact"]["format"] = 3
     (path / "zarr.json").write_text(json.dumps(root))
-    with pytest.raises(StoreError, match=r"store format 2, this version reads 1\. Upgrade relact"):
+    with pytest.raises(StoreError, match=r"store format 3, this version reads 1 and 2\. Upgrade relact"):
         local.open(path)
 
 
