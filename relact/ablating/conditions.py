@@ -118,6 +118,7 @@ class Replacements:
         factor: float | None = None,
         measure: Callable[[tuple[str, ...]], dict[str, np.ndarray]] | None = None,
     ) -> None:
+        _require_replaceable(sites, mode)
         self.store, self.mode, self.sites, self.factor = store, mode, tuple(sites), factor
         self._known: dict[str | None, dict[str, np.ndarray]] = {}
         missing = tuple(site for site in sites if site not in store.layouts)
@@ -133,6 +134,15 @@ class Replacements:
         if key not in self._known:
             self._known[key] = replacements(self.store, self.mode, self.sites, relation)
         return self._known[key]
+
+
+def _require_replaceable(sites: Sequence[str], mode: str) -> None:
+    """Refuse what would change nothing, or need experts that did not run."""
+    if schema.ROUTER in sites:
+        fix = f"switch experts off at {schema.WEIGHT}: `relact select --unit expert`"
+        raise InputError("is read, nothing follows from it", where=schema.ROUTER, fix=fix)
+    if schema.WEIGHT in sites and mode not in ("zero", SCALE):
+        raise InputError(f"weights cannot be set to {mode}", where="mode", fix=f"use zero or {SCALE}")
 
 
 def of_sets(

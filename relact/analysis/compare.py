@@ -31,6 +31,7 @@ from relact.errors import InputError
 from relact.packed.store import open_store
 from relact.progress import Progress, silent
 from relact.scoring import masks
+from relact.scoring.experts import neurons_of
 from relact.scoring.magnitudes import super_unit_masks
 from relact.scoring.score import scores_of
 from relact.scoring.selection import Numbering, Rules
@@ -283,10 +284,12 @@ def moved(
 def all_scores(
     store: Store, statistic: str = schema.AVERAGE_PRECISION
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Relation names, and float32 [relation, layer, neuron] per site that has the statistic."""
+    """Relation names, and float32 [relation, layer, neuron] per site that has the statistic and whose neurons
+    are not whole experts, if there is one.
+    """
     groups = query.groups_of(store, statistic)
     names = query.relations(next(iter(groups.values())))
-    return names, {site: np.asarray(group[statistic][:]) for site, group in groups.items()}
+    return names, neurons_of({site: np.asarray(group[statistic][:]) for site, group in groups.items()})
 
 
 def _only_mask(store: Store) -> str:

@@ -27,7 +27,7 @@ class CaptureShape:
     Attributes:
         widths, dtypes: of every stream.
         held: bytes of the model and its passes.
-        layers: as in `schema.CaptureRecord`.
+        layers, experts: as in `schema.CaptureRecord`.
     """
 
     n_prompts: int
@@ -37,10 +37,12 @@ class CaptureShape:
     held: int
     compress: bool = False
     layers: Mapping[str, tuple[int, ...]] | None = None
+    experts: int | None = None
 
     def layouts(self, rows: int) -> dict[str, Layout]:
         """Of every stream, with blocks of ``rows`` prompts."""
-        return layouts(self.n_prompts, rows, self.n_layers, self.widths, self.dtypes, self.layers)
+        shape = self.n_prompts, rows, self.n_layers, self.widths, self.dtypes
+        return layouts(*shape, self.layers, self.experts)
 
     def memory(self, rows: int, buffers: int) -> int:
         """Upper bound of the process's peak with blocks of ``rows`` prompts."""

@@ -26,6 +26,7 @@ from relact.models import hooks
 from relact.models.batches import schedule
 from relact.models.forward import advance, pad, rows_of_cache, sent
 from relact.models.loading import LoadedModel
+from relact.models.routed import Routed
 
 
 def capture_rows(
@@ -85,7 +86,7 @@ class _Prefix:
         ids = torch.tensor([tokens], device=loaded.device)
         mask = torch.ones_like(ids, dtype=torch.bool)
 
-        def keep(site: str, layer: int, values: torch.Tensor) -> None:
+        def keep(site: str, layer: int, values: torch.Tensor | Routed) -> None:
             partial[site, layer] = pool.start(values, mask.to(values.device))
 
         with hooks.visit(loaded.model, settings.sites, keep):
@@ -133,7 +134,7 @@ def _run_batch(
     def finish(partial: torch.Tensor) -> torch.Tensor:
         return pool.finish(partial, lengths.to(partial.device)).to(stored)
 
-    def keep(site: str, layer: int, values: torch.Tensor) -> None:
+    def keep(site: str, layer: int, values: torch.Tensor | Routed) -> None:
         # a layer has its own device where a model is spread over several
         partial = pool.start(values, mask.to(values.device), shortest)
         if prefix.tokens:

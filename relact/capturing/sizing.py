@@ -75,12 +75,13 @@ def shape_of(
     blueprint, passes, settings = intake.blueprint, list(passes), intake.manifest.capture
     n_layers, widths, attribution = blueprint.n_layers, blueprint.widths, settings.attribution
     arrive = {name: "float32" if "/" in name else dtype for name, dtype in settings.streams.items()}
-    pooled = block_bytes(layouts(1, 1, n_layers, widths, arrive, settings.layers))  # of one prompt
+    places = settings.layers, settings.experts
+    pooled = block_bytes(layouts(1, 1, n_layers, widths, arrive, *places))  # of one prompt
     arriving = copies(loaded.device) * max((rows for rows, _, _ in passes), default=0) * pooled
     held = cost.held_bytes(loaded, passes, attributed=_differentiated(attribution)) + arriving
     if attribution and attribution.method in schema.OF_LAST and loaded.device.type == "cpu":
         held += cost.readout_bytes(loaded, max((rows for rows, _, _ in passes), default=0))
-    return CaptureShape(n_prompts, n_layers, widths, settings.streams, held, compress, settings.layers)
+    return CaptureShape(n_prompts, n_layers, widths, settings.streams, held, compress, *places)
 
 
 def _differentiated(record: schema.AttributionRecord | None) -> tuple[str, ...]:

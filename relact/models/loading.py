@@ -73,6 +73,11 @@ class LoadedModel:
         return sites.layers_of(self.model.config)
 
     @property
+    def n_experts(self) -> int:
+        """Of every layer that has some; 0 in models without."""
+        return max((place.experts for place in sites.places(self.model.config).values()), default=0)
+
+    @property
     def pad_id(self) -> int:
         """A token id to pad with; masked positions never count, so any valid id will do."""
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):

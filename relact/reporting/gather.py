@@ -17,6 +17,7 @@ import pandas as pd
 
 from relact import kernels, schema
 from relact.analysis import compare, query
+from relact.analysis.experts import use_of
 from relact.analysis.leaderboard import leaderboard_of
 from relact.errors import StoreError
 from relact.packed.store import open_store
@@ -33,6 +34,7 @@ FALSE = 0.01  # expected share of false discoveries
 DEFAULT_K = 400
 # best neurons of a relation: listed, of every site, with their prompts
 LISTED, LISTED_BY_SITE, SHOWN = 300, 60, 10
+EXPERTS = 6  # of a layer and relation
 PROMPTS = 4  # that drive a neuron most, and as many least
 
 
@@ -54,6 +56,8 @@ class Contents:
             false-discovery rate of `FALSE`).
         neurons: site, layer, neuron, then one average precision per relation: the best of every relation and
             site.
+        experts: relation, layer, rank, expert, use, others, neurons, chance, see `analysis.experts`: those of
+            every relation and layer that it uses most beyond the others; empty where there are none.
         details: of the best few neurons of every relation: the prompts that drive them and their
             distribution.
         prompts: identification prompts that `details` point to by number: relation, subject, object, text.
@@ -81,6 +85,7 @@ class Contents:
     histogram: pd.DataFrame
     nulls: pd.DataFrame
     neurons: pd.DataFrame
+    experts: pd.DataFrame = field(default_factory=pd.DataFrame)
     details: list[dict[str, Any]] = field(default_factory=list)
     prompts: dict[int, dict[Hashable, Any]] = field(default_factory=dict)
 
@@ -122,6 +127,7 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
         histogram=histogram,
         nulls=nulls,
         neurons=neurons,
+        experts=_experts(opened, relations, sets),
         details=details,
         prompts=prompts,
     )
@@ -201,6 +207,12 @@ def _layers(store: Store, relations: Sequence[str], sets: Mapping[str, np.ndarra
         chance = long["relation"].map(table.sum(axis=1)) / table.shape[1]
         parts.append(long.assign(site=site, chance=chance))
     return pd.concat(parts)[["site", "relation", "layer", "neurons", "chance"]]
+
+
+def _experts(store: Store, relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The few experts of every layer that a relation uses most beyond the others, by rank from 1."""
+    table = use_of(store, relations, sets).groupby(["relation", "layer"], sort=False).head(EXPERTS)
+    return table.assign(rank=table.groupby(["relation", "layer"], sort=False).cumcount() + 1).round(4)
 
 
 # --- scores

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # --- the hierarchy: its groups, and what every one of them has
-FORMAT = 1  # of stores whose every site is in all layers
+FORMAT = 1  # of stores whose every site is in all layers, and no neurons are those of experts
 LAYERED = 2  # of others: earlier versions would take the places of their layers for the layers
 FORMATS = (FORMAT, LAYERED)
 DOCUMENT = "zarr.json"  # metadata of a group or an array
@@ -55,6 +55,11 @@ ATTRIBUTION_Z = "attribution_z"
 ATTRIBUTION_STATISTICS = ("attribution_average_precision", ATTRIBUTION_Z, "attribution_mean")
 MASK, UNIT, NEURON = "mask", "unit", "neuron"  # the last two are what a mask counts
 HIDDEN = ("mlp.gate", "mlp.up", "mlp.act", "mlp.hidden")  # of one layer and index: one hidden unit
+
+# --- mixtures of experts: neuron = expert x units + unit, both of them coordinates along `neuron`
+EXPERT = "expert"
+ROUTER, WEIGHT = "moe.router", "moe.weight"  # a neuron of these is an expert
+BY_EXPERT = (*HIDDEN, WEIGHT)  # as wide as all experts together, where there are any
 
 # --- ablations/<name>
 INTACT, RANDOM = "intact", "random-"  # conditions: the model as it is; a seed follows. Others are relations

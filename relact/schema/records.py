@@ -11,6 +11,7 @@ from relact.schema.names import (
     APPENDED,
     ATTRIBUTE,
     ATTRIBUTIONS,
+    BY_EXPERT,
     DOCUMENT,
     FORMAT,
     FORMATS,
@@ -65,6 +66,7 @@ class CaptureRecord:
     Attributes:
         layers: of every site that is not in all of the model's layers, the numbers of those that it is in;
             None where there is no such site.
+        experts: of every layer that has some, where neurons of a site are theirs (`BY_EXPERT`).
     """
 
     sites: tuple[str, ...]
@@ -75,12 +77,22 @@ class CaptureRecord:
     special_tokens: bool
     attribution: AttributionRecord | None = None
     layers: Mapping[str, tuple[int, ...]] | None = None
+    experts: int | None = None
+
+    @property
+    def every_site(self) -> tuple[str, ...]:
+        """Those of activations, then others of attributions."""
+        return tuple(dict.fromkeys([*self.sites, *(self.attribution.sites if self.attribution else ())]))
 
     def with_layers(self, layers: Mapping[str, tuple[int, ...]], n_layers: int) -> CaptureRecord:
         """The same for a model of ``n_layers`` whose sites are in ``layers``."""
-        sites = dict.fromkeys([*self.sites, *(self.attribution.sites if self.attribution else ())])
-        some = {site: layers[site] for site in sites if layers[site] != tuple(range(n_layers))}
+        some = {site: layers[site] for site in self.every_site if layers[site] != tuple(range(n_layers))}
         return replace(self, layers=some or None)
+
+    def with_experts(self, n_experts: int) -> CaptureRecord:
+        """The same for a model whose layers have so many experts, or 0."""
+        divided = n_experts and not set(BY_EXPERT).isdisjoint(self.every_site)
+        return replace(self, experts=n_experts if divided else None)
 
     @property
     def streams(self) -> dict[str, str]:
@@ -112,7 +124,7 @@ class Manifest:
     @property
     def format(self) -> int:
         """The version of the format that it is written in."""
-        return LAYERED if self.capture.layers else FORMAT
+        return LAYERED if self.capture.layers or self.capture.experts else FORMAT
 
     def n_prompts(self, split: str) -> int:
         """How many prompts a split has."""
@@ -229,6 +241,7 @@ class MaskRecord(_Result):
         ties_by: ``margin``, then hash; or ``hash`` alone, where no activations were there. seed: of the hash.
         min_ap: the smallest average precision that was admitted beside ``fdr``.
         without: (site, layer, neuron) of super-units that were left out; None where none was known.
+        unit: ``expert`` where whole experts were chosen; None where neurons were.
     """
 
     k: int
@@ -244,6 +257,7 @@ class MaskRecord(_Result):
     seed: int | None = None
     min_ap: float | None = None
     without: tuple[tuple[str, int, int], ...] | None = None
+    unit: str | None = None
 
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> MaskRecord:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from relact import schema
 from relact.errors import InputError
-from relact.schema import HIDDEN, SUPER_UNITS
+from relact.schema import BY_EXPERT, HIDDEN, ROUTER, SUPER_UNITS
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.skeleton import write_coordinates, write_whole
@@ -46,14 +46,16 @@ def candidates(store: Store, n: int = 20, ratio: float = RATIO) -> pd.DataFrame:
         site, layer, neuron, magnitude (mean |activation|), ratio (of that to the site's median over all
         layers): those of at least ``ratio``, the largest first.
     """
-    parts = [_largest(site, magnitudes(store, site), store.layers(site), n, ratio) for site in store.layouts]
+    sites = [site for site in store.layouts if site != ROUTER]  # nothing follows from setting logits
+    parts = [_largest(site, magnitudes(store, site), store.layers(site), n, ratio) for site in sites]
     found = pd.concat(parts, ignore_index=True).sort_values("ratio", ascending=False, kind="stable")
     return found.head(n).reset_index(drop=True)
 
 
 def _largest(site: str, values: np.ndarray, numbers: Sequence[int], n: int, ratio: float) -> pd.DataFrame:
+    used = values[values > 0] if site in BY_EXPERT and (values > 0).any() else values  # others never ran
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = values / np.median(values)  # of a median of 0 infinite, and NaN where all is 0
+        ratios = values / np.median(used)  # of a median of 0 infinite, and NaN where all is 0
     flat = np.where(np.isnan(ratios), 0.0, ratios).reshape(-1)
     order = np.argsort(-flat, kind="stable")[:n]
     order = order[flat[order] >= ratio]

@@ -11,6 +11,7 @@ from typing import Any
 from relact.sites.taps import Layers, Widths, every_layer
 
 EXPERT_KEYS = ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")
+CHOSEN_KEYS = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k")
 _SHARED_WIDTHS = (
     "shared_expert_intermediate_size",
     "shared_experts_intermediate_size",
@@ -87,6 +88,11 @@ def n_experts(config: Any) -> int:
     if getattr(config, "is_moe", True) is False:
         return 0
     return int(first_of(config, EXPERT_KEYS, 0))
+
+
+def n_chosen(config: Any) -> int:
+    """Experts that a token is routed to; all where the configuration does not say."""
+    return min(n_experts(config), int(first_of(config, CHOSEN_KEYS, n_experts(config))))
 
 
 def routed(config: Any) -> Sequence[int]:

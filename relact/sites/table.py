@@ -28,11 +28,18 @@ class Place:
         width: neurons per layer.
         taps: where it is in each of its layers, by the layer's number, ascending.
         experts: how many experts its neurons belong to, all of the first in front; 0 where to none.
+        chosen: of these, how many a token is routed to.
     """
 
     width: int
     taps: Mapping[int, Tap]
     experts: int = 0
+    chosen: int = 0
+
+    @property
+    def per_token(self) -> int:
+        """Neurons that a token has values of, in a layer."""
+        return self.width // self.experts * self.chosen if self.experts else self.width
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -59,7 +66,8 @@ def places(config: Any) -> dict[str, Place]:
         if site in taps:
             ordered = dict(sorted(taps[site].items()))
             routed = any(tap.side == EXPERTS for tap in ordered.values())
-            found[site] = Place(width[site], ordered, n_experts if routed else 0)
+            mixed = (n_experts, rules.n_chosen(text)) if routed else (0, 0)
+            found[site] = Place(width[site], ordered, *mixed)
     return found
 
 

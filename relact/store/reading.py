@@ -7,6 +7,7 @@ that may lie anywhere. Everything that plain zarr can do is left to zarr and xar
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from relact.errors import InputError, StoreError
 from relact.plan import show_bytes
 from relact.store import skeleton
 from relact.store.commits import CommitLog
-from relact.store.layout import Layout, site_of
+from relact.store.layout import Layout, experts_of, site_of
 from relact.store.shards import VERIFY
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Store(ABC):
                 array.shape[2],
                 array.dtype.itemsize,
                 self._numbers(stream, array),
+                self.experts_of(site_of(stream)),
             )
             for stream, array in self.arrays.items()
         }
@@ -102,7 +104,11 @@ class Store(ABC):
         return any(skeleton.inner_codecs(array)[1:] for array in self.arrays.values())
 
     def layout_of(self, site: str) -> Layout:
-        """Of a site of which anything is captured."""
+        """Of a site of which anything is captured, and of experts whose neurons are."""
+        if site == schema.WEIGHT and site not in self.sites:
+            some = next((self.layout_of(other) for other in self.sites if self.experts_of(other)), None)
+            if some is not None:
+                return replace(some, width=some.experts)
         return self.streams[site if site in self.streams else f"{schema.ATTRIBUTIONS}/{site}"]
 
     def shape(self, site: str) -> tuple[int, int]:
@@ -113,6 +119,15 @@ class Store(ABC):
     def layers(self, site: str) -> tuple[int, ...]:
         """The model's own numbers of a site's layers, in the order in which they are stored."""
         return self.layout_of(site).layers
+
+    def experts_of(self, site: str) -> int:
+        """Into how many experts, equal and in order, a site's neurons are divided; 0 where into none."""
+        return experts_of(site, self.manifest.capture.experts)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether neurons that are captured are those of experts."""
+        return bool(self.manifest.capture.experts)
 
     @property
     def sites(self) -> tuple[str, ...]:

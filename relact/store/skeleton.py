@@ -59,7 +59,7 @@ class Blueprint:
         """Shape of every stream."""
         capture = self.manifest.capture
         shape = self.n_prompts, capture.block, self.n_layers, self.widths, capture.streams
-        return layouts(*shape, capture.layers)
+        return layouts(*shape, capture.layers, capture.experts)
 
 
 def build(path: Path, blueprint: Blueprint) -> None:
@@ -86,7 +86,8 @@ def build(path: Path, blueprint: Blueprint) -> None:
             chunk_key_encoding=commits.KEYS,
             dimension_names=("prompt", "layer", "neuron"),
         )
-        write_coordinates(group, prompt=range(n_prompts), layer=lay.layers, neuron=range(lay.width))
+        write_coordinates(group, prompt=range(n_prompts))
+        write_places(group, lay.layers, lay.width, lay.experts)
     commits.create(root, schema.commit_fields({s: each.layers for s, each in streams.items()}), lay.n_blocks)
     seal(path)
 
@@ -121,6 +122,16 @@ def write_coordinates(group: zarr.Group, **coordinates: Sequence[Any] | np.ndarr
     """Add one-dimensional coordinate arrays: integers, or text when the values are strings."""
     for name, values in coordinates.items():
         write_whole(group, name, np.asarray(values), (name,))
+
+
+def write_places(group: zarr.Group, layers: Sequence[int], width: int, experts: int = 0) -> None:
+    """Coordinates of a site: layers by their numbers, neurons, of each its expert and its unit in that."""
+    write_coordinates(group, layer=layers, neuron=range(width))
+    if experts:
+        places = np.divmod(np.arange(width), width // experts)
+        for name, numbers in zip((schema.EXPERT, schema.UNIT), places, strict=True):
+            write_whole(group, name, numbers, ("neuron",))
+        group.attrs["coordinates"] = f"{schema.EXPERT} {schema.UNIT}"
 
 
 def _write_prompts(group: zarr.Group, table: pd.DataFrame) -> None:
