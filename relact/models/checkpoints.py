@@ -35,6 +35,7 @@ class Checkpoint:
     id: str
     folder: Path
     revision: str | None  # hub: the resolved commit; GGUF: "sha256:..."; a local folder has none
+    header: Path | None = None  # a GGUF file that was not decoded: only its configuration was asked for
 
 
 def locate(name: str, *, revision: str | None = None, code: bool = False, weights: bool = True) -> Checkpoint:
@@ -54,6 +55,8 @@ def locate(name: str, *, revision: str | None = None, code: bool = False, weight
         return _installed(PACKAGED[name], revision)
     if path.suffix == ".gguf" and path.is_file():
         file = path.resolve()
+        if not weights and revision is None:
+            return Checkpoint(str(file), file.parent, None, file)
         digest = sha256(file)
         _require_revision(name, revision, f"sha256:{digest}")
         return Checkpoint(str(file), decoded([file], digest), f"sha256:{digest}")

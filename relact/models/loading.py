@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,11 +21,13 @@ import transformers
 from relact import sites
 from relact.errors import InputError, ModelError, RelactError
 from relact.models import fingerprint as fingerprints
-from relact.models import selfcheck
+from relact.models import gguf, selfcheck
 from relact.models.checkpoints import Checkpoint, locate
 from relact.models.quiet import one_line, quiet
 from relact.models.selfcheck import Shortcuts
 
+_OF_LAYER = re.compile(r"(^|\.)(layers|h|blocks|block|layer)\.\d+\.")
+_BUFFER = re.compile(r"(rotary|inv_freq|masked_bias|attn\.bias|attention\.bias)")  # made anew by every model
 SAMPLE = "The capital of France is Paris, a city of more than two million people on the river Seine."
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -135,11 +138,11 @@ def load(
     target = None if device_map is not None else _device(device)
     # refuses a family before its weights are fetched
     config, described = _config(name, revision, trust_remote_code)
-    checkpoint = locate(name, revision=described.revision, code=trust_remote_code)
+    checkpoint = locate(name, revision=described.revision or revision, code=trust_remote_code)
     weight_dtype, notes = _dtype(dtype, config, target)
     if target is not None and target.type != "cpu":
         device_map = {"": target}  # straight to the device; quantised models cannot be moved later
-    model = _weights(checkpoint, weight_dtype, device_map, trust_remote_code)
+    model, unused = _weights(checkpoint, config, weight_dtype, device_map, trust_remote_code)
     model.eval().requires_grad_(False)
     tokenizer = _tokenizer(checkpoint, trust_remote_code)
     loaded = LoadedModel(
@@ -151,7 +154,7 @@ def load(
         tokenizer_fingerprint=fingerprints.of_tokenizer(tokenizer),
         dtype=str(model.dtype).removeprefix("torch."),
         family=config.model_type,
-        notes=notes,
+        notes=(*notes, *unused),
     )
     return _checked(loaded)
 
@@ -193,16 +196,25 @@ def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = 
 def _config(name: str, revision: str | None, code: bool) -> tuple[Any, Checkpoint]:
     checkpoint = locate(name, revision=revision, code=code, weights=False)
     with _explained(checkpoint.id):
-        config = transformers.AutoConfig.from_pretrained(
-            checkpoint.folder, trust_remote_code=code, local_files_only=True
-        )
+        if checkpoint.header:
+            config = gguf.configuration(checkpoint.header)
+        else:
+            config = transformers.AutoConfig.from_pretrained(
+                checkpoint.folder, trust_remote_code=code, local_files_only=True
+            )
     sites.family(config)
     return config, checkpoint
 
 
-def _weights(checkpoint: Checkpoint, dtype: torch.dtype | str, device_map: Any, code: bool) -> Any:
+def _weights(
+    checkpoint: Checkpoint, config: Any, dtype: torch.dtype | str, device_map: Any, code: bool
+) -> tuple[Any, tuple[str, ...]]:
+    """The model, every weight of it from the checkpoint, and a note on weights that it has no place for."""
+    known = transformers.AutoModelForCausalLM._model_mapping
+    sees = type(config) not in known and not getattr(config, "auto_map", None)
+    kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
     with _explained(checkpoint.id):
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        model, report = kind.from_pretrained(
             checkpoint.folder,
             dtype=dtype,
             device_map=device_map,
@@ -218,7 +230,23 @@ def _weights(checkpoint: Checkpoint, dtype: torch.dtype | str, device_map: Any, 
             where=checkpoint.id,
             fix="fetch or convert the model again",
         )
-    return model
+    return model, _superfluous(sorted(report["unexpected_keys"]), checkpoint.id)
+
+
+def _superfluous(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """A note on weights of a checkpoint that the model has no place for; `ModelError` for those of layers:
+    what was trained had biases, norms or layers that this one lacks.
+    """
+    of_layers = [name for name in names if _OF_LAYER.search(name) and not _BUFFER.search(name)]
+    if of_layers:
+        raise ModelError(
+            f"the checkpoint has {len(of_layers)} weights of layers that its config.json does not ask for, "
+            f"first {of_layers[0]}",
+            where=where,
+            fix="correct config.json (biases, number of layers), or fetch the model again",
+        )
+    others = [name for name in names if not _BUFFER.search(name)]
+    return (f"{len(others)} weights are not used, first {others[0]}",) if others else ()
 
 
 def _tokenizer(checkpoint: Checkpoint, code: bool) -> Any:

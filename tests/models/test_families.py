@@ -1,7 +1,7 @@
 """Every type of model that the table knows, against its own weights: tiny random models of all of them.
 
 What is overridden must be what its weights make of it: a neuron set to 0 is a neuron whose row of weights
-(or, of what a projection takes, whose column) is 0. tests/test_sites.py recomputes the usual families by hand.
+(or, of what a projection takes, whose column) is 0. tests/test_sites.py recomputes usual families by hand.
 """
 
 from __future__ import annotations
