@@ -16,9 +16,11 @@ from helpers.mixtures import IDS
 from torch import Tensor
 from transformers.integrations import moe
 
+from relact import sites
 from relact.errors import ModelError
 from relact.models import experts
 from relact.models.experts import ACT, BETWEEN, GATE, HIDDEN, UP, WEIGHT, tapped
+from relact.models.hooks import find_layers, visit
 from relact.models.routed import Routed
 
 every = pytest.mark.parametrize("name", mixtures.NAMES)
@@ -289,6 +291,42 @@ def test_a_norm_after_the_experts_is_refused() -> None:
     module.has_post_expert_norm = True
     with pytest.raises(ModelError, match="norm"), tapped([module], {HIDDEN}, print):
         pass
+
+
+# --- as sites of the table
+
+REFUSED = ("gemma4", "gemma4_text")  # with experts: they stand beside an MLP, which the table does not know
+KNOWN = [name for name in mixtures.NAMES if name in sites.KNOWN and name not in REFUSED]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_sites_of_experts_are_read_in_their_layers(name: str) -> None:
+    """Each once, as wide as the configuration says; `mlp.down` is down_proj of `mlp.hidden`."""
+    model = built(name)
+    places, found = sites.places(model.config), dict[tuple[str, int], Any]()
+    routed = [site for site, place in places.items() if place.experts]
+    assert {WEIGHT, UP, ACT, HIDDEN} <= set(routed)
+
+    def see(site: str, layer: int, values: Any) -> None:
+        found[site, layer] = values
+
+    with visit(model, list(places), see):
+        assert torch.equal(logits(model), logits_alone(name))
+    assert sorted(found) == sorted((site, layer) for site, place in places.items() for layer in place.layers)
+    _, blocks = find_layers(model)
+    for layer in places[HIDDEN].layers:
+        module = blocks[layer].get_submodule(places[HIDDEN].taps[layer].module)
+        written = found[HIDDEN, layer].dense() @ by_input(module, module.down_proj).flatten(0, 1)
+        if module.has_bias:
+            written = written + found[WEIGHT, layer] @ module.down_proj_bias
+        close(found["mlp.down", layer], written)
+        chosen = found["moe.router", layer].shape[-1]
+        assert chosen == places["moe.router"].width
+
+
+@cache
+def logits_alone(name: str) -> Tensor:
+    return logits(built(name))
 
 
 # --- pools

@@ -470,3 +470,17 @@ def test_average_precision_of_128_experts_is_scikit_learns_with_its_zeros(
                 for layer in range(LAYERS)
             ]
             np.testing.assert_allclose(scored["average_precision"].values[at], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("where", ["below", "between"])
+def test_the_null_is_wide_enough_for_columns_of_zeros(where: str) -> None:
+    """Random rankings with half of them equal are no better than those without ties: too few are found."""
+    generator = np.random.default_rng(0)
+    positives, prompts = 12, 60
+    labels = np.arange(prompts) < positives
+    values = np.abs(generator.normal(size=prompts)) if where == "below" else generator.normal(size=prompts)
+    values[: prompts // 2] = 0
+    drawn = [average_precision_score(generator.permutation(labels), values) for _ in range(3000)]
+    null = relact.kernels.average_precision_null(positives, prompts, 20_000, seed=0)
+    for share in (0.9, 0.95, 0.99):
+        assert np.quantile(drawn, share) <= np.quantile(null, share) * 1.02
