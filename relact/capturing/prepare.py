@@ -259,7 +259,21 @@ def _encode(
         if not ids_of_row or (limit and len(ids_of_row) > limit):
             problem = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}"
             raise InputError(problem, where=f"identification prompt {row}", fix="shorten or drop it")
+    if limit:
+        _require_room(loaded, tables[schema.TEST], limit)
     return tables, tokens
+
+
+def _require_room(loaded: LoadedModel, tests: pd.DataFrame, limit: int) -> None:
+    """`InputError` for a test prompt whose longest answer would go beyond the model's last position."""
+    longest = max((len(answer.encode()) for row in tests[schema.ANSWERS] for answer in row), default=0)
+    near = tests[tests[schema.N_TOKENS] + longest + 1 > limit]  # no answer has more tokens than bytes
+    for row, prompt in near.iterrows():
+        answers = encode(loaded, list(prompt[schema.ANSWERS]), special_tokens=False)
+        needed = int(prompt[schema.N_TOKENS]) + max(map(len, answers), default=1)
+        if needed > limit:
+            problem = f"{needed} tokens with its answer, the model takes 1 to {limit}"
+            raise InputError(problem, where=f"test prompt {row}", fix="shorten or drop it")
 
 
 def describe(tables: Tables) -> dict[str, dict[str, Any]]:
