@@ -23,6 +23,7 @@ from relact.packed.store import open_store
 from relact.reporting.ablations import ALL, Choice, ablations_of
 from relact.scoring import masks
 from relact.scoring.magnitudes import super_units
+from relact.scoring.roles import counts_of
 from relact.scoring.selection import Numbering, Rules, countable
 from relact.store.reading import Store
 
@@ -203,13 +204,11 @@ def _distributions(
     store: Store, relations: Sequence[str], scores: Mapping[str, np.ndarray]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Histograms of average precision beside those of random rankings, and what is beyond them."""
-    labels = store.prompts(schema.IDENTIFY)["relation"]
-    negatives = store.scores_record().negatives
+    counts = counts_of(store.prompts(schema.IDENTIFY)["relation"].tolist(), store.scores_record())
     nulls: dict[tuple[int, int], np.ndarray] = {}
     parts, rows = [], []
     for at, relation in enumerate(relations):
-        positives = int((labels == relation).sum())
-        prompts = min(positives * (1 + negatives), len(labels)) if negatives else len(labels)
+        positives, prompts = counts[relation][0], sum(counts[relation])
         if (positives, prompts) not in nulls:
             nulls[positives, prompts] = kernels.average_precision_null(positives, prompts, DRAWS, seed=0)
         null = nulls[positives, prompts]
