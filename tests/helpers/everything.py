@@ -50,6 +50,26 @@ HALVES = ("average_precision-half-6-0a", "average_precision-half-6-0b")
 MORE = ("sweep", "other", "doses-x0.5", "doses-x2", "registered", "by-attribution", *HALVES)
 
 
+def prompts() -> pd.DataFrame:
+    """Zero-shot prompts of two made-up relations."""
+    rows = [
+        {
+            "text": f"{relation} of thing {number} is",
+            "relation": relation,
+            "subject": f"thing {number}",
+            "object": str(number),
+            "answers": [str(number)],
+            "template": f"{relation} of {{}} is",
+            "language": "en",
+            "split": "identify" if number < 8 else "test",
+            "shots": 0,
+        }
+        for relation in ("size", "colour")
+        for number in range(11)
+    ]
+    return pd.DataFrame(rows)
+
+
 def make(path: Path, model: str, prompts: pd.DataFrame) -> LocalStore:
     """Capture, score, select and ablate in every way."""
     loaded = loading.load(model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from helpers import everything, sample
-from helpers.disk import made_once
 from safetensors.numpy import load
 
 import relact
@@ -13,7 +12,6 @@ from relact import schema
 from relact.exchange.formats import SCORES
 from relact.packed.store import open_store
 from relact.reporting.gather import gather
-from relact.store import local
 from relact.store.verify import verify
 
 NEURON_LISTS = ("json", "csv", "safetensors")
@@ -22,14 +20,9 @@ ABLATIONS = (*everything.ABLATIONS, *everything.MORE)
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory, tiny_folder, tiny_prompts):
+def whole(everything):
     """A store with all of them."""
-    path = made_once(
-        tmp_path_factory,
-        "everything.zarr",
-        lambda folder: everything.make(folder, str(tiny_folder), tiny_prompts),
-    )
-    return local.open(path)
+    return everything
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["results", "activations"])
