@@ -131,8 +131,7 @@ def resolve(config: Any, names: str | Sequence[str]) -> tuple[str, ...]:
         )
     wanted = {word for word in asked if word in SITES}
     for alias in asked:
-        stands = {*ALIASES.get(alias, ()), *MORE.get(alias, ())}
-        wanted |= {site for site in stands & found.keys() if not (site in BY_EXPERT and found[site].experts)}
+        wanted |= _stands_for(alias, found)
     if not wanted:
         raise ModelError(
             f"has nothing that {', '.join(asked)} stands for",
