@@ -22,6 +22,7 @@ from relact import schema
 from relact.capturing.objectives import Objective, objective_of, resolved
 from relact.errors import InputError, StoreError
 from relact.models.loading import LoadedModel, encode
+from relact.relations.identity import same
 from relact.schema import DOCUMENT
 from relact.store import local, skeleton
 from relact.store.layout import array_of, site_of
@@ -259,7 +260,21 @@ def _encode(
         if not ids_of_row or (limit and len(ids_of_row) > limit):
             problem = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}"
             raise InputError(problem, where=f"identification prompt {row}", fix="shorten or drop it")
+    if limit:
+        _require_room(loaded, tables[schema.TEST], limit)
     return tables, tokens
+
+
+def _require_room(loaded: LoadedModel, tests: pd.DataFrame, limit: int) -> None:
+    """`InputError` for a test prompt whose longest answer would go beyond the model's last position."""
+    longest = max((len(answer.encode()) for row in tests[schema.ANSWERS] for answer in row), default=0)
+    near = tests[tests[schema.N_TOKENS] + longest + 1 > limit]  # no answer has more tokens than bytes
+    for row, prompt in near.iterrows():
+        answers = encode(loaded, list(prompt[schema.ANSWERS]), special_tokens=False)
+        needed = int(prompt[schema.N_TOKENS]) + max(map(len, answers), default=1)
+        if needed > limit:
+            problem = f"{needed} tokens with its answer, the model takes 1 to {limit}"
+            raise InputError(problem, where=f"test prompt {row}", fix="shorten or drop it")
 
 
 def describe(tables: Tables) -> dict[str, dict[str, Any]]:
@@ -293,7 +308,11 @@ def _require_separate(old: Tables, new: Tables) -> None:
     """No subject of a relation may be both captured and tested, as far as the new rows are concerned."""
 
     def subjects(rows: pd.DataFrame) -> set[tuple[str, str]]:
-        return set(zip(rows["relation"].astype(str), rows["subject"].astype(str), strict=True))
+        return {
+            (relation, same(subject))
+            for relation, subject in zip(rows["relation"], rows["subject"].astype(str), strict=True)
+            if subject.strip()
+        }
 
     identify, test = schema.IDENTIFY, schema.TEST
     both = subjects(new[identify]) & (subjects(old[test]) | subjects(new[test]))

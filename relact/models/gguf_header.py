@@ -15,6 +15,7 @@ from typing import Any
 import gguf
 
 from relact.errors import ModelError
+from relact.models.quiet import one_line
 
 INSTEAD = "use the model's safetensors instead"
 LONGEST = 64  # entries of a list that is read; those of tokenizers are longer
@@ -57,7 +58,8 @@ def read(file: Path) -> Header:
     try:
         reader = gguf.GGUFReader(file)
     except Exception as error:  # whatever gguf raises for other bytes
-        raise ModelError("is not a GGUF file that can be read", where=file, fix=INSTEAD) from error
+        problem = f"cannot decode this GGUF file: {one_line(error)}"
+        raise ModelError(problem, where=file, fix=INSTEAD) from error
     found = {name: _value(each) for name, each in reader.fields.items()}
     architecture = str(found.get("general.architecture"))
     values = {name.removeprefix(f"{architecture}."): value for name, value in found.items()}

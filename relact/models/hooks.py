@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from relact.errors import ModelError
@@ -159,6 +160,13 @@ def _serving(
         expected = [(spot.site, spot.layer) for spots in plan.values() for spot in spots]
         _count_forwards(stack, owner, expected, state)
         yield
+
+
+def require_sites(model: nn.Module) -> None:
+    """`ModelError` unless every site of the model is read once in a forward pass, as wide as its row says."""
+    ids = torch.ones((1, 4), dtype=torch.long, device=next(model.parameters()).device)
+    with torch.inference_mode(), visit(model, list(places(model.config)), lambda *_: None):
+        model(input_ids=ids, use_cache=False)
 
 
 def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:

@@ -21,7 +21,7 @@ import transformers
 from relact import sites
 from relact.errors import InputError, ModelError, RelactError
 from relact.models import fingerprint as fingerprints
-from relact.models import gguf, selfcheck
+from relact.models import gguf, hooks, selfcheck
 from relact.models.checkpoints import Checkpoint, locate
 from relact.models.quiet import one_line, quiet
 from relact.models.selfcheck import Shortcuts
@@ -160,11 +160,32 @@ def load(
 
 
 def _checked(loaded: LoadedModel) -> LoadedModel:
-    """The model with the shortcuts that its self-check allows, and notes on the others."""
-    ids = [token for row in encode(loaded, [SAMPLE]) for token in row]
+    """The model with the shortcuts that its self-check allows, and notes on the others and its tokenizer."""
+    ids = encode(loaded, [SAMPLE])[0]
     with _explained(loaded.id):
+        if loaded.family not in sites.KNOWN:
+            hooks.require_sites(loaded.model)
         shortcuts = selfcheck.of_model(loaded.model, ids, loaded.fingerprint, loaded.max_tokens)
-    return replace(loaded, shortcuts=shortcuts, notes=(*loaded.notes, *shortcuts.notes()))
+    notes = (*loaded.notes, *_of_tokenizer(loaded.tokenizer), *shortcuts.notes())
+    return replace(loaded, shortcuts=shortcuts, notes=notes)
+
+
+def _appends_end(tokenizer: Any) -> bool:
+    """Whether a tokenizer ends every text of itself."""
+    end = tokenizer.eos_token_id
+    return end is not None and list(tokenizer(SAMPLE)["input_ids"])[-1:] == [end]
+
+
+def _of_tokenizer(tokenizer: Any) -> tuple[str, ...]:
+    """What a tokenizer does to the ends of prompts."""
+    found = []
+    plain = list(tokenizer(SAMPLE)["input_ids"])
+    begin = tokenizer.bos_token_id
+    if _appends_end(tokenizer):
+        found.append(f"the tokenizer appends {tokenizer.eos_token}: it is taken off, prompts end open")
+    if begin is not None and plain[:2] == [begin, begin]:
+        found.append(f"the tokenizer puts {tokenizer.bos_token} in front twice")
+    return tuple(found)
 
 
 def describe(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
@@ -178,19 +199,44 @@ def describe(name: str, *, revision: str | None = None, trust_remote_code: bool 
         dtype=str(dtype).removeprefix("torch.") if dtype is not None else None,
         n_layers=sites.n_layers(config),
         sites=sites.widths(config),
-        neurons={alias: sites.count(config, alias) for alias in sites.ALIASES},
+        neurons={alias: sites.count(config, alias) for alias in sites.aliases_of(config)},
         max_tokens=_max_tokens(config),
     )
 
 
 def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = True) -> list[list[int]]:
-    """Token ids of each text, neither padded nor cut; ``special_tokens`` adds the tokenizer's own (BOS)."""
+    """Token ids of each text, neither padded nor cut; ``special_tokens`` adds the tokenizer's own (BOS).
+
+    Prompts end open: an end token that the tokenizer appends of itself is taken off.
+
+    Raises:
+        InputError: a token beyond the model's embedding.
+    """
     if not texts:
         return []
     rows = loaded.tokenizer(
         list(texts), add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False
     )["input_ids"]
-    return [list(map(int, row)) for row in rows]
+    ids = [list(map(int, row)) for row in rows]
+    if special_tokens and _appends_end(loaded.tokenizer):
+        ids = [row[:-1] for row in ids]
+    _require_embedded(loaded, ids)
+    return ids
+
+
+def _require_embedded(loaded: LoadedModel, ids: Sequence[Sequence[int]]) -> None:
+    """`InputError` for tokens that the model has no embedding of."""
+    if loaded.model is None:
+        return
+    words = getattr(sites.text_config(loaded.model.config), "vocab_size", None)
+    largest = max((token for row in ids for token in row), default=0)
+    if words is not None and largest >= words:
+        raise InputError(
+            f"token {largest} ({loaded.tokenizer.convert_ids_to_tokens(largest)!r}) of its tokenizer, which "
+            f"has {len(loaded.tokenizer)}; the model embeds {words}",
+            where=loaded.id,
+            fix="use the tokenizer that belongs to the model",
+        )
 
 
 def _config(name: str, revision: str | None, code: bool) -> tuple[Any, Checkpoint]:

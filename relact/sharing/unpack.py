@@ -163,8 +163,8 @@ def _check_top(shared: PackedStore, folder: Path) -> None:
     if not shared.has(schema.TOP) or not shared.has(schema.SCORES):
         return
     unpacked = local.open(folder)
-    n_ranks = shared.dataset(schema.TOP).sizes.get("rank", 0)
-    for statistic, relation in product(shortlist.statistics(shared), unpacked.scores_record().relations):
+    lists = shortlist.lengths(shared).items()
+    for (statistic, n_ranks), relation in product(lists, unpacked.scores_record().relations):
         listed = shared.short_list(relation, n_ranks, shared.sites, statistic)
         scored = query.top(unpacked, relation=relation, n=n_ranks, statistic=statistic)
         if listed is None or not _same(listed, scored):

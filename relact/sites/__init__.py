@@ -18,6 +18,7 @@ from relact.sites.names import ALIASES, SITES, expand
 from relact.sites.table import (
     KNOWN,
     Place,
+    aliases_of,
     count,
     family,
     layers_of,
@@ -43,6 +44,7 @@ __all__ = [
     "Part",
     "Place",
     "Tap",
+    "aliases_of",
     "count",
     "expand",
     "family",

@@ -11,7 +11,7 @@ from typing import Any
 
 from relact.errors import ModelError
 from relact.sites import names as site_names
-from relact.sites import rules
+from relact.sites import own, rules
 from relact.sites.families import FAMILIES
 from relact.sites.names import ALIASES, BY_EXPERT, MORE, SITES
 from relact.sites.taps import EXPERTS, Family, Part, Tap
@@ -74,12 +74,12 @@ def places(config: Any) -> dict[str, Place]:
 def family(config: Any) -> Family:
     """The row of ``config.model_type``, matched exactly; `ModelError` for others."""
     name = getattr(config, "model_type", None) or "without model_type"
-    row = _BY_NAME.get(name)
+    row = _BY_NAME.get(name) or own.rows(_BY_NAME).get(name)
     if row is None:
         raise ModelError(
             f"not in the table of families ({', '.join(KNOWN)})",
             where=f"model family {name}",
-            fix="add a row to FAMILIES in relact/sites/families.py, see docs/models.md",
+            fix=f"name a file with a row for it in {own.VARIABLE}, see docs/models.md",
         )
     if row.text:
         row = replace(row, groups=family(text_config(config)).groups)
@@ -131,8 +131,7 @@ def resolve(config: Any, names: str | Sequence[str]) -> tuple[str, ...]:
         )
     wanted = {word for word in asked if word in SITES}
     for alias in asked:
-        stands = {*ALIASES.get(alias, ()), *MORE.get(alias, ())}
-        wanted |= {site for site in stands & found.keys() if not (site in BY_EXPERT and found[site].experts)}
+        wanted |= _stands_for(alias, found)
     if not wanted:
         raise ModelError(
             f"has nothing that {', '.join(asked)} stands for",
@@ -140,6 +139,14 @@ def resolve(config: Any, names: str | Sequence[str]) -> tuple[str, ...]:
             fix=f"choose from {', '.join(found)}",
         )
     return site_names.in_order(wanted)
+
+
+def _stands_for(alias: str, found: Mapping[str, Place]) -> set[str]:
+    """The sites of a model that an alias stands for; ``mlp`` for all where it has neither MLP nor experts."""
+    stands = {*ALIASES.get(alias, ()), *MORE.get(alias, ())} & found.keys()
+    if alias == "mlp" and not stands:
+        stands = {*MORE["all"]} & found.keys()
+    return {site for site in stands if not (site in BY_EXPERT and found[site].experts)}
 
 
 def part(config: Any, site: str, tap: Tap | None = None) -> Part | None:
@@ -170,6 +177,12 @@ def _groups(text: Any, tap: Tap, found: Mapping[str, Place]) -> int:
     if tap.per == "key":
         return int(text.linear_num_key_heads)
     return int(tap.per)
+
+
+def aliases_of(config: Any) -> tuple[str, ...]:
+    """The aliases that stand for something in a model."""
+    found = places(config)
+    return tuple(alias for alias in ALIASES if _stands_for(alias, found))
 
 
 def count(config: Any, names: str | Sequence[str]) -> int:

@@ -165,8 +165,9 @@ def test_the_card_names_the_licence_of_a_packaged_model(study, tmp_path):
     assert "licence of the model" not in (plain.path / "README.md").read_text()
     copy = tmp_path / "copy.zarr"
     shutil.copytree(study.path, copy)
-    described = (copy / "zarr.json").read_text()
-    (copy / "zarr.json").write_text(described.replace('"talker"', '"gemma3-270m"'))
+    with sample.edited(copy, "") as root:
+        record = root.attrs["relact"]
+        root.attrs["relact"] = {**record, "model": {**record["model"], "id": "gemma3-270m"}}
     packed = pack(copy, tmp_path / "q.zarr", licence="cc-by-4.0")
     terms = "Gemma Terms of Use (ai.google.dev/gemma/terms)"
     assert (packed.card["licence"], packed.card["model_licence"]) == ("cc-by-4.0", terms)
