@@ -23,7 +23,7 @@ from relact.relations.facts import UNSPACED, Fact, Relation, order
 from relact.relations.options import FORMS, PromptOptions
 from relact.relations.sources import load_all, load_paper
 from relact.relations.split import Split, gives_away, split
-from relact.relations.table import COLUMNS, reserved
+from relact.relations.table import COLUMNS
 
 POOL = 200  # facts that examples are drawn from: enough variety, and the work stays linear in the facts
 
@@ -100,8 +100,7 @@ def build(relations: Iterable[Relation], options: PromptOptions) -> pandas.DataF
     notes: dict[str, str] = {}
     dropped: dict[str, InputError] = {}
     for relation in relations:
-        if fix := reserved(relation.name):
-            raise InputError("this name is taken", where=f"relation {relation.name}", fix=fix)
+        schema.require_label(relation.name, "prompts")
         try:
             identify, test, notes[relation.name] = _rows(relation, options)
         except InputError as error:
