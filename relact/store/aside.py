@@ -1,7 +1,7 @@
 """What lies beside a store: one hidden folder in which groups are built and old ones are parked.
 
->>> place(Path("study.zarr"), "old", "masks/top-400").as_posix()  # doctest: +SKIP
-'/data/.study.zarr.aside/3f0c.../old~masks%2Ftop-400'
+>>> place(Path("new.zarr"), "old", "masks/top-400").relative_to(Path.cwd()).as_posix()
+'.new.zarr.aside/new/old~masks%2Ftop-400'
 
 All of it lies below the id of the store that it belongs to: what a crash left is never applied to another
 store that has come to the same path. Links are followed to the store and nowhere else: a store that is a link
