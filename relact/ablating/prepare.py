@@ -21,6 +21,7 @@ from relact.relations.identity import same
 from relact.relations.split import parts_of
 from relact.relations.table import check
 from relact.relations.verdict import RULE_VERSION
+from relact.store import aside
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 
@@ -160,8 +161,9 @@ def journal_of(store: LocalStore, name: str, tests: Tests, options: AblateOption
     """The journal of the ablation ``name``, beside the store."""
     read = "two tokens" if options.match == PUBLISHED else f"rule {RULE_VERSION}"
     asked = f"{tests.digest} {options.part} {options.tokens} {read}"
-    identity = f"{store.manifest.model.fingerprint} {asked}"
-    return Journal(store.path.with_name(f".{store.path.name}.{name}.jsonl"), identity)
+    identity = f"{aside.owner(store.path)} {store.manifest.model.fingerprint} {asked}"
+    real = aside.home(store.path)
+    return Journal(real.with_name(f".{real.name}.{name}.jsonl"), identity)
 
 
 def recall(store: Store, journal: Journal, tests: Tests, options: AblateOptions) -> None:
@@ -189,6 +191,12 @@ def _remember(result: xr.Dataset, journal: Journal, place_of: dict[int, int]) ->
                 text, certain, difference = (values[row, at] for values in stacked.values())
                 entry = (str(text), float(certain), float(difference))
                 journal.replies[str(of_row[column_of[at]])][place] = entry
+
+
+def require_name(store: Store, name: str) -> None:
+    """Refuse what a result cannot be called; a registration before it has the same name."""
+    taken = [*store.children(schema.ABLATIONS), *store.children(schema.REGISTRATIONS)]
+    schema.require_result(name, taken, "an ablation")
 
 
 def name_of(masks: Sequence[str], options: AblateOptions) -> str:

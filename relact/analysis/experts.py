@@ -1,6 +1,6 @@
 """Experts: which of them a relation uses, layer by layer.
 
->>> expert_use("mixture.zarr").columns.tolist()
+>>> use_of(open_store("study.zarr")).columns.tolist()  # no rows: this model has no experts
 ['relation', 'layer', 'expert', 'use', 'others', 'neurons', 'chance']
 """
 

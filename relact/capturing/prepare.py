@@ -6,6 +6,7 @@ does not have yet after those it has, whether the table repeats the old ones or 
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -81,6 +82,7 @@ def take_in(
         prompts=describe(tables),
         versions={name: version(name) for name in SHOWN_VERSIONS},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        id=secrets.token_hex(16),
     )
     every = loaded.widths
     widths = {stream: every[site_of(stream)] for stream in settings.streams}
@@ -245,6 +247,8 @@ def _encode(
     loaded: LoadedModel, table: pd.DataFrame, special: bool
 ) -> tuple[dict[str, pd.DataFrame], list[list[int]]]:
     """Both splits with ``n_tokens``, and the token ids of the identification prompts."""
+    for name in table["relation"].unique():
+        schema.require_label(name, "prompts")
     tables = {}
     for split in (schema.IDENTIFY, schema.TEST):
         part = table[table["split"] == split].reset_index(drop=True)
@@ -258,8 +262,13 @@ def _encode(
     limit = loaded.max_tokens
     for row, ids_of_row in enumerate(tokens):
         if not ids_of_row or (limit and len(ids_of_row) > limit):
-            problem = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}"
-            raise InputError(problem, where=f"identification prompt {row}", fix="shorten or drop it")
+            problem, fix = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}", "shorten or drop it"
+            if not ids_of_row and str(table["text"].iloc[row]).strip():
+                problem, fix = (
+                    "the tokenizer makes no token of it",
+                    "check that the model's tokenizer is whole",
+                )
+            raise InputError(problem, where=f"identification prompt {row}", fix=fix)
     if limit:
         _require_room(loaded, tables[schema.TEST], limit)
     return tables, tokens

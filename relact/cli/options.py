@@ -86,7 +86,10 @@ Steps = Annotated[int | None, typer.Option(help="of integrated gradients: points
 Along = Annotated[
     str | None, typer.Option("--path", help="of integrated gradients: all layers of a site, or one layer")
 ]
-Relations = Annotated[str | None, typer.Option(help="only these relations, comma-separated")]
+Relations = Annotated[
+    str | None,
+    typer.Option(help="only these relations, comma-separated; one with a comma in quotes: '\"a, b\",c'"),
+]
 Negatives = Annotated[int | None, typer.Option(help="sample so many negatives per positive instead of all")]
 OwnNegatives = Annotated[
     bool,

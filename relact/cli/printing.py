@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -87,8 +88,10 @@ def decimals(text: str, option: str) -> list[float]:
 
 
 def listed(names: str | None) -> list[str] | None:
-    """Names separated by commas."""
-    return [name.strip() for name in names.split(",")] if names else None
+    """Names separated by commas; one that has a comma itself stands in double quotes: ``"a, b",c``."""
+    if not names:
+        return None
+    return [name.strip() for row in csv.reader([names], skipinitialspace=True) for name in row]
 
 
 def show_sources(chosen: list[str], skipped: list[str]) -> None:

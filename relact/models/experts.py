@@ -1,7 +1,13 @@
 """Experts: what a mixture of experts computes between its two products, read and replaced while it runs.
 
->>> with tapped([experts], {"mlp.hidden"}, lambda module, site, values: None):
-...     model(ids)
+>>> from transformers import AutoConfig, AutoModel
+>>> shape = {"hidden_size": 64, "intermediate_size": 16, "num_hidden_layers": 1, "num_experts": 8}
+>>> model = AutoModel.from_config(AutoConfig.for_model("olmoe", **shape))
+>>> def show(module, site, values):  # values at the tokens that are routed
+...     print(site, values.n_experts, "experts of", values.units, "units")
+>>> with tapped([part for part in model.modules() if is_experts(part)], {"mlp.hidden"}, show):
+...     output = model(model.dummy_inputs["input_ids"])
+mlp.hidden 8 experts of 16 units
 
 transformers keeps all experts of a layer in one module, which computes through a registered function. Inside
 the block that is ours: the same sort, the same grouped products and the module's own gate function as its

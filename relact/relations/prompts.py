@@ -23,7 +23,7 @@ from relact.relations.facts import UNSPACED, Fact, Relation
 from relact.relations.options import FORMS, PromptOptions
 from relact.relations.sources import load_all, load_paper
 from relact.relations.split import gives_away
-from relact.relations.table import COLUMNS, reserved
+from relact.relations.table import COLUMNS
 
 
 def prompts(
@@ -103,8 +103,7 @@ def build(relations: Iterable[Relation], options: PromptOptions) -> pandas.DataF
         dropped[relation.name] = error
 
     for relation in relations:
-        if fix := reserved(relation.name):
-            raise InputError("this name is taken", where=f"relation {relation.name}", fix=fix)
+        schema.require_label(relation.name, "prompts")
         try:
             dealt.append(_dealt(relation, options))
         except InputError as error:

@@ -261,7 +261,7 @@ def _label(value: Any, column: str) -> Any:
     if is_nothing(value):
         return ""
     if isinstance(value, bool | int | float) or (
-        isinstance(value, str) and re.fullmatch(r"-?[\d.]+|(?i:true|false)", value)
+        isinstance(value, str) and re.fullmatch(r"-?(?:\d[\d.]*|\.\d+)|(?i:true|false)", value)
     ):
         return f"{column}={value}"
     return value.strip() if isinstance(value, str) else value

@@ -97,7 +97,8 @@ def select(
 
 def select_with(options: SelectOptions, store: str | Path | Store, *, name: str | None = None) -> str:
     """`select` with options that travel together."""
-    opened = local.writable(store)
+    opened, name = local.writable(store), name or name_of(options)
+    schema.require_result(name, opened.children(schema.MASKS), "a mask")
     local.recover(opened)
     scores, scored = _scores(opened, options), opened.scores_record()
     rules = rules_of(opened, options, scored.relations, scores)
@@ -120,7 +121,7 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
         without=None if options.keep_super_units else left_out(opened, scores),
         unit=options.unit if options.unit == schema.EXPERT else None,
     )
-    return write(opened, name or name_of(options), choice.sets, scored.relations, record)
+    return write(opened, name, choice.sets, scored.relations, record)
 
 
 def rules_of(store: Store, options: SelectOptions, relations: Sequence[str], scores: Masks) -> Rules:
@@ -204,8 +205,13 @@ def combine(
     size, kind = round(float(rows.sum(axis=1).mean())), "only" if pair is None else "pair"
     record = replace(opened.mask_record(mask), k=size, kind=kind, of=mask, ties=None)
     return write(
-        opened, name or "-".join([mask, *(pair or ("only",))]), unflatten(rows, sets), labels, record
+        opened, name or "-".join([mask, *_words(pair or ("only",))]), unflatten(rows, sets), labels, record
     )
+
+
+def _words(relations: Sequence[str]) -> list[str]:
+    """Relations as a mask's name has them."""
+    return list(schema.file_names(relations).values())
 
 
 def _algebra(
@@ -225,8 +231,7 @@ def write(
     store: LocalStore, name: str, sets: Masks, relations: Sequence[str], record: schema.MaskRecord
 ) -> str:
     """Write ``masks/<name>`` unless it is there with the same record; returns the name."""
-    if "/" in name or name.startswith("."):
-        raise InputError(f"{name!r} cannot name a mask", fix="use letters, digits, dots and dashes")
+    schema.require_result(name, store.children(schema.MASKS), "a mask")
     group = f"{schema.MASKS}/{name}"
     if store.has(group) and store.mask_record(name) == record:
         return name
