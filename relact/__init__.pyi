@@ -7,6 +7,9 @@ from . import kernels as kernels
 from .ablating.ablate import ablate as ablate
 from .ablating.judge import judge as judge
 from .ablating.options import AblateOptions as AblateOptions
+from .ablating.overridden import mask_of as mask_of
+from .ablating.overridden import overridden as overridden
+from .ablating.speaking import generate as generate
 from .analysis.claims import claims as claims
 from .analysis.claims import influences as influences
 from .analysis.compare import agreement as agreement

@@ -17,6 +17,7 @@ from relact.cli.capture import capture
 from relact.cli.compare import compare
 from relact.cli.effects import effects
 from relact.cli.exchange import export, import_scores
+from relact.cli.generate import generate
 from relact.cli.info import info
 from relact.cli.judge import judge
 from relact.cli.leaderboard import leaderboard
@@ -58,6 +59,7 @@ for name, command in (
     ("ablate", ablate),
     ("stability", stability),
     ("patch", patch),
+    ("generate", generate),
     ("judge", judge),
     ("effects", effects),
     ("compare", compare),

@@ -36,6 +36,7 @@ PROMPT_WIDTH = 60  # characters of a prompt's last line
 QUANTILES = ("min", "p10", "p50", "p90", "max")
 BLOCKS = " ▁▂▃▄▅▆▇█"
 SPARK_BINS = 16
+TEXT_WIDTH = 28  # characters of the narrowest column of free text
 
 
 def grid(frame: pd.DataFrame, title: str | None = None) -> None:
@@ -104,6 +105,26 @@ def neuron(frame: pd.DataFrame, prompts: pd.DataFrame | None, everywhere: pd.Dat
         shown = prompts[["drive", prompts.columns[-1], "relation", "object"]].assign(prompt=lines)
         say("")
         table(shown)
+
+
+def texts(table: pd.DataFrame) -> None:
+    """What was said after every prompt, a column per condition where they fit, else a row."""
+    for _, rows in table.groupby("prompt", sort=False):
+        names = rows["condition"].tolist()
+        said_ = [" ↵ ".join(filter(None, text.splitlines())) for text in rows["generated"]]
+        out.print(Text(rows["text"].iloc[0], style="bold"))
+        across = out.is_terminal and out.width >= TEXT_WIDTH * len(names)
+        shown = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), show_header=across)
+        for name in names if across else ("", ""):
+            shown.add_column(name, overflow="fold")
+        lines = [[Text(text) for text in said_]] if across else []
+        lines += (
+            [] if across else [[Text(x, style="dim"), Text(y)] for x, y in zip(names, said_, strict=True)]
+        )
+        for line in lines:
+            shown.add_row(*line)
+        wide(shown)
+        say("")
 
 
 def sparkline(values: np.ndarray, low: float, high: float) -> str:
