@@ -53,6 +53,8 @@ from .sharing.unpack import unpack as unpack
 from .store.reading import Store as Store
 from .store.verify import verify as verify
 from .studies.leaderboard import leaderboard as leaderboard
+from .studies.look import Look as Look
+from .studies.look import look as look
 from .studies.patch import patch as patch
 from .studies.repeat import repeat as repeat
 from .studies.run import Study as Study

@@ -21,6 +21,7 @@ from relact.cli.generate import generate
 from relact.cli.info import info
 from relact.cli.judge import judge
 from relact.cli.leaderboard import leaderboard
+from relact.cli.look import look
 from relact.cli.patch import patch
 from relact.cli.prompts import prompts
 from relact.cli.query import neuron, top
@@ -59,6 +60,7 @@ for name, command in (
     ("ablate", ablate),
     ("stability", stability),
     ("patch", patch),
+    ("look", look),
     ("generate", generate),
     ("judge", judge),
     ("effects", effects),

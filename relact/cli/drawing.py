@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from relact.studies.look import Look
+
 MATRIX_CELL = 6  # characters of one accuracy
 DEEPEST = 0.5  # loss of accuracy with the deepest colour
 PROMPT_WIDTH = 60  # characters of a prompt's last line
@@ -125,6 +127,36 @@ def texts(table: pd.DataFrame) -> None:
             shown.add_row(*line)
         wide(shown)
         say("")
+
+
+def look(seen: Look) -> None:
+    """One text, its tokens coloured once per neuron: the last line, and what comes of the lines before it."""
+    from relact.studies.look import SHOWN
+
+    say(f"{seen.model} answers {seen.answer!r} with {seen.log_probability:.2f} nats")
+    start = max((at for at, token in enumerate(seen.tokens[:-1], 1) if "\n" in token), default=0)
+    for quantity, what, pooled in SHOWN:
+        shown = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("relation", "neuron", pooled, *(["before"] if start else []), f"{quantity}: {what}"):
+            number = name in (pooled, "before")
+            shown.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number)
+        for row, of_tokens in zip(seen.shown.itertuples(), seen.values(quantity), strict=True):
+            parts = [of_tokens, *([of_tokens[:start]] if start else [])]
+            totals = [f"{part.sum() if pooled == 'sum' else part.mean():+.3f}" for part in parts]
+            line = coloured(seen.tokens[start:], of_tokens[start:], float(np.abs(of_tokens).max()))
+            shown.add_row(str(row.relation), f"{row.site}/{row.layer}/{row.neuron}", *totals, line)
+        say("")
+        wide(shown)
+
+
+def coloured(tokens: Sequence[str], values: np.ndarray, far: float) -> Text:
+    """Tokens on the colours of their values, deepest at ``far``; without colours the values stand behind."""
+    line = Text()
+    for token, value in zip(tokens, values.tolist(), strict=True):
+        line.append(token.replace("\n", "↵"), style=shade(value / (far or 1.0)))
+        if not out.is_terminal:
+            line.append(f"[{value:+.2g}]")
+    return line
 
 
 def sparkline(values: np.ndarray, low: float, high: float) -> str:
