@@ -22,6 +22,7 @@ from .analysis.effects import effects as effects
 from .analysis.effects import of_part as of_part
 from .analysis.evidence import evidence as evidence
 from .analysis.leaderboard import leaderboard_of as leaderboard_of
+from .analysis.looks import promoted as promoted
 from .analysis.query import activations as activations
 from .analysis.query import extremes as extremes
 from .analysis.query import neuron as neuron
@@ -55,6 +56,7 @@ from .store.verify import verify as verify
 from .studies.leaderboard import leaderboard as leaderboard
 from .studies.look import Look as Look
 from .studies.look import look as look
+from .studies.looks import look_at_mask as look_at_mask
 from .studies.patch import patch as patch
 from .studies.repeat import repeat as repeat
 from .studies.run import Study as Study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,11 @@ def texts_of(file: str | Path) -> list[str]:
     path = Path(file)
     if not path.is_file():
         raise InputError("no such file", where=path, fix="give a table with a column text, or lines of text")
-    readers = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".jsonl": _json_lines}
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
+        ".parquet": pd.read_parquet,
+        ".csv": pd.read_csv,
+        ".jsonl": _json_lines,
+    }
     if (reader := readers.get(path.suffix.lower())) is None:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     table = reader(path)

@@ -42,25 +42,33 @@ class Tokens:
     log_probability: float
 
 
-def by_token(loaded: LoadedModel, ids: Sequence[int], sites: Sequence[str], target: Target) -> Tokens:
-    """One forward and one backward pass over the token ids of one text."""
+def by_token(
+    loaded: LoadedModel, ids: Sequence[int], sites: Sequence[str], target: Target, *, backward: bool = True
+) -> Tokens:
+    """A forward and a backward pass over the token ids of a text; without ``backward`` no attributions."""
     rows, mask = pad([ids], loaded.device)
     found: dict[str, dict[int, np.ndarray]] = {site: {} for site in sites}
-    owed: dict[str, dict[int, np.ndarray]] = {site: {} for site in sites}
+    owed: dict[str, dict[int, np.ndarray]] = {site: {} for site in sites if backward}
 
     def keep(site: str, layer: int, values: torch.Tensor) -> None:
         found[site][layer] = values[0].detach().float().cpu().numpy().copy()
 
+    ends, trace = mask.sum(dim=1) - 1, None
     with ExitStack() as stack:
         stack.enter_context(hooks.visit(loaded.model, sites, keep))
-        trace = stack.enter_context(gradients.traced(loaded.model, sites, mask.sum(dim=1) - 1))
+        if backward:
+            trace = stack.enter_context(gradients.traced(loaded.model, sites, ends))
+        else:
+            stack.enter_context(gradients.last_logits(loaded.model, ends))
+            stack.enter_context(torch.no_grad())
         logits = loaded.model(input_ids=rows, attention_mask=mask.long(), use_cache=False).logits[:, 0]
         token = int(logits.argmax()) if target.token is None else target.token
-        words = [None if word is None else torch.tensor([word]) for word in (token, target.other)]
-        loss = gradients.log_probability(logits, words[0], words[1])  # type: ignore[arg-type]
-    for site, layer, values in gradients.products(trace, loss.sum()):
-        owed[site][layer] = values[0].float().cpu().numpy()
-    return Tokens(*(_stacked(part) for part in (found, owed)), token, float(loss.detach()))
+        other = None if target.other is None else torch.tensor([target.other])
+        loss = gradients.log_probability(logits, torch.tensor([token]), other)
+    if trace is not None:
+        for site, layer, values in gradients.products(trace, loss.sum()):
+            owed[site][layer] = values[0].float().cpu().numpy()
+    return Tokens(_stacked(found), _stacked(owed), token, float(loss.detach()))
 
 
 def _stacked(parts: dict[str, dict[int, np.ndarray]]) -> dict[str, np.ndarray]:

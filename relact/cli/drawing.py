@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from relact.analysis.looks import Driver
     from relact.studies.look import Look
 
 MATRIX_CELL = 6  # characters of one accuracy
@@ -131,7 +132,7 @@ def texts(table: pd.DataFrame) -> None:
 
 def look(seen: Look) -> None:
     """One text, its tokens coloured once per neuron: the last line, and what comes of the lines before it."""
-    from relact.studies.look import SHOWN
+    from relact.studies.look import SHOWN, places
 
     say(f"{seen.model} answers {seen.answer!r} with {seen.log_probability:.2f} nats")
     start = max((at for at, token in enumerate(seen.tokens[:-1], 1) if "\n" in token), default=0)
@@ -140,13 +141,30 @@ def look(seen: Look) -> None:
         for name in ("relation", "neuron", pooled, *(["before"] if start else []), f"{quantity}: {what}"):
             number = name in (pooled, "before")
             shown.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number)
-        for row, of_tokens in zip(seen.shown.itertuples(), seen.values(quantity), strict=True):
+        for (relation, *place), of_tokens in zip(places(seen.shown), seen.values(quantity), strict=True):
             parts = [of_tokens, *([of_tokens[:start]] if start else [])]
             totals = [f"{part.sum() if pooled == 'sum' else part.mean():+.3f}" for part in parts]
             line = coloured(seen.tokens[start:], of_tokens[start:], float(np.abs(of_tokens).max()))
-            shown.add_row(str(row.relation), f"{row.site}/{row.layer}/{row.neuron}", *totals, line)
+            shown.add_row(relation, "/".join(map(str, place)), *totals, line)
         say("")
         wide(shown)
+
+
+def written(promoted: Sequence[str], suppressed: Sequence[str]) -> None:
+    """What a neuron writes, in tokens."""
+    for verb, words in (("promotes", promoted), ("suppresses", suppressed)):
+        if words:
+            say(f"{verb:<10}  {'  '.join(word.strip() or repr(word) for word in words)}")
+
+
+def drivers(prompts: Sequence[Driver]) -> None:
+    """The last line of the prompts that drive a neuron most, coloured where it acts."""
+    for at, prompt in enumerate(prompts):
+        if not at:
+            say(f"\nwhere it acts ({prompt.quantity})")
+        start = max((at for at, token in enumerate(prompt.tokens[:-1], 1) if "\n" in token), default=0)
+        values = prompt.values
+        out.print(coloured(prompt.tokens[start:], values[start:], float(np.abs(values[start:]).max())))
 
 
 def coloured(tokens: Sequence[str], values: np.ndarray, far: float) -> Text:

@@ -9,7 +9,8 @@ import typer
 
 from relact.cli import terminal
 from relact.cli.options import By, Device, Json, NeuronNames, Place, PlaceModel
-from relact.cli.printing import neurons_of
+from relact.cli.printing import neurons_of, show_frame, spoken
+from relact.cli.progress import Stages
 from relact.schema import ACTIVATION, ATTRIBUTION
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ def look(
     n: Annotated[int | None, typer.Option("-n", help="neurons of every relation, or of the model")] = None,
     sites: Annotated[str | None, typer.Option(help="show neurons of these sites")] = None,
     by: By = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            help="without a text: read off what this mask's neurons write and where in prompts they act, and "
+            "keep it in the store"
+        ),
+    ] = None,
     model: PlaceModel = None,
     device: Device = "auto",
     output: Annotated[
@@ -37,6 +45,8 @@ def look(
     as_json: Json = False,
 ) -> None:
     """Where neurons act in one sentence, token by token, and what of the answer is owed to them there."""
+    if mask is not None and text is None and prompt is None:
+        return _mask(place, mask, model, device, output, as_json)
     from relact.analysis.tables import write_table
     from relact.studies.look import look as read
 
@@ -74,3 +84,17 @@ def _document(seen: Look) -> dict[str, object]:
             row[name] = values
     about = {"model": seen.model, "text": seen.text, "tokens": seen.tokens, "answer": seen.answer}
     return about | {"log_probability": seen.log_probability, "neurons": rows}
+
+
+def _mask(store: str, mask: str, model: str | None, device: str, output: Path | None, as_json: bool) -> None:
+    """Look at a mask's neurons, and show what they write."""
+    from relact.studies.looks import look_at_mask
+
+    with Stages() as progress:
+        table = look_at_mask(store, mask, model=model, device=device, progress=progress)
+    if output or as_json:
+        return show_frame(table, as_json, output)
+    shown = table.assign(
+        **{name: [spoken(words) for words in table[name]] for name in ("promoted", "suppressed")}
+    )
+    show_frame(shown[["relation", "rank", "site", "layer", "neuron", "promoted", "suppressed"]], False)

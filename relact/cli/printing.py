@@ -100,6 +100,11 @@ def neurons_of(names: Sequence[str]) -> list[tuple[str, int, int]]:
     return found
 
 
+def spoken(words: Sequence[str], most: int = 6) -> str:
+    """Tokens side by side, their leading blanks left out."""
+    return "  ".join(word.strip() or repr(word) for word in words[:most])
+
+
 def listed(names: str | None) -> list[str] | None:
     """Names separated by commas."""
     return [name.strip() for name in names.split(",")] if names else None

@@ -70,8 +70,11 @@ def directions(model: nn.Module, site: str, layer: int, neurons: Sequence[int]) 
     if site in HIDDEN:
         down = block.get_submodule(family(model.config).taps["mlp.hidden"].module)
         weight = getattr(down, "weight", None)
-        readable = isinstance(down, nn.Linear | Conv1D) and isinstance(weight, Tensor)
-        if not readable or not weight.is_floating_point():
+        if (
+            not isinstance(down, nn.Linear | Conv1D)
+            or not isinstance(weight, Tensor)
+            or not weight.is_floating_point()
+        ):
             raise refused(model, f"the MLP of layer {layer} writes through {type(down).__name__}")
         wanted = wanted.to(weight.device)
         columns = weight.detach()[wanted] if isinstance(down, Conv1D) else weight.detach().T[wanted]
@@ -97,4 +100,6 @@ def word(loaded: LoadedModel, token: int) -> str:
     raw = str(loaded.tokenizer.convert_ids_to_tokens(token))
     if raw[:1] in ("\u2581", "\u0120") and not text[:1].isspace():
         text = f" {text}"
+    if not text:  # models have words that their tokenizers lack
+        return f"[{token}]"
     return text if text.isprintable() else repr(text)[1:-1]

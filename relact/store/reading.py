@@ -30,6 +30,7 @@ MAKERS = {  # stage -> its command
     schema.SCORES: "score",
     schema.MASKS: "select",
     schema.ABLATIONS: "ablate",
+    schema.LOOKS: "look",
     schema.SUPER_UNITS: "ablate",
     schema.REGISTRATIONS: "ablate",
 }

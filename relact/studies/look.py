@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -61,8 +61,8 @@ class Look:
     def values(self, quantity: str = ATTRIBUTION) -> np.ndarray:
         """float32 [shown neuron, token]: ``attribution`` or ``activation``."""
         rows = [
-            self.sites[row.site][quantity].sel(layer=row.layer, neuron=row.neuron).values
-            for row in self.shown.itertuples()
+            self.sites[site][quantity].sel(layer=layer, neuron=index).values
+            for _, site, layer, index in places(self.shown)
         ]
         return np.array(rows, np.float32).reshape(len(rows), len(self.tokens))
 
@@ -97,8 +97,9 @@ class Look:
         totals = (values.sum(axis=1) if pooled == "sum" else values.mean(axis=1)).tolist()
         heads = ("relation", "neuron", pooled, f"{quantity}: {what}")
         lines = [f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"]
-        for row, total, of_tokens in zip(self.shown.itertuples(), totals, values, strict=True):
-            cells = (row.relation, f"{row.site}/{row.layer}/{row.neuron}", f"{total:+.3f}")
+        for row, total, of_tokens in zip(places(self.shown), totals, values, strict=True):
+            relation, *place = row
+            cells = (relation, "/".join(map(str, place)), f"{total:+.3f}")
             line = "".join(f"<td style='padding-right:1em'>{escape(cell)}</td>" for cell in cells)
             lines.append(f"<tr>{line}<td>{highlighted(self.tokens, of_tokens)}</td></tr>")
         table = f"<table style='text-align:left;border-spacing:0'>{''.join(lines)}</table>"
@@ -238,12 +239,18 @@ def _carrying(found: Tokens, n: int) -> pd.DataFrame:
     return pd.DataFrame([row[1:] for row in best], columns=PLACE)
 
 
+def places(shown: pd.DataFrame) -> Iterator[tuple[str, str, int, int]]:
+    """(relation, site, layer, index) of every neuron that is shown."""
+    for relation, site, layer, index in shown[PLACE].itertuples(index=False, name=None):
+        yield str(relation), str(site), int(layer), int(index)
+
+
 def _require_there(shown: pd.DataFrame, found: Tokens) -> None:
-    for row in shown.itertuples():
-        shape = found.activation[row.site].shape[1:]
-        if not (0 <= row.layer < shape[0] and 0 <= row.neuron < shape[1]):
-            problem = f"no neuron {row.site}/{row.layer}/{row.neuron}"
-            raise InputError(problem, where="neurons", fix=f"there are {shape[0]} layers of {shape[1]}")
+    for _, site, layer, index in places(shown):
+        n_layers, width = found.activation[site].shape[1:]
+        if not (0 <= layer < n_layers and 0 <= index < width):
+            fix = f"there are {n_layers} layers of {width}"
+            raise InputError(f"no neuron {site}/{layer}/{index}", where="neurons", fix=fix)
 
 
 def _dataset(found: Tokens, site: str, tokens: Sequence[str]) -> xr.Dataset:

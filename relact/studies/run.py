@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from relact.capturing import forecast as capturing
 from relact.capturing.capture import capture_with
 from relact.capturing.objectives import resolved
 from relact.capturing.options import CaptureOptions
-from relact.errors import InputError
+from relact.errors import InputError, ModelError
 from relact.models.loading import LoadedModel, load
 from relact.plan import Plan
 from relact.progress import Progress, silent
@@ -40,6 +41,7 @@ from relact.store.layout import block_of, layouts, site_of
 from relact.store.local import LocalStore
 from relact.studies import presets
 from relact.studies.known_prompts import known
+from relact.studies.looks import look_at_mask
 from relact.studies.presets import Recipe
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def run(
     ablate: AblateOptions | None = None,
     progress: Progress = silent,
 ) -> Study:
-    """Prompts, capture, score, select, ablate: from facts to an ablation matrix.
+    """Prompts, capture, score, select, ablate, look: from facts to an ablation matrix.
 
     Args:
         sources: as of `relact.prompts`, or a prompt table.
@@ -160,7 +162,17 @@ def follow(
         options = replace(recipe.ablate, by=None, statistic=statistic)
         found = ablate_with(options, opened, k=recipe.k, model=model, progress=progress)
         ablations[name_of(options.selection(recipe.k))] = found
+    _look(opened, list(ablations), model, progress)
     return Study(opened, ablations)
+
+
+def _look(store: LocalStore, masks: Sequence[str], model: LoadedModel, progress: Progress) -> None:
+    """What the neurons of the masks write, where the model's norm and head can be read."""
+    for mask in masks:
+        try:
+            look_at_mask(store, mask, model=model, progress=progress)
+        except ModelError as error:
+            warnings.warn(f"what neurons write is left out: {error}", stacklevel=2)
 
 
 def forecast(
