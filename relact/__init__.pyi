@@ -36,6 +36,7 @@ from .capturing.capture import capture as capture
 from .capturing.options import CaptureOptions as CaptureOptions
 from .exchange.formats import export as export
 from .exchange.selfcond import import_scores as import_scores
+from .models.loading import load as load
 from .packed.store import open_store as open_store
 from .relations.options import PromptOptions as PromptOptions
 from .relations.prompts import prompts as prompts
