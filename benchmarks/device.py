@@ -56,7 +56,7 @@ class Sizes:
     """What is run: as on a large card, or small."""
 
     model: dict[str, int] = field(default_factory=dict)  # of a LlamaConfig; none is Llama-2-7B
-    captured: int = 768  # prompts
+    captured: int = 2304  # prompts
     attributed: int = 192
     attributed_tokens: int = 2048  # of a batch
     facts: int = 240  # test prompts of an ablation

@@ -145,10 +145,11 @@ def _keep(arrivals: Arrivals, mask: torch.Tensor, settings: schema.CaptureRecord
     """Sends pooled activations on their way."""
     pool, stored = pools(settings.pool), getattr(torch, settings.dtype)
 
+    def finish(partial: torch.Tensor) -> torch.Tensor:
+        return pool.finish(partial, mask.to(partial.device).sum(dim=1, keepdim=True)).to(stored)
+
     def keep(site: str, layer: int, values: torch.Tensor) -> None:
-        with torch.no_grad():
-            real = mask.to(values.device)  # of this layer, where a model is spread over several
-            pooled = pool.finish(pool.start(values, real), real.sum(dim=1, keepdim=True))
-            arrivals.send(site, layer, pooled.to(stored))
+        with torch.no_grad():  # a layer has its own device where a model is spread over several
+            arrivals.send(site, layer, pool.start(values, mask.to(values.device)), finish)
 
     return keep

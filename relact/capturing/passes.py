@@ -128,12 +128,17 @@ def _run_batch(
     lengths = sent(torch.tensor(whole), loaded.device)  # [batch, 1]
     arrivals = Arrivals(np.asarray(rows))
 
+    shortest = min(map(len, continuations))
+
+    def finish(partial: torch.Tensor) -> torch.Tensor:
+        return pool.finish(partial, lengths.to(partial.device)).to(stored)
+
     def keep(site: str, layer: int, values: torch.Tensor) -> None:
-        device = values.device  # of this layer, where a model is spread over several
-        partial = pool.start(values, mask.to(device))
+        # a layer has its own device where a model is spread over several
+        partial = pool.start(values, mask.to(values.device), shortest)
         if prefix.tokens:
             partial = pool.join(prefix.partial[site, layer], partial)
-        arrivals.send(site, layer, pool.finish(partial, lengths.to(device)).to(stored))
+        arrivals.send(site, layer, partial, finish)
 
     with hooks.visit(loaded.model, settings.sites, keep):
         if prefix.tokens:

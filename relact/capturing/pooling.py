@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,11 +17,20 @@ from torch import Tensor
 _WIDENS = hasattr(torch.ops.aten.bmm, "dtype")  # products of halves as float32, since PyTorch 2.8
 
 
+class Start(Protocol):
+    """Values [batch, tokens, width] to an unfinished pool."""
+
+    def __call__(self, values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Pool:
-    """One way of pooling; ``mask`` is bool [batch, tokens], ``lengths`` [batch, 1] counts the prefix too."""
+    """One way of pooling; ``mask`` is bool [batch, tokens], ``lengths`` [batch, 1] counts the prefix too.
 
-    start: Callable[[Tensor, Tensor], Tensor]
+    ``start`` also takes how many tokens every prompt has at least, where that is known on the host.
+    """
+
+    start: Start
     join: Callable[[Tensor, Tensor], Tensor]
     finish: Callable[[Tensor, Tensor], Tensor]
 
@@ -35,23 +45,30 @@ def total(values: Tensor, mask: Tensor) -> Tensor:
     return torch.bmm(mask[:, None, :].to(values.dtype), values)[:, 0]
 
 
-def _sum(values: Tensor, mask: Tensor) -> Tensor:
-    if values.is_cuda and values.element_size() == 2 and _WIDENS:  # added in float32, without a copy in it
-        return torch.bmm(mask[:, None, :].to(values.dtype), values, out_dtype=torch.float32)[:, 0]
-    return total(values.float(), mask)
+def _sum(values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor:
+    if not (values.is_cuda and values.element_size() == 2 and _WIDENS):
+        return total(values.float(), mask)
+    # added in float32 without a copy in it: what all have as fast as memory is read, what is padded half so
+    rest = values.shape[1] - shortest
+    whole = values[:, :shortest].sum(dim=1, dtype=torch.float32) if shortest else None
+    if whole is not None and not rest:
+        return whole
+    weights = mask[:, None, shortest:].to(values.dtype)
+    padded = torch.bmm(weights, values[:, shortest:], out_dtype=torch.float32)[:, 0]
+    return padded if whole is None else whole + padded
 
 
-def _largest(values: Tensor, mask: Tensor) -> Tensor:
+def _largest(values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor:
     return values.float().masked_fill(~mask[:, :, None], float("-inf")).amax(dim=1)
 
 
-def _last(values: Tensor, mask: Tensor) -> Tensor:
+def _last(values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor:
     rows = torch.arange(len(values), device=values.device)
     return values[rows, mask.sum(dim=1) - 1].float()
 
 
-def _positive(values: Tensor, mask: Tensor) -> Tensor:
-    return _sum((values > 0).float(), mask)
+def _positive(values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor:
+    return _sum((values > 0).float(), mask, shortest)
 
 
 def _add(prefix: Tensor, partial: Tensor) -> Tensor:

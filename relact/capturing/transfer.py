@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+Finish = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Taker(Protocol):
@@ -33,28 +36,33 @@ class Arrivals:
     def __init__(self, rows: np.ndarray) -> None:
         self.rows = rows
         self._values: list[tuple[str, int, torch.Tensor]] = []
+        self._unfinished: dict[int, Finish | None] = {}  # of `_values` that are on a CUDA device
         self._events: list[Any] = []
 
-    def send(self, site: str, layer: int, values: torch.Tensor) -> None:
-        """Take ``values`` [rows, width]; those of a CUDA device stay there until `depart`."""
-        self._values.append((site, layer, values if values.is_cuda else values.cpu()))
+    def send(self, site: str, layer: int, values: torch.Tensor, finish: Finish | None = None) -> None:
+        """Take ``values`` [rows, width]; those of a CUDA device stay there until `depart`.
+
+        Args:
+            finish: what is left to do to every value alone. A device does it for all of a batch together:
+                starting its kernels layer by layer takes longer than they run.
+        """
+        if values.is_cuda:
+            self._unfinished[len(self._values)] = finish
+        else:
+            values = finish(values) if finish else values
+        self._values.append((site, layer, values))
 
     def depart(self) -> None:
         """Begin to copy what is on CUDA devices, all of a dtype at once, beside what is computed next."""
-        together: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
-        for at, (_, _, values) in enumerate(self._values):
-            if values.is_cuda:
-                together[values.device, values.dtype].append(at)
-        for (device, dtype), places in together.items():
+        together: dict[tuple[torch.device, torch.dtype, Finish | None], list[int]] = defaultdict(list)
+        for at, finish in self._unfinished.items():
+            values = self._values[at][2]
+            together[values.device, values.dtype, finish].append(at)
+        for (_, _, finish), places in together.items():
             parts = [self._values[at][2] for at in places]
             every = torch.cat(parts, dim=1)  # [rows, widths]
-            host = torch.empty(every.shape, dtype=dtype, pin_memory=True)
-            stream = _beside(device)
-            stream.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(stream):
-                host.copy_(every, non_blocking=True)
-                self._events.append(stream.record_event())
-            every.record_stream(stream)
+            host, event = bring(finish(every) if finish else every)
+            self._events.append(event)
             for at, values in zip(places, host.split([part.shape[1] for part in parts], dim=1), strict=True):
                 self._values[at] = (*self._values[at][:2], values)
 
@@ -65,6 +73,19 @@ class Arrivals:
         for site, layer, values in self._values:
             buffer.put(site, layer, self.rows, values.numpy())
         return len(self.rows)
+
+
+def bring(values: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """Host memory that a CUDA device's values are on their way to, and the event of their being there."""
+    device = values.device
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    stream = _beside(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        host.copy_(values, non_blocking=True)
+        event = stream.record_event()
+    values.record_stream(stream)
+    return host, event
 
 
 @cache

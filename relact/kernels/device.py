@@ -30,8 +30,8 @@ from relact.schema import AVERAGE_PRECISION
 
 Tensor = Any  # of torch, which is imported where it is needed
 HELD = 80  # bytes on the device per value of a tile, at most
-STAGED = 1 << 26  # bytes of a tile's values as they are stored: enough to keep a device busy
-COPIERS = 8
+STAGED = 1 << 27  # bytes of a tile's values as they are stored: enough to keep a device busy
+COPIERS = 8  # more take each other's memory bandwidth
 ON_CPU = 1 << 28  # bytes that a tile may take where torch cannot tell how much there is
 
 
@@ -151,12 +151,20 @@ class _Staged:
         kind = kinds.get(self.dtype, torch.bfloat16)
         if not self.host.is_pinned():
             return self.host.to(device).view(kind)
-        usual, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        usual, stream = torch.cuda.current_stream(device), _beside(device)
         with torch.cuda.stream(stream):  # beside what another thread computes
             moved = self.host.to(device, non_blocking=True).view(kind)
         usual.wait_stream(stream)
         moved.record_stream(usual)
         return moved
+
+
+@cache
+def _beside(device: str) -> Any:
+    """The stream on which values come: memory that one stream has had is not given to another one."""
+    import torch
+
+    return torch.cuda.Stream(device)
 
 
 def _require_done(copies: Sequence[Future[None]]) -> None:
@@ -196,7 +204,7 @@ def _of_tile(
     return values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Part:
     """Relations that are computed from the same prompts.
 
@@ -232,6 +240,33 @@ def _alone(labels: Labels, relation: int) -> _Part:
     )
 
 
+class _Places:
+    """What all columns of a part have in common. A class is a stretch of every column."""
+
+    def __init__(self, part: _Part, device: Any) -> None:
+        import torch
+
+        self.prompts = len(part.order)
+        self.order, self.sizes, self.scored = (
+            torch.from_numpy(each.astype(np.int64)).to(device)
+            for each in (part.order, part.sizes, part.scored)
+        )
+        self.stops = self.sizes.cumsum(0)
+        self.starts = self.stops - self.sizes
+        self.number = torch.repeat_interleave(  # [prompts], the class of every place
+            torch.arange(len(part.sizes), device=device), self.sizes, output_size=self.prompts
+        )
+        self.stride = self.prompts + 1  # from the keys of a class to those of the next, all in one order
+        self.keys = torch.int32 if len(part.sizes) * self.stride < 2**31 else torch.int64
+        self.on = self.sizes[self.scored]  # int64 [relations], positives
+        self.off = self.prompts - self.on
+
+
+@lru_cache(maxsize=2)
+def _places(part: _Part, device: Any) -> _Places:
+    return _Places(part, device)
+
+
 class _Classes:
     """The columns of a part. Positions count from the lowest value; a class is a stretch of every column.
 
@@ -240,23 +275,8 @@ class _Classes:
     """
 
     def __init__(self, rows: Tensor, part: _Part) -> None:
-        import torch
-
-        self.device, self.prompts = rows.device, len(part.order)
-        self.rows = rows[torch.from_numpy(part.order).to(self.device)]  # by class
-        self.sizes, self.scored = (
-            torch.from_numpy(each.astype(np.int64)).to(self.device) for each in (part.sizes, part.scored)
-        )
-        self.stops = self.sizes.cumsum(0)
-        self.starts = self.stops - self.sizes
-        self.number = torch.repeat_interleave(  # [prompts], the class of every place
-            torch.arange(len(part.sizes), device=self.device), self.sizes, output_size=self.prompts
-        )
-        self.stride = self.prompts + 1  # from the keys of a class to those of the next, all in one order
-        largest = len(part.sizes) * self.stride
-        self.keys = torch.int32 if largest < 2**31 else torch.int64
-        self.on = self.sizes[self.scored]  # int64 [relations], positives
-        self.off = self.prompts - self.on
+        self.at = _places(part, rows.device)
+        self.rows = rows[self.at.order]  # by class
 
     def statistic(self, name: str) -> Tensor:
         """float64 [relations, columns]."""
@@ -272,9 +292,9 @@ class _Classes:
         import torch
 
         ascending, order = self.rows.T.contiguous().sort(dim=1)
-        n_classes = len(self.sizes)
+        n_classes = len(self.at.sizes)
         small = torch.uint8 if n_classes <= 256 else torch.int16 if n_classes <= 1 << 15 else torch.int32
-        classes = self.number.to(small)[order]
+        classes = self.at.number.to(small)[order]
         del order
         return ascending, classes.sort(dim=1, stable=True).indices
 
@@ -294,47 +314,47 @@ class _Classes:
     def _precision(self) -> Tensor:
         import torch
 
-        key = self._below + (self.number * self.stride).to(self.keys)  # ascends through all classes
+        key = self._below + (self.at.number * self.at.stride).to(self.at.keys)  # ascends through all classes
         first = torch.searchsorted(key, key, out_int32=True)  # of equal values in the class
         del key
-        shares = (self.stops[self.number].to(torch.int32) - first).double()  # positives at or above
+        shares = (self.at.stops[self.at.number].to(torch.int32) - first).double()  # positives at or above
         del first
-        shares /= self.prompts - self._below
-        return self._summed(shares) / self.on
+        shares /= self.at.prompts - self._below
+        return self._summed(shares) / self.at.on
 
     def _auroc(self) -> Tensor:
         """Twice the pairs won are sums of values below and at most; the pairs in the class are its square."""
         import torch
 
         upto = torch.searchsorted(self._sorted[0], self._values, right=True, out_int32=True)
-        wins = self._summed((self._below + upto).long()) - self.on**2
-        return wins.double() / (2 * self.on * self.off)  # NaN without negatives
+        wins = self._summed((self._below + upto).long()) - self.at.on**2
+        return wins.double() / (2 * self.at.on * self.at.off)  # NaN without negatives
 
     def _summed(self, values: Tensor) -> Tensor:
         """[columns, relations]: of [columns, prompts] the sums over every scored class."""
         import torch
 
-        upto = values.cumsum(dim=1)[:, self.stops - 1]  # [columns, classes]
-        return torch.cat([upto[:, :1], upto.diff(dim=1)], dim=1)[:, self.scored]
+        upto = values.cumsum(dim=1)[:, self.at.stops - 1]  # [columns, classes]
+        return torch.cat([upto[:, :1], upto.diff(dim=1)], dim=1)[:, self.at.scored]
 
     def _mean(self, role: int) -> Tensor:
         import torch
 
-        lengths = {"lengths": self.sizes, "axis": 0, "unsafe": True}
+        lengths = {"lengths": self.at.sizes, "axis": 0, "unsafe": True}
         sums = torch.segment_reduce(self.rows.double(), "sum", **lengths)  # [classes, columns]
         if role == POSITIVE:
-            return sums[self.scored] / self.on[:, None]
+            return sums[self.at.scored] / self.at.on[:, None]
         # not all less its own: infinities stay what they are
         none = torch.zeros_like(sums[:1])
         before = torch.cat([none, sums.cumsum(0)[:-1]])
         after = torch.cat([sums.flip(0).cumsum(0).flip(0)[1:], none])
-        return (before + after)[self.scored] / self.off[:, None]
+        return (before + after)[self.at.scored] / self.at.off[:, None]
 
     def _quantile(self, role: int, quantile: float) -> Tensor:
         """Linear between neighbours, as `ranks` does it."""
         import torch
 
-        count = self.on if role == POSITIVE else self.off
+        count = self.at.on if role == POSITIVE else self.at.off
         place = (count - 1).double() * quantile
         lower = place.floor().long().clamp(min=0)
         upper = torch.minimum(lower + 1, count - 1).clamp(min=0)
@@ -347,23 +367,23 @@ class _Classes:
         return torch.where(count > 0, found, torch.nan).T
 
     def _positives_at(self, ranks: Tensor) -> Tensor:
-        return self._values[:, self.starts[self.scored] + ranks]
+        return self._values[:, self.at.starts[self.at.scored] + ranks]
 
     def _negatives_at(self, ranks: Tensor) -> Tensor:
         """The negative of rank m is at position m + t: t positives lie at m + their own rank at most."""
         import torch
 
-        key, asked = self._passed, (self.scored * self.stride + ranks).to(self.keys)
+        key, asked = self._passed, (self.at.scored * self.at.stride + ranks).to(self.at.keys)
         asked = asked.expand(len(key), -1).contiguous()
-        passed = torch.searchsorted(key, asked, right=True) - self.starts[self.scored]
-        return self._sorted[0].gather(1, (ranks + passed).clamp(max=self.prompts - 1))
+        passed = torch.searchsorted(key, asked, right=True) - self.at.starts[self.at.scored]
+        return self._sorted[0].gather(1, (ranks + passed).clamp(max=self.at.prompts - 1))
 
     @cached_property
     def _passed(self) -> Tensor:
         """How many others lie below each of `_values`, as keys that ascend through all classes."""
         import torch
 
-        place = torch.arange(self.prompts, device=self.device)
-        shift = self.number * self.stride - (place - self.starts[self.number])
+        place = torch.arange(self.at.prompts, device=self.rows.device)
+        shift = self.at.number * self.at.stride - (place - self.at.starts[self.at.number])
         positions = self._sorted[1]
-        return torch.add(positions, shift, out=torch.empty_like(positions, dtype=self.keys))
+        return torch.add(positions, shift, out=torch.empty_like(positions, dtype=self.at.keys))
