@@ -5,21 +5,22 @@ Written as ``looks/<mask>``, so that a shared store answers without the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from relact import schema
+from relact import plan, schema
 from relact.ablating.prepare import StoreModel
 from relact.analysis import query
 from relact.analysis.looks import promoted
 from relact.capturing.looking import Target, by_token, pieces
+from relact.models import cost
 from relact.models.loading import LoadedModel, encode
 from relact.models.targets import NONE, first_tokens
-from relact.models.writing import WRITING, word, written
+from relact.models.writing import TOGETHER, WRITING, word, written
 from relact.progress import Progress, silent
 from relact.schema import ACTIVATION, BY, IDENTIFY, LOOKS, PROMOTED, SUPPRESSED
 from relact.scoring import masks
@@ -33,6 +34,7 @@ NEURONS = 20  # of every relation
 DRIVEN, PROMPTS = 3, 2  # of so many neurons the prompts that drive them most
 WORDS = 10  # that each promotes, and suppresses
 EMPTY = ""
+ARRAYS, WORD_BYTES = 14, 40  # that are stored; of one token's text, with its length, at most
 
 
 def look_at_mask(
@@ -77,6 +79,32 @@ def look_at_mask(
         for name, (dimensions, values) in arrays.items():
             write_whole(built, name, values, dimensions)
     return promoted(opened, mask)
+
+
+def forecast_of(
+    loaded: LoadedModel,
+    texts: Sequence[str],
+    n_relations: int,
+    attributed: bool,
+    *,
+    special_tokens: bool = True,
+) -> plan.Plan:
+    """The plan of looking at one mask; files, bytes and memory are bounds.
+
+    Args:
+        texts: the identification prompts. attributed: whether its neurons have attributions alone.
+    """
+    lengths = sorted(map(len, encode(loaded, list(texts), special_tokens=special_tokens)), reverse=True)
+    units, driven = n_relations * NEURONS, min(n_relations * DRIVEN * PROMPTS, len(lengths))
+    passes = [(1, 0, length) for length in lengths[:driven]]
+    values = 4 * units * PROMPTS * lengths[0] + 40 * units
+    words = WORD_BYTES * (2 * units * WORDS + driven * lengths[0])
+    size = plan.compressed(values + words) + ARRAYS * (plan.METADATA + 2 * plan.NAME)
+    memory = cost.held_bytes(loaded, passes, ("mlp.hidden",) if attributed else ())
+    memory += cost.readout_bytes(loaded, TOGETHER)
+    return plan.Plan(
+        "look", 2 + 2 * ARRAYS, size, False, memory, cost.seconds(loaded, passes, 0, (1, attributed))
+    )
 
 
 def words_of(

@@ -32,16 +32,16 @@ from relact.relations.prompts import build, published, warn_of_dropped
 from relact.relations.sources import load_all
 from relact.relations.table import read, recognised
 from relact.scoring import forecast as scoring
-from relact.scoring.criteria import meaning
+from relact.scoring.criteria import meaning, of_attributions
 from relact.scoring.masks import name_of
 from relact.scoring.options import ScoreOptions
 from relact.scoring.quantities import wanted as wanted_of
 from relact.scoring.score import score_with
 from relact.store.layout import block_of, layouts, site_of
 from relact.store.local import LocalStore
+from relact.studies import looks as looking
 from relact.studies import presets
 from relact.studies.known_prompts import known
-from relact.studies.looks import look_at_mask
 from relact.studies.presets import Recipe
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _look(store: LocalStore, masks: Sequence[str], model: LoadedModel, progress:
     """What the neurons of the masks write, where the model's norm and head can be read."""
     for mask in masks:
         try:
-            look_at_mask(store, mask, model=model, progress=progress)
+            looking.look_at_mask(store, mask, model=model, progress=progress)
         except ModelError as error:
             warnings.warn(f"what neurons write is left out: {error}", stacklevel=2)
 
@@ -193,6 +193,7 @@ def forecast(
     rows = capture.block or block_of(len(relation_of))
     shapes = layouts(len(relation_of), rows, loaded.n_layers, widths, settings.streams)
     relations: Sequence[str] = list(dict.fromkeys(relation_of))
+    texts = table.loc[table["split"] == schema.IDENTIFY, "text"].astype(str).tolist()
     matrices = [
         ablating.Matrix(
             tests,
@@ -209,6 +210,7 @@ def forecast(
             ablating.forecast_of(recipe.ablate, loaded, matrix, special_tokens=capture.special_tokens)
             for matrix in matrices
         ),
+        *(looking.forecast_of(loaded, texts, len(relations), of_attributions(x)) for x in recipe.criteria),
     ]
 
 
