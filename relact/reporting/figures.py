@@ -249,12 +249,7 @@ def distribution(contents: Contents, look: Look = LIGHT, live: bool = False) -> 
     base = alt.Chart(data(table)).encode(
         x=alt.X("low:Q", title="average precision", scale=alt.Scale(domain=[0, 1], nice=False))
     )
-    count = alt.Y(
-        "neurons:Q",
-        title="neurons (logarithmic)",
-        scale=alt.Scale(type="symlog", constant=1, domain=[0, _highest(contents.histogram)]),
-        axis=alt.Axis(values=TICKS, format=",d"),
-    )
+    count = _counted(contents.histogram)
     names = alt.Scale(domain=["found", "expected by chance"], range=[look.series[1], look.series[0]])
     bars = (
         base.transform_calculate(what="'found'")
@@ -291,9 +286,12 @@ def distribution(contents: Contents, look: Look = LIGHT, live: bool = False) -> 
     return themed(panels.properties(title=title), look)
 
 
-def _highest(histogram: pd.DataFrame) -> int:
-    """The largest count of all relations, found or expected: one axis for every panel."""
-    return int(np.ceil(histogram[["neurons", "chance"]].max().max()))
+def _counted(histogram: pd.DataFrame) -> alt.Y:
+    """A logarithmic axis of neurons, one for all panels: up to the largest count, found or expected."""
+    highest = int(np.ceil(histogram[["neurons", "chance"]].max().max()))
+    scale = alt.Scale(type="symlog", constant=1, domain=[0, highest])
+    axis = alt.Axis(values=TICKS, format=",d")
+    return alt.Y("neurons:Q", title="neurons (logarithmic)", scale=scale, axis=axis)
 
 
 def save(drawn: Mapping[str, alt.TopLevelMixin], folder: str | Path) -> list[Path]:
