@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 
 import distributed
@@ -246,6 +248,79 @@ def test_a_cluster_that_seems_silent_is_asked_again(captured, monkeypatch):
     assert len(missed) == 3
     for site, dataset in expected.items():
         assert captured.dataset(f"scores/{site}").load().identical(dataset)
+
+
+@pytest.mark.slow
+def test_a_worker_that_its_nanny_restarts_is_waited_for(captured):
+    """The only worker is killed twice: what it had is computed again by the one that comes."""
+    score(captured)
+    expected = {site: captured.dataset(f"scores/{site}").load() for site in captured.layouts}
+    shutil.rmtree(captured.path / "scores")
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster.scheduler_address) as client,
+    ):
+        came = []
+
+        def kill(stage, done, total, unit):
+            came.append(done)
+            if len(came) in (1, 3):
+                for process in client.run(os.getpid).values():
+                    os.kill(process, signal.SIGKILL)
+
+        score(captured, scheduler=cluster.scheduler_address, progress=kill)
+    assert len(came) == len(set(came)) > 3
+    for site, dataset in expected.items():
+        assert captured.dataset(f"scores/{site}").load().identical(dataset)
+
+
+class Lost:
+    """A call whose worker went: what comes instead of its result is what the client raises otherwise."""
+
+    def __init__(self, key, status):
+        self.key, self.status = key, status
+
+
+@pytest.mark.parametrize(
+    ("status", "result"),
+    [
+        ("cancelled", CancelledError("run_task cancelled for reason: unknown")),
+        ("finished", RuntimeError("lost")),  # an exception is no result, of whatever class
+        ("cancelled", (RuntimeError, RuntimeError("lost"), None)),
+    ],
+)
+def test_a_lost_result_is_asked_for_again(monkeypatch, status, result):
+    answers = iter([(status, result), ("finished", 7)])
+
+    class Completed:
+        def __init__(self, calls, *_, **__):
+            self.calls = list(calls)
+
+        def update(self, calls):
+            self.calls += calls
+
+        def __iter__(self):
+            while self.calls:
+                call = self.calls.pop(0)
+                call.status, value = next(answers)
+                yield call, value
+
+    class Client:
+        loop, number = None, 0
+
+        def wait_for_workers(self, *_, **__): ...
+
+        def scatter(self, jobs, **_):
+            return [Lost("job", "finished")]
+
+        def submit(self, *_, **__):
+            self.number += 1
+            return Lost(f"run_task-{self.number}", "pending")
+
+    monkeypatch.setattr(distributed, "as_completed", Completed)
+    collected = []
+    schedulers._on_cluster(Client(), max, "job", ["task"], lambda *found: collected.append(found))
+    assert collected == [("task", 7)]
 
 
 @contextmanager
