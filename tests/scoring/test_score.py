@@ -112,6 +112,7 @@ def test_statistics_that_compare_relations_do_not_depend_on_which_are_scored(stu
     shutil.copytree(study.path, tmp_path / "s.zarr")
     names, statistics = study.relations(), ["d_prime", "margin", "z", "auroc"]
     whole = score(tmp_path / "s.zarr", statistics=statistics).dataset("scores/mlp.up").load()
+    shutil.rmtree(tmp_path / "s.zarr" / "scores")
     some = score(tmp_path / "s.zarr", statistics=statistics, relations=names[:1], negatives=1)
     part = some.dataset("scores/mlp.up").load()
     np.testing.assert_allclose(part["margin"], whole["margin"].sel(relation=names[:1]), rtol=1e-6)
@@ -169,11 +170,32 @@ def test_only_what_changed_is_computed_again(captured, monkeypatch):
     score(captured, relations=["colour", "size"])  # another order: nothing to compute
     assert not computed
     for site, dataset in both.items():
-        assert captured.dataset(f"scores/{site}").identical(dataset.sel(relation=["colour", "size"]))
+        assert captured.dataset(f"scores/{site}").identical(dataset)
     shutil.rmtree(captured.path / "scores")
     assert score(captured).dataset("scores/mlp.up").load().identical(both["mlp.up"])
     score(captured, seed=1, negatives=1)
     assert set(computed) == {("size", "colour")}
+
+
+def test_no_relation_and_no_statistic_is_dropped_by_scoring_another(captured):
+    score(captured, relations=["colour"], statistics=["average_precision", "auroc"])
+    colour = captured.dataset("scores/mlp.up").load()
+    score(captured, relations=["size"], statistics=["on_mean"])
+    assert captured.scores_record().relations == ("colour", "size")
+    assert captured.statistics() == ["average_precision", "auroc", "on_mean"]
+    both = captured.dataset("scores/mlp.up").load()
+    for name in ("average_precision", "auroc"):
+        assert both[name].sel(relation=["colour"]).identical(colour[name])
+    score(captured, relations=["colour"])
+    after = captured.dataset("scores/mlp.up").load()
+    assert {*after} == {*STATISTICS, "auroc", "on_mean"} and after[[*both]].identical(both)
+    with pytest.raises(
+        InputError, match=r"size were scored with negatives all, seed None; asked for are 1, 0"
+    ):
+        score(captured, relations=["colour"], negatives=1)
+    assert captured.dataset("scores/mlp.up").load().identical(after)
+    score(captured, negatives=1)
+    assert {*captured.dataset("scores/mlp.up")} == {*after}
 
 
 @pytest.mark.slow
@@ -209,9 +231,9 @@ def test_a_cluster_gives_the_same_bits_though_a_worker_dies(captured, tmp_path):
     for site, dataset in expected.items():
         assert captured.dataset(f"scores/{site}").load().identical(dataset)
     with pytest.raises(InputError, match=r"no scheduler answers"):
-        score(captured, relations=["size"], negatives=1, scheduler=address)
+        score(captured, negatives=1, scheduler=address)
     with pytest.raises(InputError, match="'slurm' is not a scheduler"):
-        score(captured, relations=["size"], negatives=1, scheduler="slurm")
+        score(captured, negatives=1, scheduler="slurm")
 
 
 def only_holder_of_the_job(client):
