@@ -9,7 +9,8 @@ import typer
 from relact import sites
 from relact.cli import terminal
 from relact.cli.options import By, Json, Output, Statistic, StorePlace
-from relact.cli.printing import show_frame
+from relact.cli.printing import show_frame, told_of
+from relact.schema import SCORES
 
 
 def top(
@@ -27,7 +28,8 @@ def top(
     from relact.scoring.criteria import named
 
     statistic = named(by, statistic)
-    frame = query.top(store, relation=relation, n=n, sites=sites, statistic=statistic)
+    opened = told_of(store, SCORES)
+    frame = query.top(opened, relation=relation, n=n, sites=sites, statistic=statistic)
     show_frame(frame, as_json, output, heat=(statistic,))
 
 
@@ -45,9 +47,8 @@ def neuron(
 ) -> None:
     """One neuron in every relation, and the prompts that drive it most and least."""
     from relact.analysis import query
-    from relact.packed.store import open_store
 
-    opened = open_store(store)
+    opened = told_of(store, SCORES)
     frame = query.neuron(opened, site, layer, index, by=by)
     held = query.quantity_of(opened, sites.expand(site)[0], by)
     prompts = query.extremes(opened, site, layer, index, n, by=held) if held else None

@@ -9,7 +9,7 @@ import typer
 from relact import schema
 from relact.cli import terminal
 from relact.cli.options import By, CountNeurons, Json, KeepSuperUnits, Kind, MaskSites, Statistic, StorePath
-from relact.cli.printing import listed, show
+from relact.cli.printing import listed, show, told_of
 from relact.scoring.options import SelectOptions
 
 
@@ -43,6 +43,7 @@ def select(
     from relact.scoring import masks
     from relact.store import local
 
+    told_of(store, schema.MASKS if of else schema.SCORES)
     if of:
         two = listed(pair)
         if bool(pair) == only or (two and len(two) != 2):

@@ -205,6 +205,7 @@ class MaskRecord(_Result):
         ties_by: ``margin``, then hash; or ``hash`` alone, where no activations were there. seed: of the hash.
         min_ap: the smallest average precision that was admitted beside ``fdr``.
         without: (site, layer, neuron) of super-units that were left out; None where none was known.
+        halved: of a half, the digest of all identification prompts that there were.
     """
 
     k: int
@@ -220,6 +221,7 @@ class MaskRecord(_Result):
     seed: int | None = None
     min_ap: float | None = None
     without: tuple[tuple[str, int, int], ...] | None = None
+    halved: str | None = None
 
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> MaskRecord:
