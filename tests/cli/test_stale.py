@@ -1,4 +1,4 @@
-"""After an append everything computed before is stale: each command says it, the report too; `run` mends it."""
+"""After an append all that was computed before is stale: each command and the page say it; `run` mends it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMANDS = {
     "effects": "effects STORE --ablation zero",
     "export": "export STORE OUT/list.json --format json --mask top-6",
     "info": "info STORE",
-    "judge": "judge STORE --ablation zero",
+    "judge": "judge STORE zero",
     "pack": "pack STORE OUT/p.zarr.zip",
 }
 
