@@ -17,9 +17,11 @@ from relact.cli.capture import capture
 from relact.cli.compare import compare
 from relact.cli.effects import effects
 from relact.cli.exchange import export, import_scores
+from relact.cli.generate import generate
 from relact.cli.info import info
 from relact.cli.judge import judge
 from relact.cli.leaderboard import leaderboard
+from relact.cli.look import look
 from relact.cli.patch import patch
 from relact.cli.prompts import prompts
 from relact.cli.query import neuron, top
@@ -58,6 +60,8 @@ for name, command in (
     ("ablate", ablate),
     ("stability", stability),
     ("patch", patch),
+    ("look", look),
+    ("generate", generate),
     ("judge", judge),
     ("effects", effects),
     ("compare", compare),
@@ -85,8 +89,6 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv) - 1
     try:
         app(arguments)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to resume", 130)
     except RelactError as error:
         if debug:
             raise
@@ -96,6 +98,11 @@ def main() -> None:
             raise
         advice = "Install relact with all it depends on: `pip install relact`"
         _fail(f"this needs {error.name}, which is not installed. {advice}", 1)
+    except MemoryError as error:
+        if debug:
+            raise
+        advice = "Give a smaller --memory, or raise the limit (`ulimit -v`)"
+        _fail(f"not enough memory ({error or 'nothing more can be allocated'}). {advice}", 1)
     except Exception as error:
         if debug:
             raise

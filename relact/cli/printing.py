@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -108,9 +109,39 @@ def decimals(text: str, option: str) -> list[float]:
         raise typer.BadParameter(f"{text!r} are not numbers with commas", param_hint=option) from None
 
 
+def neurons_of(names: Sequence[str]) -> list[tuple[str, int, int]]:
+    """``mlp.hidden/13/1023`` as (site, layer, index)."""
+    found = []
+    for name in names:
+        site, *numbers_ = name.split("/")
+        try:
+            layer, index = map(int, numbers_)
+        except ValueError:
+            problem = f"{name!r} is not SITE/LAYER/INDEX, such as mlp.hidden/13/1023"
+            raise typer.BadParameter(problem, param_hint="--neuron") from None
+        found.append((site, layer, index))
+    return found
+
+
+def spoken(words: Sequence[str], most: int = 6) -> str:
+    """Tokens side by side, their leading blanks left out."""
+    return "  ".join(word.strip() or repr(word) for word in words[:most])
+
+
 def listed(names: str | None) -> list[str] | None:
-    """Names separated by commas."""
-    return [name.strip() for name in names.split(",")] if names else None
+    """Names separated by commas; one that has a comma itself stands in double quotes: ``"a, b",c``."""
+    if not names:
+        return None
+    return [name.strip() for row in csv.reader([names], skipinitialspace=True) for name in row]
+
+
+def show_sources(chosen: list[str], skipped: list[str]) -> None:
+    """Which columns of tables were taken for what, and the rows that were left out."""
+    for line in chosen:
+        terminal.say(line)
+    if skipped:
+        more = "; ..." if len(skipped) > 3 else ""
+        terminal.say(f"{len(skipped)} rows skipped: {'; '.join(skipped[:3])}{more}")
 
 
 def show_ablation(result: xr.Dataset, as_json: bool) -> None:
@@ -133,7 +164,7 @@ def show_study(study: Study, as_json: bool) -> None:
         return terminal.dump(
             {
                 "store": study.store.path,
-                **next(iter(contents.values())),
+                **next(iter(contents.values()), {}),
                 "ablations": contents,
                 "found": study.found(),
             }

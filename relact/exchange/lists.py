@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from relact import schema
+from relact.analysis import tables
 from relact.errors import InputError
-from relact.packed.names import check_key
 from relact.packed.store import open_store
 from relact.relations.concepts import LIST as CONCEPT_LIST
 from relact.scoring import masks
@@ -33,7 +33,7 @@ def neurons(store: str | Path | Store, mask: str, out: str | Path, kind: str) ->
     relations, chosen = masks.read(opened, mask)
     writers: dict[str, Callable[[], None]] = {
         "json": lambda: _write_json(opened, mask, relations, chosen, path),
-        "csv": lambda: _rows(relations, chosen).to_csv(path, index=False),
+        "csv": lambda: tables.harmless(_rows(relations, chosen)).to_csv(path, index=False),
         "safetensors": lambda: _write_tensors(opened, mask, relations, chosen, path),
     }
     if kind not in writers:
@@ -78,21 +78,21 @@ def concepts(store: str | Path | Store, out: str | Path, group: str) -> list[Pat
     opened, root = open_store(store), Path(out)
     table = opened.prompts(schema.IDENTIFY)
     paths = []
-    for relation in dict.fromkeys(table["relation"]):
-        for part in (group, relation):
-            check_key(part, "export")
+    folder = root / schema.file_names([group])[group]
+    names = schema.file_names(dict.fromkeys(table["relation"]))
+    for relation, name in names.items():
         positive = table["relation"] == relation
         sentences = {
             "positive": table["text"][positive].tolist(),
             "negative": table["text"][~positive].tolist(),
         }
-        path = root / group / f"{relation}.json"
+        path = folder / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         document = {"concept": relation, "group": group, "sentences": sentences}
         path.write_text(json.dumps(document, ensure_ascii=False, indent=4), encoding="utf-8")
         paths.append(path)
-    listed = pd.DataFrame({"group": group, "concept": [path.stem for path in paths]})
-    listed.to_csv(root / CONCEPT_LIST, index=False)
+    listed = pd.DataFrame({"group": folder.name, "concept": list(names.values())})
+    tables.harmless(listed).to_csv(root / CONCEPT_LIST, index=False)
     return paths
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from relact import schema
 from relact.errors import StoreError
-from relact.packed.names import check_key, is_plain
+from relact.packed.names import check_key
 from relact.packed.refusal import AGAIN, DISTRUST, require
 
 DOCUMENT_BYTES = 64 << 20  # of one zarr.json
@@ -197,7 +197,8 @@ def check_dimensions(group: str, arrays: Mapping[str, ArrayFacts], where: object
             labels = facts.dtype == TEXT and facts.dimensions in ((name,), ("prompt",))
             require(labels, f"labels of type {facts.dtype}", place)
         if name in NUMBERED:
-            along = (name,) if group != schema.SUPER_UNITS else ("unit",)  # the place of each, no coordinate
+            listed = group.partition("/")[0] in (schema.SUPER_UNITS, schema.LOOKS)
+            along = ("unit",) if listed else (name,)  # there the place of each, no coordinate
             whole = facts.dtype.startswith(("int", "uint")) and facts.dimensions == along
             require(whole, f"a coordinate of type {facts.dtype}", place)
 
@@ -342,7 +343,7 @@ def _is_whole(value: Any, least: int, most: int) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and is_plain(value)
+    return isinstance(value, str) and schema.is_label(value)
 
 
 def _refuse_constant(constant: str) -> Any:

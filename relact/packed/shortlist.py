@@ -61,7 +61,7 @@ def write(path: Path, tables: Mapping[str, pd.DataFrame], sites: Sequence[str], 
 
 
 def lengths(store: Store) -> dict[str, int]:
-    """What the lists of a package rank by, and how many neurons of a relation each has."""
+    """What the lists of a package rank by -> how many neurons each has."""
     groups = [group for group in store.children("") if is_listed(group)]
     return {
         str(store.attributes(group).get(schema.TOP_STATISTIC)): store.dataset(group).sizes.get("rank", 0)

@@ -21,8 +21,10 @@ from relact.analysis.leaderboard import leaderboard_of
 from relact.errors import StoreError
 from relact.packed.store import open_store
 from relact.reporting.ablations import ALL, Choice, ablations_of
+from relact.reporting.units import units_of
 from relact.scoring import masks
 from relact.scoring.magnitudes import super_units
+from relact.scoring.roles import counts_of
 from relact.scoring.selection import Numbering, Rules, countable
 from relact.store.reading import Store
 from relact.store.stale import stale
@@ -62,6 +64,7 @@ class Contents:
         stale: results that were computed before prompts were appended.
         choices: k, the mean drops and the claims of every ablation by its name, those of the store's own
             prompts first, and of them the widest gap between own and other.
+        units: neurons that somebody looked at, with what they write, see `units.units_of`.
         board: criteria x k on the prompts for showing, see `analysis.leaderboard.leaderboard_of`.
     """
 
@@ -86,6 +89,13 @@ class Contents:
     neurons: pd.DataFrame
     details: list[dict[str, Any]] = field(default_factory=list)
     prompts: dict[int, dict[Hashable, Any]] = field(default_factory=dict)
+    units: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def model(self) -> str:
+        """What the model is called: of a folder its name alone."""
+        called = str(self.provenance["capture"]["model"]["id"])
+        return Path(called).name if Path(called).is_absolute() or "\\" in called else called
 
 
 def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
@@ -128,6 +138,7 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
         neurons=neurons,
         details=details,
         prompts=prompts,
+        units=units_of(opened, relations),
     )
 
 
@@ -208,13 +219,11 @@ def _distributions(
     store: Store, relations: Sequence[str], scores: Mapping[str, np.ndarray]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Histograms of average precision beside those of random rankings, and what is beyond them."""
-    labels = store.prompts(schema.IDENTIFY)["relation"]
-    negatives = store.scores_record().negatives
+    counts = counts_of(store.prompts(schema.IDENTIFY)["relation"].tolist(), store.scores_record())
     nulls: dict[tuple[int, int], np.ndarray] = {}
     parts, rows = [], []
     for at, relation in enumerate(relations):
-        positives = int((labels == relation).sum())
-        prompts = min(positives * (1 + negatives), len(labels)) if negatives else len(labels)
+        positives, prompts = counts[relation][0], sum(counts[relation])
         if (positives, prompts) not in nulls:
             nulls[positives, prompts] = kernels.average_precision_null(positives, prompts, DRAWS, seed=0)
         null = nulls[positives, prompts]

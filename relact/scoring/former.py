@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from relact import schema
 from relact.errors import InputError
@@ -24,8 +24,10 @@ def beside(store: Store, stored: schema.ScoresRecord, record: schema.ScoresRecor
         return replace(record, relations=(*stored.relations, *added))
     why = "before prompts were appended"
     if stored.prompts == record.prompts:
-        asked, before = ((r.negatives or "all", r.seed) for r in (record, stored))
-        why = f"with negatives {before[0]}, seed {before[1]}; asked for are {asked[0]}, {asked[1]}"
+        settings = [entry.name for entry in fields(record) if entry.name != "relations"]
+        pairs = [(name, getattr(stored, name), getattr(record, name)) for name in settings]
+        told = (f"{name} {before} (asked for: {asked})" for name, before, asked in pairs if before != asked)
+        why = f"with {', '.join(told)}"
     names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
     raise InputError(
         f"{names} were scored {why}: relations that are compared are scored alike",

@@ -46,13 +46,15 @@ class Source:
         self.root = json.loads((store.path / DOCUMENT).read_bytes())
         self.model = without_path(store.manifest.model.id)
         self.root["attributes"][schema.ATTRIBUTE]["model"]["id"] = self.model
+        self.root["attributes"][schema.ATTRIBUTE].pop("id", None)  # of this folder alone
         plain = all(skeleton.is_plain(store.arrays[name], lay) for name, lay in store.streams.items())
         self.recoded = activations and plain and not away
         self.shielded = shielded_of(store) if activations else {}
         groups = [schema.SCORES] if schema.SCORES in stages else []
         parents = [stage for stage in (schema.MASKS, schema.ABLATIONS) if stage in stages]
-        # what masks leave out, and what was said before an ablation, go with them
+        # what masks leave out, what their neurons write, and what was said before an ablation, go with them
         groups += [schema.SUPER_UNITS] if parents and store.has(schema.SUPER_UNITS) else []
+        parents += [schema.LOOKS] if schema.MASKS in stages and store.has(schema.LOOKS) else []
         parents += [schema.REGISTRATIONS] if parents and store.has(schema.REGISTRATIONS) else []
         for parent in parents:
             groups += [f"{parent}/{name}" for name in store.children(parent)]
@@ -60,6 +62,7 @@ class Source:
         for group in groups:
             names += _names_of(store, group)
         self.files = [*names, *(f"{parent}/{DOCUMENT}" for parent in parents)]
+        _require_names(store, self.files)
         self.nodes = {
             name.removesuffix(f"/{DOCUMENT}"): json.loads(self.read(name))
             for name in sorted(self.files)
@@ -125,6 +128,20 @@ def shielded_of(store: LocalStore) -> dict[str, int]:
         pairs = zip(array.shards, array.chunks, strict=True)
         found[stream] = math.prod(outer // chunk for outer, chunk in pairs)
     return found
+
+
+def _require_names(store: LocalStore, files: Sequence[str]) -> None:
+    """Refuse what no reader of a package accepts: earlier versions gave such names."""
+    fix = "make it again under another --name, and remove this folder"
+    for name in files:
+        if problem := schema.trouble_of_path(name):
+            raise StoreError(f"{name!r:.120} cannot be packed: {problem}", where=store.path, fix=fix)
+    if problem := schema.trouble_of_paths(files):
+        raise StoreError(f"cannot be packed: {problem}", where=store.path, fix=fix)
+    for relation in store.relations():
+        if not schema.is_label(relation):
+            problem = f"the relation {relation!r:.80} cannot be packed: it is not printable"
+            raise StoreError(problem, where=store.path, fix="capture it under another name")
 
 
 def without_path(model: str) -> str:

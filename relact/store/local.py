@@ -7,7 +7,6 @@ columns, blocks committed one by one, and stages that appear whole or not at all
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -20,7 +19,7 @@ import zarr
 from relact import durable, schema
 from relact.errors import BusyError, IdentityError, StoreError
 from relact.schema import DOCUMENT
-from relact.store import blocks, locks, skeleton
+from relact.store import aside, blocks, locks, skeleton
 from relact.store.commits import CommitLog
 from relact.store.reading import READ_ONLY, Store, told
 from relact.store.seal import EMPTY_GROUP, seal
@@ -132,11 +131,12 @@ class LocalStore(Store):
 
         Yields an empty zarr group to fill. A crash or an exception leaves the former group as it was.
         """
-        target = self.path / group
-        aside, parked = (durable.place_aside(self.path, kind, group) for kind in ("new", "old"))
-        with locks.writing(self.path), durable.building(target, aside, partial(self._put, group, parked)):
-            yield zarr.create_group(aside, attributes={schema.ATTRIBUTE: dict(attributes)})
-            seal(aside)
+        with locks.writing(self.path):
+            aside.prepare(self.path)
+            new, parked = (aside.place(self.path, kind, group) for kind in ("new", "old"))
+            with durable.building(self.path / group, new, partial(self._put, group, parked)):
+                yield zarr.create_group(new, attributes={schema.ATTRIBUTE: dict(attributes)})
+                seal(new)
 
     def _put(self, group: str, parked: Path, built: Path) -> None:
         """Swap a group in, after the groups above it: `masks` above `masks/<name>`."""
@@ -153,12 +153,14 @@ class LocalStore(Store):
 def create(path: str | os.PathLike[str], blueprint: Blueprint) -> LocalStore:
     """Make a new store, whole or not at all, at a folder that does not exist yet."""
     target = Path(path)
-    aside = durable.place_aside(target, "new", "store")
     with locks.writing(target):
         require_absent(target)
-        put = partial(durable.swap_in, target=target, parked=durable.place_aside(target, "old", "store"))
-        with durable.building(target, aside, put):
-            skeleton.build(aside, blueprint)
+        aside.clear(target)  # of a store that was here before
+        aside.prepare(target)
+        new, parked = (aside.place(target, kind, "store") for kind in ("new", "old"))
+        with durable.building(target, new, partial(durable.swap_in, target=target, parked=parked)):
+            skeleton.build(new, blueprint)
+        aside.clear(target)
     return open(target)
 
 
@@ -174,21 +176,23 @@ def rebuild(path: Path, blueprint: Blueprint) -> LocalStore:
 
     with locks.writing(path):
         _settle(path)
-        aside = durable.place_aside(path, "new", "grow")
-        with durable.building(path, aside, put):
-            skeleton.build(aside, blueprint)
+        aside.prepare(path)
+        new = aside.place(path, "new", "grow")
+        with durable.building(path, new, put):
+            skeleton.build(new, blueprint)
+        aside.clear(path)
     return open(path)
 
 
 def drop(path: Path, group: str) -> None:
     """Delete a stage of the store at ``path``, readable or not; a crash leaves all of it or nothing."""
-    parked = durable.place_aside(path, "gone", group)
     with locks.writing(path):
-        shutil.rmtree(parked, ignore_errors=True)
-        parked.parent.mkdir(exist_ok=True)
+        aside.prepare(path)
+        parked = aside.place(path, "gone", group)
+        durable.remove(parked)
         os.rename(path / group, parked)
         durable.sync((path / group).parent)
-        shutil.rmtree(parked)
+        durable.remove(parked)
 
 
 def open(path: str | os.PathLike[str]) -> LocalStore:
@@ -197,8 +201,7 @@ def open(path: str | os.PathLike[str]) -> LocalStore:
     What a crash left half done is finished first, unless a writer is at work or the place is read-only.
     """
     target = Path(path)
-    aside = durable.aside_of(target)
-    if aside.is_dir() and os.access(aside, os.W_OK) and locks.is_free(target):
+    if aside.is_there(target) and os.access(aside.folder_of(target), os.W_OK) and locks.is_free(target):
         with suppress(BusyError), locks.writing(target):
             _settle(target)
     return _open(target)
@@ -273,15 +276,13 @@ def recover(store: LocalStore) -> None:
 
 def _settle(path: Path) -> None:
     """The work of `recover`, by the holder of the lock."""
-    aside = durable.aside_of(path)
     if path.is_dir():
         skeleton.apply_growth(path)
-    if aside.is_dir():
-        if any(aside.glob(f"{blocks.PROMISE}*")):
+        if aside.parked(path, f"{blocks.PROMISE}*"):
             store = _open(path)
             blocks.keep_promises(path, store.log, store.streams)
-        durable.restore_groups(path)
-        shutil.rmtree(aside, ignore_errors=True)
+        aside.restore(path)
+    aside.clear(path)
     if path.is_dir():
         durable.sweep(path)
 

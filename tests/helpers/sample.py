@@ -137,8 +137,9 @@ def files(path: Path) -> dict[str, bytes]:
 
 
 def without_time(contents: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Files of a store with the time of its making, and the root's own checksum of that, taken out."""
+    """Files of a store without the time of its making, its id, and the root's own checksum of both."""
 
     root = json.loads(contents["zarr.json"])
-    root["attributes"]["relact"]["created"] = root["attributes"]["checksums"]["this_file"] = ""
-    return {**contents, "zarr.json": json.dumps(root).encode()}
+    identity = root["attributes"]["relact"]
+    identity["created"] = identity["id"] = root["attributes"]["checksums"]["this_file"] = ""
+    return {**contents, "zarr.json": json.dumps(root, sort_keys=True).encode()}

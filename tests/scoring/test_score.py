@@ -190,7 +190,7 @@ def test_no_relation_and_no_statistic_is_dropped_by_scoring_another(captured):
     after = captured.dataset("scores/mlp.up").load()
     assert {*after} == {*STATISTICS, "auroc", "on_mean"} and after[[*both]].identical(both)
     with pytest.raises(
-        InputError, match=r"size were scored with negatives all, seed None; asked for are 1, 0"
+        InputError, match=r"size were scored with negatives None \(asked for: 1\), seed None \(asked"
     ):
         score(captured, relations=["colour"], negatives=1)
     assert captured.dataset("scores/mlp.up").load().identical(after)
