@@ -21,7 +21,7 @@ COMMITS = "commits"
 LOOKS = "looks"  # what neurons of a mask write, and where in prompts they act: see `LooksRecord`
 SUPER_UNITS = "super_units"  # units that break the model alone: (unit), see `SuperUnitsRecord`
 REGISTRATIONS = "registrations"  # settings and hypotheses that were written before their ablation
-RESULTS = (SCORES, SUPER_UNITS, MASKS, ABLATIONS)  # what is computed from prompts, each from the one before
+RESULTS = (SCORES, SUPER_UNITS, MASKS, LOOKS, ABLATIONS)  # computed from prompts, in this order
 
 # --- prompts/<split>, and prompts.<split> of the root's attributes
 IDENTIFY, TEST = "identify", "test"

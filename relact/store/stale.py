@@ -31,6 +31,11 @@ def _of(store: Store, stage: str) -> Iterator[str]:
         for name in store.children(stage):
             if _is_old(store.mask_record(name), prompts):
                 yield f"{stage}/{name}"
+    elif stage == schema.LOOKS:
+        for name in store.children(stage):
+            attributes = store.attributes(f"{stage}/{name}")
+            if _is_old(schema.LooksRecord.from_attributes(attributes, store.path).mask, prompts):
+                yield f"{stage}/{name}"
     elif stage == schema.ABLATIONS:
         for name in store.children(stage):
             if _asked_before(store, name, prompts):

@@ -52,7 +52,9 @@ def appended(everything, tiny_folder, tmp_path_factory):
 def test_everything_computed_before_is_stale(appended):
     store = local.open(appended)
     groups = {
-        f"{stage}/{name}" for stage in (schema.MASKS, schema.ABLATIONS) for name in store.children(stage)
+        f"{stage}/{name}"
+        for stage in (schema.MASKS, schema.LOOKS, schema.ABLATIONS)
+        for name in store.children(stage)
     }
     assert {*stale(store)} == {schema.SCORES, schema.SUPER_UNITS, *groups}
     assert {*gather(store).stale} == {*stale(store)}
