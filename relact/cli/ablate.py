@@ -27,8 +27,9 @@ from relact.cli.options import (
     Tokens,
     Unit,
 )
-from relact.cli.printing import decimals, numbers, show_ablation, show_frame, show_plans
+from relact.cli.printing import decimals, numbers, show_ablation, show_frame, show_plans, told_of
 from relact.cli.progress import Stages
+from relact.schema import MASKS, SCORES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,6 +141,7 @@ def ablate(
 
         return show_plans([forecast(options, store, **asked)] * max(1, len(factors)), as_json)
     asked |= {"name": name, "suffix": suffix, "hypotheses": (hypothesis or []) if registered else None}
+    told_of(store, SCORES if mask is None else MASKS)
     if factors:
         return _doses(options, store, factors, asked, as_json)
     from relact.ablating.ablate import ablate_with

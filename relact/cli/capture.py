@@ -29,8 +29,9 @@ from relact.cli.options import (
     Target,
     TargetToken,
 )
-from relact.cli.printing import show, show_plans
+from relact.cli.printing import say_stale, show, show_plans
 from relact.cli.progress import Stages
+from relact.schema import RESULTS
 
 
 def capture(
@@ -114,6 +115,7 @@ def capture(
             repair=repair,
             progress=progress,
         )
+    say_stale(opened, *RESULTS)
     show(opened.describe(), as_json)
 
 

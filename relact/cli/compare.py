@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from relact.cli.options import Json, Output, StorePlace
-from relact.cli.printing import numbers, show_frame
+from relact.cli.printing import numbers, show_frame, told_of
 from relact.cli.progress import Stages
-from relact.schema import AVERAGE_PRECISION, EXPERT
+from relact.schema import AVERAGE_PRECISION, EXPERT, MASKS, SCORES
 
 
 def compare(
@@ -53,31 +53,33 @@ def compare(
     from relact.cli import drawing
 
     sizes = numbers(k) if k else None
+    ours = told_of(store, SCORES if sizes else MASKS)
+    theirs = None if other is None else told_of(other, SCORES)
     if other is not None and negatives is not None:
         raise typer.BadParameter("of one store only", param_hint="--negatives")
     if other_mask is not None:
         if mask is None or other is not None:
             raise typer.BadParameter("give --mask, and one store", param_hint="--with")
-        frame = comparing.in_common(store, mask, other_mask)
+        frame = comparing.in_common(ours, mask, other_mask)
     elif by == EXPERT and other is None:
         from relact.analysis.experts import expert_use
 
         if sizes is not None:
             raise typer.BadParameter("of a mask, or of all prompts", param_hint="--k")
-        frame = expert_use(store, mask, relation=relation, n=n or 3)
-    elif other is None:
+        frame = expert_use(ours, mask, relation=relation, n=n or 3)
+    elif theirs is None:
         with Stages() as progress:
             shared = comparing.overlap(
-                store, mask, k=sizes, statistic=statistic, by=by, negatives=negatives, progress=progress
+                ours, mask, k=sizes, statistic=statistic, by=by, negatives=negatives, progress=progress
             )
         frame = comparing.pairs(shared)
         if output is None and not as_json:
             drawing.overlaps(shared)
             return
     elif relation:
-        frame = comparing.moved(store, other, relation=relation, n=n or 20)
+        frame = comparing.moved(ours, theirs, relation=relation, n=n or 20)
     else:
         if isinstance(sizes, list):
             raise typer.BadParameter("two stores are compared at one k", param_hint="--k")
-        frame = comparing.agreement(store, other, k=sizes or comparing.TOP)
+        frame = comparing.agreement(ours, theirs, k=sizes or comparing.TOP)
     show_frame(frame, as_json, output, heat=("correlation", "jaccard", "change", "use"))

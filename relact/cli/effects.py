@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relact.cli.options import Json, Output, StorePlace
-from relact.cli.printing import show_frame
+from relact.cli.printing import show_frame, told_of
+from relact.schema import ABLATIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,7 @@ def effects(
     from relact.analysis.splits import effect_table
     from relact.cli import terminal
 
-    table = effect_table(store, ablation or None, split=split)
+    table = effect_table(told_of(store, ABLATIONS), ablation or None, split=split)
     if output or as_json:
         return show_frame(table, as_json, output)
     terminal.say("mean drop [95 % interval]: in points, and in nats of the answer's first token")

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from relact.cli.options import Json, Relations, StorePath, StorePlace
-from relact.cli.printing import listed, show
+from relact.cli.printing import listed, show, told_of
+from relact.schema import RESULTS
 
 
 def export(
@@ -37,7 +38,7 @@ def export(
     from relact.exchange.formats import export as write_files
 
     written = write_files(
-        store,
+        told_of(store, *RESULTS),
         out,
         form,
         mask=mask,

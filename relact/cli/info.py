@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from relact.cli.options import Json
-from relact.cli.printing import show
-from relact.schema import COMMITS, DOCUMENT
+from relact.cli.printing import show, told_of
+from relact.schema import COMMITS, DOCUMENT, RESULTS
 
 
 def info(
@@ -18,10 +18,10 @@ def info(
     as_json: Json = False,
 ) -> None:
     """What a store holds, or which sites and how many neurons a model has."""
-    from relact.packed.store import is_packed, open_store
+    from relact.packed.store import is_packed
 
     if any((Path(what) / name).exists() for name in (DOCUMENT, COMMITS)) or is_packed(what):
-        show(open_store(what).describe(), as_json)
+        show(told_of(what, *RESULTS).describe(), as_json)
         return
     from relact.models import loading
 

@@ -8,7 +8,8 @@ import typer
 
 from relact.cli import terminal
 from relact.cli.options import Json, StorePath
-from relact.cli.printing import show_frame
+from relact.cli.printing import show_frame, told_of
+from relact.schema import ABLATIONS
 
 
 def judge(
@@ -24,7 +25,7 @@ def judge(
     """Judge the stored texts of ablations again, without a model where they suffice."""
     from relact.ablating.judge import judge as judge_again
 
-    table = judge_again(store, ablation or None, match=match)
+    table = judge_again(told_of(store, ABLATIONS), ablation or None, match=match)
     show_frame(table, as_json)
     short = table.loc[table["undecided"] > 0, "ablation"].tolist()
     if short and not as_json:

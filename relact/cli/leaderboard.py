@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from relact.cli.options import Device, Json, Output, StoreModel
-from relact.cli.printing import listed, numbers, show_frame
+from relact.cli.printing import listed, numbers, show_frame, told_of
 from relact.cli.progress import Stages
+from relact.schema import ABLATIONS, SCORES
 
 SHOWN = ["part", "criterion", "k", "own", "other", "random", "log_own", "log_other", "log_random"]
 
@@ -35,6 +36,8 @@ def leaderboard(
     from relact.studies.leaderboard import leaderboard
 
     sizes = numbers(k)
+    for store in stores:
+        told_of(store, SCORES, ABLATIONS)
     with Stages() as progress:
         board = leaderboard(
             stores,

@@ -8,8 +8,9 @@ import typer
 
 from relact.ablating.options import PatchOptions
 from relact.cli.options import Device, Json, Output, StoreModel, StorePlace
-from relact.cli.printing import show_frame
+from relact.cli.printing import show_frame, told_of
 from relact.cli.progress import Stages
+from relact.schema import MASKS
 
 
 def patch(
@@ -37,7 +38,7 @@ def patch(
 
     with Stages() as progress:
         table = patch(
-            store,
+            told_of(store, MASKS),
             mask,
             per_relation=per_relation,
             identify=identify,

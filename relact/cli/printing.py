@@ -19,12 +19,34 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from relact.store.reading import Store
     from relact.studies.run import Study
 
 
 def show(values: dict[str, Any], as_json: bool) -> None:
     """Names and values, one pair a line or as JSON."""
     terminal.dump(values) if as_json else terminal.pairs(values)
+
+
+def told_of(place: str | Path, *stages: str) -> Store:
+    """A store to read; what of the stages in it is older than its prompts is said on stderr."""
+    from relact.packed.store import open_store
+
+    opened = open_store(place)
+    say_stale(opened, *stages)
+    return opened
+
+
+def say_stale(store: Store, *stages: str) -> None:
+    """Say on stderr what is older than the store's prompts."""
+    from relact.store.stale import stale
+
+    if groups := stale(store, stages):
+        names = ", ".join(groups[:3]) + (f" and {len(groups) - 3} more" if len(groups) > 3 else "")
+        terminal.problem(
+            f"stale: {names} were computed before prompts were appended. Run `relact score {store.path}`, "
+            "then select and ablate again, or the same `relact run`"
+        )
 
 
 def show_plans(plans: Sequence[Plan], as_json: bool) -> None:

@@ -9,8 +9,8 @@ import typer
 from relact import sites
 from relact.cli import terminal
 from relact.cli.options import By, Json, Output, PlaceModel, Statistic, StorePlace
-from relact.cli.printing import show_frame, spoken
-from relact.schema import LOOKS, PROMOTED, SUPPRESSED
+from relact.cli.printing import show_frame, spoken, told_of
+from relact.schema import LOOKS, PROMOTED, SCORES, SUPPRESSED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,11 +33,10 @@ def top(
 ) -> None:
     """A relation's best neurons."""
     from relact.analysis import query
-    from relact.packed.store import open_store
     from relact.scoring.criteria import named
 
     statistic = named(by, statistic)
-    opened = open_store(store)
+    opened = told_of(store, SCORES)
     frame = query.top(opened, relation=relation, n=n, sites=sites, statistic=statistic)
     if opened.children(LOOKS):
         frame = frame.assign(promotes=[_promotes(opened, *place) for place in places_of(frame)])
@@ -63,9 +62,8 @@ def neuron(
 ) -> None:
     """One neuron in every relation, and the prompts that drive it most and least."""
     from relact.analysis import query
-    from relact.packed.store import open_store
 
-    opened = open_store(store)
+    opened = told_of(store, SCORES)
     frame = query.neuron(opened, site, layer, index, by=by)
     held = query.quantity_of(opened, sites.expand(site)[0], by)
     prompts = query.extremes(opened, site, layer, index, n, by=held) if held else None

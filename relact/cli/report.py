@@ -9,6 +9,8 @@ import typer
 
 from relact.cli import terminal
 from relact.cli.options import Json, StorePlace
+from relact.cli.printing import told_of
+from relact.schema import RESULTS
 
 
 def report(
@@ -25,7 +27,7 @@ def report(
 
     if output is None and figures is None:
         raise typer.BadParameter("say what to write: -o FILE, --figures FOLDER, or both")
-    written = write_report(store, output, figures=figures, mask=mask)
+    written = write_report(told_of(store, *RESULTS), output, figures=figures, mask=mask)
     if as_json:
         terminal.dump({"store": store, "written": written})
         return

@@ -17,8 +17,9 @@ from relact.cli.options import (
     StorePath,
     Workers,
 )
-from relact.cli.printing import listed, show, show_plans
+from relact.cli.printing import listed, say_stale, show, show_plans
 from relact.cli.progress import Stages
+from relact.schema import ABLATIONS, MASKS
 from relact.scoring.options import ScoreOptions
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def score(
         shown = opened.describe()
         if check:
             shown |= {"check": _checked(opened, check, seed, progress)}
+    say_stale(opened, MASKS, ABLATIONS)
     show(shown, as_json)
 
 

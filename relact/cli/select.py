@@ -19,7 +19,7 @@ from relact.cli.options import (
     StorePath,
     Unit,
 )
-from relact.cli.printing import listed, show
+from relact.cli.printing import listed, show, told_of
 from relact.scoring.options import SelectOptions
 
 
@@ -54,6 +54,7 @@ def select(
     from relact.scoring import masks
     from relact.store import local
 
+    told_of(store, schema.MASKS if of else schema.SCORES)
     if of:
         two = listed(pair)
         if bool(pair) == only or (two and len(two) != 2):

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from relact.cli.options import Activations, Json, Licence, PackedStages, StorePath, StorePlace, Timeout
-from relact.cli.printing import listed, show, show_frame
+from relact.cli.printing import listed, show, show_frame, told_of
 from relact.cli.progress import Stages
+from relact.schema import RESULTS
 
 
 def pack(
@@ -28,7 +29,7 @@ def pack(
 
     with Stages() as progress:
         packed = write_package(
-            store,
+            told_of(store, *RESULTS),
             out,
             stages=listed(stages) or (),
             activations=activations,

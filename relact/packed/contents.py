@@ -48,12 +48,16 @@ class About:
     Attributes:
         activations: whether they are packed too.
         recoded: they were compressed for the way, and `unpack` undoes that.
+        shielded: each of their chunks was given a checksum for the way; `unpack` takes it off.
+        committed: blocks that are in the package; None where each is asked for.
         card: what its maker says of it.
     """
 
     activations: bool
     recoded: bool
     card: Mapping[str, Any]
+    shielded: bool = False
+    committed: tuple[int, ...] | None = None
 
     def to_attributes(self) -> dict[str, Any]:
         """JSON-ready, for ``attrs["package"]``."""
@@ -61,6 +65,8 @@ class About:
             "layout": LAYOUT,
             "activations": self.activations,
             "recoded": self.recoded,
+            "shielded": self.shielded,
+            **({} if self.committed is None else {"committed": list(self.committed)}),
             "card": dict(self.card),
         }
 
@@ -71,10 +77,16 @@ class About:
             problem = "not packed for sharing, or by a later relact"
             raise StoreError(problem, where=shown, fix="pack it with `relact pack`")
         activations, recoded = attributes.get("activations"), attributes.get("recoded")
-        card = attributes.get("card")
-        if not (isinstance(activations, bool) and isinstance(recoded, bool) and isinstance(card, dict)):
+        card, shielded = attributes.get("card"), attributes.get("shielded", False)
+        committed = attributes.get("committed")
+        flags = isinstance(activations, bool) and isinstance(recoded, bool) and isinstance(shielded, bool)
+        listed = committed is None or (
+            isinstance(committed, list) and all(type(block) is int and block >= 0 for block in committed)
+        )
+        if not (flags and listed and isinstance(card, dict)):
             raise StoreError("its package attributes are incomplete", where=shown, fix=DISTRUST)
-        return cls(activations, recoded, card)
+        present = None if committed is None else tuple(committed)
+        return cls(bool(activations), bool(recoded), card, bool(shielded), present)
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,11 @@ class Contents:
         """
         name, facts = self.owner(key)
         return facts is not None and _grows(name) and facts.has(key[len(name) + 1 :])
+
+    def is_committed(self, key: str) -> bool | None:
+        """Whether a key that `grows_with` the capture is of a block in here; None where nobody says."""
+        committed = self.about.committed
+        return None if committed is None else int(key.rpartition("/")[2].split(".")[1]) in committed
 
 
 def read_contents(raw: bytes, shown: str) -> Contents:

@@ -100,10 +100,16 @@ class PackedLog(commits.CommitLog):
         self._present: list[int] | None = None
 
     def present(self) -> list[int]:
-        """Blocks that have a commit object, in order; in a folder each is asked for, once."""
+        """Blocks that have a commit object, in order; where the package does not list them each is asked for,
+        once.
+        """
         if self._present is None:
-            blocks = range(self.n_blocks) if self._package.contents.about.activations else ()
-            self._present = [block for block in blocks if self._raw(block) is not None]
+            about = self._package.contents.about
+            blocks = range(self.n_blocks) if about.activations else ()
+            if about.committed is not None:
+                self._present = [block for block in blocks if block in about.committed]
+            else:
+                self._present = [block for block in blocks if self._raw(block) is not None]
         return self._present
 
     def has(self, block: int) -> bool:

@@ -13,7 +13,7 @@ from relact.errors import StoreError
 from relact.packed.archive import Archive
 from relact.packed.cache import Cache
 from relact.packed.chunks import check_chunk, check_object, check_shard_index
-from relact.packed.contents import read_contents
+from relact.packed.contents import RECORDS, read_contents
 from relact.packed.metadata import DOCUMENT_BYTES
 from relact.packed.refusal import AGAIN, DISTRUST
 from relact.packed.urls import MissingError, Place, is_url
@@ -53,7 +53,7 @@ class Package:
         try:
             raw = self._summed(key, checksum, limit) if checksum else self._objects.get(key, limit)
         except MissingError:
-            if checksum:
+            if checksum or self._is_of_block(key):
                 raise
             return None  # a block that is not committed
         if chunk_of:
@@ -70,6 +70,8 @@ class Package:
             return True
         if not self.contents.grows_with(key) or not self.contents.about.activations:
             return False
+        if (committed := self.contents.is_committed(key)) is not None:
+            return committed
         return not isinstance(self._objects, Archive) or key in self._objects.entries
 
     def part(self, key: str, start: int, stop: int) -> bytes | None:
@@ -93,10 +95,20 @@ class Package:
             try:
                 end, size = self._objects.tail(key, count)
             except MissingError:
+                if self._is_of_block(key):
+                    raise
                 return None
             check_shard_index(end, size, facts.chunks_per_shard, f"{self.shown}: {key}")
             self._ends[key] = end
         return self._ends[key][-count:]
+
+    def _is_of_block(self, key: str) -> bool:
+        """Whether a shard's block is committed: then it is missing, not yet to come."""
+        contents = self.contents
+        if not contents.grows_with(key) or contents.is_committed(key):
+            return True
+        record = f"{RECORDS}/c.{key.rpartition('/')[2].split('.')[1]}.0"
+        return key != record and self.has(record) and self.get(record) is not None
 
     def _summed(self, key: str, checksum: str, limit: int) -> bytes:
         """An object of known checksum: from memory, from disk, or from where the store is."""

@@ -28,6 +28,7 @@ from relact.scoring.magnitudes import super_units
 from relact.scoring.roles import counts_of
 from relact.scoring.selection import Numbering, Rules, countable
 from relact.store.reading import Store
+from relact.store.stale import stale
 
 SIZES = (10, 50, 200, 500, 1000, 3000, 10_000, 20_000, 50_000)  # of the published method
 BINS = 50  # of average precision between 0 and 1
@@ -64,6 +65,7 @@ class Contents:
             distribution.
         prompts: identification prompts that `details` point to by number: relation, subject, object, text.
         super_units: neurons that break the model alone, in words; empty where none is known.
+        stale: results that were computed before prompts were appended.
         choices: k, the mean drops and the claims of every ablation by its name, those of the store's own
             prompts first, and of them the widest gap between own and other.
         units: neurons that somebody looked at, with what they write, see `units.units_of`.
@@ -72,6 +74,7 @@ class Contents:
 
     store: Path | str
     super_units: str
+    stale: list[str]
     relations: list[str]
     sites: list[str]
     n_neurons: int
@@ -121,6 +124,7 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
     return Contents(
         store=opened.path,
         super_units=_super_units(opened),
+        stale=stale(opened),
         relations=relations,
         sites=list(scores),
         n_neurons=sum(values[0].size for values in scores.values()),

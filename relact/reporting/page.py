@@ -18,6 +18,7 @@ from relact.reporting.gather import FALSE, LISTED, LISTED_BY_SITE, SHOWN, Conten
 from relact.reporting.looks import DARK, LIGHT
 from relact.scoring.criteria import meaning
 
+STALE = "computed before prompts were appended"
 COLUMNS = {
     "own": ["panel", "relation", "whose", "drop", "low", "high"],
     "ablation": ["condition", "relation", "accuracy", "intact", "change", "low", "high", "clear"],
@@ -50,6 +51,7 @@ def render(contents: Contents) -> str:
             *((name, about[name]) for name in ("model", "prompts", "sites")),
             ("neurons", f"{contents.n_neurons:,}"),
             *([("left out of all sets", contents.super_units)] if contents.super_units else []),
+            *([(STALE, ", ".join(contents.stale))] if contents.stale else []),
         ],
         relations=contents.relations,
         sites=contents.sites,

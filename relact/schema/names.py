@@ -23,6 +23,7 @@ COMMITS = "commits"
 LOOKS = "looks"  # what neurons of a mask write, and where in prompts they act: see `LooksRecord`
 SUPER_UNITS = "super_units"  # units that break the model alone: (unit), see `SuperUnitsRecord`
 REGISTRATIONS = "registrations"  # settings and hypotheses that were written before their ablation
+RESULTS = (SCORES, SUPER_UNITS, MASKS, LOOKS, ABLATIONS)  # computed from prompts, in this order
 
 # --- prompts/<split>, and prompts.<split> of the root's attributes
 IDENTIFY, TEST = "identify", "test"
@@ -55,6 +56,7 @@ OF_ATTRIBUTIONS = "attribution_"  # prefix of a statistic's name
 ATTRIBUTION_Z = "attribution_z"
 ATTRIBUTION_STATISTICS = ("attribution_average_precision", ATTRIBUTION_Z, "attribution_mean")
 MASK, UNIT, NEURON = "mask", "unit", "neuron"  # the last two are what a mask counts
+HALF = "half"  # the kind of a mask that is chosen from half of the prompts
 HIDDEN = ("mlp.gate", "mlp.up", "mlp.act", "mlp.hidden")  # of one layer and index: one hidden unit
 
 # --- mixtures of experts: neuron = expert x units + unit, both of them coordinates along `neuron`

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from relact.errors import StoreError
@@ -21,6 +21,7 @@ from relact.schema.names import (
     NEURON,
     ROWS_DIGEST,
 )
+from relact.schema.plain import flatten, known, plain
 
 __all__ = [
     "AblationRecord",
@@ -144,10 +145,10 @@ class Manifest:
 
     def to_attributes(self) -> dict[str, Any]:
         """JSON-ready dictionary for ``attrs["relact"]``."""
-        plain = asdict(self) | {"format": self.format}
-        plain["tokenizer"] = {"fingerprint": self.tokenizer}
-        plain["capture"] = _plain(self.capture)
-        return plain if self.id else {name: value for name, value in plain.items() if name != "id"}
+        values = asdict(self) | {"format": self.format}
+        values["tokenizer"] = {"fingerprint": self.tokenizer}
+        values["capture"] = plain(self.capture)
+        return values if self.id else {name: value for name, value in values.items() if name != "id"}
 
     @classmethod
     def from_attributes(cls, raw: Any, where: object) -> Manifest:
@@ -189,7 +190,7 @@ class Manifest:
 
     def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:
         """Fields of the identity that differ: ``(name, of this, of the other)``, nested names dotted."""
-        ours, theirs = _flatten(self.to_attributes()), _flatten(other.to_attributes())
+        ours, theirs = flatten(self.to_attributes()), flatten(other.to_attributes())
         names = sorted(ours.keys() | theirs.keys())
         ignored = ("versions.", "created", "id")
         return [
@@ -204,7 +205,7 @@ class _Result:
 
     def to_attributes(self) -> dict[str, Any]:
         """JSON-ready dictionary."""
-        return _plain(self)
+        return plain(self)
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class ScoresRecord(_Result):
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> ScoresRecord:
         """Parse what `to_attributes` gave; `StoreError` when something is missing."""
-        return cls(**_known(cls, raw, where, lists=("relations", "imported")))
+        return cls(**known(cls, raw, where, lists=("relations", "imported")))
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,7 @@ class MaskRecord(_Result):
         min_ap: the smallest average precision that was admitted beside ``fdr``.
         without: (site, layer, neuron) of super-units that were left out; None where none was known.
         unit: ``expert`` where whole experts were chosen; None where neurons were.
+        halved: of a half, the digest of all identification prompts that there were.
     """
 
     k: int
@@ -266,12 +268,13 @@ class MaskRecord(_Result):
     min_ap: float | None = None
     without: tuple[tuple[str, int, int], ...] | None = None
     unit: str | None = None
+    halved: str | None = None
 
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> MaskRecord:
         """Parse what `to_attributes` gave; `StoreError` when something is missing."""
         before = {"kind": "top", "fdr": None}  # what masks were that do not say it
-        values = _known(cls, {**before, **raw}, where, lists=("sites",))
+        values = known(cls, {**before, **raw}, where, lists=("sites",))
         for name in ("ties", "without"):
             if values.get(name) is not None:
                 values[name] = tuple(map(tuple, values[name]))
@@ -296,7 +299,7 @@ class SuperUnitsRecord(_Result):
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> SuperUnitsRecord:
         """Parse what `to_attributes` gave; `StoreError` when something is missing."""
-        return cls(**_known(cls, raw, where, lists=()))
+        return cls(**known(cls, raw, where, lists=()))
 
 
 @dataclass(frozen=True)
@@ -316,7 +319,7 @@ class LooksRecord(_Result):
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> LooksRecord:
         """Parse what `to_attributes` gave; `StoreError` when something is missing."""
-        values = _known(cls, raw, where, lists=())
+        values = known(cls, raw, where, lists=())
         return cls(**{**values, "mask": MaskRecord.from_attributes(values["mask"], where)})
 
 
@@ -355,45 +358,7 @@ class AblationRecord(_Result):
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> AblationRecord:
         """Parse what `to_attributes` gave; `StoreError` when something is missing."""
-        values = _known(cls, raw, where, lists=("k", "seeds"))
+        values = known(cls, raw, where, lists=("k", "seeds"))
         mask, parse = values["mask"], MaskRecord.from_attributes
         parsed = tuple(parse(step, where) for step in mask) if isinstance(mask, list) else parse(mask, where)
         return cls(**{**values, "mask": parsed})
-
-
-def _plain(record: Any) -> dict[str, Any]:
-    """A record as JSON has it: tuples are lists, and what is optional and not there is left out."""
-    values = ((entry, getattr(record, entry.name)) for entry in fields(record))
-    return {
-        entry.name: _json(value) for entry, value in values if value is not None or entry.default is MISSING
-    }
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_json(item) for item in value]
-    if isinstance(value, Mapping):
-        return {name: _json(item) for name, item in value.items()}
-    return _plain(value) if is_dataclass(value) else value
-
-
-def _known(cls: type, raw: Mapping[str, Any], where: object, lists: Sequence[str]) -> dict[str, Any]:
-    """The fields of a record among stored attributes; ``lists`` name those that are tuples here."""
-    for entry in fields(cls):
-        if entry.default is MISSING and entry.name not in raw:
-            raise StoreError(f"its attributes have no {entry.name!r}", where=where, fix="run `relact verify`")
-    names = [entry.name for entry in fields(cls) if entry.name in raw]
-    return {
-        name: tuple(raw[name]) if name in lists and isinstance(raw[name], list) else raw[name]
-        for name in names
-    }
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from relact.scoring.options import THREADS
 
 PROTOCOLS = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 CONNECT_SECONDS = 10
+TRIES = 5  # times that a lost task is run again, and all of them
+PAUSE = 0.5  # seconds before a worker that died is looked for again
 PATIENCE_SECONDS = 30  # after which tasks run again whose results are there but do not arrive
 Task = Any
 Function = Callable[[Any, Task], Any]
@@ -50,9 +54,11 @@ def on_scheduler(scheduler: str = THREADS, workers: int = 1) -> Iterator[Compute
                 "no scheduler answers", where=scheduler, fix="start one with `dask scheduler`"
             ) from error
         with client:
-            if not client.scheduler_info()["workers"]:
+            try:
+                client.wait_for_workers(1, timeout=CONNECT_SECONDS)  # a nanny may be restarting one
+            except TimeoutError as error:
                 fix = f"start one with `dask worker {scheduler}`"
-                raise InputError("this scheduler has no workers", where=scheduler, fix=fix)
+                raise InputError("this scheduler has no workers", where=scheduler, fix=fix) from error
             yield partial(_on_cluster, client)
     else:
         fix = "give `threads` or an address like tcp://host:8786"
@@ -70,39 +76,102 @@ def _in_threads(workers: int, function: Function, job: Any, tasks: Sequence[Task
 
 
 def _on_cluster(client: Any, function: Function, job: Any, tasks: Sequence[Task], collect: Collect) -> None:
-    from distributed import KilledWorker, as_completed
+    from distributed import KilledWorker
+    from distributed.comm import CommClosedError
 
-    (shared,) = client.scatter([job], broadcast=True)
-    calls = {client.submit(function, shared, task, pure=False): number for number, task in enumerate(tasks)}
-    left, held = set(calls.values()), set[int]()
-    while left:
+    work, losses = _Work(client, function, job, tasks), 0
+    while work.left:
         try:
-            completed = as_completed(list(calls), client.loop, with_results=True, timeout=PATIENCE_SECONDS)
-            for call, result in completed:
-                number = calls.pop(call)
-                if isinstance(result, CancelledError):  # a worker died that had it, or the job
-                    if shared.cancelled():
-                        (shared,) = client.scatter([job], broadcast=True, hash=False)
-                    again = client.submit(function, shared, tasks[number], pure=False)
-                    calls[again] = number
-                    completed.add(again)
-                    continue
-                if number in left:
-                    left.remove(number)
-                    collect(tasks[number], result)
-                if not left:
-                    break
+            for number, result in work.finished():
+                work.left.remove(number)
+                collect(tasks[number], result)
         except KilledWorker as error:
-            fix = "give the workers more memory, or score with fewer neurons per task (--memory)"
-            raise RelactError(
-                f"workers kept dying ({error})", where=client.scheduler.address, fix=fix
-            ) from error
+            raise _kept_dying(client, error) from error
+        # tasks that failed because what they share went with a worker
+        except (CancelledError, CommClosedError) as error:
+            losses += 1
+            if losses > TRIES:
+                raise _kept_dying(client, error) from error
+            work.again()
         # tasks take long; or a worker's death hid from the client that others have finished
         except TimeoutError:
-            holders = client.who_has(list(calls))
-            before, held = (
-                held,
-                {number for call, number in calls.items() if number in left and holders.get(call.key)},
-            )
-            for number in before & held:
-                calls[client.submit(function, shared, tasks[number], pure=False)] = number
+            work.ask()
+
+
+class _Work:
+    """Tasks on a cluster, and what they share, which may be lost with a worker.
+
+    Attributes:
+        left: numbers of the tasks whose results did not come yet.
+    """
+
+    def __init__(self, client: Any, function: Function, job: Any, tasks: Sequence[Task]) -> None:
+        self._client, self._function, self._job, self._tasks = client, function, job, tasks
+        self.left, self._held = set(range(len(tasks))), set[int]()
+        self._shared = self._scatter()
+        self._calls: dict[Any, int] = {}
+        self._submit(sorted(self.left))
+
+    def finished(self) -> Iterator[tuple[int, Any]]:
+        """(number, result) of every task as it ends; what was lost on the way is run again."""
+        from distributed import as_completed
+
+        loop, lost = self._client.loop, Counter[int]()
+        completed = as_completed(list(self._calls), loop, with_results=True, timeout=PATIENCE_SECONDS)
+        for call, result in completed:
+            number = self._calls.pop(call)
+            if number not in self.left:
+                continue
+            # a worker died, or was restarted, that had it or the job: no result, whatever it looks like
+            if call.status != "finished" or isinstance(result, BaseException):
+                lost[number] += 1
+                if lost[number] > TRIES:
+                    raise CancelledError(f"{call.key} was lost {TRIES} times")
+                completed.update(self._submit([number]))
+                continue
+            yield number, result
+            if not self.left:
+                return
+
+    def again(self) -> None:
+        """Run everything again that is left."""
+        self._calls.clear()
+        self._shared = self._scatter()
+        self._submit(sorted(self.left))
+
+    def ask(self) -> None:
+        """Run again what the cluster has had for a while without telling."""
+        holders = self._client.who_has(list(self._calls))
+        before = self._held
+        self._held = {
+            number for call, number in self._calls.items() if number in self.left and holders.get(call.key)
+        }
+        self._submit(sorted(before & self._held))
+
+    def _submit(self, numbers: Sequence[int]) -> list[Any]:
+        if self._shared.status != "finished":
+            self._shared = self._scatter()
+        submit, tasks = self._client.submit, self._tasks
+        calls = {
+            submit(self._function, self._shared, tasks[number], pure=False): number for number in numbers
+        }
+        self._calls |= calls
+        return list(calls)
+
+    def _scatter(self) -> Any:
+        """Send the job to the workers, once there is one; a nanny takes seconds to bring one back."""
+        from distributed.comm import CommClosedError
+
+        for attempt in range(TRIES + 1):
+            try:
+                self._client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
+                return self._client.scatter([self._job], broadcast=True, hash=False)[0]
+            except (CommClosedError, TimeoutError) as error:  # it died while the job came
+                if attempt == TRIES or isinstance(error, TimeoutError):
+                    raise _kept_dying(self._client, error) from error
+                time.sleep(PAUSE)
+
+
+def _kept_dying(client: Any, error: BaseException) -> RelactError:
+    fix = "give the workers more memory, or score with fewer neurons per task (--memory)"
+    return RelactError(f"workers kept dying ({error})", where=client.scheduler.address, fix=fix)

@@ -24,6 +24,7 @@ from relact.plan import parse_bytes
 from relact.progress import Progress, silent
 from relact.scoring.arrays import create_arrays, runs_of
 from relact.scoring.criteria import PROBE
+from relact.scoring.former import beside, kept, with_stored
 from relact.scoring.memory import ScoreShape
 from relact.scoring.options import DEVICE_WORKERS, ScoreOptions
 from relact.scoring.probes import PREFILTER, probe_bytes, probed
@@ -76,11 +77,12 @@ def score(
     prompts against the others'. Statistics ``attribution_...`` are those of the site's attributions.
 
     Args:
-        relations: score only these; the other prompts stay negatives.
+        relations: score only these, beside what is stored of others; the other prompts stay negatives.
         negatives: sample this many negatives per positive (the published method takes 4) instead of all.
         seed: of that sampling.
         statistics: names in ``kernels.STATISTICS``, also after ``attribution_``, and ``probe``; register your
             own with ``kernels.statistic``. By default those of attributions count only where there are some.
+            Those that are stored stay.
         workers: threads; all cores by default, two for a device. A cluster has its own.
         memory: budget of a process that only scores, in bytes or as text ("4GiB"); the span per task shrinks
             to fit.
@@ -90,8 +92,8 @@ def score(
         own_negatives: relations called ``group=label`` are compared with the labels of their group alone.
 
     Raises:
-        StoreError: the capture is not complete. InputError: a relation without prompts. BudgetError.
-        NumericError: an activation is not a number.
+        StoreError: the capture is not complete. InputError: a relation without prompts; others are stored
+        that were scored otherwise. BudgetError. NumericError: an activation is not a number.
     """
     options = ScoreOptions(
         relations, negatives, seed, statistics, workers, memory, scheduler, device, own_negatives
@@ -115,10 +117,14 @@ def score_with(
         model=opened.manifest.model.fingerprint,
         own_negatives=options.own_negatives or None,
     )
-    kept = _kept(opened, record, wanted(opened.streams, options.statistics))
-    if kept == chosen and opened.scores_record() == record:
+    stored = opened.scores_record() if opened.has(schema.SCORES) else None
+    if stored and not stored.imported:
+        record = beside(opened, stored, record) if options.relations else record
+        chosen, options = list(record.relations), with_stored(opened, options)
+    same = kept(opened, record, wanted(opened.streams, options.statistics))
+    if same == chosen and stored == record:
         return opened
-    _Scoring.of(options, opened, names, chosen, kept).write(record, progress)
+    _Scoring.of(options, opened, names, chosen, same).write(record, progress)
     return opened
 
 
@@ -370,20 +376,6 @@ def _chosen(store: Store, names: Sequence[str], relations: Sequence[str] | None)
             fix="capture prompts of at least two relations",
         )
     return list(dict.fromkeys(relations)) if relations else known
-
-
-def _kept(store: LocalStore, record: schema.ScoresRecord, parts: Sequence[Wanted]) -> list[str]:
-    """Relations whose stored scores were computed from the same prompts, labels and model,
-    with these statistics.
-    """
-    if not store.has(schema.SCORES):
-        return []
-    stored = store.scores_record()
-    if replace(stored, relations=()) != replace(record, relations=()):
-        return []
-    if not all(part.site in store.scored(name) for part in parts for name in part.names):
-        return []
-    return [name for name in record.relations if name in stored.relations]
 
 
 def tasks_of(stream: str, layers: range, width: int, span: int) -> list[Task]:

@@ -12,7 +12,7 @@ import numpy as np
 from relact import kernels, schema
 from relact.errors import InputError
 from relact.progress import Progress, silent
-from relact.schema import MARGIN
+from relact.schema import HALF, MARGIN
 from relact.scoring import masks
 from relact.scoring.magnitudes import super_unit_masks
 from relact.scoring.quantities import wanted
@@ -22,8 +22,6 @@ from relact.scoring.score import Task, relation_of_prompts, tasks_of
 from relact.scoring.selection import Choice, Masks, Numbering, Rules, choose, countable, flatten
 from relact.store.local import LocalStore
 from relact.store.reading import Store
-
-HALF = "half"  # the kind of a mask
 
 
 @dataclass(frozen=True)
@@ -187,5 +185,6 @@ def write_half(
         ties=choice.ties,
         ties_by=MARGIN,
         without=masks.left_out(store, choice.sets),
+        halved=store.manifest.prompts_digest(schema.IDENTIFY),
     )
     return masks.write(store, name, choice.sets, found.relations, record)

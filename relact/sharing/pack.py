@@ -222,7 +222,8 @@ def _root(
     root = source.root
     sealed = root["attributes"][SEAL]
     sealed[FILES] = {name: sums[name] for name in sealed[FILES]}
-    about = About(source.activations, source.recoded, card)
+    committed = tuple(source.store.log.present()) if source.activations else ()
+    about = About(source.activations, source.recoded, card, bool(source.shielded), committed)
     root["attributes"][schema.PACKAGE] = about.to_attributes()
     documents = {name: json.loads(raw) for name, raw in top.items() if name.endswith(DOCUMENT)}
     nodes = source.nodes | {name.removesuffix(f"/{DOCUMENT}"): node for name, node in documents.items()}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 
@@ -29,6 +31,7 @@ class Source:
         model: its name, without folders.
         root: the root's zarr.json, with that name.
         recoded: whether what is captured is compressed for the way.
+        shielded: streams whose chunks are each given a checksum for the way.
         files: names of all but the root and the blocks.
         nodes: zarr.json of every group and array among them, by path.
 
@@ -46,6 +49,7 @@ class Source:
         self.root["attributes"][schema.ATTRIBUTE].pop("id", None)  # of this folder alone
         plain = all(skeleton.is_plain(store.arrays[name], lay) for name, lay in store.streams.items())
         self.recoded = activations and plain and not away
+        self.shielded = shielded_of(store) if activations else {}
         groups = [schema.SCORES] if schema.SCORES in stages else []
         parents = [stage for stage in (schema.MASKS, schema.ABLATIONS) if stage in stages]
         # what masks leave out, what their neurons write, and what was said before an ablation, go with them
@@ -75,10 +79,14 @@ class Source:
     def read(self, name: str) -> bytes:
         """A file's bytes; `StoreError` when they are not those that were sealed."""
         raw = self._checked(name)
-        if self.recoded and recode.describes_stream(name):
-            node = recode.compressed_node(json.loads(raw))
-            return json.dumps(node, indent=2).encode()
-        return raw
+        if not recode.describes_stream(name) or not (self.recoded or self.shielded):
+            return raw
+        node = json.loads(raw)
+        if self.recoded:
+            node = recode.compressed_node(node)
+        if self.shielded:
+            node = recode.shielded_node(node)
+        return json.dumps(node, indent=2).encode()
 
     def blocks(self) -> Iterator[tuple[str, bytes]]:
         """(name, bytes) of every committed shard, and of its block's record after them."""
@@ -91,6 +99,8 @@ class Source:
                 raw = self._checked(name)
                 if self.recoded:
                     raw = recode.compress(raw, store.streams[stream])
+                if self.shielded:
+                    raw = recode.shield(raw, self.shielded[stream], store.path / name)
                 packed_sums.append(google_crc32c.value(raw))
                 yield name, raw
             record = store.log.path(block).relative_to(store.path).as_posix()
@@ -101,6 +111,23 @@ class Source:
         if raw is None:
             raise StoreError("missing", where=self.store.path / name, fix=VERIFY)
         return raw
+
+
+def shielded_of(store: LocalStore) -> dict[str, int]:
+    """Chunks per shard of every stream; empty where shards are not laid out so that chunks can be given
+    checksums.
+    """
+    found = {}
+    for stream, array in store.arrays.items():
+        codecs: Any = array.metadata.to_dict()["codecs"]
+        configuration = codecs[0].get("configuration", {})
+        inner = configuration.get("codecs", ())
+        ends = configuration.get("index_location") == "end" and inner[-1]["name"] != "crc32c"
+        if array.shards is None or not ends:
+            return {}
+        pairs = zip(array.shards, array.chunks, strict=True)
+        found[stream] = math.prod(outer // chunk for outer, chunk in pairs)
+    return found
 
 
 def _require_names(store: LocalStore, files: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import google_crc32c
 import pandas as pd
 
 from relact import schema
@@ -31,15 +32,16 @@ from relact.packed.store import open_store
 from relact.packed.urls import BUCKETS, MissingError, Place
 from relact.progress import Progress, silent
 from relact.schema import DOCUMENT
+from relact.sharing import recode
 from relact.sharing.pack import add_metadata
-from relact.sharing.source import without_path
+from relact.sharing.source import shielded_of, without_path
 from relact.store import blocks, commits
 from relact.store.local import LocalStore
 from relact.store.locks import Crew
 from relact.store.reading import Store
 
 UNFINISHED = "unfinished.json"
-COMPRESSED = "compressed"  # key in it
+COMPRESSED, SHIELDED = "compressed", "shielded"  # keys in it
 UPLOADS = 4  # shards on their way at a time
 
 
@@ -147,7 +149,7 @@ class _Remote:
         known = self._known()
         if known is None:
             identity = _published(store.manifest).to_attributes()
-            marker = {schema.ATTRIBUTE: identity, COMPRESSED: store.compressed}
+            marker = {schema.ATTRIBUTE: identity, COMPRESSED: store.compressed, SHIELDED: True}
             self.place.put(UNFINISHED, json.dumps(marker, indent=2).encode())
         else:
             self._require_same(store, *known)
@@ -159,11 +161,19 @@ class _Remote:
 
     def committed(self, store: LocalStore, block: int) -> None:
         """Send a block, its record last, and forget its shards here."""
-        shards = blocks.shard_paths(store.path, store.streams, block)
+        shards, chunks = blocks.shard_paths(store.path, store.streams, block), shielded_of(store)
+        places = blocks.places_of(store.streams)
+
+        def send(place: tuple[str, int], path: Path) -> int:
+            raw = recode.shield(path.read_bytes(), chunks[place[0]], path)
+            self.place.put(path.relative_to(store.path).as_posix(), raw)
+            return int(google_crc32c.value(raw))
+
         with ThreadPoolExecutor(UPLOADS) as pool:
-            list(pool.map(lambda path: self.place.put(path.relative_to(store.path).as_posix(), path), shards))
-        record = store.log.path(block)
-        self.place.put(record.relative_to(store.path).as_posix(), record)
+            sums = list(pool.map(send, places, shards))
+        rows = (int(value) for value in store.log.record(block)[:2])
+        record = store.log.path(block).relative_to(store.path).as_posix()
+        self.place.put(record, commits.encode([*rows, *sums]))
         for path in shards:
             path.unlink()
 
@@ -183,6 +193,11 @@ class _Remote:
         if raw is None:
             return None
         marker = parse_document(raw, f"{self.place.shown}: {UNFINISHED}")
+        if not marker.get(SHIELDED):
+            problem = "an earlier version of relact began this, without checksums of its chunks"
+            raise IdentityError(
+                problem, where=self.place.shown, fix="finish it with that one, or stream elsewhere"
+            )
         manifest = schema.Manifest.from_attributes(marker.get(schema.ATTRIBUTE), self.place.shown)
         return manifest, marker.get(COMPRESSED)
 

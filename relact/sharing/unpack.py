@@ -31,6 +31,7 @@ from relact.schema import DOCUMENT
 from relact.sharing import recode
 from relact.sharing.pack import put_file, sha256_of
 from relact.store import aside, blocks, commits, local, locks
+from relact.store.layout import array_of
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.seal import ATTRIBUTE as SEAL
@@ -82,8 +83,11 @@ def _fill(folder: Path, shared: PackedStore, progress: Progress) -> None:
     names = _results(shared)
     for number, name in enumerate(names, 1):
         raw = _checked(shared, name)
-        if contents.about.recoded and recode.describes_stream(name):
-            raw = json.dumps(recode.plain_node(json.loads(raw)), indent=2).encode()
+        if (contents.about.recoded or contents.about.shielded) and recode.describes_stream(name):
+            node = json.loads(raw)
+            node = recode.bare_node(node) if contents.about.shielded else node
+            node = recode.plain_node(node) if contents.about.recoded else node
+            raw = json.dumps(node, indent=2).encode()
             root["attributes"][SEAL][FILES][name] = hexadecimal(google_crc32c.value(raw))
         put_file(folder, name, raw)
         progress("unpack", number, len(names), "files")
@@ -146,6 +150,9 @@ def _write_block(folder: Path, shared: PackedStore, block: int) -> None:
         if raw is None or google_crc32c.value(raw) != checksum:
             problem = "missing" if raw is None else "damaged: its checksum is not the one its block records"
             raise StoreError(problem, where=where, fix=AGAIN)
+        if package.contents.about.shielded:
+            facts = package.contents.arrays[array_of(stream)]
+            raw = recode.unshield(raw, facts.chunks_per_shard, where)
         if package.contents.about.recoded:
             raw = recode.expand(raw, shared.streams[stream], where)
         unpacked_sums.append(google_crc32c.value(raw))

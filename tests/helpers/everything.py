@@ -16,6 +16,7 @@ from relact.models import loading
 from relact.schema import ATTRIBUTION_STATISTICS, STATISTICS
 from relact.scoring import masks
 from relact.store.local import LocalStore
+from relact.studies.looks import look_at_mask
 
 SITES = "mlp.gate,mlp.down"
 K = 6
@@ -92,4 +93,5 @@ def make(path: Path, model: str, prompts: pd.DataFrame) -> LocalStore:
     ablate_doses(asked, store, [0.5, 2.0], mask="top-6", model=loaded, name="doses")
     ablate_with(asked, store, mask="top-6", model=loaded, name="registered", hypotheses=["It costs."])
     relact.stability(store, k=K, splits=1, ablate=True, seeds=seeds, model=loaded)
+    look_at_mask(store, "top-6", neurons=3, model=loaded)
     return store

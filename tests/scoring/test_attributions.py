@@ -96,6 +96,7 @@ def test_activations_are_scored_as_without_attributions(scored, tmp_path):
 
 
 def test_chosen_statistics_alone_and_any_other_of_attributions(copied):
+    shutil.rmtree(copied.path / "scores")
     score(copied, statistics=["attribution_auroc", "attribution_z", "auroc"])
     assert copied.statistics() == ["attribution_z", "attribution_auroc", "auroc"]
     values = [sample.read(copied, STREAMS[HIDDEN])[:, 1]]
@@ -109,6 +110,7 @@ def test_chosen_statistics_alone_and_any_other_of_attributions(copied):
 
 def test_relations_are_added_to_what_is_stored(copied):
     whole = {site: copied.dataset(f"scores/{site}").load() for site in copied.sites}
+    shutil.rmtree(copied.path / "scores")
     score(copied, relations=["colour"])
     assert copied.scores_record().relations == ("colour",)
     score(copied)
@@ -263,7 +265,7 @@ def test_the_commands(copied, relact):
     assert code == 0 and "attribution_z" in shown, told
     code, shown, told = relact("score", copied.path, "--statistics", "attribution_z,attribution_margin")
     assert code == 0, told
-    assert copied.statistics() == ["attribution_z", "attribution_margin"]
+    assert "attribution_margin" in copied.statistics() and "average_precision" in copied.statistics()
     code, shown, _ = relact("info", copied.path)
     assert code == 0 and "target answer, pool sum, float32" in shown
 

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 
 import distributed
@@ -110,6 +112,7 @@ def test_statistics_that_compare_relations_do_not_depend_on_which_are_scored(stu
     shutil.copytree(study.path, tmp_path / "s.zarr")
     names, statistics = study.relations(), ["d_prime", "margin", "z", "auroc"]
     whole = score(tmp_path / "s.zarr", statistics=statistics).dataset("scores/mlp.up").load()
+    shutil.rmtree(tmp_path / "s.zarr" / "scores")
     some = score(tmp_path / "s.zarr", statistics=statistics, relations=names[:1], negatives=1)
     part = some.dataset("scores/mlp.up").load()
     np.testing.assert_allclose(part["margin"], whole["margin"].sel(relation=names[:1]), rtol=1e-6)
@@ -167,11 +170,32 @@ def test_only_what_changed_is_computed_again(captured, monkeypatch):
     score(captured, relations=["colour", "size"])  # another order: nothing to compute
     assert not computed
     for site, dataset in both.items():
-        assert captured.dataset(f"scores/{site}").identical(dataset.sel(relation=["colour", "size"]))
+        assert captured.dataset(f"scores/{site}").identical(dataset)
     shutil.rmtree(captured.path / "scores")
     assert score(captured).dataset("scores/mlp.up").load().identical(both["mlp.up"])
     score(captured, seed=1, negatives=1)
     assert set(computed) == {("size", "colour")}
+
+
+def test_no_relation_and_no_statistic_is_dropped_by_scoring_another(captured):
+    score(captured, relations=["colour"], statistics=["average_precision", "auroc"])
+    colour = captured.dataset("scores/mlp.up").load()
+    score(captured, relations=["size"], statistics=["on_mean"])
+    assert captured.scores_record().relations == ("colour", "size")
+    assert captured.statistics() == ["average_precision", "auroc", "on_mean"]
+    both = captured.dataset("scores/mlp.up").load()
+    for name in ("average_precision", "auroc"):
+        assert both[name].sel(relation=["colour"]).identical(colour[name])
+    score(captured, relations=["colour"])
+    after = captured.dataset("scores/mlp.up").load()
+    assert {*after} == {*STATISTICS, "auroc", "on_mean"} and after[[*both]].identical(both)
+    with pytest.raises(
+        InputError, match=r"size were scored with negatives None \(asked for: 1\), seed None \(asked"
+    ):
+        score(captured, relations=["colour"], negatives=1)
+    assert captured.dataset("scores/mlp.up").load().identical(after)
+    score(captured, negatives=1)
+    assert {*captured.dataset("scores/mlp.up")} == {*after}
 
 
 @pytest.mark.slow
@@ -207,9 +231,9 @@ def test_a_cluster_gives_the_same_bits_though_a_worker_dies(captured, tmp_path):
     for site, dataset in expected.items():
         assert captured.dataset(f"scores/{site}").load().identical(dataset)
     with pytest.raises(InputError, match=r"no scheduler answers"):
-        score(captured, relations=["size"], negatives=1, scheduler=address)
+        score(captured, negatives=1, scheduler=address)
     with pytest.raises(InputError, match="'slurm' is not a scheduler"):
-        score(captured, relations=["size"], negatives=1, scheduler="slurm")
+        score(captured, negatives=1, scheduler="slurm")
 
 
 def only_holder_of_the_job(client):
@@ -246,6 +270,79 @@ def test_a_cluster_that_seems_silent_is_asked_again(captured, monkeypatch):
     assert len(missed) == 3
     for site, dataset in expected.items():
         assert captured.dataset(f"scores/{site}").load().identical(dataset)
+
+
+@pytest.mark.slow
+def test_a_worker_that_its_nanny_restarts_is_waited_for(captured):
+    """The only worker is killed twice: what it had is computed again by the one that comes."""
+    score(captured)
+    expected = {site: captured.dataset(f"scores/{site}").load() for site in captured.layouts}
+    shutil.rmtree(captured.path / "scores")
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster.scheduler_address) as client,
+    ):
+        came = []
+
+        def kill(stage, done, total, unit):
+            came.append(done)
+            if len(came) in (1, 3):
+                for process in client.run(os.getpid).values():
+                    os.kill(process, signal.SIGKILL)
+
+        score(captured, scheduler=cluster.scheduler_address, progress=kill)
+    assert len(came) == len(set(came)) > 3
+    for site, dataset in expected.items():
+        assert captured.dataset(f"scores/{site}").load().identical(dataset)
+
+
+class Lost:
+    """A call whose worker went: what comes instead of its result is what the client raises otherwise."""
+
+    def __init__(self, key, status):
+        self.key, self.status = key, status
+
+
+@pytest.mark.parametrize(
+    ("status", "result"),
+    [
+        ("cancelled", CancelledError("run_task cancelled for reason: unknown")),
+        ("finished", RuntimeError("lost")),  # an exception is no result, of whatever class
+        ("cancelled", (RuntimeError, RuntimeError("lost"), None)),
+    ],
+)
+def test_a_lost_result_is_asked_for_again(monkeypatch, status, result):
+    answers = iter([(status, result), ("finished", 7)])
+
+    class Completed:
+        def __init__(self, calls, *_, **__):
+            self.calls = list(calls)
+
+        def update(self, calls):
+            self.calls += calls
+
+        def __iter__(self):
+            while self.calls:
+                call = self.calls.pop(0)
+                call.status, value = next(answers)
+                yield call, value
+
+    class Client:
+        loop, number = None, 0
+
+        def wait_for_workers(self, *_, **__): ...
+
+        def scatter(self, jobs, **_):
+            return [Lost("job", "finished")]
+
+        def submit(self, *_, **__):
+            self.number += 1
+            return Lost(f"run_task-{self.number}", "pending")
+
+    monkeypatch.setattr(distributed, "as_completed", Completed)
+    collected = []
+    schedulers._on_cluster(Client(), max, "job", ["task"], lambda *found: collected.append(found))
+    assert collected == [("task", 7)]
 
 
 @contextmanager

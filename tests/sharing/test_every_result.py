@@ -37,6 +37,7 @@ def test_these_are_all(whole):
     assert sorted(whole.children(schema.MASKS)) == sorted(MASKS)
     assert sorted(whole.children(schema.ABLATIONS)) == sorted(ABLATIONS)
     assert whole.children(schema.REGISTRATIONS) == ["registered"]
+    assert whole.children(schema.LOOKS) == ["top-6"]
     assert whole.has(schema.SUPER_UNITS) and "probe" in whole.statistics()
     assert "k" in whole.dataset("ablations/sweep").dims
 
@@ -93,6 +94,12 @@ def test_ablations(whole, shared, tmp_path, ablation):
         assert len(tables[0])
     assert len(relact.effect_table(shared, ablation))
     assert any(name.split(",")[0] == ablation for name in shared.card["figures"])
+
+
+@pytest.mark.parametrize("group", ["looks/top-6", schema.SUPER_UNITS])
+def test_other_results(whole, shared, group):
+    assert whole.dataset(group).load().identical(shared.dataset(group).load())
+    assert whole.attributes(group) == shared.attributes(group)
 
 
 @pytest.mark.parametrize("form", SCORES)
