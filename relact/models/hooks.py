@@ -218,7 +218,11 @@ def _plan(config: Any, sites: Sequence[str], layers: Sequence[int]) -> dict[tupl
     """Group the sites by the tensor they are read from: one hook, and at most one copy, per tensor."""
     found = places(config)
     # reading a configuration is slow: not per layer
-    parts = {(site, tap): part(config, site, tap) for site in sites for tap in set(found[site].taps.values())}
+    parts = {
+        (site, tap): part(config, site, tap, found)
+        for site in sites
+        for tap in set(found[site].taps.values())
+    }
     plan: dict[tuple[int, Tap], list[_Spot]] = defaultdict(list)
     for layer in layers:
         for site in sites:

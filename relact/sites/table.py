@@ -149,13 +149,18 @@ def _stands_for(alias: str, found: Mapping[str, Place]) -> set[str]:
     return {site for site in stands if not (site in BY_EXPERT and found[site].experts)}
 
 
-def part(config: Any, site: str, tap: Tap | None = None) -> Part | None:
+def part(
+    config: Any, site: str, tap: Tap | None = None, found: Mapping[str, Place] | None = None
+) -> Part | None:
     """The columns of a fused projection that are ``site``; None where the module's output is nothing else.
 
     Args:
         tap: one of the site's; None is that of its first layer.
+        found: the model's `places`, where they are known already.
     """
-    found = places(config)
+    if tap is not None and not tap.fused:
+        return None
+    found = places(config) if found is None else found
     tap = tap or next(iter(found[site].taps.values()))
     if not tap.fused:
         return None
