@@ -12,7 +12,7 @@ from relact.ablating.decode import Questions, Replies, decode
 from relact.ablating.journal import Entry, Journal
 from relact.ablating.options import PUBLISHED, AblateOptions
 from relact.models.loading import LoadedModel
-from relact.progress import Progress, silent
+from relact.progress import LOG, Progress, silent
 from relact.relations.verdict import decide, is_open, most_tokens
 
 PAPER_TOKENS = 2  # greedy, as the published method
@@ -67,6 +67,7 @@ def generate(
     last: bool = False,
     batch_tokens: int = AblateOptions.batch_tokens,
     progress: Progress = silent,
+    stage: str = "ablate",
 ) -> Replies:
     """Greedy replies up to the token that decides, of every prompt under every condition.
 
@@ -74,6 +75,7 @@ def generate(
         wanted: bool [condition, prompt]; None is everything.
         journal: holds what is already known, and is told what is found; equal conditions run once.
         last, batch_tokens: see `decode.decode`.
+        stage: what its progress is called.
 
     Returns:
         All [condition, prompt]; a text that is not wanted may be None, its numbers NaN.
@@ -82,11 +84,15 @@ def generate(
         wanted = np.ones((len(conditions), len(exam.tokens)), bool)
     sheet = _Sheet.of(conditions, wanted, journal)
     total, left = int(sheet.wanted.sum()), sheet.missing()
+    known = total - int(left.sum())
+    if known and known < total:
+        LOG.info("resuming: %s of %s answers are known", f"{known:,}", f"{total:,}")
+    progress(stage, known, total, "answers")
 
     def finished(rows: Sequence[int], prompts: Sequence[int], replies: Replies) -> None:
         sheet.fill(rows, prompts, replies, journal)
         left[np.ix_(rows, prompts)] = False
-        progress("ablate", total - int(left.sum()), total, "answers")
+        progress(stage, total - int(left.sum()), total, "answers")
 
     decode(
         loaded,

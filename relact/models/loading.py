@@ -22,6 +22,7 @@ from relact.errors import InputError, ModelError, RelactError
 from relact.models import fingerprint as fingerprints
 from relact.models.checkpoints import Checkpoint, locate
 from relact.models.quiet import one_line, quiet
+from relact.progress import LOG
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -118,6 +119,7 @@ def load(
         raise InputError(
             f"unknown dtype {dtype}", where="dtype", fix=f"choose from auto, {', '.join(DTYPES)}"
         )
+    LOG.info("loading model %s", name)
     target = None if device_map is not None else _device(device)
     # refuses a family before its weights are fetched
     config, described = _config(name, revision, trust_remote_code)

@@ -40,7 +40,7 @@ def known(
     tokens = encode(loaded, identify["text"].tolist())
     answers = identify[ANSWERS].tolist()
     exam = Exam(tokens, answers, published=match == PUBLISHED)
-    texts = generate(loaded, exam, [INTACT_MODEL], progress=progress).texts
+    texts = generate(loaded, exam, [INTACT_MODEL], progress=progress, stage="known").texts
     right = identify[judged(texts, answers, match)[0]]
     counts = right.groupby("relation", sort=False).size().reindex(identify["relation"].unique(), fill_value=0)
     for relation, count in counts.items():
