@@ -7,14 +7,14 @@ in ``.partial`` is never data; `sweep` removes what an interrupted writer left.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
-from urllib.parse import quote, unquote
 
 import google_crc32c
 import numpy as np
@@ -24,6 +24,8 @@ from relact.errors import StoreError
 PARTIAL = ".partial"
 SYNC_THREADS = 4  # fsyncs in flight; they wait on the disk, not on a core
 READ_BYTES = 1 << 18  # per read when checking: stays in a core's cache
+DOCUMENT_BYTES = 64 << 20  # of one zarr.json
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW  # never what a link points to
 FIXES = {
     errno.ENOSPC: "make room and run the same command again: it resumes",
     errno.EFBIG: "raise the file size limit and run the same command again: it resumes",
@@ -32,6 +34,9 @@ FIXES = {
     errno.EPERM: "choose a folder you may write to",
     errno.EROFS: "choose a folder you may write to",
     errno.ENOTDIR: "choose a path whose parents are folders",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EXDEV: "keep all folders of a store on one file system",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
 }
 
 
@@ -44,7 +49,7 @@ def write_partial(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
     partial = path.with_name(path.name + PARTIAL)
     checksum = 0
     try:
-        with explained(path), partial.open("wb") as file:
+        with explained(path), open(os.open(partial, NEW_FILE, 0o666), "wb") as file:
             for piece in pieces:
                 checksum = google_crc32c.extend(checksum, np.frombuffer(piece, np.uint8))
                 file.write(piece)
@@ -82,11 +87,29 @@ def replace(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
     return checksum
 
 
+def open_plain(path: str | Path) -> io.FileIO:
+    """A file to read, unbuffered; `OSError` at once for a pipe or a device, which may never answer."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return io.FileIO(descriptor)
+
+
+def read(path: Path, limit: int) -> bytes:
+    """A whole file of at most ``limit`` bytes; `OSError` for a larger one, and for what is no plain file."""
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"{size} bytes, more than {limit}", str(path))
+        return file.read(size)
+
+
 def checksum_of(path: Path) -> int:
-    """CRC-32C of a file, read in pieces; raises `OSError`."""
+    """CRC-32C of a plain file, read in pieces; raises `OSError`."""
     checksum = 0
     piece = np.empty(READ_BYTES, np.uint8)
-    with path.open("rb", buffering=0) as file:
+    with open_plain(path) as file:
         while count := file.readinto(piece.data):
             checksum = google_crc32c.extend(checksum, piece[:count])
     return checksum
@@ -104,16 +127,6 @@ def make_folders(path: Path) -> None:
         make_folders(path.parent)
         path.mkdir(exist_ok=True)
         sync(path.parent)
-
-
-def aside_of(store: Path) -> Path:
-    """Folder beside ``store`` (same file system) where groups are built and old ones are parked."""
-    return store.with_name(f".{store.name}.aside")
-
-
-def place_aside(store: Path, kind: Literal["new", "old", "gone"], group: str) -> Path:
-    """Where a group of ``store`` lies while it is built, replaced or deleted."""
-    return aside_of(store) / f"{kind}~{quote(group, safe='')}"
 
 
 @contextmanager
@@ -150,14 +163,12 @@ def swap_in(new: Path, target: Path, parked: Path) -> None:
     sync_tree(new)
     make_folders(target.parent)
     if target.exists():
-        if parked.exists():
-            shutil.rmtree(parked)
+        remove(parked)
         os.rename(target, parked)
         sync(parked.parent)
     os.rename(new, target)
     sync(target.parent)
-    if parked.exists():
-        shutil.rmtree(parked)
+    remove(parked)
 
 
 def restore(parked: Path, target: Path) -> None:
@@ -165,16 +176,10 @@ def restore(parked: Path, target: Path) -> None:
     if not parked.exists():
         return
     if target.exists():
-        shutil.rmtree(parked)
+        remove(parked)
     else:
         os.rename(parked, target)
         sync(target.parent)
-
-
-def restore_groups(store: Path) -> None:
-    """Undo or finish every interrupted `swap_in` of a group of ``store``."""
-    for parked in sorted(aside_of(store).glob("old~*")):
-        restore(parked, store / unquote(parked.name.removeprefix("old~")))
 
 
 def sweep(root: Path) -> int:

@@ -124,10 +124,13 @@ def ablate_with(
     """
     opened = local.writable(store)
     local.recover(opened)
+    if name:
+        prepare.require_name(opened, name)
     asked = prepare.tests_of(opened, tests, options.part)
     loaded = model if isinstance(model, StoreModel) else StoreModel(opened, model, device)
     masks_ = masks_of(opened, options, mask, k, loaded, progress)
     name = name or "-".join([prepare.name_of(masks_, options), *suffix])
+    prepare.require_name(opened, name)
     record = _record_of(opened, options, masks_, asked)
     if hypotheses is not None:
         digest = register(opened, name, options, record.masks, asked.digest, hypotheses)

@@ -67,7 +67,6 @@ def generate(
     last: bool = False,
     batch_tokens: int = AblateOptions.batch_tokens,
     progress: Progress = silent,
-    stage: str = "ablate",
 ) -> Replies:
     """Greedy replies up to the token that decides, of every prompt under every condition.
 
@@ -75,7 +74,6 @@ def generate(
         wanted: bool [condition, prompt]; None is everything.
         journal: holds what is already known, and is told what is found; equal conditions run once.
         last, batch_tokens: see `decode.decode`.
-        stage: what its progress is called.
 
     Returns:
         All [condition, prompt]; a text that is not wanted may be None, its numbers NaN.
@@ -87,12 +85,12 @@ def generate(
     known = total - int(left.sum())
     if known and known < total:
         LOG.info("resuming: %s of %s answers are known", f"{known:,}", f"{total:,}")
-    progress(stage, known, total, "answers")
+    progress("ablate", known, total, "answers")
 
     def finished(rows: Sequence[int], prompts: Sequence[int], replies: Replies) -> None:
         sheet.fill(rows, prompts, replies, journal)
         left[np.ix_(rows, prompts)] = False
-        progress(stage, total - int(left.sum()), total, "answers")
+        progress("ablate", total - int(left.sum()), total, "answers")
 
     decode(
         loaded,

@@ -1,8 +1,8 @@
 """A journal of replies beside the store: what an interrupted ablation had finished.
 
-One JSON line per piece of work, flushed before the next piece starts; a line that was cut off is left out.
-Replies are kept by the digest of their condition, so names, order and company of conditions may change
-between two runs.
+One line per piece of work, its checksum and JSON, flushed before the next piece starts. What follows the last
+whole line was cut off, wherever it was cut, and is asked again. Replies are kept by the digest of their
+condition, so names, order and company of conditions may change between two runs.
 """
 
 from __future__ import annotations
@@ -11,9 +11,16 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import google_crc32c
+
+from relact import durable
+
 Entry = tuple[str, float, float]  # text, log-probability, logit difference
+DIGITS = 8  # of a line's checksum
+MOST_BYTES = 1 << 32  # of a journal
 
 
 class Journal:
@@ -21,29 +28,37 @@ class Journal:
 
     Args:
         path: of the journal; it need not exist.
-        identity: of model and prompts; a journal of another one is started anew.
+        identity: of store, model and prompts; a journal of another one is started anew.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
         self.path, self.identity = path, identity
         self.replies: dict[str, dict[int, Entry]] = defaultdict(dict)
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-        if not lines or lines[0] != identity or len(lines) < 2:
+        raw = b""
+        with suppress(OSError):  # not there, or not one that relact wrote
+            raw = durable.read(path, MOST_BYTES)
+        head, *lines = raw.split(b"\n")
+        whole: list[bytes] = []
+        for line in lines if head == identity.encode() else ():
+            if (replies := _replies(line)) is None:
+                break
+            whole.append(line)
+            for digest, found in replies.items():
+                self.replies[digest].update(found)
+        if not whole:
             path.unlink(missing_ok=True)
-            return
-        whole = [line for line in lines[1:-1] if line]  # what follows the last newline was cut off
-        for line in whole:
-            for digest, replies in json.loads(line).items():
-                self.replies[digest].update({int(prompt): tuple(reply) for prompt, reply in replies.items()})
-        path.write_text("\n".join([identity, *whole, ""]), encoding="utf-8")
+        elif raw != (rest := b"\n".join([head, *whole, b""])):
+            durable.replace(path, [rest])
 
     def write(self, replies: Mapping[str, Mapping[int, Entry]]) -> None:
         """Add replies, durably."""
-        new = not self.path.exists()
-        with self.path.open("a", encoding="utf-8") as file:
-            if new:
-                file.write(f"{self.identity}\n")
-            file.write(json.dumps(replies, ensure_ascii=False) + "\n")
+        text = json.dumps(replies, ensure_ascii=False).encode()
+        line = f"{google_crc32c.value(text):08x}".encode() + text + b"\n"
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with durable.explained(self.path), open(os.open(self.path, flags, 0o644), "ab") as file:
+            if not file.tell():
+                file.write(f"{self.identity}\n".encode())
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
 
@@ -56,3 +71,19 @@ class Journal:
     def remove(self) -> None:
         """The work is in the store: forget the journal."""
         self.path.unlink(missing_ok=True)
+
+
+def _replies(line: bytes) -> dict[str, dict[int, Entry]] | None:
+    """What one line says; None when it is not as it was written."""
+    digits, text = line[:DIGITS], line[DIGITS:]
+    if digits != f"{google_crc32c.value(text):08x}".encode():
+        return None
+    try:
+        return {
+            digest: {
+                int(at): (str(said), float(certain), float(gap)) for at, (said, certain, gap) in found.items()
+            }
+            for digest, found in json.loads(text).items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        return None

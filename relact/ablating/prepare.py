@@ -17,9 +17,11 @@ from relact.ablating.options import PUBLISHED, AblateOptions
 from relact.errors import IdentityError, InputError
 from relact.models.loading import LoadedModel, encode, load
 from relact.models.targets import distractors, first_tokens
+from relact.relations.identity import same
 from relact.relations.split import parts_of
 from relact.relations.table import check
 from relact.relations.verdict import RULE_VERSION
+from relact.store import aside
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 
@@ -92,13 +94,14 @@ def tests_of(store: Store, tests: pd.DataFrame | None, part: str = "all") -> Tes
 
 def _require_held_out(store: Store, table: pd.DataFrame) -> None:
     """Refuse test prompts about subjects on which neurons were identified: that would inflate the effect."""
-    key = ["relation", "subject", "language"]
-    both = table[key].drop_duplicates().merge(store.prompts(schema.IDENTIFY)[key].drop_duplicates())
-    both = both[both["subject"] != ""]
-    if len(both):
-        problem = f"{len(both)} test subjects are also identification subjects, first {both['subject'][0]!r}"
+    known = store.prompts(schema.IDENTIFY)
+    identified = set(zip(known["relation"], map(same, known["subject"]), strict=True))
+    asked = zip(table["relation"], table["subject"], strict=True)
+    both = sorted({(name, text) for name, text in asked if text.strip() and (name, same(text)) in identified})
+    if both:
+        problem = f"{len(both)} test subjects are also identification subjects, first {both[0][1]!r}"
         fix = "make them with the seed, shots and test size of the store's prompts"
-        raise InputError(problem, where=f"relation {both['relation'][0]}", fix=fix)
+        raise InputError(problem, where=f"relation {both[0][0]}", fix=fix)
 
 
 def exam_of(store: Store, loaded: LoadedModel, tests: Tests, options: AblateOptions) -> Exam:
@@ -158,8 +161,9 @@ def journal_of(store: LocalStore, name: str, tests: Tests, options: AblateOption
     """The journal of the ablation ``name``, beside the store."""
     read = "two tokens" if options.match == PUBLISHED else f"rule {RULE_VERSION}"
     asked = f"{tests.digest} {options.part} {options.tokens} {read}"
-    identity = f"{store.manifest.model.fingerprint} {asked}"
-    return Journal(store.path.with_name(f".{store.path.name}.{name}.jsonl"), identity)
+    identity = f"{aside.owner(store.path)} {store.manifest.model.fingerprint} {asked}"
+    real = aside.home(store.path)
+    return Journal(real.with_name(f".{real.name}.{name}.jsonl"), identity)
 
 
 def recall(store: Store, journal: Journal, tests: Tests, options: AblateOptions) -> None:
@@ -187,6 +191,12 @@ def _remember(result: xr.Dataset, journal: Journal, place_of: dict[int, int]) ->
                 text, certain, difference = (values[row, at] for values in stacked.values())
                 entry = (str(text), float(certain), float(difference))
                 journal.replies[str(of_row[column_of[at]])][place] = entry
+
+
+def require_name(store: Store, name: str) -> None:
+    """Refuse what a result cannot be called; a registration before it has the same name."""
+    taken = [*store.children(schema.ABLATIONS), *store.children(schema.REGISTRATIONS)]
+    schema.require_result(name, taken, "an ablation")
 
 
 def name_of(masks: Sequence[str], options: AblateOptions) -> str:

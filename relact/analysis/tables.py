@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +54,25 @@ def _parquet(frame: pd.DataFrame, path: Path) -> None:
     frame.to_parquet(path, index=False)
 
 
+def harmless(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame as CSV has it: a text that a spreadsheet would take for a formula gets an apostrophe in
+    front, which `as_meant` takes away again.
+    """
+    texts = [name for name in frame.columns if frame[name].dtype.kind in "OTU"]
+    return frame.assign(**{name: frame[name].map(_harmless) for name in texts})
+
+
+def as_meant(text: str) -> str:
+    """A text of a CSV file that relact wrote, without the apostrophe that `harmless` put in front."""
+    return text[1:] if re.match("'+[=+@\\t\\r-]", text) else text
+
+
+def _harmless(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and re.match("'*[=+@\\t\\r-]", value) else value
+
+
 def _csv(frame: pd.DataFrame, path: Path) -> None:
-    frame.to_csv(path, index=False)
+    harmless(frame).to_csv(path, index=False)
 
 
 def _latex(frame: pd.DataFrame, path: Path) -> None:

@@ -6,6 +6,7 @@ does not have yet after those it has, whether the table repeats the old ones or 
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from relact import schema
 from relact.capturing.objectives import Objective, objective_of, resolved
 from relact.errors import InputError, StoreError
 from relact.models.loading import LoadedModel, encode
+from relact.relations.identity import same
 from relact.schema import DOCUMENT
 from relact.store import local, skeleton
 from relact.store.layout import array_of, site_of
@@ -80,6 +82,7 @@ def take_in(
         prompts=describe(tables),
         versions={name: version(name) for name in SHOWN_VERSIONS},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        id=secrets.token_hex(16),
     )
     every = loaded.widths
     widths = {stream: every[site_of(stream)] for stream in settings.streams}
@@ -244,6 +247,8 @@ def _encode(
     loaded: LoadedModel, table: pd.DataFrame, special: bool
 ) -> tuple[dict[str, pd.DataFrame], list[list[int]]]:
     """Both splits with ``n_tokens``, and the token ids of the identification prompts."""
+    for name in table["relation"].unique():
+        schema.require_label(name, "prompts")
     tables = {}
     for split in (schema.IDENTIFY, schema.TEST):
         part = table[table["split"] == split].reset_index(drop=True)
@@ -257,8 +262,13 @@ def _encode(
     limit = loaded.max_tokens
     for row, ids_of_row in enumerate(tokens):
         if not ids_of_row or (limit and len(ids_of_row) > limit):
-            problem = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}"
-            raise InputError(problem, where=f"identification prompt {row}", fix="shorten or drop it")
+            problem, fix = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}", "shorten or drop it"
+            if not ids_of_row and str(table["text"].iloc[row]).strip():
+                problem, fix = (
+                    "the tokenizer makes no token of it",
+                    "check that the model's tokenizer is whole",
+                )
+            raise InputError(problem, where=f"identification prompt {row}", fix=fix)
     return tables, tokens
 
 
@@ -293,7 +303,11 @@ def _require_separate(old: Tables, new: Tables) -> None:
     """No subject of a relation may be both captured and tested, as far as the new rows are concerned."""
 
     def subjects(rows: pd.DataFrame) -> set[tuple[str, str]]:
-        return set(zip(rows["relation"].astype(str), rows["subject"].astype(str), strict=True))
+        return {
+            (relation, same(subject))
+            for relation, subject in zip(rows["relation"], rows["subject"].astype(str), strict=True)
+            if subject.strip()
+        }
 
     identify, test = schema.IDENTIFY, schema.TEST
     both = subjects(new[identify]) & (subjects(old[test]) | subjects(new[test]))

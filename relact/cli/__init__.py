@@ -1,5 +1,5 @@
 """The commands: parse, call one library function, print.
 
-Order of reading: app (their order, and how problems are told) -> options (declared once) -> a file per
-command; terminal, drawing, printing and progress: what they show.
+Order of reading: entry (signals) -> app (their order, and how problems are told) -> options (declared once)
+-> a file per command; terminal, drawing, printing and progress: what they show.
 """

@@ -95,8 +95,6 @@ def main() -> None:
         LOG.info("loading torch and transformers")
     try:
         app(arguments)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to resume", 130)
     except RelactError as error:
         if debug:
             raise
@@ -106,6 +104,11 @@ def main() -> None:
             raise
         advice = "Install relact with all it depends on: `pip install relact`"
         _fail(f"this needs {error.name}, which is not installed. {advice}", 1)
+    except MemoryError as error:
+        if debug:
+            raise
+        advice = "Give a smaller --memory, or raise the limit (`ulimit -v`)"
+        _fail(f"not enough memory ({error or 'nothing more can be allocated'}). {advice}", 1)
     except Exception as error:
         if debug:
             raise

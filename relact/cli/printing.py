@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -106,8 +107,19 @@ def spoken(words: Sequence[str], most: int = 6) -> str:
 
 
 def listed(names: str | None) -> list[str] | None:
-    """Names separated by commas."""
-    return [name.strip() for name in names.split(",")] if names else None
+    """Names separated by commas; one that has a comma itself stands in double quotes: ``"a, b",c``."""
+    if not names:
+        return None
+    return [name.strip() for row in csv.reader([names], skipinitialspace=True) for name in row]
+
+
+def show_sources(chosen: list[str], skipped: list[str]) -> None:
+    """Which columns of tables were taken for what, and the rows that were left out."""
+    for line in chosen:
+        terminal.say(line)
+    if skipped:
+        more = "; ..." if len(skipped) > 3 else ""
+        terminal.say(f"{len(skipped)} rows skipped: {'; '.join(skipped[:3])}{more}")
 
 
 def show_ablation(result: xr.Dataset, as_json: bool) -> None:
@@ -130,7 +142,7 @@ def show_study(study: Study, as_json: bool) -> None:
         return terminal.dump(
             {
                 "store": study.store.path,
-                **next(iter(contents.values())),
+                **next(iter(contents.values()), {}),
                 "ablations": contents,
                 "found": study.found(),
             }

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from relact import colours
 from relact.progress import LOG
+from relact.schema import escaped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +24,18 @@ PIPE_WIDTH = 100_000
 FAINT = 0.05  # a fraction below this is left without colour
 WARM, COLD = ("#fde0c5", "#8f3b00"), ("#d1e5f0", "#053061")  # pale, deep
 BLACK, WHITE = "#000000", "#ffffff"
-out, err = Console(soft_wrap=True), Console(stderr=True)
+
+
+class Plain(Console):
+    """A console that shows what a terminal would obey: texts of a store are somebody else's."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(escaped(text, kept="\n"), style)
+
+
+out, err = Plain(soft_wrap=True), Plain(stderr=True)
 
 
 def say(text: str) -> None:
@@ -32,12 +45,13 @@ def say(text: str) -> None:
 
 def problem(text: str) -> None:
     """One line on stderr, whatever it holds."""
-    print(f"relact: {' '.join(text.split())}", file=sys.stderr)
+    print(f"relact: {escaped(' '.join(text.split()))}", file=sys.stderr)
 
 
 def dump(value: Any) -> None:
     """JSON for machines: one document on stdout."""
-    print(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False, default=_plain))
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False, default=_plain)
+    print("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
 
 
 def _plain(value: Any) -> Any:
@@ -64,7 +78,7 @@ def pairs(values: Mapping[str, Any]) -> None:
     """Names and values, one pair a line."""
     width = max(map(len, values))
     for name, value in values.items():
-        out.print(Text(f"{name:<{width}}  ", style="bold") + Text(str(value)), highlight=False)
+        out.print(Text(f"{name:<{width}}  ", style="bold") + Text(escaped(str(value))), highlight=False)
 
 
 def table(frame: pd.DataFrame, title: str | None = None, heat: Sequence[str] = ()) -> None:
@@ -74,11 +88,11 @@ def table(frame: pd.DataFrame, title: str | None = None, heat: Sequence[str] = (
     shown = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in frame.columns:
         shown.add_column(
-            str(name), justify="left" if frame[name].dtype.kind in "OTU" else "right", no_wrap=True
+            escaped(str(name)), justify="left" if frame[name].dtype.kind in "OTU" else "right", no_wrap=True
         )
     shades = {name: _shades(frame[name]) for name in heat if name in frame}
     for at, row in enumerate(frame.itertuples(index=False)):
-        cells: list[Text] = [Text(f"{cell:.4f}" if isinstance(cell, float) else f"{cell}") for cell in row]
+        cells = [Text(f"{cell:.4f}" if isinstance(cell, float) else escaped(f"{cell}")) for cell in row]
         for name, styles in shades.items():
             cells[list(frame.columns).index(name)].stylize(styles[at])
         shown.add_row(*cells)
@@ -104,4 +118,4 @@ def shade(fraction: float) -> str:
 
 def wide(shown: Table) -> None:
     """Print a table; one that goes to a file or a pipe is never cut."""
-    (out if out.is_terminal else Console(width=PIPE_WIDTH)).print(shown)
+    (out if out.is_terminal else Plain(width=PIPE_WIDTH)).print(shown)

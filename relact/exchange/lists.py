@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from relact import schema
+from relact.analysis import tables
 from relact.errors import InputError
-from relact.packed.names import check_key
 from relact.packed.store import open_store
 from relact.relations.concepts import LIST as CONCEPT_LIST
 from relact.scoring import masks
@@ -33,7 +33,7 @@ def neurons(store: str | Path | Store, mask: str, out: str | Path, kind: str) ->
     relations, chosen = masks.read(opened, mask)
     writers: dict[str, Callable[[], None]] = {
         "json": lambda: _write_json(opened, mask, relations, chosen, path),
-        "csv": lambda: _rows(relations, chosen).to_csv(path, index=False),
+        "csv": lambda: tables.harmless(_rows(relations, chosen)).to_csv(path, index=False),
         "safetensors": lambda: _write_tensors(opened, mask, relations, chosen, path),
     }
     if kind not in writers:
@@ -54,9 +54,11 @@ def ablation(store: str | Path | Store, name: str, out: str | Path) -> Path:
             f"no ablation {name!r}", where=opened.path, fix=f"choose from {', '.join(known) or 'none'}"
         )
     data = opened.dataset(f"{schema.ABLATIONS}/{name}")
-    by_prompt = [variable for variable in data.data_vars if "prompt" in data[variable].dims]
+    by_prompt = sorted(str(name) for name in data.data_vars if "prompt" in data[name].dims)
     measured = data[[variable for variable in by_prompt if schema.ANSWER not in data[variable].dims]].load()
     table = measured.to_dataframe().reset_index()
+    along = sorted(str(name) for name in measured.coords if name not in measured.dims)
+    table = table[[*(name for name in table if name not in along), *along]]  # a store has no order of its own
     if schema.ANSWERS not in data:  # the store's own prompts; of others the facts are there already
         identify = opened.ablation_record(name).part == schema.IDENTIFY
         prompts = opened.prompts(schema.IDENTIFY if identify else schema.TEST)[[*schema.PROMPT_TEXT]]
@@ -76,21 +78,21 @@ def concepts(store: str | Path | Store, out: str | Path, group: str) -> list[Pat
     opened, root = open_store(store), Path(out)
     table = opened.prompts(schema.IDENTIFY)
     paths = []
-    for relation in dict.fromkeys(table["relation"]):
-        for part in (group, relation):
-            check_key(part, "export")
+    folder = root / schema.file_names([group])[group]
+    names = schema.file_names(dict.fromkeys(table["relation"]))
+    for relation, name in names.items():
         positive = table["relation"] == relation
         sentences = {
             "positive": table["text"][positive].tolist(),
             "negative": table["text"][~positive].tolist(),
         }
-        path = root / group / f"{relation}.json"
+        path = folder / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         document = {"concept": relation, "group": group, "sentences": sentences}
         path.write_text(json.dumps(document, ensure_ascii=False, indent=4), encoding="utf-8")
         paths.append(path)
-    listed = pd.DataFrame({"group": group, "concept": [path.stem for path in paths]})
-    listed.to_csv(root / CONCEPT_LIST, index=False)
+    listed = pd.DataFrame({"group": folder.name, "concept": list(names.values())})
+    tables.harmless(listed).to_csv(root / CONCEPT_LIST, index=False)
     return paths
 
 

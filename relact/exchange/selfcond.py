@@ -20,8 +20,8 @@ import pandas as pd
 
 from relact import schema
 from relact import sites as site_names
+from relact.analysis import tables
 from relact.errors import IdentityError, InputError
-from relact.packed.names import check_key
 from relact.packed.store import open_store
 from relact.scoring.arrays import create_arrays
 from relact.store import local
@@ -69,19 +69,20 @@ def export(
         )
     layers = _layers(opened)
     datasets = {site: opened.dataset(f"{schema.SCORES}/{site}") for site in opened.layouts}
-    model = Path(opened.manifest.model.id).name
+    root, folder_of = Path(out), schema.file_names(names)
+    for part in (Path(opened.manifest.model.id).name, group):
+        root /= schema.file_names([part])[part]
     folders = []
     for relation in relations or names:
-        _check_folders(model, group, relation)
         at = names.index(relation)
         values = {
             site: {name: data[COLUMNS[name]][at].values for name in WRITTEN[flavour]}
             for site, data in datasets.items()
         }
         table = _table(layers, values, relation, group)
-        folder = Path(out) / model / group / relation / "expertise"
+        folder = root / folder_of[relation] / "expertise"
         folder.mkdir(parents=True, exist_ok=True)
-        table.to_csv(folder / SCORES, index=False)
+        tables.harmless(table).to_csv(folder / SCORES, index=False)
         (folder / INFO).write_text(json.dumps(_info(table), indent=4))
         if limited:
             _write_limited(table, limited, folder)
@@ -101,14 +102,17 @@ def import_scores(store: str | Path | Store, sources: str | Path | Sequence[str 
     opened = local.writable(store)
     files = list(_files([sources] if isinstance(sources, str | Path) else sources))
     if not files:
-        raise InputError(f"no {SCORES}", where=str(sources), fix="give the folder that the other tool wrote")
-    tables = [_read_table(path) for path in files]
-    relations = [str(table["concept"].iloc[0]) for table in tables]
+        shown = ", ".join(map(str, [sources] if isinstance(sources, str | Path) else sources))
+        raise InputError(f"no {SCORES}", where=shown, fix="give the folder that the other tool wrote")
+    read = [_read_table(path) for path in files]
+    relations = [tables.as_meant(str(table["concept"].iloc[0])) for table in read]
+    for path, relation in zip(files, relations, strict=True):
+        schema.require_label(relation, path)
     if len(set(relations)) != len(relations):
         raise InputError(
-            "a concept occurs twice", where=str(sources), fix="import one group of concepts at a time"
+            "a concept occurs twice", where=files[0].parent, fix="import one group of concepts at a time"
         )
-    scores = _placed(opened, files, tables)
+    scores = _placed(opened, files, read)
     record = schema.ScoresRecord(
         relations=tuple(relations),
         negatives=None,
@@ -124,14 +128,6 @@ def import_scores(store: str | Path | Store, sources: str | Path | Sequence[str 
             for target, values in zip(targets, statistics.values(), strict=True):
                 target[:] = values
     return opened
-
-
-def _check_folders(*names: str) -> None:
-    """Whether a folder can be made of each name, inside the one that was given."""
-    for name in names:
-        check_key(name, "export")
-        if "/" in name:
-            raise InputError(f"{name!r} cannot name a folder", where="export", fix="choose another name")
 
 
 def _layers(store: Store) -> dict[tuple[str, int], str]:
@@ -189,6 +185,7 @@ def _write_limited(table: pd.DataFrame, limited: int, folder: Path) -> None:
         raise InputError(
             f"{limited} of {len(table)} neurons", where="--limited", fix="choose an even number of them"
         )
+    table = tables.harmless(table)
     top = table.sort_values("ap", ascending=False, kind="stable").head(half)
     bottom = table.sort_values("ap", ascending=True, kind="stable").head(half)
     top.to_csv(folder / f"expertise_limited_{half}_top.csv", index=False)
@@ -216,11 +213,15 @@ def _read_table(path: Path) -> pd.DataFrame:
     lacking = [name for name in ("ap", "layer", "unit", "concept") if name not in table]
     if lacking or table.empty:
         raise InputError(f"has no {', '.join(lacking) or 'rows'}", where=path, fix="give an expertise.csv")
-    if table["concept"].nunique() != 1 or not str(table["concept"].iloc[0]).isprintable():
-        raise InputError("is not of one concept with a printable name", where=path)
+    if table["concept"].nunique() != 1:
+        raise InputError("is not of one concept", where=path, fix="give a file per concept")
     for name in COLUMNS:
         if name in table and table[name].dtype.kind not in "fiu":
             raise InputError(f"column {name} holds text", where=path)
+    low, high = float(table["ap"].min()), float(table["ap"].max())
+    if table["ap"].isna().any() or not 0 <= low <= high <= 1:
+        problem = f"average precisions from {low:g} to {high:g}, or none, where 0 to 1 can be"
+        raise InputError(problem, where=path, fix="write the file again")
     if table["unit"].dtype.kind not in "iu":
         raise InputError("column unit holds other than whole numbers", where=path)
     return table

@@ -11,8 +11,8 @@ from itertools import pairwise
 import google_crc32c
 from numcodecs import blosc, zstd
 
+from relact import schema
 from relact.errors import StoreError
-from relact.packed import names
 from relact.packed.metadata import CHUNK_BYTES, ITEMS, ArrayFacts
 from relact.packed.refusal import AGAIN, DISTRUST, require
 from relact.store.layout import CHECKSUM, INDEX_ENTRY
@@ -115,5 +115,5 @@ def _check_texts(data: bytes, count: int, named: bool, where: object) -> None:
             text = encoded.decode("utf-8")
         except UnicodeDecodeError as error:
             raise StoreError("a text that is not UTF-8", where=where, fix=DISTRUST) from error
-        require(not named or names.is_plain(text), f"the name {text[:60]!r}", where)
+        require(not named or schema.is_label(text), f"the name {text[:60]!r}", where)
     require(at == len(data), "bytes after the last text", where)

@@ -15,7 +15,7 @@ from typing import Any
 
 from relact import schema
 from relact.errors import StoreError
-from relact.packed.names import check_key, is_plain
+from relact.packed.names import check_key
 from relact.packed.refusal import AGAIN, DISTRUST, require
 
 DOCUMENT_BYTES = 64 << 20  # of one zarr.json
@@ -343,7 +343,7 @@ def _is_whole(value: Any, least: int, most: int) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and is_plain(value)
+    return isinstance(value, str) and schema.is_label(value)
 
 
 def _refuse_constant(constant: str) -> Any:

@@ -60,10 +60,13 @@ def write(path: Path, tables: Mapping[str, pd.DataFrame], sites: Sequence[str], 
     seal(path)
 
 
-def statistics(store: Store) -> list[str]:
-    """What the lists of a package rank by."""
+def lengths(store: Store) -> dict[str, int]:
+    """What the lists of a package rank by -> how many neurons each has."""
     groups = [group for group in store.children("") if is_listed(group)]
-    return [str(store.attributes(group).get(schema.TOP_STATISTIC)) for group in groups]
+    return {
+        str(store.attributes(group).get(schema.TOP_STATISTIC)): store.dataset(group).sizes.get("rank", 0)
+        for group in groups
+    }
 
 
 def read(store: Store, relation: str, n: int, sites: Sequence[str], statistic: str) -> pd.DataFrame | None:

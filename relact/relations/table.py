@@ -184,14 +184,7 @@ def _cell(column: str, value: object) -> tuple[object, str]:
         return "", "fill it in"
     if column == "split" and value not in SPLITS:
         return "", "use identify or test"
-    return value, reserved(value) if column == "relation" else ""
-
-
-def reserved(relation: str) -> str:
-    """What to do about a relation's name that an ablation gives to a condition of its own; normally empty."""
-    if relation == schema.INTACT or relation.startswith(schema.RANDOM):
-        return f"choose another name: {schema.INTACT} and {schema.RANDOM}... are conditions of every ablation"
-    return ""
+    return value, schema.trouble_of_label(value) if column == "relation" else ""
 
 
 def _answers(value: object) -> tuple[object, str]:

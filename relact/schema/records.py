@@ -83,9 +83,11 @@ class CaptureRecord:
 class Manifest:
     """The root attributes of a store: its identity.
 
-    Two captures belong together when all fields but ``versions`` and ``created`` are equal.
+    Two captures belong together when all fields but ``versions``, ``created`` and ``id`` are equal.
 
     Attributes:
+        id: 32 random hexadecimal digits, so that what lies beside a store belongs to this one; empty in
+            stores from before there were any, and in packages.
         prompts: per split ``{N_ROWS: rows, ROWS_DIGEST: hex}``, of ``identify`` also what was ``APPENDED``.
     """
 
@@ -95,6 +97,7 @@ class Manifest:
     prompts: Mapping[str, Mapping[str, Any]]
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
+    id: str = ""
     format: int = FORMAT
 
     def n_prompts(self, split: str) -> int:
@@ -114,7 +117,7 @@ class Manifest:
         plain = asdict(self)
         plain["tokenizer"] = {"fingerprint": self.tokenizer}
         plain["capture"] = _plain(self.capture)
-        return plain
+        return plain if self.id else {name: value for name, value in plain.items() if name != "id"}
 
     @classmethod
     def from_attributes(cls, raw: Any, where: object) -> Manifest:
@@ -124,10 +127,11 @@ class Manifest:
                 f"not a relact store: its {DOCUMENT} has no {ATTRIBUTE!r} attributes", where=where
             )
         if raw["format"] != FORMAT:
+            older = isinstance(raw["format"], int) and raw["format"] < FORMAT
             raise StoreError(
                 f"store format {raw['format']!r}, this version reads {FORMAT}",
                 where=where,
-                fix="upgrade relact",
+                fix="capture it again" if older else "upgrade relact",
             )
         try:
             capture = dict(raw["capture"])
@@ -142,6 +146,7 @@ class Manifest:
                 prompts=raw["prompts"],
                 versions=raw.get("versions", {}),
                 created=raw.get("created", ""),
+                id=raw.get("id", ""),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"damaged root attributes ({error})", where=where) from error
@@ -150,7 +155,7 @@ class Manifest:
         """Fields of the identity that differ: ``(name, of this, of the other)``, nested names dotted."""
         ours, theirs = _flatten(self.to_attributes()), _flatten(other.to_attributes())
         names = sorted(ours.keys() | theirs.keys())
-        ignored = ("versions.", "created")
+        ignored = ("versions.", "created", "id")
         return [
             (name, ours.get(name), theirs.get(name))
             for name in names
@@ -174,6 +179,7 @@ class ScoresRecord(_Result):
         negatives: sampled per positive; None is all, and then there is no ``seed``.
         prompts: digest of the identification prompts. model: its fingerprint.
         imported: names of another tool's files, where the scores come from those.
+        own_negatives: whether relations called ``group=label`` were compared within their group alone.
     """
 
     relations: tuple[str, ...]
@@ -182,6 +188,7 @@ class ScoresRecord(_Result):
     prompts: str
     model: str
     imported: tuple[str, ...] | None = None
+    own_negatives: bool | None = None
 
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> ScoresRecord:

@@ -20,6 +20,7 @@ from relact.schema import HIDDEN, UNIT
 from relact.scoring.criteria import CAPTURE, of_attributions
 from relact.scoring.magnitudes import super_unit_masks, super_units, super_units_record
 from relact.scoring.options import SelectOptions
+from relact.scoring.roles import counts_of
 from relact.scoring.score import ranked
 from relact.scoring.selection import (
     Choice,
@@ -92,7 +93,8 @@ def select(
 
 def select_with(options: SelectOptions, store: str | Path | Store, *, name: str | None = None) -> str:
     """`select` with options that travel together."""
-    opened = local.writable(store)
+    opened, name = local.writable(store), name or name_of(options)
+    schema.require_result(name, opened.children(schema.MASKS), "a mask")
     local.recover(opened)
     scores, scored = _scores(opened, options), opened.scores_record()
     rules = rules_of(opened, options, scored.relations, scores)
@@ -114,7 +116,7 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
         min_ap=options.min_ap,
         without=None if options.keep_super_units else left_out(opened, scores),
     )
-    return write(opened, name or name_of(options), choice.sets, scored.relations, record)
+    return write(opened, name, choice.sets, scored.relations, record)
 
 
 def rules_of(store: Store, options: SelectOptions, relations: Sequence[str], scores: Masks) -> Rules:
@@ -190,8 +192,13 @@ def combine(
     size, kind = round(float(rows.sum(axis=1).mean())), "only" if pair is None else "pair"
     record = replace(opened.mask_record(mask), k=size, kind=kind, of=mask, ties=None)
     return write(
-        opened, name or "-".join([mask, *(pair or ("only",))]), unflatten(rows, sets), labels, record
+        opened, name or "-".join([mask, *_words(pair or ("only",))]), unflatten(rows, sets), labels, record
     )
+
+
+def _words(relations: Sequence[str]) -> list[str]:
+    """Relations as a mask's name has them."""
+    return list(schema.file_names(relations).values())
 
 
 def _algebra(
@@ -211,8 +218,7 @@ def write(
     store: LocalStore, name: str, sets: Masks, relations: Sequence[str], record: schema.MaskRecord
 ) -> str:
     """Write ``masks/<name>`` unless it is there with the same record; returns the name."""
-    if "/" in name or name.startswith("."):
-        raise InputError(f"{name!r} cannot name a mask", fix="use letters, digits, dots and dashes")
+    schema.require_result(name, store.children(schema.MASKS), "a mask")
     group = f"{schema.MASKS}/{name}"
     if store.has(group) and store.mask_record(name) == record:
         return name
@@ -254,12 +260,11 @@ def significant(
         scores: average precisions, site -> [relation, layer, neuron]. scored: how they were made (negatives
             per positive).
     """
-    counts = store.prompts(schema.IDENTIFY)["relation"].value_counts()
+    counts = counts_of(store.prompts(schema.IDENTIFY)["relation"].tolist(), scored)
     flat, numbering = flatten(scores), Numbering.of(scores)
     tested, rows = np.flatnonzero(admitted(numbering, rules)), np.zeros(flat.shape, bool)
     for row, values, relation in zip(rows, flat, scored.relations, strict=True):
-        positives, others = int(counts[relation]), int(counts.sum() - counts[relation])
-        negatives = min(others, positives * scored.negatives) if scored.negatives else others
+        positives, negatives = counts[relation]
         null = kernels.average_precision_null(positives, positives + negatives, NULL_DRAWS, seed=0)
         row[tested] = kernels.false_discovery(kernels.p_values(values[tested], null), options.fdr or 0.0)
         if options.counted == UNIT:

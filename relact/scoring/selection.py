@@ -242,10 +242,10 @@ def flatten(arrays: Masks) -> np.ndarray:
 
 
 def unflatten(flat: np.ndarray, like: Masks) -> dict[str, np.ndarray]:
-    """Undo `flatten`, with the shapes of ``like``."""
+    """Undo `flatten`, with the layers and neurons of ``like``."""
     result, at = {}, 0
     for site, values in like.items():
         size = values.shape[1] * values.shape[2]
-        result[site] = flat[:, at : at + size].reshape(values.shape)
+        result[site] = flat[:, at : at + size].reshape(len(flat), *values.shape[1:])
         at += size
     return result

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from functools import partial
 from itertools import product
@@ -29,7 +30,7 @@ from relact.progress import Progress, silent
 from relact.schema import DOCUMENT
 from relact.sharing import recode
 from relact.sharing.pack import put_file, sha256_of
-from relact.store import blocks, commits, local, locks
+from relact.store import aside, blocks, commits, local, locks
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.seal import ATTRIBUTE as SEAL
@@ -56,18 +57,20 @@ def unpack(
     if not isinstance(shared, PackedStore):
         raise StoreError("is not packed", where=source, fix="use it as it is, or copy the folder")
     target = Path(out)
-    aside, parked = (durable.place_aside(target, kind, "unpacked") for kind in ("new", "old"))
-    put = partial(durable.swap_in, target=target, parked=parked)
     with locks.writing(target):
         local.require_absent(target)
+        aside.clear(target)  # of a store that was here before
+        aside.prepare(target)
+        new, parked = (aside.place(target, kind, "unpacked") for kind in ("new", "old"))
+        put = partial(durable.swap_in, target=target, parked=parked)
         try:
-            with durable.building(target, aside, put):
-                aside.mkdir()
-                _require_room(shared, aside)
-                _fill(aside, shared, progress)
-                _check_top(shared, aside)
+            with durable.building(target, new, put):
+                new.mkdir()
+                _require_room(shared, new)
+                _fill(new, shared, progress)
+                _check_top(shared, new)
         finally:
-            durable.remove(aside.parent)  # nothing else is built beside a store that is not there yet
+            aside.clear(target)  # nothing else is built beside a store that is not there yet
     return local.open(target)
 
 
@@ -155,7 +158,8 @@ def _root(document: dict[str, Any]) -> dict[str, Any]:
     plain = {name: value for name, value in document.items() if name != CONSOLIDATED}
     attributes = {name: value for name, value in document["attributes"].items() if name != schema.PACKAGE}
     seal = {**attributes[SEAL], FILES: dict(attributes[SEAL][FILES])}
-    return {**plain, "attributes": {**attributes, SEAL: seal}}
+    identity = {**attributes[schema.ATTRIBUTE], "id": secrets.token_hex(16)}
+    return {**plain, "attributes": {**attributes, schema.ATTRIBUTE: identity, SEAL: seal}}
 
 
 def _check_top(shared: PackedStore, folder: Path) -> None:
@@ -163,8 +167,8 @@ def _check_top(shared: PackedStore, folder: Path) -> None:
     if not shared.has(schema.TOP) or not shared.has(schema.SCORES):
         return
     unpacked = local.open(folder)
-    n_ranks = shared.dataset(schema.TOP).sizes.get("rank", 0)
-    for statistic, relation in product(shortlist.statistics(shared), unpacked.scores_record().relations):
+    lists, relations = shortlist.lengths(shared), unpacked.scores_record().relations
+    for (statistic, n_ranks), relation in product(lists.items(), relations):
         listed = shared.short_list(relation, n_ranks, shared.sites, statistic)
         scored = query.top(unpacked, relation=relation, n=n_ranks, statistic=statistic)
         if listed is None or not _same(listed, scored):

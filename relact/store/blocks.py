@@ -21,7 +21,7 @@ import numpy as np
 
 from relact import durable, schema
 from relact.errors import NumericError, StoreError
-from relact.store import commits
+from relact.store import aside, commits
 from relact.store.commits import CommitLog
 from relact.store.layout import Layout, array_of, group_of, quantity_of, site_of
 from relact.store.shards import encode_shard
@@ -137,7 +137,7 @@ def write_block(
     replacing = log.has(block)
     if replacing:
         with durable.explained(promised):
-            promised.parent.mkdir(exist_ok=True)
+            aside.prepare(root)
             durable.replace(promised, [record])
     _publish(paths)
     log.put(block, record)
@@ -147,13 +147,14 @@ def write_block(
 
 def keep_promises(root: Path, log: CommitLog, layouts: Mapping[str, Layout]) -> None:
     """Finish every replacement of a block that was promised before a crash."""
-    for promised in sorted(durable.aside_of(root).glob(f"{PROMISE}*{durable.PARTIAL}")):
+    for promised in aside.parked(root, f"{PROMISE}*{durable.PARTIAL}"):
         promised.unlink()  # not a promise yet
-    for promised in sorted(durable.aside_of(root).glob(f"{PROMISE}*")):
-        block, record = int(promised.name.removeprefix(PROMISE)), promised.read_bytes()
+    for promised in aside.parked(root, f"{PROMISE}*"):
         try:
+            block = range(log.n_blocks).index(int(promised.name.removeprefix(PROMISE)))
+            record = durable.read(promised, durable.DOCUMENT_BYTES)
             commits.decode(record, len(log.fields))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise StoreError(
                 f"this promise of a new block is damaged ({error})",
                 where=promised,
@@ -166,7 +167,7 @@ def keep_promises(root: Path, log: CommitLog, layouts: Mapping[str, Layout]) -> 
 
 def promise_path(root: Path, block: int) -> Path:
     """File that says that a block's new shards are all durable."""
-    return durable.aside_of(root) / f"{PROMISE}{block}"
+    return aside.own_folder(root) / f"{PROMISE}{block}"
 
 
 def shard_path(root: Path, stream: str, block: int, layer: int) -> Path:

@@ -7,12 +7,11 @@ columns, blocks committed one by one, and stages that appear whole or not at all
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -20,10 +19,11 @@ import zarr
 from relact import durable, schema
 from relact.errors import BusyError, IdentityError, StoreError
 from relact.schema import DOCUMENT
-from relact.store import blocks, locks, skeleton
+from relact.store import aside, blocks, locks, skeleton
 from relact.store.commits import CommitLog
-from relact.store.reading import READ_ONLY, Store
+from relact.store.reading import READ_ONLY, Store, told
 from relact.store.seal import EMPTY_GROUP, seal
+from relact.store.sealed import Objects, Sealed
 from relact.store.shards import VERIFY, Maps
 from relact.store.skeleton import Blueprint
 
@@ -40,7 +40,10 @@ class LocalStore(Store):
 
     path: Path
 
-    def __init__(self, path: Path, root: zarr.Group, manifest: schema.Manifest) -> None:
+    def __init__(self, path: Path, files: Sealed, manifest: schema.Manifest) -> None:
+        self.files = files
+        with told(path, VERIFY):
+            root = zarr.open_group(Objects(files), mode="r", use_consolidated=False)
         super().__init__(path, root, manifest)
         self._plain = {
             stream: skeleton.is_plain(array, self.streams[stream]) for stream, array in self.arrays.items()
@@ -48,6 +51,7 @@ class LocalStore(Store):
         self._maps = Maps()
         self._folders = {stream: str(blocks.shard_folder(path, stream)) for stream in self.streams}
         self.log = CommitLog(path, schema.commit_fields(self.streams, self.n_layers), self.n_blocks)
+        files.log = self.log
 
     def is_mapped(self, stream: str) -> bool:
         """Whether `columns` of the stream are views on mapped files."""
@@ -61,35 +65,44 @@ class LocalStore(Store):
         lay = self.streams[stream]
         number, offset = divmod(start, lay.span)
         path = f"{self._folders[stream]}{os.sep}{blocks.shard_name(block, layer)}"
+        self.files.require_shard(path, stream, block, layer)
         whole = self._maps.chunk(path, number, lay.n_spans, (lay.rows, lay.span), np.dtype(lay.dtype))
         return whole[: last - first, offset : offset + stop - start]
 
     def has(self, group: str) -> bool:
-        """Whether the group exists."""
-        return (self.path / group / DOCUMENT).is_file()
+        """Whether the group exists; `StoreError` when files of it are there without its document."""
+        return self.files.has(f"{group}/{DOCUMENT}")
 
     def children(self, group: str) -> list[str]:
         """Names of the groups in ``group``, sorted; empty when it does not exist."""
-        folder = self.path / group
-        return sorted(path.parent.name for path in folder.glob(f"*/{DOCUMENT}"))
+        return self.files.children(group)
 
     def attributes(self, group: str) -> dict[str, Any]:
         """What was recorded about a stage: its ``relact`` attributes."""
-        attributes = zarr.open_group(self.path / group, mode="r").attrs
-        return dict(cast(Mapping[str, Any], attributes.get(schema.ATTRIBUTE, {})))
+        attributes = self.files.document(group).get("attributes", {})
+        return dict(attributes.get(schema.ATTRIBUTE, {}))
 
     def dataset(self, group: str) -> xr.Dataset:
-        """One group as a lazy Dataset; `StoreError` names the command that makes it when it is not there."""
+        """One group as a lazy Dataset; `StoreError` names the command that makes it when it is not there.
+
+        What is read of it later is checked as well: damaged, or replaced since, it is refused.
+        """
         self._require(group)
         import xarray as xr  # costs a fifth of a second that a query of scores does not need
 
-        return xr.open_zarr(self.path, group=group, consolidated=False, chunks=None)
+        with told(self.path, VERIFY):
+            return xr.open_zarr(self._pinned(), group=group, consolidated=False, chunks=None)
 
     def tree(self) -> xr.DataTree:
-        """The whole hierarchy, lazily."""
+        """The whole hierarchy, lazily; checked as `dataset` is."""
         import xarray as xr
 
-        return xr.open_datatree(self.path, engine="zarr", consolidated=False, chunks=None)
+        with told(self.path, VERIFY):
+            return xr.open_datatree(self._pinned(), engine="zarr", consolidated=False, chunks=None)
+
+    def _pinned(self) -> Any:
+        """The files for one result; xarray's annotation knows paths only."""
+        return Objects(self.files.pinned())
 
     # --- writing
 
@@ -118,11 +131,12 @@ class LocalStore(Store):
 
         Yields an empty zarr group to fill. A crash or an exception leaves the former group as it was.
         """
-        target = self.path / group
-        aside, parked = (durable.place_aside(self.path, kind, group) for kind in ("new", "old"))
-        with locks.writing(self.path), durable.building(target, aside, partial(self._put, group, parked)):
-            yield zarr.create_group(aside, attributes={schema.ATTRIBUTE: dict(attributes)})
-            seal(aside)
+        with locks.writing(self.path):
+            aside.prepare(self.path)
+            new, parked = (aside.place(self.path, kind, group) for kind in ("new", "old"))
+            with durable.building(self.path / group, new, partial(self._put, group, parked)):
+                yield zarr.create_group(new, attributes={schema.ATTRIBUTE: dict(attributes)})
+                seal(new)
 
     def _put(self, group: str, parked: Path, built: Path) -> None:
         """Swap a group in, after the groups above it: `masks` above `masks/<name>`."""
@@ -139,12 +153,14 @@ class LocalStore(Store):
 def create(path: str | os.PathLike[str], blueprint: Blueprint) -> LocalStore:
     """Make a new store, whole or not at all, at a folder that does not exist yet."""
     target = Path(path)
-    aside = durable.place_aside(target, "new", "store")
     with locks.writing(target):
         require_absent(target)
-        put = partial(durable.swap_in, target=target, parked=durable.place_aside(target, "old", "store"))
-        with durable.building(target, aside, put):
-            skeleton.build(aside, blueprint)
+        aside.clear(target)  # of a store that was here before
+        aside.prepare(target)
+        new, parked = (aside.place(target, kind, "store") for kind in ("new", "old"))
+        with durable.building(target, new, partial(durable.swap_in, target=target, parked=parked)):
+            skeleton.build(new, blueprint)
+        aside.clear(target)
     return open(target)
 
 
@@ -160,21 +176,23 @@ def rebuild(path: Path, blueprint: Blueprint) -> LocalStore:
 
     with locks.writing(path):
         _settle(path)
-        aside = durable.place_aside(path, "new", "grow")
-        with durable.building(path, aside, put):
-            skeleton.build(aside, blueprint)
+        aside.prepare(path)
+        new = aside.place(path, "new", "grow")
+        with durable.building(path, new, put):
+            skeleton.build(new, blueprint)
+        aside.clear(path)
     return open(path)
 
 
 def drop(path: Path, group: str) -> None:
     """Delete a stage of the store at ``path``, readable or not; a crash leaves all of it or nothing."""
-    parked = durable.place_aside(path, "gone", group)
     with locks.writing(path):
-        shutil.rmtree(parked, ignore_errors=True)
-        parked.parent.mkdir(exist_ok=True)
+        aside.prepare(path)
+        parked = aside.place(path, "gone", group)
+        durable.remove(parked)
         os.rename(path / group, parked)
         durable.sync((path / group).parent)
-        shutil.rmtree(parked)
+        durable.remove(parked)
 
 
 def open(path: str | os.PathLike[str]) -> LocalStore:
@@ -183,8 +201,7 @@ def open(path: str | os.PathLike[str]) -> LocalStore:
     What a crash left half done is finished first, unless a writer is at work or the place is read-only.
     """
     target = Path(path)
-    aside = durable.aside_of(target)
-    if aside.is_dir() and os.access(aside, os.W_OK) and locks.is_free(target):
+    if aside.is_there(target) and os.access(aside.folder_of(target), os.W_OK) and locks.is_free(target):
         with suppress(BusyError), locks.writing(target):
             _settle(target)
     return _open(target)
@@ -201,19 +218,15 @@ def writable(store: str | os.PathLike[str] | Store) -> LocalStore:
 
 def _open(target: Path) -> LocalStore:
     manifest = read_manifest(target)
-    root = zarr.open_group(target, mode="r+" if os.access(target, os.W_OK) else "r")
-    return LocalStore(target, root, manifest)
+    return LocalStore(target, Sealed(target), manifest)
 
 
 def read_manifest(target: Path) -> schema.Manifest:
     """The identity of the store at ``target``, from its root attributes alone."""
-    if not (target / DOCUMENT).is_file():
+    if not (target / DOCUMENT).exists() and not (target / schema.COMMITS).is_dir():
         problem = "exists, but is not a relact store" if target.exists() else "no such store"
         raise StoreError(problem, where=target, fix="make one with `relact capture` or `relact run`")
-    try:
-        attributes = dict(zarr.open_group(target, mode="r", use_consolidated=False).attrs)
-    except Exception as error:  # whatever zarr's parsers raise on a damaged file
-        raise StoreError(f"its {DOCUMENT} cannot be read ({error})", where=target, fix=VERIFY) from error
+    attributes = Sealed(target).document("").get("attributes", {})
     if schema.PACKAGE in attributes:
         raise StoreError(
             "packed for sharing, so it can only be read", where=target, fix="unpack it: `relact unpack`"
@@ -263,15 +276,13 @@ def recover(store: LocalStore) -> None:
 
 def _settle(path: Path) -> None:
     """The work of `recover`, by the holder of the lock."""
-    aside = durable.aside_of(path)
     if path.is_dir():
         skeleton.apply_growth(path)
-    if aside.is_dir():
-        if any(aside.glob(f"{blocks.PROMISE}*")):
+        if aside.parked(path, f"{blocks.PROMISE}*"):
             store = _open(path)
             blocks.keep_promises(path, store.log, store.streams)
-        durable.restore_groups(path)
-        shutil.rmtree(aside, ignore_errors=True)
+        aside.restore(path)
+    aside.clear(path)
     if path.is_dir():
         durable.sweep(path)
 

@@ -8,16 +8,20 @@ True
 
 The ranks of one launch share it: `writing_together`.
 
-The file is ``.<name>.lock`` in the store's parent folder, never inside the hierarchy, and is removed with the
-lock. Nested use in one thread counts once.
+The file is ``.<name>.lock`` in the parent of the store's real folder, never inside the hierarchy, and is
+removed with the lock. Nested use in one thread counts once. A file system that has no ``flock`` gets a second
+file, ``.<name>.lock.held``, which only one process can make; it is free again once that process is gone from
+the host it names.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,18 +30,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relact import durable
-from relact.errors import BusyError
+from relact.errors import BusyError, StoreError
+from relact.store import aside
 
 POLL = 0.1  # seconds between two looks at a lock that another rank holds
 # a probe (`is_free`, a waiting rank) holds the lock for microseconds: not worth refusing for
 TRIES, PAUSE = 10, 0.05
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+HELD = ".held"  # ends the name of the file that is a lock by being there
+FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @dataclass
 class _Held:
-    descriptor: int
+    descriptor: int  # of the lock file
     thread: int
     depth: int = 1
+    claim: Path | None = None  # where there is no ``flock``: the file that holds instead
 
 
 _held: dict[Path, _Held] = {}
@@ -67,7 +76,7 @@ def writing(store: Path) -> Iterator[None]:
     with _guard:
         held = _held.get(path)
         if held is None:
-            held = _held[path] = _Held(_acquire(path, store), threading.get_ident())
+            held = _held[path] = _acquire(path, store)
             _describe(held.descriptor, "")
         elif held.thread == threading.get_ident():
             held.depth += 1
@@ -80,7 +89,7 @@ def writing(store: Path) -> Iterator[None]:
             held.depth -= 1
             if not held.depth:
                 del _held[path]
-                _release(store, held.descriptor, fcntl.LOCK_EX)
+                _release(store, held, fcntl.LOCK_EX)
 
 
 @contextmanager
@@ -98,18 +107,18 @@ def writing_together(
             yield
         return
     path = lock_path(store)
-    descriptor = _lead(path, store, crew, prepare) if crew.rank == 0 else _join(path, crew, finished)
-    if descriptor is None:
+    held = _lead(path, store, crew, prepare) if crew.rank == 0 else _join(path, store, crew, finished)
+    if held is None:
         yield
         return
     with _guard:
-        _held[path] = _Held(descriptor, threading.get_ident())
+        _held[path] = held
     try:
         yield
     finally:
         with _guard:
             del _held[path]
-            _release(store, descriptor, fcntl.LOCK_SH)
+            _release(store, held, fcntl.LOCK_SH)
 
 
 def alone(store: Path) -> bool:
@@ -131,104 +140,163 @@ def is_free(store: Path) -> bool:
         if path in _held:
             return False
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, FLAGS)
     except OSError:
-        return True
+        return not _is_held(_claim_path(path))
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _flock(descriptor) or not _is_held(_claim_path(path))
     except BlockingIOError:
         return False
     finally:
         os.close(descriptor)
-    return True
 
 
 def lock_path(store: Path) -> Path:
     """The lock file of a store."""
-    absolute = store.absolute()
-    return absolute.with_name(f".{absolute.name}.lock")
+    real = aside.home(store)
+    return real.with_name(f".{real.name}.lock")
 
 
-def _acquire(path: Path, store: Path) -> int:
-    """A descriptor that holds the exclusive lock on the file which is at ``path`` now."""
+def _acquire(path: Path, store: Path) -> _Held:
+    """The exclusive lock on the file which is at ``path`` now."""
     holder: dict[str, object] = {}
     for _ in range(TRIES):
         descriptor = _open(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            claim = None if _flock(descriptor) else _claim(_claim_path(path))
             if _is_at(path, descriptor):  # otherwise its owner removed it between our open and our lock
-                return descriptor
-        except BlockingIOError:
-            holder = _read(descriptor)
+                return _Held(descriptor, threading.get_ident(), claim=claim)
+            if claim:
+                claim.unlink(missing_ok=True)
+        except (BlockingIOError, FileExistsError):
+            holder = _read(descriptor) or _holder(_claim_path(path))
             time.sleep(PAUSE)
         os.close(descriptor)
     raise _busy(store, holder)
 
 
-def _lead(path: Path, store: Path, crew: Crew, prepare: Callable[[], None]) -> int:
-    """Rank 0: alone until the store is prepared, then shared."""
-    descriptor = _acquire(path, store)
-    with _guard:
-        # what `prepare` calls may ask for the lock again
-        _held[path] = _Held(descriptor, threading.get_ident())
+def _flock(descriptor: int, mode: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> bool:
+    """Lock a file; False where the file system has no locks, `BlockingIOError` when another has it."""
     try:
-        _describe(descriptor, "")
+        fcntl.flock(descriptor, mode)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _claim_path(path: Path) -> Path:
+    return path.with_name(path.name + HELD)
+
+
+def _claim(path: Path) -> Path:
+    """Make the file that holds by being there; `FileExistsError` while the process that made it may live."""
+    if not _is_held(path):
+        path.unlink(missing_ok=True)
+    descriptor = os.open(path, FLAGS | os.O_CREAT | os.O_EXCL, 0o644)
+    _describe(descriptor, "")
+    os.close(descriptor)
+    return path
+
+
+def _is_held(path: Path) -> bool:
+    """Whether the file is there, and not of a process that has ended on this host."""
+    if not os.path.lexists(path):
+        return False
+    holder = _holder(path)
+    process = holder.get("pid")
+    if holder.get("host") != socket.gethostname() or not isinstance(process, int):
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _lead(path: Path, store: Path, crew: Crew, prepare: Callable[[], None]) -> _Held:
+    """Rank 0: alone until the store is prepared, then shared."""
+    held = _acquire(path, store)
+    with _guard:
+        _held[path] = held  # what `prepare` calls may ask for the lock again
+    try:
+        if held.claim:
+            raise _unshared(store)
+        _describe(held.descriptor, "")
         prepare()
-        _describe(descriptor, crew.launch)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        _describe(held.descriptor, crew.launch)
+        fcntl.flock(held.descriptor, fcntl.LOCK_SH)
     except BaseException:
         with _guard:
             del _held[path]
-        _release(store, descriptor, fcntl.LOCK_EX)
+        _release(store, held, fcntl.LOCK_EX)
         raise
-    return descriptor
+    return held
 
 
-def _join(path: Path, crew: Crew, finished: Callable[[], bool]) -> int | None:
+def _join(path: Path, store: Path, crew: Crew, finished: Callable[[], bool]) -> _Held | None:
     """The other ranks: share the lock that rank 0 of the launch holds; None once there is nothing to do."""
     while not finished():
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(path, FLAGS)
         except FileNotFoundError:
             time.sleep(POLL)
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it: left by a dead process
+            if not _flock(descriptor):  # if it does, nobody holds it: left by a dead process
+                raise _unshared(store)
         except BlockingIOError:
             if _read(descriptor).get("launch") == crew.launch:
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
                 if _is_at(path, descriptor):
-                    return descriptor
+                    return _Held(descriptor, threading.get_ident())
         os.close(descriptor)
         time.sleep(POLL)
     return None
 
 
 def _open(path: Path) -> int:
+    """The lock file, made if need be: a plain file of one name, for its content is replaced."""
     with durable.explained(path):
         durable.make_folders(path.parent)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            descriptor = os.open(path, FLAGS | os.O_CREAT | os.O_NONBLOCK, 0o644)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise _odd(path) from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            os.close(descriptor)
+            raise _odd(path)
+        return descriptor
 
 
-def _release(store: Path, descriptor: int, mode: int) -> None:
+def _release(store: Path, held: _Held, mode: int) -> None:
     """Let go; the last holder first removes the file, and the folder aside if nothing is in it."""
     path = lock_path(store)
     try:
         if mode == fcntl.LOCK_SH:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with suppress(OSError):  # not there, or not empty
-            durable.aside_of(store).rmdir()
-        if _is_at(path, descriptor):
+            fcntl.flock(held.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        aside.tidy(store)
+        if _is_at(path, held.descriptor):
             path.unlink(missing_ok=True)
+        if held.claim:
+            held.claim.unlink(missing_ok=True)
     except BlockingIOError:
         pass  # another rank still has it
     finally:
-        os.close(descriptor)
+        os.close(held.descriptor)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
@@ -242,18 +310,41 @@ def _describe(descriptor: int, launch: str) -> None:
 
 
 def _read(descriptor: int) -> dict[str, object]:
+    return _described(os.pread(descriptor, 4096, 0))
+
+
+def _holder(claim: Path) -> dict[str, object]:
     try:
-        return dict(json.loads(os.pread(descriptor, 4096, 0)))
+        return _described(durable.read(claim, 4096))
+    except OSError:
+        return {}
+
+
+def _described(text: bytes) -> dict[str, object]:
+    try:
+        return dict(json.loads(text))
     except (ValueError, TypeError):
         return {}
 
 
 def _busy(store: Path, holder: Mapping[str, object]) -> BusyError:
+    claim, fix = _claim_path(lock_path(store)), "wait for it, or stop it; its lock ends with it"
+    if claim.exists():
+        fix = f"wait for it, or stop it; once it is gone, remove {claim}"
     return BusyError(
         f"process {holder.get('pid', '?')} on {holder.get('host', '?')} is writing this store",
         where=store,
-        fix="wait for it, or stop it; its lock ends with it",
+        fix=fix,
     )
+
+
+def _odd(path: Path) -> StoreError:
+    return StoreError("is a link or no plain file, which relact never makes", where=path, fix="remove it")
+
+
+def _unshared(store: Path) -> StoreError:
+    problem = "its file system has no locks, which several ranks would share"
+    return StoreError(problem, where=store, fix="capture with one process, or to another disk")
 
 
 def _forget_in_child() -> None:

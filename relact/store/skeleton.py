@@ -22,7 +22,7 @@ from zarr.codecs import BloscCodec
 from relact import durable, schema
 from relact.errors import StoreError
 from relact.schema import DOCUMENT
-from relact.store import blocks, commits
+from relact.store import aside, blocks, commits
 from relact.store.layout import Layout, array_of, layouts
 from relact.store.seal import files_below, seal
 from relact.store.shards import VERIFY
@@ -92,15 +92,15 @@ def build(path: Path, blueprint: Blueprint) -> None:
 def promise_growth(path: Path, store: Path) -> None:
     """The skeleton at ``path`` shall replace the store's: from here on `apply_growth` finishes a crash."""
     durable.sync_tree(path)
-    ready = durable.aside_of(store) / GROWTH
+    ready = aside.prepare(store) / GROWTH
     os.rename(path, ready)
     durable.sync(ready.parent)
 
 
 def apply_growth(store: Path) -> None:
     """Move the promised files into place, the root's document last; safe to repeat after a crash in it."""
-    ready = durable.aside_of(store) / GROWTH
-    if not ready.is_dir():
+    ready = next(iter(aside.parked(store, GROWTH)), None)
+    if ready is None or not ready.is_dir():
         return
     names = [name for name in files_below(ready) if name != DOCUMENT]
     for name in names:
@@ -153,6 +153,8 @@ def open_array(root: zarr.Group, stream: str, where: object) -> zarr.Array[Any]:
         array = root[name]
     except KeyError as error:
         raise StoreError(f"{name} is missing", where=where, fix=VERIFY) from error
+    except StoreError:
+        raise
     except Exception as error:  # whatever zarr's parsers raise on a damaged file
         raise StoreError(f"{name}/{DOCUMENT} cannot be read ({error})", where=where, fix=VERIFY) from error
     if not isinstance(array, zarr.Array) or array.ndim != 3:

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -16,8 +17,9 @@ from relact import schema
 from relact.ablating import forecast as ablating
 from relact.ablating.ablate import ablate_with
 from relact.ablating.options import AblateOptions
+from relact.ablating.super_units import ensure_super_units
 from relact.analysis.claims import summary
-from relact.analysis.compare import in_common
+from relact.analysis.compare import in_common, overlap
 from relact.analysis.effects import Effects, effects
 from relact.analysis.evidence import evidence
 from relact.capturing import forecast as capturing
@@ -28,26 +30,28 @@ from relact.errors import InputError, ModelError
 from relact.models.loading import LoadedModel, load
 from relact.plan import Plan
 from relact.progress import Progress, silent
-from relact.relations.options import PromptOptions
+from relact.relations.options import PromptOptions, ReadingOptions
 from relact.relations.prompts import build, published, warn_of_dropped
 from relact.relations.sources import load_all
 from relact.relations.table import read, recognised
 from relact.scoring import forecast as scoring
 from relact.scoring.criteria import meaning, of_attributions
-from relact.scoring.masks import name_of
+from relact.scoring.masks import name_of, select_with
 from relact.scoring.options import ScoreOptions
 from relact.scoring.quantities import wanted as wanted_of
 from relact.scoring.score import score_with
 from relact.store.layout import block_of, layouts, site_of
 from relact.store.local import LocalStore
+from relact.studies import known_prompts, presets
 from relact.studies import looks as looking
-from relact.studies import presets
 from relact.studies.known_prompts import known
 from relact.studies.presets import Recipe
 
 if TYPE_CHECKING:
     from relact.relations.facts import Relation
 
+NOTHING_TESTED = "no prompt has an answer to test"
+HOW_TO_TEST = 'ask for the labels with --template "{} This is", or give facts with answers'
 EMBEDDED = "smollm2"  # the model of a study that names none
 
 
@@ -58,15 +62,24 @@ class Study:
     Attributes:
         store: all of it.
         ablations: what breaks without each relation's neurons, by the mask's name: ``top-<k>``, and of a
-            study with attributions ``attribution_z-top-<k>`` beside it.
+            study with attributions ``attribution_z-top-<k>`` beside it. Empty where no prompt has an answer
+            to test, as with texts that only have labels.
+        masks: names of all masks that it chose.
     """
 
     store: LocalStore
     ablations: Mapping[str, xr.Dataset]
+    masks: tuple[str, ...]
 
     @property
     def ablation(self) -> xr.Dataset:
-        """The first of them."""
+        """The first of them.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not self.ablations:
+            raise InputError(NOTHING_TESTED, where=self.store.path, fix=HOW_TO_TEST)
         return next(iter(self.ablations.values()))
 
     def effects(self, name: str | None = None) -> Effects:
@@ -85,8 +98,15 @@ class Study:
             f"{name}, {meaning(self.store.mask_record(name).statistic)}: {summary(self.evidence(name))}"
             for name in self.ablations
         ]
-        if len(self.ablations) == 2:
-            table = in_common(self.store, *self.ablations)
+        lines += [
+            f"{name}, {meaning(self.store.mask_record(name).statistic)}: {self._shared(name)}"
+            for name in self.masks
+            if name not in self.ablations
+        ]
+        if not self.ablations:
+            lines.append(f"Nothing was switched off: {NOTHING_TESTED}. To test, {HOW_TO_TEST}")
+        if len(self.masks) == 2:
+            table = in_common(self.store, *self.masks)
             shared, size, expected = (table[name].mean() for name in ("shared", "other_size", "expected"))
             lines.append(
                 f"both choose {shared:.1f} of {size:.0f} hidden units on average (random sets would share "
@@ -100,6 +120,20 @@ class Study:
         lines = "".join(f"<li>{escape(line)}</li>" for line in self.found())
         return f"<ul>{lines}</ul>{self.store._repr_html_()}"
 
+    def _shared(self, name: str) -> str:
+        """What relations share under a mask, in words."""
+        table = overlap(self.store, name)
+        names, shared = table["relation"].values, table["shared"].values
+        size, others = np.diag(shared).max(), shared - np.diag(np.diag(shared) + 1)
+        one, other = np.unravel_index(others.argmax(), shared.shape)
+        if others[one, other] <= 0:
+            return f"{size} neurons of each relation, none of two"
+        most, expected = others[one, other], float(table["expected"].values[one, other])
+        return (
+            f"{size} neurons of each relation; {names[one]} and {names[other]} share {most}, the most "
+            f"(random sets would share {expected:.1f})"
+        )
+
     def tree(self) -> xr.DataTree:
         """The store as a lazy `xarray.DataTree`."""
         return self.store.tree()
@@ -112,6 +146,7 @@ def run(
     store: str | Path,
     k: int | None = None,
     preset: str | None = None,
+    reading: ReadingOptions | None = None,
     prompts: PromptOptions | None = None,
     capture: CaptureOptions | None = None,
     scores: ScoreOptions | None = None,
@@ -126,10 +161,11 @@ def run(
         k: neurons per relation to switch off; the preset's, or 400.
         preset: a published study's settings (`presets`); options of a step that are given here take the place
             of its own.
+        reading: of the sources: columns, templates and labels, as `relations.sources.load` takes them.
         prompts, capture, scores, ablate: options of those steps.
     """
     recipe = recipe_of(preset, k=k, prompts=prompts, capture=capture, scores=scores, ablate=ablate)
-    table = table_of(sources, recipe)
+    table = table_of(sources, recipe, reading)
     warn_of_dropped(table)
     return follow(recipe, load(model), table, store, progress=progress)
 
@@ -159,17 +195,35 @@ def follow(
     recipe: Recipe, model: LoadedModel, table: pd.DataFrame, store: str | Path, *, progress: Progress = silent
 ) -> Study:
     """The steps after the prompts."""
-    if recipe.known:
-        table = known(table, model, match=recipe.ablate.match, progress=progress)
-    opened = capture_with(recipe.capture, model, table, store, progress=progress)
+    opened = capture_with(
+        recipe.capture, model, kept(recipe, model, table, progress), store, progress=progress
+    )
     score_with(recipe.scores, opened, progress=progress)
-    ablations = {}
+    tested = opened.manifest.n_prompts(schema.TEST) > 0
+    if not tested and not recipe.ablate.keep_super_units:
+        ensure_super_units(opened, lambda: model, progress)
+    ablations, masks = {}, []
     for statistic in recipe.criteria:
         options = replace(recipe.ablate, by=None, statistic=statistic)
-        found = ablate_with(options, opened, k=recipe.k, model=model, progress=progress)
-        ablations[name_of(options.selection(recipe.k))] = found
-    _look(opened, list(ablations), model, progress)
-    return Study(opened, ablations)
+        selection = options.selection(recipe.k)
+        masks.append(name_of(selection))
+        if tested:
+            found = ablate_with(options, opened, k=recipe.k, model=model, progress=progress)
+            ablations[masks[-1]] = found
+        else:
+            select_with(selection, opened)
+    _look(opened, masks, model, progress)
+    return Study(opened, ablations, tuple(masks))
+
+
+def kept(
+    recipe: Recipe, model: LoadedModel, table: pd.DataFrame, progress: Progress = silent
+) -> pd.DataFrame:
+    """The prompts of a study: all, or those whose answers the model knows; relations may be dropped."""
+    if not recipe.known:
+        return table
+    strict = recipe.prompts.strict
+    return known(table, model, match=recipe.ablate.match, strict=strict, progress=progress)
 
 
 def _look(store: LocalStore, masks: Sequence[str], model: LoadedModel, progress: Progress) -> None:
@@ -188,7 +242,7 @@ def forecast(
     the model is loaded and timed.
 
     Nothing is written. What a ``store`` holds already is left out of the capture's plan. Where a recipe keeps
-    only the prompts that the model answers, the plans are those of all prompts.
+    only the prompts that the model answers, that is the first plan, and the others are those of all prompts.
     """
     loaded, capture = load(model), recipe.capture
     tests = table[table["split"] == schema.TEST]
@@ -209,19 +263,36 @@ def forecast(
         )
         for statistic in recipe.criteria
     ]
+    asked = (
+        [known_prompts.forecast(table, loaded, batch_tokens=recipe.ablate.batch_tokens)]
+        if recipe.known
+        else []
+    )
     return [
+        *asked,
         capturing.forecast(capture, loaded, table, store),
         scoring.forecast_of(recipe.scores, shapes, relation_of),
         *(
             ablating.forecast_of(recipe.ablate, loaded, matrix, special_tokens=capture.special_tokens)
             for matrix in matrices
+            if len(tests)
         ),
         *(looking.forecast_of(loaded, texts, len(relations), of_attributions(x)) for x in recipe.criteria),
     ]
 
 
-def table_of(sources: Iterable[str | Path | Relation] | pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
+def table_of(
+    sources: Iterable[str | Path | Relation] | pd.DataFrame,
+    recipe: Recipe,
+    reading: ReadingOptions | None = None,
+    *,
+    skipped: list[str] | None = None,
+    chosen: list[str] | None = None,
+) -> pd.DataFrame:
     """The prompts of a study: a prompt table's as they are, or those made of the sources' facts.
+
+    Args:
+        reading, skipped, chosen: as of `relations.sources.load_all`.
 
     Raises:
         InputError: a prompt table among other sources, or beside choices of how prompts are made.
@@ -230,20 +301,18 @@ def table_of(sources: Iterable[str | Path | Relation] | pd.DataFrame, recipe: Re
         return sources
     sources = list(sources)
     tables = [path for path in sources if isinstance(path, str | Path) and recognised(Path(path))]
+    if not tables and recipe.published:
+        return published(sources, recipe.prompts)
     if not tables:
-        return (
-            published(sources, recipe.prompts)
-            if recipe.published
-            else build(load_all(sources), recipe.prompts)
-        )
+        return build(load_all(sources, reading, skipped=skipped, chosen=chosen), recipe.prompts)
     if len(sources) > 1:
         fix = "give it alone, or give what it was made of"
         raise InputError("a prompt table is a study's prompts, all of them", where=tables[0], fix=fix)
     made = replace(recipe.prompts, seed=0, strict=False)
-    if not recipe.published and made != PromptOptions():
+    if not recipe.published and (made != PromptOptions() or reading not in (None, ReadingOptions())):
         fix = "make it again with `relact prompts` and these options, or leave them out"
         raise InputError(
-            "a prompt table is taken as it is: shots, templates, sizes and language are its own",
+            "a prompt table is taken as it is: columns, shots, templates, sizes and language are its own",
             where=tables[0],
             fix=fix,
         )

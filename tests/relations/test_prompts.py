@@ -101,7 +101,7 @@ def test_the_paper_holds_out_fifty_facts_of_each_relation_and_keeps_the_rest(tmp
         samples.append({"subject": "Intel 8086", "object": "Intel"})  # gives itself away, and stays
         counts[sources.PAPER[stem]] = len(samples)
         data = {
-            "prompt_templates": ["{} is"],
+            "prompt_templates": [f"{{}}, {stem}, is"],
             "prompt_templates_zs": ["What is {}? It is"],
             "samples": samples,
         }
@@ -147,7 +147,7 @@ def test_an_empty_relation_and_one_with_a_single_prompt_are_refused(count):
 
 @pytest.mark.parametrize("name", ["intact", "random-", "random-walks"])
 def test_a_relation_with_the_name_of_a_condition_is_refused(name):
-    with pytest.raises(InputError, match=f"^relation {name}: this name is taken. Choose another name"):
+    with pytest.raises(InputError, match=f"'{name}' cannot name a relation. Choose another name"):
         prompts.prompts([relation(), replace(relation(), name=name)])
 
 

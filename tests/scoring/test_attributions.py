@@ -235,7 +235,7 @@ def test_a_package_answers_the_same(scored, tmp_path):
 def test_a_package_lists_the_best_by_either_choice(scored, tmp_path):
     pack(scored.path, tmp_path / "p.zarr", stages=["masks"])
     shared = open_store(tmp_path / "p.zarr")
-    assert shortlist.statistics(shared) == ["average_precision", "attribution_z"]
+    assert list(shortlist.lengths(shared)) == ["average_precision", "attribution_z"]
     assert not shared.has(schema.SCORES)
     for by in ("activation", "attribution"):
         ours, theirs = (query.top(store, relation="size", n=7, by=by) for store in (shared, scored))

@@ -13,7 +13,7 @@ from helpers import disk, sample
 
 from relact import durable
 from relact.capturing import prepare
-from relact.store import blocks
+from relact.store import aside, blocks
 from relact.store.seal import files_below
 
 
@@ -78,15 +78,16 @@ def test_a_block_that_is_replaced_is_promised_once_its_shards_are_durable(tmp_pa
 
 
 def test_a_store_and_a_stage_are_durable_before_they_are_named(tmp_path, events):
+    built = aside.place(tmp_path / "s.zarr", "new", "store")
     store = sample.make(tmp_path / "s.zarr", 6)
-    contents = {"store": (store.path, list(files_below(store.path)))}
-    with store.stage("masks/top-4", {"k": 4}) as built:
-        built.create_array("x", data=np.arange(30), dimension_names=("i",))
+    contents = {built: (store.path, list(files_below(store.path)))}
+    with store.stage("masks/top-4", {"k": 4}) as group:
+        group.create_array("x", data=np.arange(30), dimension_names=("i",))
     mask = store.path / "masks" / "top-4"
-    contents["masks/top-4"] = (mask, list(files_below(mask)))
-    for group, (place, names) in contents.items():
+    contents[aside.place(store.path, "new", "masks/top-4")] = (mask, list(files_below(mask)))
+    for built, (place, names) in contents.items():
         named = events.index(("name", place))
         flushed = {path for kind, path in events[:named] if kind == "flush"}
         assert len(names) >= 3
-        assert {durable.place_aside(store.path, "new", group) / name for name in names} <= flushed
+        assert {built / name for name in names} <= flushed
         assert ("flush", place.parent) in events[named:]
