@@ -5,6 +5,7 @@ and nothing public is missing from it.
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -101,6 +102,33 @@ def test_the_report_page(here, command):
     figures = {name.strip("`") for name in documented.split(", ")}
     # one k and one criterion only in this study
     assert {path.stem for path in (here / "figures").iterdir()} == figures - {"sweep", "board"}
+
+
+def test_the_notebook_was_executed_and_asks_for_nothing():
+    notebook = json.loads((DOCS / "example.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    shown = [
+        "".join(text) for cell in cells for out in cell["outputs"] for text in out.get("data", {}).values()
+    ]
+    assert any(text.startswith("<svg") for text in shown) and any("<table" in text for text in shown)
+    assert not any(re.search(r"<script|(?:src|href)=|@import", text) for text in shown)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    spec = importlib.util.spec_from_file_location("build_notebook", ROOT / "tools" / "build_notebook.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    stored = json.loads((DOCS / "example.ipynb").read_text())
+    made = module.executed(stored)
+    for before, after in zip(stored["cells"], made["cells"], strict=True):
+        kinds = [
+            [sorted(out.get("data", {"stdout": ""})) for out in cell.get("outputs", ())]
+            for cell in (before, after)
+        ]
+        assert kinds[0] == kinds[1], after["source"]
 
 
 def run_code(name, **changes):

@@ -12,7 +12,7 @@ from relact.ablating.decode import Questions, Replies, decode
 from relact.ablating.journal import Entry, Journal
 from relact.ablating.options import PUBLISHED, AblateOptions
 from relact.models.loading import LoadedModel
-from relact.progress import Progress, silent
+from relact.progress import LOG, Progress, silent
 from relact.relations.verdict import decide, is_open, most_tokens
 
 PAPER_TOKENS = 2  # greedy, as the published method
@@ -82,6 +82,10 @@ def generate(
         wanted = np.ones((len(conditions), len(exam.tokens)), bool)
     sheet = _Sheet.of(conditions, wanted, journal)
     total, left = int(sheet.wanted.sum()), sheet.missing()
+    known = total - int(left.sum())
+    if known and known < total:
+        LOG.info("resuming: %s of %s answers are known", f"{known:,}", f"{total:,}")
+    progress("ablate", known, total, "answers")
 
     def finished(rows: Sequence[int], prompts: Sequence[int], replies: Replies) -> None:
         sheet.fill(rows, prompts, replies, journal)

@@ -36,6 +36,7 @@ def means_over(
     tokens = encode(loaded, table["text"].tolist(), special_tokens=special_tokens)
     sums = _Sums(np.array([list(groups).index(name) for name in table["relation"]]))
     done = 0
+    progress("means", done, len(tokens), "prompts")
     for rows in capture_rows(loaded, tokens, sums, options.record()):
         done += rows
         progress("means", done, len(tokens), "prompts")

@@ -111,6 +111,7 @@ class _Job:
         names = [schema.INTACT, PATCHED, *(f"{schema.RANDOM}{seed}" for seed in self.options.seeds)]
         found = np.full((len(names), len(self.relations), len(self.table)), np.nan, np.float32)
         said = np.full(found.shape[1:], "", object)
+        progress("patch", 0, len(self.relations), "relations")
         for at, relation in enumerate(self.relations):
             objects = list(dict.fromkeys(filter(None, known.loc[known["relation"] == relation, "object"])))
             targets, said[at] = self._answers(relation, objects, at)

@@ -88,6 +88,7 @@ def perplexity(
     tokens = encoded(loaded, texts, special_tokens=special_tokens)
     losses = np.zeros(len(conditions))
     predicted = sum(len(ids) - 1 for ids in tokens)
+    progress("perplexity", 0, len(conditions), "conditions")
     with torch.inference_mode():
         for start in range(0, len(conditions), ROWS):
             chunk = Chunk(loaded, conditions[start : start + ROWS], (), last=False, joining=False)

@@ -180,6 +180,7 @@ def said(
     kinds = {KIND_INTACT: 0, KIND_OWN: 1, KIND_RANDOM: 2}
     order = sorted(conditions, key=lambda condition: kinds[condition.kind])
     rows, done = [], 0
+    progress("generate", done, len(texts) * len(order), "texts")
     for place, condition in enumerate(order):
         with overriding(loaded.model, condition):
             for batch in batches:

@@ -26,7 +26,7 @@ from relact.capturing.options import CaptureOptions
 from relact.capturing.passes import capture_rows
 from relact.capturing.sizing import passes_of, shape_of, sized
 from relact.models.loading import LoadedModel, load
-from relact.progress import Progress, silent
+from relact.progress import LOG, Progress, silent
 from relact.relations.table import read
 from relact.store import local, locks
 from relact.store.blocks import BlockBuffer
@@ -216,7 +216,10 @@ class _Run:
     def capture(self, blocks: Sequence[int]) -> None:
         """Capture blocks in order; with two buffers one is written while the next is computed."""
         total = sum(self.store.rows_of(block)[1] - self.store.committed_stop(block) for block in blocks)
-        done = 0
+        done, there = 0, self.store.n_prompts - total
+        if there and total and len(blocks) == len(self.store.missing_blocks()):
+            LOG.info("resuming: %s of %s prompts are there", f"{there:,}", f"{self.store.n_prompts:,}")
+        self.progress("capture", 0, total, "prompts")
         free = [self.store.buffer() for _ in range(min(self.buffers, len(blocks)))]
         writing: list[Future[BlockBuffer]] = []  # one block at most; its result is its buffer, or an error
         with ThreadPoolExecutor(1, thread_name_prefix="relact-writer") as writer:

@@ -33,6 +33,9 @@ from relact.cli.sharing import list_stores, pack, pull, push, unpack
 from relact.cli.stability import stability
 from relact.cli.verify import check_store
 from relact.errors import RelactError
+from relact.progress import LOG
+
+MODEL_COMMANDS = ("capture", "ablate", "patch", "look", "generate", "run")  # they take seconds to begin
 
 app = typer.Typer(
     name="relact",
@@ -87,6 +90,9 @@ def main() -> None:
     """Entry point: run a command, turn every problem into one line and exit code 1."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    terminal.listen()
+    if arguments[:1] and arguments[0] in MODEL_COMMANDS and "--help" not in arguments:
+        LOG.info("loading torch and transformers")
     try:
         app(arguments)
     except RelactError as error:

@@ -17,6 +17,9 @@ def report(
     store: StorePlace,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="page to write: .html")] = None,
     figures: Annotated[Path | None, typer.Option(help="folder for every figure as PNG, SVG and PDF")] = None,
+    width: Annotated[
+        str | None, typer.Option(help="of the figures: column or page of a paper; free by default")
+    ] = None,
     mask: Annotated[
         str | None, typer.Option(help="neuron sets to show; those of the last ablation by default")
     ] = None,
@@ -27,7 +30,7 @@ def report(
 
     if output is None and figures is None:
         raise typer.BadParameter("say what to write: -o FILE, --figures FOLDER, or both")
-    written = write_report(told_of(store, *RESULTS), output, figures=figures, mask=mask)
+    written = write_report(told_of(store, *RESULTS), output, figures=figures, width=width, mask=mask)
     if as_json:
         terminal.dump({"store": store, "written": written})
         return

@@ -172,7 +172,10 @@ def _tell_dropped(table: pd.DataFrame, told: Collection[str] = ()) -> None:
 
 
 def _recipe(context: typer.Context, preset: str | None) -> Recipe:
-    """The options as they are given; of a preset those that do not change what it is."""
+    """The options as they are given; of a preset those that do not change what it is.
+
+    ``--device`` is where the model runs, not where scores are computed.
+    """
     given = context.params
     run = {name: given[name] for name in ("dtype", "block")}
     tokens = {"batch_tokens": given["batch_tokens"]} if given["batch_tokens"] else {}
@@ -191,7 +194,9 @@ def _recipe(context: typer.Context, preset: str | None) -> Recipe:
         recipe = Recipe(
             prompts=chosen_of(PromptOptions, context),
             capture=CaptureOptions(**captured, **run, **tokens),
-            scores=chosen_of(ScoreOptions, context),
+            scores=replace(
+                chosen_of(ScoreOptions, context), device=ScoreOptions.device
+            ),  # --device is the model's
             ablate=AblateOptions(seeds=tuple(range(given["seeds"])), **asked, **tokens),
         )
     return replace(recipe, k=given["k"] or recipe.k)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relact import colours
+from relact.progress import LOG
 from relact.schema import escaped
 
 if TYPE_CHECKING:
@@ -56,6 +58,20 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)
+
+
+class _Told(logging.Handler):
+    """What is going on, a faint line each on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(record.getMessage(), style="dim", highlight=False, markup=False)
+
+
+def listen() -> None:
+    """Show on a terminal what is told to `relact.progress.LOG`."""
+    if err.is_terminal and not any(isinstance(known, _Told) for known in LOG.handlers):
+        LOG.addHandler(_Told())
+        LOG.setLevel(logging.INFO)
 
 
 def pairs(values: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from relact.durable import sync, sync_tree
 from relact.errors import ModelError, RelactError
 from relact.models import gguf_header
 from relact.models.quiet import one_line, quiet
+from relact.progress import LOG
 from relact.sites import family
 
 DECODED = "f32-2"  # how files are decoded; another way needs another word, so that old folders are not reused
@@ -68,6 +69,7 @@ def decoded(pieces: Sequence[Path], digest: str, *, fix: str = "use the same fil
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(folder.name + ".lock")):
             if not folder.is_dir():
+                LOG.info("decoding GGUF into the cache, once for this file")
                 _require_content(pieces, digest, fix)
                 _build(pieces, folder)
     except OSError as error:

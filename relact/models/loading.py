@@ -25,6 +25,7 @@ from relact.models import gguf, hooks, selfcheck
 from relact.models.checkpoints import Checkpoint, locate
 from relact.models.quiet import one_line, quiet
 from relact.models.selfcheck import Shortcuts
+from relact.progress import LOG
 
 _OF_LAYER = re.compile(r"(^|\.)(layers|h|blocks|block|layer)\.\d+\.")
 _BUFFER = re.compile(r"(rotary|inv_freq|masked_bias|attn\.bias|attention\.bias)")  # made anew by every model
@@ -135,6 +136,7 @@ def load(
         raise InputError(
             f"unknown dtype {dtype}", where="dtype", fix=f"choose from auto, {', '.join(DTYPES)}"
         )
+    LOG.info("loading model %s", name)
     target = None if device_map is not None else _device(device)
     # refuses a family before its weights are fetched
     config, described = _config(name, revision, trust_remote_code)

@@ -1,7 +1,7 @@
 """One page with every result of a study, and its figures as files.
 
-Order of reading: ablations, gather (the store as tables) -> looks (colours, sizes, fonts),
-highlight (coloured tokens), pieces (of charts)
--> matrices, figures (tables to charts, charts to files) -> page (charts, tables and text to HTML) -> report
-(all of it at once).
+Order of reading: spoken (texts before and after), ablations, units (single neurons), gather (the store as
+tables) -> looks (colours, sizes, fonts), highlight (coloured tokens), pieces (of charts) -> matrices, fitting
+(to a paper), figures (tables to charts, charts to files) -> page (charts, tables and text to HTML), offline
+(charts in a notebook) -> report (all of it at once).
 """

@@ -17,8 +17,9 @@ import pandas as pd
 
 from relact.errors import StoreError
 from relact.reporting.ablations import ALL, CONTROL, OTHER, OWN
+from relact.reporting.fitting import fitted
 from relact.reporting.gather import Contents
-from relact.reporting.looks import LIGHT, Look, dressed, themed
+from relact.reporting.looks import LIGHT, WIDTHS, Look, dressed, themed
 from relact.reporting.matrices import ablation, experts, log_ablation, own
 from relact.reporting.pieces import cells, chosen, data, slanted, with_choices
 
@@ -28,8 +29,14 @@ NAMED_LINES, NAMES_HIGH = 5, 16  # lines that bear their name, and how many name
 TICKS = [0, 1, 10, 100, 1000, 10_000, 100_000, 1_000_000]  # of a number of neurons
 
 
-def charts(contents: Contents, look: Look = LIGHT, live: bool = False) -> dict[str, alt.TopLevelMixin]:
-    """Every figure that there is data for, by name, in the order of the page."""
+def charts(
+    contents: Contents, look: Look = LIGHT, live: bool = False, width: str | None = None
+) -> dict[str, alt.TopLevelMixin]:
+    """Every figure that there is data for, by name, in the order of the page.
+
+    Args:
+        width: ``column`` or ``page`` of a paper, which the figures then fit.
+    """
     drawn: dict[str, tuple[Callable[..., Any], bool]] = {
         "own": (own, any(not made.foreign for made in contents.choices.values())),
         "ablation": (ablation, bool(contents.choices)),
@@ -42,7 +49,8 @@ def charts(contents: Contents, look: Look = LIGHT, live: bool = False) -> dict[s
         "experts": (experts, len(contents.experts) > 0 and bool(contents.experts["use"].notna().any())),
         "distribution": (distribution, True),
     }
-    return {name: draw(contents, look, live) for name, (draw, there) in drawn.items() if there}
+    found = {name: draw(contents, look, live) for name, (draw, there) in drawn.items() if there}
+    return found if width is None else {name: fitted(chart, WIDTHS[width]) for name, chart in found.items()}
 
 
 def shares_some(contents: Contents) -> bool:

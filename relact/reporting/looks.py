@@ -13,6 +13,8 @@ from relact import colours
 
 CELL = {"width": 44, "height": 26}  # pixels of a matrix cell in files
 PLAIN = {"width": 460, "height": 260}
+WIDTHS = {"column": 312, "page": 648}  # pixels of a figure in a paper: 3.25 and 6.75 inches
+SMALL = 24  # pixels of a cell below which no number is read in it
 OVERHANG = 36  # pixels that the last slanted label needs
 FONT = "system-ui, 'DejaVu Sans', sans-serif"
 

@@ -9,14 +9,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import overload
 
-import altair as alt
-
+from relact.errors import InputError
 from relact.reporting.figures import charts as charts_of
 from relact.reporting.figures import save
 from relact.reporting.gather import gather
+from relact.reporting.looks import WIDTHS
+from relact.reporting.offline import Figures, offline
 from relact.reporting.page import write
 from relact.store.reading import Store
+
+
+@overload
+def report(
+    store: str | Path | Store, output: None = None, *, figures: None = None, mask: str | None = None
+) -> Figures: ...
+
+
+@overload
+def report(
+    store: str | Path | Store,
+    output: str | Path | None = None,
+    *,
+    figures: str | Path | None = None,
+    width: str | None = None,
+    mask: str | None = None,
+) -> list[Path]: ...
 
 
 def report(
@@ -24,21 +43,30 @@ def report(
     output: str | Path | None = None,
     *,
     figures: str | Path | None = None,
+    width: str | None = None,
     mask: str | None = None,
-) -> list[Path]:
+) -> list[Path] | Figures:
     """Write the page of a study to ``output`` and its figures into ``figures``; returns the files written.
 
     Args:
+        width: of the figures: ``column`` or ``page`` of a paper; as large as they are read best by default.
         mask: the neuron sets for overlaps and layers; those of the ablation shown first by default.
 
+    Returns:
+        The files written; without ``output`` and ``figures`` the figures themselves, see `charts`.
+
     Raises:
-        StoreError: the store has no scores, or a file cannot be written.
+        StoreError: the store has no scores, or a file cannot be written. InputError: another width.
     """
+    if width is not None and width not in WIDTHS:
+        raise InputError(f"no width {width!r}", where="width", fix=f"use {' or '.join(WIDTHS)}")
+    if output is None and figures is None:
+        return charts(store, mask=mask)
     contents = gather(store, mask=mask)
     written = [write(contents, output)] if output else []
-    return written + (save(charts_of(contents), figures) if figures else [])
+    return written + (save(charts_of(contents, width=width), figures) if figures else [])
 
 
-def charts(store: str | Path | Store, *, mask: str | None = None) -> dict[str, alt.TopLevelMixin]:
-    """The figures of a study as Altair charts, by name; a notebook draws them."""
-    return charts_of(gather(store, mask=mask))
+def charts(store: str | Path | Store, *, mask: str | None = None) -> Figures:
+    """The figures of a study as Altair charts, by name; a notebook shows them without network."""
+    return Figures({name: offline(chart) for name, chart in charts_of(gather(store, mask=mask)).items()})

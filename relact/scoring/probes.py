@@ -47,6 +47,7 @@ def probed(
         return {}
     flat, numbering = flatten(prefilter), Numbering.of(prefilter)
     roles, scores = labels.roles[labels.classes], np.empty(flat.shape, np.float32)
+    progress("probe", 0, len(flat), "relations")
     for row, values in enumerate(flat):
         order = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
         scores[row, order] = -(np.arange(1, order.size + 1)) / (order.size + 1)

@@ -269,6 +269,8 @@ class _Scoring:
         total = sum(lay.n_layers * lay.width for lay in scored)
         todo = [name for name in self.relations if name not in self.kept]
 
+        progress("score", self.done, total, "neurons")
+
         def collect(task: Task, values: np.ndarray) -> None:
             part.put(task, todo, values)
             self.done += task.stop - task.start

@@ -90,6 +90,7 @@ def halves_of(
     if few or splits < 1:
         problem = f"relation {few[0]!r} has one identification prompt" if few else f"{splits} splits"
         raise InputError(problem, where=store.path, fix="split at least two prompts, at least once")
+    progress("halves", 0, splits, "splits")
     for split in range(splits):
         rows = _halved(names, np.random.default_rng([seed, split]))
         labels = tuple(labels_of(names[half], relations, negatives, seed) for half in rows)

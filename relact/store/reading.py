@@ -293,10 +293,10 @@ class Store(ABC):
         return {schema.ATTRIBUTIONS: f"{', '.join(record.sites)} ({how})"}
 
     def _repr_html_(self) -> str:
-        """`describe` as a table, for notebooks."""
+        """`describe` as a table, for notebooks, without what is there for machines."""
+        shown = {name: value for name, value in self.describe().items() if name != "fingerprint"}
         rows = (
-            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
-            for name, value in self.describe().items()
+            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in shown.items()
         )
         return f"<table class='relact-store'>{''.join(rows)}</table>"
 

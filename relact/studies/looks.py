@@ -205,6 +205,7 @@ def _driven(store: LocalStore, loaded: LoadedModel, chosen: pd.DataFrame, progre
         for slot, prompt in enumerate(prompts):
             driver[unit, slot] = shown.index(int(prompt))
             wanted.setdefault(shown.index(int(prompt)), []).append((unit, slot))
+    progress("driven", 0, len(texts), "prompts")
     for row, (text, tokens) in enumerate(zip(texts, ids, strict=True)):
         sites = sorted({str(chosen["site"][unit]) for unit, _ in wanted[row]})
         owed = any(quantity[unit] != ACTIVATION for unit, _ in wanted[row])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,11 @@ class Study:
                 f"{'mostly different' if shared < size / 2 else 'largely the same'} neurons"
             )
         return lines
+
+    def _repr_html_(self) -> str:
+        """What was found, and the store, for notebooks."""
+        lines = "".join(f"<li>{escape(line)}</li>" for line in self.found())
+        return f"<ul>{lines}</ul>{self.store._repr_html_()}"
 
     def _shared(self, name: str) -> str:
         """What relations share under a mask, in words."""
