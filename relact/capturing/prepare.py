@@ -29,6 +29,7 @@ from relact.store import local, skeleton
 from relact.store.layout import array_of, site_of
 from relact.store.local import LocalStore
 from relact.store.seal import files_below
+from relact.store.sealed import SKELETON
 from relact.store.shards import VERIFY
 from relact.store.skeleton import Blueprint
 from relact.store.verify import Verdict, verify
@@ -127,6 +128,14 @@ def resume(store: LocalStore, intake: Intake) -> LocalStore:
         prompts[schema.IDENTIFY] = {**prompts[schema.IDENTIFY], schema.APPENDED: appended}
     local.require_identity(store, replace(intake.manifest, prompts=prompts))
     return store
+
+
+def is_superseded(store: LocalStore, intake: Intake) -> bool:
+    """Whether a store is of another capture and holds nothing: one that failed before its first block, where
+    the advice was another setting.
+    """
+    empty = not store.log.present() and not {*store.children("")} - {*SKELETON}
+    return empty and bool(store.manifest.differences(intake.manifest))
 
 
 def append(store: LocalStore, intake: Intake) -> LocalStore:
@@ -247,8 +256,6 @@ def _encode(
     loaded: LoadedModel, table: pd.DataFrame, special: bool
 ) -> tuple[dict[str, pd.DataFrame], list[list[int]]]:
     """Both splits with ``n_tokens``, and the token ids of the identification prompts."""
-    for name in table["relation"].unique():
-        schema.require_label(name, "prompts")
     tables = {}
     for split in (schema.IDENTIFY, schema.TEST):
         part = table[table["split"] == split].reset_index(drop=True)
