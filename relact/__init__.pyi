@@ -21,6 +21,7 @@ from .analysis.effects import cumulativity as cumulativity
 from .analysis.effects import effects as effects
 from .analysis.effects import of_part as of_part
 from .analysis.evidence import evidence as evidence
+from .analysis.experts import expert_use as expert_use
 from .analysis.leaderboard import leaderboard_of as leaderboard_of
 from .analysis.looks import promoted as promoted
 from .analysis.query import activations as activations

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ import torch
 from relact.models import gradients, hooks
 from relact.models.forward import pad
 from relact.models.loading import LoadedModel
+from relact.models.routed import Routed
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Tokens:
         activation, attribution: float32 [token, layer, neuron] per site.
         target: the token that is attributed.
         log_probability: of it, in nats; where another one is taken off, the difference of both logits.
+        layers: of every site, the model's own numbers of the layers.
     """
 
     activation: dict[str, np.ndarray]
     attribution: dict[str, np.ndarray]
     target: int
     log_probability: float
+    layers: dict[str, list[int]]
 
 
 def by_token(
@@ -50,8 +54,9 @@ def by_token(
     found: dict[str, dict[int, np.ndarray]] = {site: {} for site in sites}
     owed: dict[str, dict[int, np.ndarray]] = {site: {} for site in sites if backward}
 
-    def keep(site: str, layer: int, values: torch.Tensor) -> None:
-        found[site][layer] = values[0].detach().float().cpu().numpy().copy()
+    def keep(site: str, layer: int, values: Any) -> None:
+        whole = values.dense() if isinstance(values, Routed) else values
+        found[site][layer] = whole[0].detach().float().cpu().numpy().copy()
 
     ends, trace = mask.sum(dim=1) - 1, None
     with ExitStack() as stack:
@@ -67,8 +72,10 @@ def by_token(
         loss = gradients.log_probability(logits, torch.tensor([token]), other)
     if trace is not None:
         for site, layer, values in gradients.products(trace, loss.sum()):
-            owed[site][layer] = values[0].float().cpu().numpy()
-    return Tokens(_stacked(found), _stacked(owed), token, float(loss.detach()))
+            whole = values.dense() if isinstance(values, Routed) else values
+            owed[site][layer] = whole[0].float().cpu().numpy()
+    layers = {site: sorted(of) for site, of in found.items()}
+    return Tokens(_stacked(found), _stacked(owed), token, float(loss.detach()), layers)
 
 
 def _stacked(parts: dict[str, dict[int, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -162,6 +162,9 @@ CountNeurons = Annotated[
     bool,
     typer.Option("--count-neurons", help="count gate and up of a hidden unit as two neurons, as published"),
 ]
+Unit = Annotated[
+    str, typer.Option("--unit", help="what is chosen: neuron, or expert, whole ones of a mixture of experts")
+]
 KeepSuperUnits = Annotated[
     bool, typer.Option("--keep-super-units", help="do not leave out neurons that break the model alone")
 ]

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from relact import schema
@@ -213,6 +214,7 @@ def check_manifest(attributes: Any, where: object) -> schema.Manifest:
     _check_sites(capture.sites, where)
     if capture.attribution:
         _check_attribution(capture.attribution, where)
+    _check_layers(capture, where)
     require(capture.dtype in schema.DTYPES and capture.pool in schema.POOLS, "dtype or pool", where)
     amounts = _is_whole(capture.block, 1, ROWS) and _is_whole(capture.batch, 1, LENGTH)
     require(amounts, "block or batch", where)
@@ -235,6 +237,15 @@ def _check_sites(sites: Sequence[str], where: object) -> None:
     for site in sites:
         require("/" not in site, "sites", where)
         check_key(site, where)
+
+
+def _check_layers(capture: schema.CaptureRecord, where: object) -> None:
+    """Numbers of layers, ascending, of sites that are captured."""
+    known = {*capture.sites, *(capture.attribution.sites if capture.attribution else ())}
+    for site, numbers in (capture.layers or {}).items():
+        require(site in known and bool(numbers), "layers of a site", where)
+        whole = all(_is_whole(number, 0, LENGTH) for number in numbers)
+        require(whole and all(a < b for a, b in pairwise(numbers)), f"layers of {site}", where)
 
 
 def _check_attribution(record: schema.AttributionRecord, where: object) -> None:

@@ -19,7 +19,7 @@ from relact.errors import StoreError
 from relact.reporting.ablations import ALL, CONTROL, OTHER, OWN
 from relact.reporting.gather import Contents
 from relact.reporting.looks import LIGHT, Look, dressed, themed
-from relact.reporting.matrices import ablation, log_ablation, own
+from relact.reporting.matrices import ablation, experts, log_ablation, own
 from relact.reporting.pieces import cells, chosen, data, slanted, with_choices
 
 FORMATS = ("png", "svg", "pdf")
@@ -39,6 +39,7 @@ def charts(contents: Contents, look: Look = LIGHT, live: bool = False) -> dict[s
         "overlap": (overlap, shares_some(contents) if live else len(contents.relations) > 1),
         "growth": (growth, len(contents.growth) > 0),
         "layers": (layers, True),
+        "experts": (experts, len(contents.experts) > 0 and bool(contents.experts["use"].notna().any())),
         "distribution": (distribution, True),
     }
     return {name: draw(contents, look, live) for name, (draw, there) in drawn.items() if there}

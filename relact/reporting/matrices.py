@@ -43,6 +43,34 @@ def log_ablation(contents: Contents, look: Look = LIGHT, live: bool = False) -> 
     return _matrix(contents, table, more, look, live, 1.0, "Change of the answers' log-probability in nats")
 
 
+def experts(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
+    """Experts of every layer that a relation's prompts use most beyond other prompts, best first."""
+    table = contents.experts.assign(
+        more=contents.experts["use"] - contents.experts["others"],
+        label=contents.experts["expert"].map(str),
+    )
+    first, far = contents.relations[0], max(1e-4, float(table["more"].abs().max()))
+    base = chosen(table, live, relation=first).encode(
+        x=alt.X("rank:O", title="used most beyond others", axis=alt.Axis(orient="top", labelAngle=0)),
+        y=alt.Y("layer:O", title="layer"),
+        tooltip=[
+            "relation:N",
+            "layer:O",
+            "expert:O",
+            alt.Tooltip("use:Q", title="mean weight", format=".3f"),
+            alt.Tooltip("others:Q", title="on other prompts", format=".3f"),
+            alt.Tooltip("neurons:Q", title="chosen neurons", format=","),
+            alt.Tooltip("chance:Q", title="if spread evenly", format=",.1f"),
+        ],
+    )
+    colour = alt.Color("more:Q", title="weight beyond", scale=alt.Scale(scheme="cividis", domain=[0, far]))
+    ink = alt.condition(f"datum.more > {0.45 * far}", alt.value("#000000"), alt.value("#ffffff"))
+    drawn = cells(base, look, colour, alt.Text("label:N"), ink)
+    chart = with_choices(alt.layer(*drawn), live, relation=first)
+    rows, columns = table["layer"].nunique(), int(table["rank"].max())
+    return dressed(chart, look, live, rows, columns, f"Experts that {first} uses")
+
+
 def _matrix(
     contents: Contents,
     table: pd.DataFrame,

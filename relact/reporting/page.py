@@ -28,6 +28,7 @@ COLUMNS = {
     "overlap": ["relation", "other", "shared", "expected", "jaccard"],
     "growth": ["k", "relation", "other", "share", "chance"],
     "layers": ["relation", "layer", "neurons", "chance"],
+    "experts": ["layer", "rank", "expert", "use", "others", "neurons", "chance"],
     "distribution": ["low", "high", "neurons", "chance"],
 }  # of "The numbers" under each figure
 # pixels: row labels, the narrowest readable cell, the narrowest plain chart
@@ -138,6 +139,7 @@ def _data(contents: Contents) -> dict[str, Any]:
             "overlap": ["site"],
             "growth": [],
             "layers": ["site"],
+            "experts": ["relation"],
             "distribution": ["relation", "site"],
         },
         "columns": COLUMNS,

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # --- the hierarchy: its groups, and what every one of them has
-FORMAT = 1
+FORMAT = 1  # of stores whose every site is in all layers, and no neurons are those of experts
+LAYERED = 2  # of others: earlier versions would take the places of their layers for the layers
+FORMATS = (FORMAT, LAYERED)
 DOCUMENT = "zarr.json"  # metadata of a group or an array
 ATTRIBUTE = "relact"  # key of our attributes in every zarr.json we write
 PROMPTS = "prompts"
@@ -57,6 +59,11 @@ MASK, UNIT, NEURON = "mask", "unit", "neuron"  # the last two are what a mask co
 HALF = "half"  # the kind of a mask that is chosen from half of the prompts
 HIDDEN = ("mlp.gate", "mlp.up", "mlp.act", "mlp.hidden")  # of one layer and index: one hidden unit
 
+# --- mixtures of experts: neuron = expert x units + unit, both of them coordinates along `neuron`
+EXPERT = "expert"
+ROUTER, WEIGHT = "moe.router", "moe.weight"  # a neuron of these is an expert
+BY_EXPERT = (*HIDDEN, WEIGHT)  # as wide as all experts together, where there are any
+
 # --- ablations/<name>
 INTACT, RANDOM = "intact", "random-"  # conditions: the model as it is; a seed follows. Others are relations
 KIND = "kind"  # coordinate of condition: nothing, a relation's own neurons, or random ones are switched off
@@ -90,9 +97,13 @@ def kinds_of_names(conditions: Sequence[str]) -> list[str]:
     ]
 
 
-def commit_fields(streams: Iterable[str], n_layers: int) -> list[str]:
-    """Names along the ``field`` of a commit record: start, stop, then ``stream/layer`` of every checksum."""
-    return [START, STOP, *(f"{stream}/{layer}" for stream in streams for layer in range(n_layers))]
+def commit_fields(layers: Mapping[str, Iterable[int]]) -> list[str]:
+    """Names along the ``field`` of a commit record: start, stop, then ``stream/layer`` of every checksum.
+
+    Args:
+        layers: of every stream, the numbers of its layers.
+    """
+    return [START, STOP, *(f"{stream}/{layer}" for stream, numbers in layers.items() for layer in numbers)]
 
 
 def digest(rows: Sequence[Mapping[str, Any]]) -> str:

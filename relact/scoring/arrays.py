@@ -11,7 +11,7 @@ from zarr.codecs import ZstdCodec
 from relact import schema
 from relact.scoring.memory import layers_per_chunk
 from relact.store.layout import Layout
-from relact.store.skeleton import write_coordinates
+from relact.store.skeleton import write_coordinates, write_places
 
 
 def runs_of(lay: Layout) -> Iterator[range]:
@@ -28,7 +28,8 @@ def create_arrays(
     a query for one relation reads only its own chunks.
     """
     if "relation" not in group:
-        write_coordinates(group, relation=list(relations), layer=range(lay.n_layers), neuron=range(lay.width))
+        write_coordinates(group, relation=list(relations))
+        write_places(group, lay.layers, lay.width, lay.experts)
     return [
         group.create_array(
             name,

@@ -245,7 +245,9 @@ def forecast(
     every = loaded.widths
     widths = {stream: every[site_of(stream)] for stream in settings.streams}
     rows = capture.block or block_of(len(relation_of))
-    shapes = layouts(len(relation_of), rows, loaded.n_layers, widths, settings.streams)
+    shapes = layouts(
+        len(relation_of), rows, loaded.n_layers, widths, settings.streams, settings.layers, settings.experts
+    )
     relations: Sequence[str] = list(dict.fromkeys(relation_of))
     texts = table.loc[table["split"] == schema.IDENTIFY, "text"].astype(str).tolist()
     matrices = [

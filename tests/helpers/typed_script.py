@@ -47,6 +47,7 @@ def questions(path: str) -> None:
     relact.agreement(path, "other.zarr", k=400).head()
     relact.in_common(path, "top-400", "attribution_z-top-400").head()
     relact.moved(path, "other.zarr", relation="country_capital").head()
+    relact.expert_use(path, "top-400", relation="country_capital", n=3).head()
     result = tree["ablations/top-400"].to_dataset()
     found = relact.evidence(result)
     relact.influences(found).head()
