@@ -71,9 +71,9 @@ def tapped(
         ModelError: a module that computes otherwise.
     """
     visitor = _Visitor(frozenset(sites), serve, batch)
-    configs = {id(module.config): module.config for module in modules}
     for module in modules:
         _require_plain(module)
+    configs = {id(module.config): module.config for module in modules}
     before = {key: config._experts_implementation_internal for key, config in configs.items()}
     moe.ALL_EXPERTS_FUNCTIONS[NAME] = _forward
     try:
@@ -101,7 +101,14 @@ def _leave(module: nn.Module, visitor: _Visitor) -> None:
 
 def _require_plain(module: nn.Module) -> None:
     """What would be read is what the module computes."""
-    name, used = type(module).__name__, getattr(module.config, "_experts_implementation", None)
+    name, config = type(module).__name__, getattr(module, "config", None)
+    used = getattr(config, "_experts_implementation", None)
+    if not is_experts(module) or not hasattr(moe, "_grouped_linear"):
+        raise ModelError(
+            "its experts are not as transformers keeps them since 5.17",
+            where=name,
+            fix="install a later transformers, or read other sites: attn, moe.router",
+        )
     if used not in (PLAIN, NAME):
         raise ModelError(
             f"experts run as {used}, which cannot be read",
@@ -110,7 +117,7 @@ def _require_plain(module: nn.Module) -> None:
         )
     if getattr(module, "_is_expert_parallel", False):
         raise ModelError("experts are spread over processes", where=name, fix="load it in one process")
-    if module.has_post_expert_norm:
+    if getattr(module, "has_post_expert_norm", False):  # a name that transformers 5.17 does not have
         raise ModelError(
             "a norm follows every expert, so no neuron writes by itself",
             where=name,

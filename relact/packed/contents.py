@@ -28,7 +28,7 @@ from relact.packed.metadata import (
 from relact.packed.names import check_key, check_names
 from relact.packed.refusal import AGAIN, DISTRUST
 from relact.schema import DOCUMENT
-from relact.store.layout import array_of, site_of
+from relact.store.layout import array_of, experts_of, site_of
 from relact.store.seal import ATTRIBUTE as SEAL
 from relact.store.seal import BLANK, FILES, intact, signed
 
@@ -275,6 +275,9 @@ def _check_stream(stream: str, n_prompts: int, contents: Contents, shown: str) -
     numbers = (capture.layers or {}).get(site, range(n_layers))
     if len(numbers) != n_layers:
         problem = f"its identity says {len(numbers)} layers of {stream}, it has {n_layers}"
+        raise StoreError(problem, where=shown, fix=DISTRUST)
+    if width % (experts_of(site, capture.experts) or 1):
+        problem = f"its identity says {capture.experts} experts, {stream} has {width} neurons"
         raise StoreError(problem, where=shown, fix=DISTRUST)
     return numbers
 

@@ -240,8 +240,10 @@ def _check_sites(sites: Sequence[str], where: object) -> None:
 
 
 def _check_layers(capture: schema.CaptureRecord, where: object) -> None:
-    """Numbers of layers, ascending, of sites that are captured."""
-    known = {*capture.sites, *(capture.attribution.sites if capture.attribution else ())}
+    """Numbers of layers, ascending, of sites that are captured; how many experts where some are theirs."""
+    known = set(capture.every_site)
+    divided = capture.experts is None or not known.isdisjoint(schema.BY_EXPERT)
+    require(divided and _is_whole(capture.experts or 1, 1, LENGTH) and capture.experts != 0, "experts", where)
     for site, numbers in (capture.layers or {}).items():
         require(site in known and bool(numbers), "layers of a site", where)
         whole = all(_is_whole(number, 0, LENGTH) for number in numbers)

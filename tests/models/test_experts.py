@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import mixtures
 from helpers.mixtures import IDS
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.integrations import moe
 
 from relact import sites
@@ -282,6 +282,14 @@ def test_other_implementations_are_refused() -> None:
     with (
         pytest.raises(ModelError, match="eager"),
         tapped(list(mixtures.experts_of(model).values()), {HIDDEN}, print),
+    ):
+        pass
+
+
+def test_what_are_no_experts_is_refused() -> None:
+    with (
+        pytest.raises(ModelError, match="not as transformers keeps them"),
+        tapped([nn.Linear(2, 2)], {UP}, print),
     ):
         pass
 
