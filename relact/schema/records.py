@@ -248,10 +248,9 @@ class MaskRecord(_Result):
             (of both edges together where there are two). None: nobody counted them, and those in were the
             first in the order site, layer, index.
         ties_by: ``margin``, then hash; or ``hash`` alone, where no activations were there. seed: of the hash.
-        min_ap: the smallest average precision that was admitted beside ``fdr``.
+        min_ap: the smallest that was admitted beside ``fdr``. halved: of a half, the digest of all prompts.
         without: (site, layer, neuron) of super-units that were left out; None where none was known.
         unit: ``expert`` where whole experts were chosen; None where neurons were.
-        halved: of a half, the digest of all identification prompts that there were.
     """
 
     k: int
@@ -267,8 +266,8 @@ class MaskRecord(_Result):
     seed: int | None = None
     min_ap: float | None = None
     without: tuple[tuple[str, int, int], ...] | None = None
-    unit: str | None = None
     halved: str | None = None
+    unit: str | None = None
 
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> MaskRecord:

@@ -126,6 +126,7 @@ def test_scores_in_memory_are_those_that_would_be_stored(study, tmp_path, statis
 def test_scores_of_some_relations_are_compared_in_their_order(study, tmp_path):
     copy = tmp_path / "some.zarr"
     shutil.copytree(study.path, copy)
+    shutil.rmtree(copy / "scores")
     names = study.relations()[:0:-1]
     some = score(copy, relations=names)
     found = compare.overlap(some, k=1500, negatives=1)
