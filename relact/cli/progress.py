@@ -46,7 +46,7 @@ class Stages:
         if done < self._done.get(stage, 0):  # the stage comes again, as of a second ablation
             for known in (self._started, self._last, self._tasks):
                 known.pop(stage, None)
-        self._done[stage] = done
+        before, self._done[stage] = self._done.get(stage), done
         start = self._started.setdefault(stage, now)
         rate = done / (now - start) if now > start else 0.0
         shown = f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s"
@@ -54,7 +54,7 @@ class Stages:
             if stage not in self._tasks:
                 self._tasks[stage] = self._live.add_task(stage, total=total, unit=unit, rate="")
             self._live.update(self._tasks[stage], completed=done, total=total, rate=shown)
-        elif done == total or now - self._last.get(stage, start) >= PLAIN_SECONDS:
+        elif done != before and (done == total or now - self._last.get(stage, start) >= PLAIN_SECONDS):
             self._last[stage] = now
             left = f", {_clock((total - done) / rate)} left" if rate and done < total else ""
             err.print(f"{stage}: {done:,}/{total:,} {unit}, {shown}{left}", highlight=False)

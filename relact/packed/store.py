@@ -16,7 +16,7 @@ from relact.errors import RelactError, StoreError
 from relact.packed import shortlist, urls
 from relact.packed.metadata import parse_document
 from relact.packed.objects import Objects, PackedLog
-from relact.packed.package import ZIP, Package, open_package
+from relact.packed.package import Package, open_package
 from relact.packed.refusal import AGAIN, DISTRUST
 from relact.schema import DOCUMENT
 from relact.store import local
@@ -112,7 +112,7 @@ def is_packed(location: str | os.PathLike[str]) -> bool:
     if urls.is_url(location):
         return True
     path = Path(location)
-    if path.suffix == ZIP:
+    if urls.is_archive(path):
         return path.is_file()
     try:
         raw = (path / DOCUMENT).read_bytes()

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -35,6 +36,9 @@ from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.seal import ATTRIBUTE as SEAL
 from relact.store.seal import FILES, hexadecimal, render
+from relact.store.verify import Problem, Verdict
+
+UNPACKED = "fetch the package again, or pack it again from its store"
 
 
 def unpack(
@@ -72,6 +76,48 @@ def unpack(
         finally:
             aside.clear(target)  # nothing else is built beside a store that is not there yet
     return local.open(target)
+
+
+def check(source: str | Path | Store, *, progress: Progress = silent) -> Verdict:
+    """Check a packed store where it lies, as `unpack` does; damage is reported, not raised.
+
+    Raises:
+        StoreError: not a packed store, or its root cannot be trusted: nothing else can be judged then.
+    """
+    shared = open_store(source)
+    if not isinstance(shared, PackedStore):
+        raise StoreError("is not packed", where=source, fix="check it with `relact.verify`")
+    verdict = Verdict(files=1, blocks=shared.n_blocks)
+    contents = shared.package.contents
+
+    def judged(name: str, group: str, read: Callable[[], int], block: int | None = None) -> None:
+        verdict.files += 1
+        try:
+            verdict.bytes += read()
+        except StoreError as error:
+            verdict.problems.append(Problem(error.what, name, group, UNPACKED, block=block))
+
+    _check_sealed(shared)
+    names = sorted(contents.sums)
+    for number, name in enumerate(names, 1):
+        judged(name, "/".join(name.split("/")[:2]), partial(_file_bytes, shared, name))
+        progress("verify", number, len(names), "files")
+    present = shared.log.present()
+    verdict.missing = sorted(set(range(shared.n_blocks)) - set(present))
+    for number, block in enumerate(present, 1):
+        judged(f"block {block}", schema.COMMITS, partial(_block_bytes, shared, block), block)
+        progress("blocks", number, len(present), "blocks")
+    return verdict
+
+
+def _file_bytes(shared: PackedStore, name: str) -> int:
+    """Bytes of one file, checked."""
+    return len(_checked(shared, name))
+
+
+def _block_bytes(shared: PackedStore, block: int) -> int:
+    """Bytes of the shards of one block, all checked."""
+    return sum(len(raw) for _, raw in _shards(shared, block))
 
 
 def _fill(folder: Path, shared: PackedStore, progress: Progress) -> None:
@@ -132,13 +178,22 @@ def _check_sealed(shared: PackedStore) -> None:
 
 def _write_block(folder: Path, shared: PackedStore, block: int) -> None:
     """The shards of one block and, after them, its record; checked against each other."""
+    start, stop = (int(value) for value in shared.log.record(block)[:2])
+    unpacked_sums = []
+    for name, raw in _shards(shared, block):
+        unpacked_sums.append(google_crc32c.value(raw))
+        put_file(folder, name, raw)
+    put_file(folder, shared.log.path(block).as_posix(), commits.encode([start, stop, *unpacked_sums]))
+
+
+def _shards(shared: PackedStore, block: int) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of the shards of one block, as they are unpacked, each checked against its record."""
     package = shared.package
     first, last = shared.rows_of(block)
     start, stop, *sums = (int(value) for value in shared.log.record(block))
     if start != first or not first < stop <= last:
         problem = f"records rows {start} to {stop}, the block has {first} to {last}"
         raise StoreError(problem, where=f"{package.shown}: block {block}", fix=DISTRUST)
-    unpacked_sums = []
     for (stream, layer), checksum in zip(blocks.places_of(shared.streams), sums, strict=True):
         name = blocks.shard_path(Path(), stream, block, layer).as_posix()
         where = f"{package.shown}: {name}"
@@ -148,9 +203,7 @@ def _write_block(folder: Path, shared: PackedStore, block: int) -> None:
             raise StoreError(problem, where=where, fix=AGAIN)
         if package.contents.about.recoded:
             raw = recode.expand(raw, shared.streams[stream], where)
-        unpacked_sums.append(google_crc32c.value(raw))
-        put_file(folder, name, raw)
-    put_file(folder, shared.log.path(block).as_posix(), commits.encode([start, stop, *unpacked_sums]))
+        yield name, raw
 
 
 def _root(document: dict[str, Any]) -> dict[str, Any]:

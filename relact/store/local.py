@@ -6,7 +6,9 @@ columns, blocks committed one by one, and stages that appear whole or not at all
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -210,11 +212,16 @@ def _open(target: Path) -> LocalStore:
 
 def read_manifest(target: Path) -> schema.Manifest:
     """The identity of the store at ``target``, from its root attributes alone."""
+    require_here(target)
     if not (target / DOCUMENT).is_file():
+        if target.is_file() and target.suffix.lower() == ".zip":
+            raise StoreError("a packed store is read-only", where=target, fix=READ_ONLY)
         problem = "exists, but is not a relact store" if target.exists() else "no such store"
         raise StoreError(problem, where=target, fix="make one with `relact capture` or `relact run`")
     try:
-        attributes = dict(zarr.open_group(target, mode="r", use_consolidated=False).attrs)
+        raw = durable.read(target / DOCUMENT, durable.DOCUMENT_BYTES)
+        attributes = dict(json.loads(raw)["attributes"])
+        zarr.open_group(target, mode="r", use_consolidated=False)
     except Exception as error:  # whatever zarr's parsers raise on a damaged file
         raise StoreError(f"its {DOCUMENT} cannot be read ({error})", where=target, fix=VERIFY) from error
     if schema.PACKAGE in attributes:
@@ -222,6 +229,16 @@ def read_manifest(target: Path) -> schema.Manifest:
             "packed for sharing, so it can only be read", where=target, fix="unpack it: `relact unpack`"
         )
     return schema.Manifest.from_attributes(attributes.get(schema.ATTRIBUTE), target)
+
+
+def require_here(target: Path) -> None:
+    """Refuse a URL where a folder is needed; a path has lost one of its slashes."""
+    if (url := re.match(r"(\w+):/+(?=.)", str(target))) and not target.exists():
+        raise StoreError(
+            "only a store on this machine's disks can be worked on",
+            where=f"{url[1]}://{str(target)[url.end() :]}",
+            fix="pull it first: `relact pull URL FOLDER`",
+        )
 
 
 def require_absent(target: Path) -> None:
@@ -233,6 +250,7 @@ def require_absent(target: Path) -> None:
 def check_target(path: str | os.PathLike[str], damaged: bool = False) -> None:
     """Refuse a place where no store can be, before any work; ``damaged``: it may be an unreadable one."""
     target = Path(path)
+    require_here(target)
     if target.exists() and not damaged:
         read_manifest(target)
     # the lock and new groups go here

@@ -112,6 +112,7 @@ def verify(path: str | Path, *, workers: int = READERS, progress: Progress = sil
         StoreError: there is no store.
     """
     root, verdict = Path(path), Verdict()
+    local.require_here(root)
     if not (root / DOCUMENT).is_file():
         local.open(root)  # tells whether it is missing or foreign
     capture = CAPTURE.format(store=root)
@@ -213,11 +214,14 @@ def _compare(
     """Read the files and add what differs to ``verdict``, in their order."""
     total = sum(_size(root / entry.problem.file) for entry in expected)
     done = 0
+    if not expected:
+        return
     with ThreadPoolExecutor(workers) as pool:
         checks = pool.map(partial(_check, root), expected)
         for entry, (size, problem) in zip(expected, checks, strict=True):
             done += size
-            progress("verify", done // MEGABYTE, total // MEGABYTE, "MB")
+            megabytes = max(1, total // MEGABYTE)
+            progress("verify", megabytes if done == total else done // MEGABYTE, megabytes, "MB")
             if problem is not None:
                 verdict.problems.append(replace(entry.problem, what=problem))
     verdict.files, verdict.bytes = verdict.files + len(expected), verdict.bytes + done
