@@ -72,24 +72,9 @@ def prompts() -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def tiny_prompts() -> pd.DataFrame:
     """Zero-shot prompts of two made-up relations, for models that know nothing."""
-    import pandas as pd
+    from helpers import everything
 
-    rows = [
-        {
-            "text": f"{relation} of thing {number} is",
-            "relation": relation,
-            "subject": f"thing {number}",
-            "object": str(number),
-            "answers": [str(number)],
-            "template": f"{relation} of {{}} is",
-            "language": "en",
-            "split": "identify" if number < 8 else "test",
-            "shots": 0,
-        }
-        for relation in ("size", "colour")
-        for number in range(11)
-    ]
-    return pd.DataFrame(rows)
+    return everything.prompts()
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +100,21 @@ def tiny_study(
     """A finished study of the tiny model: all sites in four blocks of float16, top-12."""
     capture = relact.CaptureOptions(sites="all", block=5)
     return finished(tmp_path_factory, "tiny", str(tiny_folder), lambda: tiny_prompts, k=12, capture=capture)
+
+
+@pytest.fixture(scope="session")
+def everything(
+    tiny_folder: Path, tiny_prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> LocalStore:
+    """A store of the tiny model that holds every kind of result."""
+    from helpers import everything
+
+    from relact.store import local
+
+    def make(path: Path) -> None:
+        everything.make(path, str(tiny_folder), tiny_prompts)
+
+    return local.open(made_once(tmp_path_factory, "everything.zarr", make))
 
 
 def finished(

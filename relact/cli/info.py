@@ -10,7 +10,7 @@ import typer
 
 from relact.cli.options import Json
 from relact.cli.printing import show
-from relact.schema import DOCUMENT
+from relact.schema import COMMITS, DOCUMENT
 
 
 def info(
@@ -20,7 +20,7 @@ def info(
     """What a store holds, or which sites and how many neurons a model has."""
     from relact.packed.store import is_packed, open_store
 
-    if (Path(what) / DOCUMENT).is_file() or is_packed(what):
+    if any((Path(what) / name).exists() for name in (DOCUMENT, COMMITS)) or is_packed(what):
         show(open_store(what).describe(), as_json)
         return
     from relact.models import loading

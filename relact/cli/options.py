@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
+
+from relact.errors import InputError
+from relact.relations.options import ReadingOptions
+
+R = TypeVar("R")
 
 Sources = Annotated[
     list[str],
@@ -84,6 +91,36 @@ Relations = Annotated[
     typer.Option(help="only these relations, comma-separated; one with a comma in quotes: '\"a, b\",c'"),
 ]
 Negatives = Annotated[int | None, typer.Option(help="sample so many negatives per positive instead of all")]
+OwnNegatives = Annotated[
+    bool,
+    typer.Option(
+        "--own-negatives",
+        help="labels of one group are each other's negatives, and nothing else is: toxic=1 and toxic=0, a "
+        "concept's own sentences",
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option("--label-column", "--relation-column", help="column of your table that names the relation"),
+]
+SubjectColumn = Annotated[str | None, typer.Option(help="column with the subjects of facts")]
+ObjectColumn = Annotated[str | None, typer.Option(help="column with the answers")]
+TextColumn = Annotated[str | None, typer.Option(help="column with ready texts, instead of facts")]
+TemplateColumn = Annotated[str | None, typer.Option(help="column with every row's template")]
+GroupColumn = Annotated[
+    str | None, typer.Option(help="column that names the question of a label: relations are group=label")
+]
+LabelNames = Annotated[
+    str | None, typer.Option(metavar="OLD=NEW,...", help="what labels are called: 0=negative,1=positive")
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        help='of facts without one, "The capital of {} is"; of texts it asks for the label: "{} This is"'
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="facts per relation to read at most, for very large tables")]
+SkipBad = Annotated[bool, typer.Option(help="pass over rows that cannot be used, and count them")]
 Workers = Annotated[int | None, typer.Option(help="threads; all cores by default")]
 Memory = Annotated[str, typer.Option(help="memory budget, such as 4GiB")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what it would write and need, and stop")]
@@ -128,3 +165,43 @@ Control = Annotated[
         "activations), or uniform over all neurons, as published"
     ),
 ]
+
+
+def chosen_of(record: type[R], context: typer.Context, **others: Any) -> R:
+    """The options of a step: what the command's parameters of the same names are, but for ``others``."""
+    names = {entry.name for entry in fields(record)} & context.params.keys()  # type: ignore[arg-type]
+    return record(**{name: context.params[name] for name in names} | others)
+
+
+def reading_of(context: typer.Context) -> ReadingOptions:
+    """How sources are read. Rows that name no language are English, whichever prompts are asked for."""
+    kept = {"language": ReadingOptions.language, "seed": ReadingOptions.seed}
+    return chosen_of(ReadingOptions, context, label_names=_pairs(context.params["label_names"]), **kept)
+
+
+def _pairs(pairs: str | None) -> dict[str, str] | None:
+    """``old=new`` pairs separated by commas.
+
+    Raises:
+        InputError: something else.
+    """
+    if not pairs:
+        return None
+    found = [[part.strip() for part in pair.split("=", 1)] for pair in pairs.split(",")]
+    if wrong := [pair for pair in found if len(pair) < 2 or not all(pair)]:
+        fix = "give for example 0=negative,1=positive"
+        raise InputError(f"{'='.join(wrong[0])!r} is no pair", where="--label-names", fix=fix)
+    return dict(found)
+
+
+def require_only(context: typer.Context, allowed: Collection[str], why: str) -> None:
+    """Refuse options that are given and would be ignored.
+
+    Args:
+        allowed: names of parameters that count.
+    """
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        given = source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+        if given and parameter.name not in allowed:
+            raise typer.BadParameter(why, param_hint=parameter.opts[0])

@@ -94,6 +94,15 @@ def listed(names: str | None) -> list[str] | None:
     return [name.strip() for row in csv.reader([names], skipinitialspace=True) for name in row]
 
 
+def show_sources(chosen: list[str], skipped: list[str]) -> None:
+    """Which columns of tables were taken for what, and the rows that were left out."""
+    for line in chosen:
+        terminal.say(line)
+    if skipped:
+        more = "; ..." if len(skipped) > 3 else ""
+        terminal.say(f"{len(skipped)} rows skipped: {'; '.join(skipped[:3])}{more}")
+
+
 def show_ablation(result: xr.Dataset, as_json: bool) -> None:
     """An ablation, or a sweep k by k: the matrix, mean drops, and who hurts or helps whom beyond chance."""
     content = _ablation(result, as_json)
@@ -114,7 +123,7 @@ def show_study(study: Study, as_json: bool) -> None:
         return terminal.dump(
             {
                 "store": study.store.path,
-                **next(iter(contents.values())),
+                **next(iter(contents.values()), {}),
                 "ablations": contents,
                 "found": study.found(),
             }

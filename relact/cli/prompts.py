@@ -12,24 +12,42 @@ from relact.cli import terminal
 from relact.cli.options import (
     Examples,
     Form,
+    GroupColumn,
     Json,
+    LabelColumn,
+    LabelNames,
     Language,
+    Limit,
     Match,
+    ObjectColumn,
+    OwnNegatives,
     PerRelation,
     Seed,
     Shots,
+    SkipBad,
     Strict,
+    SubjectColumn,
+    Template,
+    TemplateColumn,
     Templates,
     TestSize,
+    TextColumn,
+    chosen_of,
+    reading_of,
+    require_only,
 )
+from relact.cli.printing import show_sources
 from relact.cli.progress import Stages
 from relact.relations.options import PromptOptions, ReadingOptions
 
 if TYPE_CHECKING:
     import pandas as pd
 
+AS_PUBLISHED = {"sources", "output", "seed", "paraphrase", "preset", "known_by", "strict", "as_json"}
+
 
 def prompts(
+    context: typer.Context,
     sources: Annotated[
         list[str] | None, typer.Argument(metavar="SOURCE...", help="as listed by --list, or files")
     ] = None,
@@ -53,25 +71,17 @@ def prompts(
         typer.Option(metavar="MODEL", help="keep the identification prompts that this model answers"),
     ] = None,
     match: Match = "prefix",
-    label_column: Annotated[
-        str | None,
-        typer.Option(
-            "--label-column", "--relation-column", help="column of your table that names the relation"
-        ),
-    ] = None,
-    subject_column: Annotated[str | None, typer.Option(help="column with the subjects of facts")] = None,
-    object_column: Annotated[str | None, typer.Option(help="column with the answers")] = None,
-    text_column: Annotated[str | None, typer.Option(help="column with ready texts, instead of facts")] = None,
-    template_column: Annotated[str | None, typer.Option(help="column with every row's template")] = None,
-    template: Annotated[
-        str | None, typer.Option(help='for tables of facts without one: "The capital of {} is"')
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="facts per relation to read at most, for very large tables")
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option(help="pass over rows that cannot be used, and count them")
-    ] = False,
+    label_column: LabelColumn = ReadingOptions.label_column,
+    subject_column: SubjectColumn = ReadingOptions.subject_column,
+    object_column: ObjectColumn = ReadingOptions.object_column,
+    text_column: TextColumn = ReadingOptions.text_column,
+    template_column: TemplateColumn = ReadingOptions.template_column,
+    group_column: GroupColumn = ReadingOptions.group_column,
+    label_names: LabelNames = None,
+    own_negatives: OwnNegatives = ReadingOptions.own_negatives,
+    template: Template = ReadingOptions.template,
+    limit: Limit = ReadingOptions.limit,
+    skip_bad: SkipBad = ReadingOptions.skip_bad,
     strict: Strict = PromptOptions.strict,
     listing: Annotated[bool, typer.Option("--list", help="list the bundled relations")] = False,
     as_json: Json = False,
@@ -83,28 +93,11 @@ def prompts(
         return _list_relations(as_json)
     if not sources:
         raise typer.BadParameter("name at least one SOURCE, or use --list")
-    options = PromptOptions(
-        language,
-        shots,
-        examples,
-        templates,
-        form,
-        None if known_by else per_relation,
-        test_size,
-        seed,
-        paraphrase,
-        strict=strict,
-    )
-    reading = ReadingOptions(
-        label_column,
-        template,
-        limit=limit,
-        skip_bad=skip_bad,
-        subject_column=subject_column,
-        object_column=object_column,
-        text_column=text_column,
-        template_column=template_column,
-    )
+    if preset:
+        allowed = AS_PUBLISHED | ({"per_relation", "match"} if known_by else set())
+        require_only(context, allowed, "a preset is as published")
+    options = chosen_of(PromptOptions, context, per_relation=None if known_by else per_relation)
+    reading = reading_of(context)
     skipped: list[str] = []
     chosen: list[str] = []
     frame = _frame(sources, reading, options, preset, skipped, chosen)
@@ -112,13 +105,16 @@ def prompts(
         from relact.studies.known_prompts import known
 
         with Stages() as progress:
-            frame = known(frame, known_by, match=match, per_relation=per_relation, progress=progress)
+            frame = known(
+                frame, known_by, match=match, per_relation=per_relation, strict=strict, progress=progress
+            )
     summary = prompt_table.summary(frame)
     where = prompt_table.write(frame, output) if output else None
     if as_json:
         shown = {"output": where, "columns": chosen, "skipped": skipped}
         return terminal.dump({**shown, "relations": summary.to_dict("records")})
-    _show(summary, chosen, skipped)
+    show_sources(chosen, skipped)
+    terminal.table(summary)
     terminal.say(f"written to {where}" if where else f"\n{prompt_table.preview(frame)}")
 
 
@@ -139,16 +135,6 @@ def _frame(
         kept = {name: getattr(options, name) for name in ("seed", "paraphrase", "strict")}
         return published(sources, replace(presets.get(preset).prompts, **kept))
     return build(load_all(sources, reading, skipped=skipped, chosen=chosen), options)
-
-
-def _show(summary: pd.DataFrame, chosen: list[str], skipped: list[str]) -> None:
-    """What became of the sources: their columns, their relations, and the rows that were left out."""
-    for line in chosen:
-        terminal.say(line)
-    terminal.table(summary)
-    if skipped:
-        more = "; ..." if len(skipped) > 3 else ""
-        terminal.say(f"\n{len(skipped)} rows skipped: {'; '.join(skipped[:3])}{more}")
 
 
 def _list_relations(as_json: bool) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,33 +17,53 @@ from relact.cli.options import (
     DryRun,
     Dtype,
     Examples,
+    GroupColumn,
     Json,
+    LabelColumn,
+    LabelNames,
     Language,
+    Limit,
     Match,
     Memory,
     Mode,
     Negatives,
+    ObjectColumn,
+    OwnNegatives,
     PerRelation,
     Pool,
     Seed,
     Seeds,
     Shots,
     Sites,
+    SkipBad,
     Strict,
+    SubjectColumn,
+    Template,
+    TemplateColumn,
     Templates,
     TestSize,
+    TextColumn,
     Tokens,
+    chosen_of,
+    reading_of,
+    require_only,
 )
-from relact.cli.printing import show_plans, show_study
+from relact.cli.printing import show_plans, show_sources, show_study
 from relact.cli.progress import Stages
-from relact.relations.options import PromptOptions
+from relact.relations.options import PromptOptions, ReadingOptions
 from relact.scoring.options import ScoreOptions
 from relact.studies.presets import Recipe
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SEEDS = len(AblateOptions.seeds)
+COUNT = ("k", "seed", "strict", "dtype", "memory")  # of the options, beside a preset
+AS_PUBLISHED = {"sources", "store", "model", "preset", "dry_run", "as_json", *COUNT}
 
 
 def run_all(
+    context: typer.Context,
     store: Annotated[Path, typer.Option(help="folder of the store")],
     sources: Annotated[
         list[str] | None, typer.Argument(metavar="SOURCE...", help="as of `relact prompts`")
@@ -64,6 +85,17 @@ def run_all(
     test_size: TestSize = PromptOptions.test_size,
     seed: Seed = PromptOptions.seed,
     strict: Strict = PromptOptions.strict,
+    label_column: LabelColumn = ReadingOptions.label_column,
+    subject_column: SubjectColumn = ReadingOptions.subject_column,
+    object_column: ObjectColumn = ReadingOptions.object_column,
+    text_column: TextColumn = ReadingOptions.text_column,
+    template_column: TemplateColumn = ReadingOptions.template_column,
+    group_column: GroupColumn = ReadingOptions.group_column,
+    label_names: LabelNames = None,
+    own_negatives: OwnNegatives = ReadingOptions.own_negatives,
+    template: Template = ReadingOptions.template,
+    limit: Limit = ReadingOptions.limit,
+    skip_bad: SkipBad = ReadingOptions.skip_bad,
     sites: Sites = str(CaptureOptions.sites),
     pool: Pool = CaptureOptions.pool,
     dtype: Dtype = CaptureOptions.dtype,
@@ -80,7 +112,8 @@ def run_all(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="paper: everything as published, from a folder of LRE JSON; only --k and --seed count"
+            help="paper: everything as published, from a folder of LRE JSON; of the options count --"
+            + ", --".join(COUNT)
         ),
     ] = None,
     dry_run: DryRun = False,
@@ -97,37 +130,42 @@ def run_all(
     from relact.studies import run
 
     if preset:
-        if attribution:
-            raise typer.BadParameter("a preset is as published", param_hint="--attribution")
+        require_only(context, AS_PUBLISHED, "a preset is as published")
         recipe = _refined(run.recipe_of(preset), seed=seed, strict=strict, dtype=dtype, memory=memory)
     else:
         recipe = Recipe(
-            prompts=PromptOptions(
-                language,
-                shots,
-                examples,
-                templates,
-                per_relation=per_relation,
-                test_size=test_size,
-                seed=seed,
-                strict=strict,
-            ),
+            prompts=chosen_of(PromptOptions, context),
             capture=CaptureOptions(sites, pool, dtype, attribution=attribution),
-            scores=ScoreOptions(negatives=negatives, seed=seed, memory=memory),
+            scores=chosen_of(ScoreOptions, context),
             ablate=AblateOptions(
                 seeds=tuple(range(seeds)), mode=mode, tokens=tokens, match=match, perplexity=perplexity
             ),
         )
+    reading = reading_of(context)
     recipe = replace(recipe, k=k or recipe.k)
+    skipped: list[str] = []
+    chosen: list[str] = []
+    table = run.table_of(sources or [], recipe, reading, skipped=skipped, chosen=chosen)
+    if not as_json:
+        show_sources(chosen, skipped)
+    _tell_dropped(table)
     loaded = load(model or run.EMBEDDED)
-    table = run.table_of(sources or [], recipe)
-    for name, why in table.attrs.get("dropped", {}).items():
-        terminal.problem(f"relation {name} is dropped: {why}")
     if dry_run:
         return show_plans(run.forecast(recipe, loaded, table, store), as_json)
     with Stages() as progress:
+        if recipe.known:
+            table, before = run.kept(recipe, loaded, table, progress), table.attrs.get("dropped", {})
+            _tell_dropped(table, before)
+            recipe = replace(recipe, known=False)
         study = run.follow(recipe, loaded, table, store, progress=progress)
     show_study(study, as_json)
+
+
+def _tell_dropped(table: pd.DataFrame, told: Collection[str] = ()) -> None:
+    """A line for every relation that is dropped, but for those that are told already."""
+    for name, why in table.attrs.get("dropped", {}).items():
+        if name not in told:
+            terminal.problem(f"relation {name} is dropped: {why}")
 
 
 def _refined(recipe: Recipe, *, seed: int, strict: bool, dtype: str, memory: str) -> Recipe:

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relact.cli.options import DryRun, Json, Memory, Negatives, Relations, Seed, StorePath, Workers
+from relact.cli.options import (
+    DryRun,
+    Json,
+    Memory,
+    Negatives,
+    OwnNegatives,
+    Relations,
+    Seed,
+    StorePath,
+    Workers,
+)
 from relact.cli.printing import listed, show, show_plans
 from relact.cli.progress import Stages
 from relact.scoring.options import ScoreOptions
@@ -32,6 +42,7 @@ def score(
     device: Annotated[
         str, typer.Option(help="cpu, or cuda: the same within float32 rounding")
     ] = ScoreOptions.device,
+    own_negatives: OwnNegatives = ScoreOptions.own_negatives,
     check: Annotated[
         int,
         typer.Option(metavar="N", help="recompute N random neurons with scikit-learn, say the difference"),
@@ -41,7 +52,9 @@ def score(
 ) -> None:
     """Average precision and more for every neuron and all relations."""
     names = listed(statistics) or ScoreOptions.statistics
-    options = ScoreOptions(listed(relations), negatives, seed, names, workers, memory, scheduler, device)
+    options = ScoreOptions(
+        listed(relations), negatives, seed, names, workers, memory, scheduler, device, own_negatives
+    )
     if dry_run:
         from relact.scoring.forecast import forecast
 

@@ -54,9 +54,11 @@ def ablation(store: str | Path | Store, name: str, out: str | Path) -> Path:
             f"no ablation {name!r}", where=opened.path, fix=f"choose from {', '.join(known) or 'none'}"
         )
     data = opened.dataset(f"{schema.ABLATIONS}/{name}")
-    by_prompt = [variable for variable in data.data_vars if "prompt" in data[variable].dims]
+    by_prompt = sorted(str(name) for name in data.data_vars if "prompt" in data[name].dims)
     measured = data[[variable for variable in by_prompt if schema.ANSWER not in data[variable].dims]].load()
     table = measured.to_dataframe().reset_index()
+    along = sorted(str(name) for name in measured.coords if name not in measured.dims)
+    table = table[[*(name for name in table if name not in along), *along]]  # a store has no order of its own
     if schema.ANSWERS not in data:  # the store's own prompts; of others the facts are there already
         identify = opened.ablation_record(name).part == schema.IDENTIFY
         prompts = opened.prompts(schema.IDENTIFY if identify else schema.TEST)[[*schema.PROMPT_TEXT]]

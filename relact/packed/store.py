@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,7 @@ import pandas as pd
 import zarr
 
 from relact import schema
-from relact.errors import RelactError, StoreError
+from relact.errors import StoreError
 from relact.packed import shortlist, urls
 from relact.packed.metadata import parse_document
 from relact.packed.objects import Objects, PackedLog
@@ -20,7 +18,7 @@ from relact.packed.package import Package, open_package
 from relact.packed.refusal import AGAIN, DISTRUST
 from relact.schema import DOCUMENT
 from relact.store import local
-from relact.store.reading import Store
+from relact.store.reading import Store, told
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -70,7 +68,7 @@ class PackedStore(Store):
             raise StoreError(f"no {group} in this package", where=self.path, fix="choose another store")
         import xarray as xr  # costs a fifth of a second that a query of scores does not need
 
-        with _told(self.path):
+        with told(self.path, AGAIN):
             return xr.open_zarr(self.objects, group=group, consolidated=False, chunks=None)
 
     def tree(self) -> xr.DataTree:
@@ -78,14 +76,14 @@ class PackedStore(Store):
         import xarray as xr
 
         source: Any = self.objects  # xarray's annotation knows paths only
-        with _told(self.path):
+        with told(self.path, AGAIN):
             return xr.open_datatree(source, engine="zarr", consolidated=False, chunks=None)
 
     def short_list(
         self, relation: str, n: int, sites: tuple[str, ...], statistic: str
     ) -> pd.DataFrame | None:
         """The best neurons from the package's own short list; None when the scores must be read."""
-        with _told(self.path):
+        with told(self.path, AGAIN):
             return shortlist.read(self, relation, n, sites, statistic)
 
 
@@ -103,7 +101,7 @@ def open_store(location: str | os.PathLike[str] | Store, *, timeout: float = url
         return location
     if not is_packed(location):
         return local.open(location)
-    with _told(location):
+    with told(location, AGAIN):
         return PackedStore(open_package(urls.place(location, timeout=timeout)))
 
 
@@ -121,15 +119,3 @@ def is_packed(location: str | os.PathLike[str]) -> bool:
     if f'"{schema.PACKAGE}"'.encode() not in raw:
         return False
     return schema.PACKAGE in parse_document(raw, path).get("attributes", {})
-
-
-@contextmanager
-def _told(where: object) -> Iterator[None]:
-    """Whatever zarr and xarray raise on a package that passed all checks is still one line."""
-    try:
-        yield
-    except RelactError:
-        raise
-    except Exception as error:
-        problem = f"cannot be read ({type(error).__name__}: {error})"
-        raise StoreError(problem, where=where, fix=AGAIN) from error

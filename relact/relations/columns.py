@@ -31,6 +31,7 @@ NAMES = {  # what we need -> what a column of it may be called, in lower case; t
     "key": ("key",),
     "language": ("language", "lang"),
     "template": ("template", "templates"),
+    "group": (),
 }
 KNOWN = frozenset(name for names in NAMES.values() for name in names)
 CODE = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")  # of a language: de, pt-BR
@@ -39,10 +40,21 @@ SAMPLE = 1000  # records that are looked at before the choice
 
 @dataclass
 class Naming:
-    """Columns that the caller names (a key of `NAMES` -> the column), and what was chosen, a line a table."""
+    """What the caller says of tables, and what was chosen.
+
+    Attributes:
+        given: a key of `NAMES` -> the column.
+        chosen: a line a table.
+        asked: the template that asks for the label of a ready text; None where none is asked for.
+        called: a label as the table has it -> as it shall be called.
+        own_negatives: of a concept data set are its own relation, called as the concept.
+    """
 
     given: Mapping[str, str] = field(default_factory=dict)
     chosen: list[str] = field(default_factory=list)
+    asked: str | None = None
+    called: Mapping[str, str] = field(default_factory=dict)
+    own_negatives: bool = False
 
     def columns(self, sample: Sequence[Mapping[str, Any]], path: Path) -> dict[str, str]:
         """What we need -> what the table calls it. A column is one thing only.
@@ -72,6 +84,10 @@ class Naming:
         told = ", ".join(f"{need} from {name}" for need, name in columns.items())
         self.chosen.append(f"{path}: {told}")
         return columns
+
+    def label(self, value: Any) -> Any:
+        """A label as the caller calls it, or as it is."""
+        return value if is_nothing(value) else self.called.get(str(value).strip(), value)
 
     def require(self, names: Iterable[Any], path: Path) -> None:
         """Raise where a column that the caller names is not there."""

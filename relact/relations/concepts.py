@@ -39,8 +39,10 @@ def files(listed: Path, bad: Bad) -> list[Path]:
     return paths
 
 
-def rows(paths: Iterable[Path], bad: Bad) -> Iterator[Row]:
+def rows(paths: Iterable[Path], bad: Bad, *, own_negatives: bool = False) -> Iterator[Row]:
     """Positive sentences under their concept, then every negative once under ``negative``.
+
+    With ``own_negatives`` they are under ``concept=positive`` and ``concept=negative`` instead.
 
     A sentence that is a concept's positive is no negative, even where another concept lists it so: with
     several concepts, the others' positives are negatives anyway. A name that two groups use becomes
@@ -58,10 +60,14 @@ def rows(paths: Iterable[Path], bad: Bad) -> Iterator[Row]:
     used: set[str] = set()
     for path, group, concept, sentences in read:
         name = concept if names.count(concept) == 1 else f"{group}/{concept}"
+        if own_negatives:
+            for kind in ("positive", "negative"):
+                yield from _sentences(path, f"{name}={kind}", sentences, kind, bad)
+            continue
         for row in _sentences(path, name, sentences, "positive", bad):
             used.add(row.subject)
             yield row
-    for path, _, _, sentences in read:
+    for path, _, _, sentences in () if own_negatives else read:
         for row in _sentences(path, NEGATIVE, sentences, "negative", bad):
             if row.subject not in used:
                 used.add(row.subject)

@@ -42,7 +42,8 @@ class Relation:
 
     The object follows the filled template after a space; directly in Chinese and Japanese. ``leaks`` is the
     reason why answers may stand inside their prompts, where that lies in the nature of the relation; normally
-    empty.
+    empty. Relations of one ``family`` are the labels that one question may have as its answer: the examples
+    before a prompt are of all of them.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Relation:
     source: str = ""
     licence: str = ""
     leaks: str = ""
+    family: str = ""
 
     @property
     def languages(self) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def _any(path: Path, bad: Bad, naming: Naming) -> Iterator[Row]:
     elif kind(path) == ".json":
         yield from _json(path, read_json(path), bad, naming)
     elif path.name == concepts.LIST:
-        yield from concepts.rows(concepts.files(path, bad), bad)
+        yield from concepts.rows(concepts.files(path, bad), bad, own_negatives=naming.own_negatives)
     elif kind(path) in tabular.SUFFIXES:
         yield from tabular.rows(path, bad, naming)
     else:
@@ -75,7 +75,7 @@ def _folder(folder: Path, bad: Bad, naming: Naming) -> Iterator[Row]:
     """
     listed = folder / concepts.LIST
     if listed.is_file():
-        yield from concepts.rows(concepts.files(listed, bad), bad)
+        yield from concepts.rows(concepts.files(listed, bad), bad, own_negatives=naming.own_negatives)
         return
     kinds = {".json", *tabular.SUFFIXES} - {".txt"}
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and kind(path) in kinds)
@@ -99,13 +99,13 @@ def _folder(folder: Path, bad: Bad, naming: Naming) -> Iterator[Row]:
             of_concepts.append(path)
         else:
             yield from _json(path, data, bad, naming)
-    yield from concepts.rows(of_concepts, bad)
+    yield from concepts.rows(of_concepts, bad, own_negatives=naming.own_negatives)
 
 
 def _json(path: Path, data: Any, bad: Bad, naming: Naming) -> Iterator[Row]:
     """Rows of a JSON file that holds ``data``."""
     if concepts.recognised(data):
-        yield from concepts.rows([path], bad)
+        yield from concepts.rows([path], bad, own_negatives=naming.own_negatives)
     elif lre.recognised(data):
         yield from lre.rows(path, data, bad)
     elif native.recognised(data):

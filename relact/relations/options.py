@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from relact.errors import InputError
@@ -62,6 +63,9 @@ class ReadingOptions:
     object_column: str | None = None
     text_column: str | None = None
     template_column: str | None = None
+    group_column: str | None = None
+    label_names: Mapping[str, str] | None = None
+    own_negatives: bool = False
 
     @property
     def columns(self) -> dict[str, str]:
@@ -72,5 +76,6 @@ class ReadingOptions:
             "object": self.object_column,
             "text": self.text_column,
             "template": self.template_column,
+            "group": self.group_column,
         }
         return {need: column for need, column in named.items() if column is not None}

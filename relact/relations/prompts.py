@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from heapq import nsmallest
 from pathlib import Path
 
 import pandas
 
 from relact import schema
 from relact.errors import InputError
-from relact.relations.facts import UNSPACED, Fact, Relation, order
+from relact.relations.examples import Dealt, drawn, held_out, shared, templates_for
+from relact.relations.facts import UNSPACED, Fact, Relation
 from relact.relations.options import FORMS, PromptOptions
 from relact.relations.sources import load_all, load_paper
-from relact.relations.split import Split, gives_away, split
+from relact.relations.split import gives_away
 from relact.relations.table import COLUMNS
-
-POOL = 200  # facts that examples are drawn from: enough variety, and the work stays linear in the facts
 
 
 def prompts(
@@ -96,19 +94,31 @@ def build(relations: Iterable[Relation], options: PromptOptions) -> pandas.DataF
     """`prompts` of relations that are loaded. ``attrs`` of the table hold a note per relation, and why which
     relations were dropped.
     """
-    rows: list[dict[str, object]] = []
-    notes: dict[str, str] = {}
+    dealt: list[Dealt] = []
     dropped: dict[str, InputError] = {}
+
+    def refused(relation: Relation, error: InputError) -> None:
+        if options.strict:
+            raise error
+        dropped[relation.name] = error
+
     for relation in relations:
         schema.require_label(relation.name, "prompts")
         try:
-            identify, test, notes[relation.name] = _rows(relation, options)
+            dealt.append(_dealt(relation, options))
         except InputError as error:
-            if options.strict:
-                raise
-            dropped[relation.name] = error
+            refused(relation, error)
+    rows: list[dict[str, object]] = []
+    notes: dict[str, str] = {}
+    unseen = held_out(dealt, options)
+    for each in dealt:
+        name = each.relation.name
+        try:
+            made, notes[name] = _rows(each, each.family_of(dealt), unseen[name], options)
+        except InputError as error:
+            refused(each.relation, error)
         else:
-            rows += identify + test
+            rows += made
     if not rows:
         raise _nothing_left(list(dropped.values()))
     frame = pandas.DataFrame(rows, columns=list(COLUMNS))
@@ -135,36 +145,28 @@ def published(sources: Sequence[str | Path | Relation], options: PromptOptions) 
     return build(load_paper(sources[0]), options)
 
 
-def _rows(
-    relation: Relation, options: PromptOptions
-) -> tuple[list[dict[str, object]], list[dict[str, object]], str]:
-    """The prompts of one relation, to identify and to test, and a note.
+def _dealt(relation: Relation, options: PromptOptions) -> Dealt:
+    """The facts of one relation by what they are for.
 
     Raises:
         InputError: it lacks what the options ask.
     """
-    dealt = split(
-        relation,
-        shots=options.shots,
-        test_size=options.test_size,
-        seed=options.seed,
-        keep_leaks=options.keep_leaks,
-    )
-    example_facts, identify_facts, test_facts = (
-        _told(keys, dealt, options.language) for keys in (dealt.examples, dealt.identify, dealt.test)
-    )
-    _check(relation, dealt, example_facts, identify_facts, test_facts, options)
-    shown = example_facts[: options.shots]
-    pool = [*example_facts, *identify_facts][:POOL]
+    dealt = Dealt.of(relation, options)
+    _check(dealt, options)
+    return dealt
 
-    def drawn(fact: Fact) -> Sequence[Fact]:
-        return _examples(relation, fact, pool, shown, options)
 
-    identify, hushed = _asked(relation, identify_facts, schema.IDENTIFY, drawn, options)
-    held_out = test_facts[: options.test_size]
-    test, silent = _asked(relation, held_out, schema.TEST, lambda fact: shown, options)
-    left_out = dealt.leaking.get(options.language, 0) + hushed + silent
-    return identify[: options.per_relation], test, _note(left_out, options, len(test))
+def _rows(
+    dealt: Dealt, family: Sequence[Dealt], unseen: Sequence[Fact], options: PromptOptions
+) -> tuple[list[dict[str, object]], str]:
+    """The prompts of one relation, to identify and to test, and a note."""
+    relation, shown = dealt.relation, shared(family, options)
+    before = drawn(dealt, family, options)
+    identify, hushed = _asked(relation, dealt.identify, schema.IDENTIFY, before, options)
+    test, silent = _asked(relation, unseen[: options.test_size], schema.TEST, lambda fact: shown, options)
+    left_out = dealt.split.leaking.get(options.language, 0) + hushed + silent
+    both = len(dealt.test) - len(unseen)
+    return [*identify[: options.per_relation], *test], _note(left_out, both, options, len(test))
 
 
 def _asked(
@@ -175,9 +177,7 @@ def _asked(
     options: PromptOptions,
 ) -> tuple[list[dict[str, object]], int]:
     """Prompts about facts, and how many are left out because they hold their answer."""
-    first = 1 if options.paraphrase and role == schema.TEST else 0
-    many = None if options.templates == "all" else 1
-    asked = [(fact, text) for fact in facts for text in relation.templates_of(fact)[first:][:many]]
+    asked = [(fact, text) for fact in facts for text in templates_for(relation, fact, role, options)]
     kept = [
         (fact, text) for fact, text in asked if options.keep_leaks or not gives_away(relation, fact, text)
     ]
@@ -185,18 +185,12 @@ def _asked(
     return rows, len(asked) - len(kept)
 
 
-def _check(
-    relation: Relation,
-    dealt: Split,
-    example_facts: Sequence[Fact],
-    identify_facts: Sequence[Fact],
-    test_facts: Sequence[Fact],
-    options: PromptOptions,
-) -> None:
+def _check(dealt: Dealt, options: PromptOptions) -> None:
     """Whether a relation has what the options ask of it."""
+    relation = dealt.relation
     language, where = options.language, f"relation {relation.name}"
-    facts = [*example_facts, *identify_facts, *test_facts]
-    if not facts and (leaking := dealt.leaking.get(language)):
+    facts = [*dealt.examples, *dealt.identify, *dealt.test]
+    if not facts and (leaking := dealt.split.leaking.get(language)):
         problem = f"all {leaking} facts in {language!r} have their answer inside the prompt"
         raise InputError(problem, where=where, fix="reword the template so that it names no answer")
     if not facts:
@@ -204,9 +198,9 @@ def _check(
         raise InputError(
             f"no facts in language {language!r}", where=where, fix=f"languages there are: {known}"
         )
-    if options.shots and not all(fact.object for fact in example_facts):
+    if options.shots and not all(fact.object for fact in dealt.examples):
         raise InputError("its texts have no answers to show as examples", where=where, fix="ask for 0 shots")
-    if len(example_facts) < options.shots or len(identify_facts) < 2:
+    if len(dealt.examples) < options.shots or len(dealt.identify) < 2:
         roles = f"{options.shots} examples, test and at least 2 to identify"
         fix = "add facts, or ask for fewer shots or test prompts"
         raise InputError(f"{len(facts)} usable facts are too few for {roles}", where=where, fix=fix)
@@ -216,32 +210,16 @@ def _check(
         )
 
 
-def _examples(
-    relation: Relation, fact: Fact, pool: Sequence[Fact], shared: Sequence[Fact], options: PromptOptions
-) -> Sequence[Fact]:
-    """The examples before an identification prompt: the test prompts', or drawn by hash for this one."""
-    if options.examples == "shared" or not options.shots:
-        return shared
-    others = [other for other in pool if other.key != fact.key]
-    return nsmallest(
-        options.shots,
-        others,
-        key=lambda other: order(options.seed, relation.name, f"{fact.key}\0{other.key}"),
-    )
-
-
-def _note(left_out: int, options: PromptOptions, tested: int) -> str:
+def _note(left_out: int, both: int, options: PromptOptions, tested: int) -> str:
     """What the numbers of a relation don't say by themselves."""
     parts = []
     if tested < options.test_size:
         parts.append("a third of the facts held out" if tested else "no answers, so nothing to test")
     if left_out:
         parts.append(f"{left_out} left out: the prompt gives the answer away")
+    if both:
+        parts.append(f"{both} not tested: another relation is identified with the same prompt")
     return "; ".join(parts)
-
-
-def _told(keys: Iterable[str], dealt: Split, language: str) -> list[Fact]:
-    return [fact for key in keys for fact in dealt.usable.get((language, key), ())]
 
 
 def gap_of(language: str, form: str) -> str:

@@ -1,6 +1,7 @@
 """One row of anybody's file: what every reader yields, and the way it says that a row cannot be used.
 
-A row is a fact (subject, object, templates) or a ready text with a label (its template is a bare ``{}``).
+A row is a fact (subject, object, templates) or a ready text with a label (its template is a bare ``{}``). A
+label that is asked for is a fact again: the text is its subject, the label its object.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Row:
     key: str = ""
     language: str = ""
     templates: tuple[str, ...] = ()
-    about: Mapping[str, str] = field(default_factory=dict)  # description, source, licence, leaks
+    about: Mapping[str, str] = field(default_factory=dict)  # description, source, licence, leaks, family
     where: str = ""
 
 

@@ -8,7 +8,7 @@ rows into relations. Nothing heavy is imported here.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from relact.relations.assembly import assemble
 from relact.relations.columns import Naming
 from relact.relations.facts import Relation
 from relact.relations.options import ReadingOptions
+from relact.relations.row import slotted
 
 HERE = Path(__file__).parent
 
@@ -75,6 +76,9 @@ def load(
     object_column: str | None = ReadingOptions.object_column,
     text_column: str | None = ReadingOptions.text_column,
     template_column: str | None = ReadingOptions.template_column,
+    group_column: str | None = ReadingOptions.group_column,
+    label_names: Mapping[str, str] | None = ReadingOptions.label_names,
+    own_negatives: bool = ReadingOptions.own_negatives,
     skipped: list[str] | None = None,
     chosen: list[str] | None = None,
 ) -> list[Relation]:
@@ -83,7 +87,8 @@ def load(
     Args:
         label_column: the column of a table that names the relation; well-known names by default
             (`columns.NAMES`), as for the other columns.
-        template: for tables of facts without a ``template`` column, such as ``"The capital of {} is"``.
+        template: for tables of facts without a ``template`` column, such as ``"The capital of {} is"``. Of
+            ready texts it asks for the label: ``"{} This review is"``.
         language: what rows that don't name a language are in.
         limit: keep only so many facts per relation and language, the first in the seeded order; memory stays
             bounded however long the file is, and the facts kept are those a prompt table would take first.
@@ -92,6 +97,10 @@ def load(
         skip_bad: pass over rows that cannot be used; a line about each is appended to ``skipped``.
         subject_column, object_column: of a table of facts. text_column: of ready prompts. template_column:
             of each row's own template.
+        group_column: relations are called ``group=label``: labels of one group, which scores can be kept
+            within. label_names: labels as they stand in a table -> as they shall be called.
+        own_negatives: a concept data set becomes ``concept=positive`` and ``concept=negative``, instead of
+            all negative sentences together.
         chosen: a line about the columns of every table is appended.
 
     Raises:
@@ -109,6 +118,9 @@ def load(
         object_column,
         text_column,
         template_column,
+        group_column,
+        label_names,
+        own_negatives,
     )
     return _load(source, options, skipped, chosen)
 
@@ -143,11 +155,31 @@ def load_all(
                     where=where,
                     fix="rename one of them",
                 )
-    if options.columns and len(chosen) == before:
+    found = list(relations.values())
+    _require_used(found, options, tables=len(chosen) > before)
+    return found
+
+
+def _require_used(relations: Sequence[Relation], options: ReadingOptions, *, tables: bool) -> None:
+    """Refuse what is said of sources and is true of none of them.
+
+    Raises:
+        InputError: columns or names of labels without a table, a template that no relation is asked with.
+    """
+    leave = "leave the option out, or give a table"
+    if options.columns and not tables:
         column = next(iter(options.columns.values()))
         problem = f"none of them is a table, so there is no column {column!r}"
-        raise InputError(problem, where="sources", fix="leave the option out, or give a table")
-    return list(relations.values())
+        raise InputError(problem, where="sources", fix=leave)
+    if options.label_names and not tables:
+        raise InputError("none of them is a table, so no label has another name", where="sources", fix=leave)
+    if options.template is None:
+        return
+    given = slotted(options.template)
+    used = {text for relation in relations for texts in relation.templates.values() for text in texts}
+    if given not in used:
+        problem = f"no prompt is made with the template {options.template!r}: they have their own"
+        raise InputError(problem, where="--template", fix="leave it out, or give facts or texts without one")
 
 
 def load_paper(folder: str | Path) -> list[Relation]:
@@ -188,7 +220,13 @@ def _load(
     path = Path(source)
     if not path.exists():
         raise _unknown(name)
-    naming = Naming(options.columns, [] if chosen is None else chosen)
+    naming = Naming(
+        options.columns,
+        [] if chosen is None else chosen,
+        None if options.template is None else slotted(options.template),
+        options.label_names or {},
+        options.own_negatives,
+    )
     rows = importers.rows(path, naming=naming, skip_bad=options.skip_bad, skipped=skipped)
     relations = assemble(rows, options)
     if not relations:

@@ -49,7 +49,7 @@ def rows_of(records: Iterable[tuple[str, Any]], path: Path, bad: Bad, naming: Na
             continue
         if not columns:
             columns = naming.columns([record], path)
-        row = _row(record, columns, where, stem(path))
+        row = _row(record, columns, where, stem(path), naming)
         if isinstance(row, InputError):
             bad(row)
         else:
@@ -200,18 +200,22 @@ def _holds_subject(column: Any) -> bool:
 # --- records to rows
 
 
-def _row(record: Mapping[str, Any], columns: Mapping[str, str], where: str, stem: str) -> Row | InputError:
+def _row(
+    record: Mapping[str, Any], columns: Mapping[str, str], where: str, stem: str, naming: Naming
+) -> Row | InputError:
     """The row of one record, or what is wrong with it. ``stem``: the relation where no column names it."""
 
     def cell(need: str) -> Any:
         return record.get(columns[need]) if need in columns else None
 
-    ready = "text" in columns
+    ready, label = "text" in columns, naming.label(cell("relation"))
     subject = cell("text" if ready else "subject")
-    relation = _label(cell("relation"), columns["relation"]) if "relation" in columns else stem
+    relation = _relation(label, cell("group"), columns) if "relation" in columns else stem
+    asked = naming.asked if ready and _only_labels(columns) else None
     try:
-        answers = [*texts(cell("object")), *texts(cell("aliases"), "|")]
-        templates = READY if ready else tuple(slotted(text, where) for text in texts(cell("template")))
+        answers = [*texts(cell("object")), *texts(cell("aliases"), "|")] if asked is None else [_word(label)]
+        own = READY if asked is None else (asked,)
+        templates = own if ready else tuple(slotted(text, where) for text in texts(cell("template")))
     except InputError as error:
         return error
     except ValueError as error:
@@ -229,16 +233,27 @@ def _row(record: Mapping[str, Any], columns: Mapping[str, str], where: str, stem
         )
     about = cell("subject")
     key = _word(cell("key")) or same(_word(about) or subject)
-    subject = subject if ready else subject.strip()
+    subject = subject if ready and asked is None else subject.strip()
     answer, *aliases = dict.fromkeys(answers) if answers else ("",)
-    return Row(
-        relation, subject, answer, tuple(aliases), key, _word(cell("language")), templates, where=where
-    )
+    told, about = _word(cell("language")), {} if asked is None else {"family": stem}
+    return Row(relation, subject, answer, tuple(aliases), key, told, templates, about, where)
+
+
+def _only_labels(columns: Mapping[str, str]) -> bool:
+    """Whether texts have labels and no answers."""
+    return "relation" in columns and not {"object", "aliases"} & columns.keys()
 
 
 def _word(value: Any) -> str:
     """A cell that says a name, as a text; empty where it holds nothing."""
     return "" if is_nothing(value) else str(value).strip()
+
+
+def _relation(label: Any, group: Any, columns: Mapping[str, str]) -> Any:
+    """A relation's name: its label, or ``group=label`` where a column names groups."""
+    if "group" not in columns:
+        return _label(label, columns["relation"])
+    return "" if is_nothing(label) or is_nothing(group) else f"{_word(group)}={_word(label)}"
 
 
 def _label(value: Any, column: str) -> Any:

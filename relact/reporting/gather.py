@@ -23,6 +23,7 @@ from relact.packed.store import open_store
 from relact.reporting.ablations import ALL, Choice, ablations_of
 from relact.scoring import masks
 from relact.scoring.magnitudes import super_units
+from relact.scoring.roles import counts_of
 from relact.scoring.selection import Numbering, Rules, countable
 from relact.store.reading import Store
 
@@ -98,7 +99,7 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
     opened = open_store(store)
     relations, scores = compare.all_scores(opened)
     choices, accuracy, sweep = ablations_of(opened)
-    name, sets = _sets(opened, scores, mask, choices)
+    name, labels, sets = _sets(opened, relations, scores, mask, choices)
     sizes = sum(mask.sum(axis=(1, 2)) for mask in sets.values())  # [relation]
     neurons = _best(relations, scores)
     histogram, nulls = _distributions(opened, relations, scores)
@@ -116,9 +117,9 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
         board=leaderboard_of(opened, part=schema.TEST),
         accuracy=accuracy,
         sweep=sweep,
-        overlap=_overlap(relations, sets),
+        overlap=_overlap(labels, sets),
         growth=_growth(opened, scores),
-        layers=_layers(relations, sets),
+        layers=_layers(labels, sets),
         histogram=histogram,
         nulls=nulls,
         neurons=neurons,
@@ -140,11 +141,12 @@ def _super_units(store: Store) -> str:
 
 def _sets(
     store: Store,
+    relations: list[str],
     scores: Mapping[str, np.ndarray],
     mask: str | None,
     choices: Mapping[str, Choice],
-) -> tuple[str, Mapping[str, np.ndarray]]:
-    """Name and neuron sets, bool [relation, layer, neuron] per site.
+) -> tuple[str, list[str], Mapping[str, np.ndarray]]:
+    """Name, labels (relations, as a rule) and neuron sets, bool [label, layer, neuron] per site.
 
     They are those of the mask, those of the first ablation, or the top few.
     """
@@ -155,8 +157,8 @@ def _sets(
         likely = [name for name in (first, f"top-{k}") if name in stored]
         mask = likely[0] if likely else stored[0] if len(stored) == 1 else None
     if mask is None:
-        return f"top {k}", masks.top_k(scores, k, compare.rules_of(store, scores))
-    return mask, masks.read(store, mask)[1]
+        return f"top {k}", relations, masks.top_k(scores, k, compare.rules_of(store, scores))
+    return mask, *masks.read(store, mask)
 
 
 def _with_all(sets: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -165,9 +167,9 @@ def _with_all(sets: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]
     return {ALL: dict(sets), **(alone if len(alone) > 1 else {})}
 
 
-def _overlap(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _overlap(labels: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
     parts = [
-        compare.overlap_of(relations, chosen).to_dataframe().reset_index().assign(site=site)
+        compare.overlap_of(labels, chosen).to_dataframe().reset_index().assign(site=site)
         for site, chosen in _with_all(sets).items()
     ]
     return pd.concat(parts)[["site", "relation", "other", "shared", "jaccard", "expected"]]
@@ -184,14 +186,14 @@ def _growth(store: Store, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
     return table.assign(share=table["shared"] / table["k"], chance=table["k"] / n_neurons)[columns]
 
 
-def _layers(relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _layers(labels: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Neurons of every set in every layer, and how many there would be were they spread evenly."""
     parts = []
     for site, chosen in _with_all(sets).items():
         counts = sum(mask.sum(axis=2) for mask in chosen.values())  # [relation, layer]
-        table = pd.DataFrame(counts, index=list(relations)).rename_axis(index="relation", columns="layer")
+        table = pd.DataFrame(counts, index=list(labels)).rename_axis(index="relation", columns="layer")
         long = table.reset_index().melt("relation", value_name="neurons")
-        total = dict(zip(relations, counts.sum(axis=1), strict=True))
+        total = dict(zip(labels, counts.sum(axis=1), strict=True))
         parts.append(long.assign(site=site, chance=long["relation"].map(total) / counts.shape[1]))
     return pd.concat(parts)[["site", "relation", "layer", "neurons", "chance"]]
 
@@ -203,13 +205,11 @@ def _distributions(
     store: Store, relations: Sequence[str], scores: Mapping[str, np.ndarray]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Histograms of average precision beside those of random rankings, and what is beyond them."""
-    labels = store.prompts(schema.IDENTIFY)["relation"]
-    negatives = store.scores_record().negatives
+    counts = counts_of(store.prompts(schema.IDENTIFY)["relation"].tolist(), store.scores_record())
     nulls: dict[tuple[int, int], np.ndarray] = {}
     parts, rows = [], []
     for at, relation in enumerate(relations):
-        positives = int((labels == relation).sum())
-        prompts = min(positives * (1 + negatives), len(labels)) if negatives else len(labels)
+        positives, prompts = counts[relation][0], sum(counts[relation])
         if (positives, prompts) not in nulls:
             nulls[positives, prompts] = kernels.average_precision_null(positives, prompts, DRAWS, seed=0)
         null = nulls[positives, prompts]

@@ -178,6 +178,7 @@ class ScoresRecord(_Result):
         negatives: sampled per positive; None is all, and then there is no ``seed``.
         prompts: digest of the identification prompts. model: its fingerprint.
         imported: names of another tool's files, where the scores come from those.
+        own_negatives: whether relations called ``group=label`` were compared within their group alone.
     """
 
     relations: tuple[str, ...]
@@ -186,6 +187,7 @@ class ScoresRecord(_Result):
     prompts: str
     model: str
     imported: tuple[str, ...] | None = None
+    own_negatives: bool | None = None
 
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> ScoresRecord:

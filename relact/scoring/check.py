@@ -12,7 +12,8 @@ from relact import schema
 from relact.errors import InputError, NumericError
 from relact.kernels.labels import LEFT_OUT, POSITIVE
 from relact.progress import Progress, silent
-from relact.scoring.score import labels_of, relation_of_prompts
+from relact.scoring.roles import labels_of
+from relact.scoring.score import relation_of_prompts
 from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.reading import Store
@@ -47,7 +48,13 @@ def check(store: str | Path | Store, neurons: int, *, seed: int = 0, progress: P
         raise InputError("these scores are another tool's", where=opened.path, fix="score the store first")
     if neurons < 1:
         raise InputError(f"{neurons} neurons", where="--check", fix="give at least 1")
-    labels = labels_of(relation_of_prompts(opened), record.relations, record.negatives, record.seed or 0)
+    labels = labels_of(
+        relation_of_prompts(opened),
+        record.relations,
+        record.negatives,
+        record.seed or 0,
+        own_negatives=record.own_negatives,
+    )
     roles = labels.roles[labels.classes]  # [prompt, relation]
     largest = 0.0
     for done, (site, layer, neuron) in enumerate(_drawn(opened, neurons, seed), 1):

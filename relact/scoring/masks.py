@@ -20,6 +20,7 @@ from relact.schema import HIDDEN, UNIT
 from relact.scoring.criteria import CAPTURE, of_attributions
 from relact.scoring.magnitudes import super_unit_masks, super_units, super_units_record
 from relact.scoring.options import SelectOptions
+from relact.scoring.roles import counts_of
 from relact.scoring.score import ranked
 from relact.scoring.selection import (
     Choice,
@@ -259,12 +260,11 @@ def significant(
         scores: average precisions, site -> [relation, layer, neuron]. scored: how they were made (negatives
             per positive).
     """
-    counts = store.prompts(schema.IDENTIFY)["relation"].value_counts()
+    counts = counts_of(store.prompts(schema.IDENTIFY)["relation"].tolist(), scored)
     flat, numbering = flatten(scores), Numbering.of(scores)
     tested, rows = np.flatnonzero(admitted(numbering, rules)), np.zeros(flat.shape, bool)
     for row, values, relation in zip(rows, flat, scored.relations, strict=True):
-        positives, others = int(counts[relation]), int(counts.sum() - counts[relation])
-        negatives = min(others, positives * scored.negatives) if scored.negatives else others
+        positives, negatives = counts[relation]
         null = kernels.average_precision_null(positives, positives + negatives, NULL_DRAWS, seed=0)
         row[tested] = kernels.false_discovery(kernels.p_values(values[tested], null), options.fdr or 0.0)
         if options.counted == UNIT:

@@ -27,6 +27,7 @@ class ScoreOptions:
     memory: str | int = "4GiB"
     scheduler: str = THREADS
     device: str = "cpu"
+    own_negatives: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from relact.scoring.memory import ScoreShape
 from relact.scoring.options import DEVICE_WORKERS, ScoreOptions
 from relact.scoring.probes import PREFILTER, probe_bytes, probed
 from relact.scoring.quantities import Wanted, wanted
+from relact.scoring.roles import labels_of
 from relact.scoring.schedulers import on_scheduler
 from relact.store import local
 from relact.store.layout import quantity_of, site_of
@@ -66,6 +67,7 @@ def score(
     memory: str | int = ScoreOptions.memory,
     scheduler: str = ScoreOptions.scheduler,
     device: str = ScoreOptions.device,
+    own_negatives: bool = ScoreOptions.own_negatives,
     progress: Progress = silent,
 ) -> LocalStore:
     """Write ``scores/<site>`` for every captured site: each statistic float32 [relation, layer, neuron].
@@ -85,12 +87,15 @@ def score(
         scheduler: ``threads``, or the address of a Dask scheduler (``tcp://host:port``) whose workers see the
             store's path.
         device: ``cpu``, or a CUDA device: the same numbers within float32 rounding.
+        own_negatives: relations called ``group=label`` are compared with the labels of their group alone.
 
     Raises:
         StoreError: the capture is not complete. InputError: a relation without prompts. BudgetError.
         NumericError: an activation is not a number.
     """
-    options = ScoreOptions(relations, negatives, seed, statistics, workers, memory, scheduler, device)
+    options = ScoreOptions(
+        relations, negatives, seed, statistics, workers, memory, scheduler, device, own_negatives
+    )
     return score_with(options, store, progress=progress)
 
 
@@ -108,6 +113,7 @@ def score_with(
         seed=options.seed if options.negatives else None,
         prompts=opened.manifest.prompts_digest(schema.IDENTIFY),
         model=opened.manifest.model.fingerprint,
+        own_negatives=options.own_negatives or None,
     )
     kept = _kept(opened, record, wanted(opened.streams, options.statistics))
     if kept == chosen and opened.scores_record() == record:
@@ -182,7 +188,8 @@ class _Scoring:
             part: shape_of(store, part.stream, n_relations, len(part.names), workers).fit(budget, wide=wide)
             for part in parts
         }
-        labels = labels_of(names, labelled, options.negatives, options.seed) if todo else None
+        roles = options.negatives, options.seed
+        labels = labels_of(names, labelled, *roles, own_negatives=options.own_negatives) if todo else None
         return cls(options, store, relations, kept, labels, spans)
 
     def write(self, record: schema.ScoresRecord, progress: Progress) -> None:
@@ -327,14 +334,6 @@ def _together(store: LocalStore, task: Task) -> list[kernels.Beside]:
 def _opened(path: str, created: str) -> LocalStore:
     """The store at ``path``, opened once per process; ``created`` tells a new store at an old path."""
     return local.open(path)
-
-
-def labels_of(
-    names: Sequence[str], relations: Sequence[str], negatives: int | None, seed: int
-) -> kernels.Labels:
-    """One relation's prompts against all others', or against ``negatives`` times as many drawn from them."""
-    labels = kernels.Labels.one_vs_rest(names, relations)
-    return labels.sampled(negatives, seed) if negatives else labels
 
 
 def shape_of(store: Store, stream: str, n_relations: int, n_statistics: int, workers: int) -> ScoreShape:

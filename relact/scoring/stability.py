@@ -16,8 +16,9 @@ from relact.schema import MARGIN
 from relact.scoring import masks
 from relact.scoring.magnitudes import super_unit_masks
 from relact.scoring.quantities import wanted
+from relact.scoring.roles import labels_of
 from relact.scoring.schedulers import on_scheduler
-from relact.scoring.score import Task, labels_of, relation_of_prompts, tasks_of
+from relact.scoring.score import Task, relation_of_prompts, tasks_of
 from relact.scoring.selection import Choice, Masks, Numbering, Rules, choose, countable, flatten
 from relact.store.local import LocalStore
 from relact.store.reading import Store

@@ -15,7 +15,7 @@ from relact.sharing import recode
 from relact.store import blocks, commits, skeleton
 from relact.store.local import LocalStore
 from relact.store.seal import ATTRIBUTE as SEAL
-from relact.store.seal import FILES, hexadecimal, recorded
+from relact.store.seal import FILES, recorded
 from relact.store.shards import VERIFY
 
 
@@ -53,10 +53,10 @@ class Source:
         parents += [schema.REGISTRATIONS] if parents and store.has(schema.REGISTRATIONS) else []
         for parent in parents:
             groups += [f"{parent}/{name}" for name in store.children(parent)]
-        self._sums = dict(self.root["attributes"][SEAL][FILES])
+        names = list(self.root["attributes"][SEAL][FILES])
         for group in groups:
-            self._sums |= _seal_of(store.path, group)
-        self.files = [*self._sums, *(f"{parent}/{DOCUMENT}" for parent in parents)]
+            names += _names_of(store, group)
+        self.files = [*names, *(f"{parent}/{DOCUMENT}" for parent in parents)]
         _require_names(store, self.files)
         self.nodes = {
             name.removesuffix(f"/{DOCUMENT}"): json.loads(self.read(name))
@@ -66,15 +66,14 @@ class Source:
 
     def size_of(self, name: str) -> int:
         """Bytes of a file in the store."""
-        return (self.store.path / name).stat().st_size
+        try:
+            return (self.store.path / name).stat().st_size
+        except OSError:
+            return len(self.read(name))  # tells what is wrong with it
 
     def read(self, name: str) -> bytes:
         """A file's bytes; `StoreError` when they are not those that were sealed."""
-        raw = (self.store.path / name).read_bytes()
-        checksum = hexadecimal(google_crc32c.value(raw))
-        if checksum != self._sums.get(name, checksum):
-            problem = f"damaged: its checksum is {checksum}, recorded {self._sums[name]}"
-            raise StoreError(problem, where=self.store.path / name, fix=VERIFY)
+        raw = self._checked(name)
         if self.recoded and recode.describes_stream(name):
             node = recode.compressed_node(json.loads(raw))
             return json.dumps(node, indent=2).encode()
@@ -84,19 +83,23 @@ class Source:
         """(name, bytes) of every committed shard, and of its block's record after them."""
         store = self.store
         for block in store.log.present() if self.activations and not self._away else ():
-            start, stop, *sums = (int(value) for value in store.log.record(block))
+            start, stop = (int(value) for value in store.log.record(block)[:2])
             packed_sums = []
-            for (stream, layer), checksum in zip(blocks.places_of(store.streams), sums, strict=True):
-                path = blocks.shard_path(store.path, stream, block, layer)
-                raw = path.read_bytes()
-                if google_crc32c.value(raw) != checksum:
-                    raise StoreError("damaged: its checksum does not match", where=path, fix=VERIFY)
+            for stream, layer in blocks.places_of(store.streams):
+                name = blocks.shard_path(Path(), stream, block, layer).as_posix()
+                raw = self._checked(name)
                 if self.recoded:
                     raw = recode.compress(raw, store.streams[stream])
                 packed_sums.append(google_crc32c.value(raw))
-                yield path.relative_to(store.path).as_posix(), raw
+                yield name, raw
             record = store.log.path(block).relative_to(store.path).as_posix()
             yield record, commits.encode([start, stop, *packed_sums])
+
+    def _checked(self, name: str) -> bytes:
+        raw = self.store.files.read(name)
+        if raw is None:
+            raise StoreError("missing", where=self.store.path / name, fix=VERIFY)
+        return raw
 
 
 def _require_names(store: LocalStore, files: Sequence[str]) -> None:
@@ -119,11 +122,9 @@ def without_path(model: str) -> str:
     return path.name if path.is_absolute() or model.startswith((".", "~")) or ":\\" in model else model
 
 
-def _seal_of(path: Path, group: str) -> dict[str, str]:
-    """Checksums of a sealed group's files and of its zarr.json, by their names in the store at ``path``."""
-    raw = (path / group / DOCUMENT).read_bytes()
-    listed = recorded(raw)
+def _names_of(store: LocalStore, group: str) -> list[str]:
+    """A sealed group's files and its zarr.json, by their names in the store."""
+    listed = recorded(store.files.read(f"{group}/{DOCUMENT}") or b"")
     if listed is None:
-        raise StoreError("is not sealed", where=f"{path}/{group}", fix=VERIFY)
-    document = {f"{group}/{DOCUMENT}": hexadecimal(google_crc32c.value(raw))}
-    return document | {f"{group}/{name}": checksum for name, checksum in listed.items()}
+        raise StoreError("is not sealed", where=f"{store.path}/{group}", fix=VERIFY)
+    return [f"{group}/{DOCUMENT}", *(f"{group}/{name}" for name in listed)]

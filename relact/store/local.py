@@ -6,14 +6,13 @@ columns, blocks committed one by one, and stages that appear whole or not at all
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -23,8 +22,9 @@ from relact.errors import BusyError, IdentityError, StoreError
 from relact.schema import DOCUMENT
 from relact.store import aside, blocks, locks, skeleton
 from relact.store.commits import CommitLog
-from relact.store.reading import READ_ONLY, Store
+from relact.store.reading import READ_ONLY, Store, told
 from relact.store.seal import EMPTY_GROUP, seal
+from relact.store.sealed import Objects, Sealed
 from relact.store.shards import VERIFY, Maps
 from relact.store.skeleton import Blueprint
 
@@ -41,7 +41,10 @@ class LocalStore(Store):
 
     path: Path
 
-    def __init__(self, path: Path, root: zarr.Group, manifest: schema.Manifest) -> None:
+    def __init__(self, path: Path, files: Sealed, manifest: schema.Manifest) -> None:
+        self.files = files
+        with told(path, VERIFY):
+            root = zarr.open_group(Objects(files), mode="r", use_consolidated=False)
         super().__init__(path, root, manifest)
         self._plain = {
             stream: skeleton.is_plain(array, self.streams[stream]) for stream, array in self.arrays.items()
@@ -49,6 +52,7 @@ class LocalStore(Store):
         self._maps = Maps()
         self._folders = {stream: str(blocks.shard_folder(path, stream)) for stream in self.streams}
         self.log = CommitLog(path, schema.commit_fields(self.streams, self.n_layers), self.n_blocks)
+        files.log = self.log
 
     def is_mapped(self, stream: str) -> bool:
         """Whether `columns` of the stream are views on mapped files."""
@@ -62,35 +66,44 @@ class LocalStore(Store):
         lay = self.streams[stream]
         number, offset = divmod(start, lay.span)
         path = f"{self._folders[stream]}{os.sep}{blocks.shard_name(block, layer)}"
+        self.files.require_shard(path, stream, block, layer)
         whole = self._maps.chunk(path, number, lay.n_spans, (lay.rows, lay.span), np.dtype(lay.dtype))
         return whole[: last - first, offset : offset + stop - start]
 
     def has(self, group: str) -> bool:
-        """Whether the group exists."""
-        return (self.path / group / DOCUMENT).is_file()
+        """Whether the group exists; `StoreError` when files of it are there without its document."""
+        return self.files.has(f"{group}/{DOCUMENT}")
 
     def children(self, group: str) -> list[str]:
         """Names of the groups in ``group``, sorted; empty when it does not exist."""
-        folder = self.path / group
-        return sorted(path.parent.name for path in folder.glob(f"*/{DOCUMENT}"))
+        return self.files.children(group)
 
     def attributes(self, group: str) -> dict[str, Any]:
         """What was recorded about a stage: its ``relact`` attributes."""
-        attributes = zarr.open_group(self.path / group, mode="r").attrs
-        return dict(cast(Mapping[str, Any], attributes.get(schema.ATTRIBUTE, {})))
+        attributes = self.files.document(group).get("attributes", {})
+        return dict(attributes.get(schema.ATTRIBUTE, {}))
 
     def dataset(self, group: str) -> xr.Dataset:
-        """One group as a lazy Dataset; `StoreError` names the command that makes it when it is not there."""
+        """One group as a lazy Dataset; `StoreError` names the command that makes it when it is not there.
+
+        What is read of it later is checked as well: damaged, or replaced since, it is refused.
+        """
         self._require(group)
         import xarray as xr  # costs a fifth of a second that a query of scores does not need
 
-        return xr.open_zarr(self.path, group=group, consolidated=False, chunks=None)
+        with told(self.path, VERIFY):
+            return xr.open_zarr(self._pinned(), group=group, consolidated=False, chunks=None)
 
     def tree(self) -> xr.DataTree:
-        """The whole hierarchy, lazily."""
+        """The whole hierarchy, lazily; checked as `dataset` is."""
         import xarray as xr
 
-        return xr.open_datatree(self.path, engine="zarr", consolidated=False, chunks=None)
+        with told(self.path, VERIFY):
+            return xr.open_datatree(self._pinned(), engine="zarr", consolidated=False, chunks=None)
+
+    def _pinned(self) -> Any:
+        """The files for one result; xarray's annotation knows paths only."""
+        return Objects(self.files.pinned())
 
     # --- writing
 
@@ -206,24 +219,18 @@ def writable(store: str | os.PathLike[str] | Store) -> LocalStore:
 
 def _open(target: Path) -> LocalStore:
     manifest = read_manifest(target)
-    root = zarr.open_group(target, mode="r+" if os.access(target, os.W_OK) else "r")
-    return LocalStore(target, root, manifest)
+    return LocalStore(target, Sealed(target), manifest)
 
 
 def read_manifest(target: Path) -> schema.Manifest:
     """The identity of the store at ``target``, from its root attributes alone."""
     require_here(target)
-    if not (target / DOCUMENT).is_file():
+    if not (target / DOCUMENT).exists() and not (target / schema.COMMITS).is_dir():
         if target.is_file() and target.suffix.lower() == ".zip":
             raise StoreError("a packed store is read-only", where=target, fix=READ_ONLY)
         problem = "exists, but is not a relact store" if target.exists() else "no such store"
         raise StoreError(problem, where=target, fix="make one with `relact capture` or `relact run`")
-    try:
-        raw = durable.read(target / DOCUMENT, durable.DOCUMENT_BYTES)
-        attributes = dict(json.loads(raw)["attributes"])
-        zarr.open_group(target, mode="r", use_consolidated=False)
-    except Exception as error:  # whatever zarr's parsers raise on a damaged file
-        raise StoreError(f"its {DOCUMENT} cannot be read ({error})", where=target, fix=VERIFY) from error
+    attributes = Sealed(target).document("").get("attributes", {})
     if schema.PACKAGE in attributes:
         raise StoreError(
             "packed for sharing, so it can only be read", where=target, fix="unpack it: `relact unpack`"

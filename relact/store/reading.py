@@ -7,6 +7,8 @@ that may lie anywhere. Everything that plain zarr can do is left to zarr and xar
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -17,22 +19,16 @@ import pandas as pd
 import zarr
 
 from relact import schema
-from relact.errors import InputError, StoreError
+from relact.errors import InputError, RelactError, StoreError
 from relact.plan import show_bytes
 from relact.store import skeleton
 from relact.store.commits import CommitLog
 from relact.store.layout import Layout, site_of
+from relact.store.sealed import MAKERS
 
 if TYPE_CHECKING:
     import xarray as xr
 
-MAKERS = {  # stage -> its command
-    schema.SCORES: "score",
-    schema.MASKS: "select",
-    schema.ABLATIONS: "ablate",
-    schema.SUPER_UNITS: "ablate",
-    schema.REGISTRATIONS: "ablate",
-}
 READ_ONLY = "unpack it first: `relact unpack STORE FOLDER`"
 
 
@@ -263,3 +259,15 @@ class Store(ABC):
             for name, value in self.describe().items()
         )
         return f"<table class='relact-store'>{''.join(rows)}</table>"
+
+
+@contextmanager
+def told(where: object, fix: str) -> Iterator[None]:
+    """Whatever zarr and xarray raise on files that passed all checks is still one line, a `StoreError`."""
+    try:
+        yield
+    except RelactError:
+        raise
+    except Exception as error:
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        raise StoreError(problem, where=where, fix=fix) from error

@@ -153,6 +153,8 @@ def open_array(root: zarr.Group, stream: str, where: object) -> zarr.Array[Any]:
         array = root[name]
     except KeyError as error:
         raise StoreError(f"{name} is missing", where=where, fix=VERIFY) from error
+    except StoreError:
+        raise
     except Exception as error:  # whatever zarr's parsers raise on a damaged file
         raise StoreError(f"{name}/{DOCUMENT} cannot be read ({error})", where=where, fix=VERIFY) from error
     if not isinstance(array, zarr.Array) or array.ndim != 3:

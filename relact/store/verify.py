@@ -21,12 +21,9 @@ from relact.schema import DOCUMENT
 from relact.store import blocks, local
 from relact.store.layout import group_of, site_of
 from relact.store.local import LocalStore
-from relact.store.reading import MAKERS
 from relact.store.seal import EMPTY_GROUP, hexadecimal, intact, recorded, was_sealed
+from relact.store.sealed import CAPTURE, DAMAGED, MAKERS, SKELETON, repairs_of
 
-CAPTURE = "relact capture MODEL PROMPTS {store} --repair"
-SKELETON = (schema.PROMPTS, *schema.ARRAYS, schema.COMMITS)  # covered by the root's seal and the log
-DAMAGED = "damaged: its checksum does not match"
 READERS = 4  # files read at once: a disk likes a queue, the checksum itself is several GB/s on one core
 MEGABYTE = 10**6
 
@@ -157,7 +154,7 @@ def _stages(root: Path, verdict: Verdict) -> Iterator[Expected]:
         folder = folders.pop(0)
         group = folder.relative_to(root).as_posix()
         file = folder / DOCUMENT
-        command = f"relact verify {root} --drop, then relact {MAKERS.get(group.split('/')[0], 'run')} {root}"
+        command = ", then ".join(repairs_of(root, group))
         raw = file.read_bytes() if file.is_file() else b""
         listed = recorded(raw)
         verdict.files, verdict.bytes = verdict.files + 1, verdict.bytes + len(raw)

@@ -88,9 +88,7 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
             special_tokens=capture.special_tokens,
             **_attribution(capture.attribution),
         ),
-        scores=ScoreOptions(
-            relations=mask.scores.relations, negatives=mask.scores.negatives, seed=mask.scores.seed or 0
-        ),
+        scores=_scoring(mask.scores),
         ablate=AblateOptions(
             counted=mask.counted,
             keep_super_units=mask.without is None,
@@ -100,6 +98,15 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
             match=record.match,
             part=record.part,
         ),
+    )
+
+
+def _scoring(record: schema.ScoresRecord) -> ScoreOptions:
+    return ScoreOptions(
+        relations=record.relations,
+        negatives=record.negatives,
+        seed=record.seed or 0,
+        own_negatives=bool(record.own_negatives),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -14,8 +15,9 @@ from relact import schema
 from relact.ablating import forecast as ablating
 from relact.ablating.ablate import ablate_with
 from relact.ablating.options import AblateOptions
+from relact.ablating.super_units import ensure_super_units
 from relact.analysis.claims import summary
-from relact.analysis.compare import in_common
+from relact.analysis.compare import in_common, overlap
 from relact.analysis.effects import Effects, effects
 from relact.analysis.evidence import evidence
 from relact.capturing import forecast as capturing
@@ -26,25 +28,27 @@ from relact.errors import InputError
 from relact.models.loading import LoadedModel, load
 from relact.plan import Plan
 from relact.progress import Progress, silent
-from relact.relations.options import PromptOptions
+from relact.relations.options import PromptOptions, ReadingOptions
 from relact.relations.prompts import build, published, warn_of_dropped
 from relact.relations.sources import load_all
 from relact.relations.table import read, recognised
 from relact.scoring import forecast as scoring
 from relact.scoring.criteria import meaning
-from relact.scoring.masks import name_of
+from relact.scoring.masks import name_of, select_with
 from relact.scoring.options import ScoreOptions
 from relact.scoring.quantities import wanted as wanted_of
 from relact.scoring.score import score_with
 from relact.store.layout import block_of, layouts, site_of
 from relact.store.local import LocalStore
-from relact.studies import presets
+from relact.studies import known_prompts, presets
 from relact.studies.known_prompts import known
 from relact.studies.presets import Recipe
 
 if TYPE_CHECKING:
     from relact.relations.facts import Relation
 
+NOTHING_TESTED = "no prompt has an answer to test"
+HOW_TO_TEST = 'ask for the labels with --template "{} This is", or give facts with answers'
 EMBEDDED = "smollm2"  # the model of a study that names none
 
 
@@ -55,15 +59,24 @@ class Study:
     Attributes:
         store: all of it.
         ablations: what breaks without each relation's neurons, by the mask's name: ``top-<k>``, and of a
-            study with attributions ``attribution_z-top-<k>`` beside it.
+            study with attributions ``attribution_z-top-<k>`` beside it. Empty where no prompt has an answer
+            to test, as with texts that only have labels.
+        masks: names of all masks that it chose.
     """
 
     store: LocalStore
     ablations: Mapping[str, xr.Dataset]
+    masks: tuple[str, ...]
 
     @property
     def ablation(self) -> xr.Dataset:
-        """The first of them."""
+        """The first of them.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not self.ablations:
+            raise InputError(NOTHING_TESTED, where=self.store.path, fix=HOW_TO_TEST)
         return next(iter(self.ablations.values()))
 
     def effects(self, name: str | None = None) -> Effects:
@@ -82,8 +95,15 @@ class Study:
             f"{name}, {meaning(self.store.mask_record(name).statistic)}: {summary(self.evidence(name))}"
             for name in self.ablations
         ]
-        if len(self.ablations) == 2:
-            table = in_common(self.store, *self.ablations)
+        lines += [
+            f"{name}, {meaning(self.store.mask_record(name).statistic)}: {self._shared(name)}"
+            for name in self.masks
+            if name not in self.ablations
+        ]
+        if not self.ablations:
+            lines.append(f"Nothing was switched off: {NOTHING_TESTED}. To test, {HOW_TO_TEST}")
+        if len(self.masks) == 2:
+            table = in_common(self.store, *self.masks)
             shared, size, expected = (table[name].mean() for name in ("shared", "other_size", "expected"))
             lines.append(
                 f"both choose {shared:.1f} of {size:.0f} hidden units on average (random sets would share "
@@ -91,6 +111,20 @@ class Study:
                 f"{'mostly different' if shared < size / 2 else 'largely the same'} neurons"
             )
         return lines
+
+    def _shared(self, name: str) -> str:
+        """What relations share under a mask, in words."""
+        table = overlap(self.store, name)
+        names, shared = table["relation"].values, table["shared"].values
+        size, others = np.diag(shared).max(), shared - np.diag(np.diag(shared) + 1)
+        one, other = np.unravel_index(others.argmax(), shared.shape)
+        if others[one, other] <= 0:
+            return f"{size} neurons of each relation, none of two"
+        most, expected = others[one, other], float(table["expected"].values[one, other])
+        return (
+            f"{size} neurons of each relation; {names[one]} and {names[other]} share {most}, the most "
+            f"(random sets would share {expected:.1f})"
+        )
 
     def tree(self) -> xr.DataTree:
         """The store as a lazy `xarray.DataTree`."""
@@ -104,6 +138,7 @@ def run(
     store: str | Path,
     k: int | None = None,
     preset: str | None = None,
+    reading: ReadingOptions | None = None,
     prompts: PromptOptions | None = None,
     capture: CaptureOptions | None = None,
     scores: ScoreOptions | None = None,
@@ -118,10 +153,11 @@ def run(
         k: neurons per relation to switch off; the preset's, or 400.
         preset: a published study's settings (`presets`); options of a step that are given here take the place
             of its own.
+        reading: of the sources: columns, templates and labels, as `relations.sources.load` takes them.
         prompts, capture, scores, ablate: options of those steps.
     """
     recipe = recipe_of(preset, k=k, prompts=prompts, capture=capture, scores=scores, ablate=ablate)
-    table = table_of(sources, recipe)
+    table = table_of(sources, recipe, reading)
     warn_of_dropped(table)
     return follow(recipe, load(model), table, store, progress=progress)
 
@@ -151,16 +187,34 @@ def follow(
     recipe: Recipe, model: LoadedModel, table: pd.DataFrame, store: str | Path, *, progress: Progress = silent
 ) -> Study:
     """The steps after the prompts."""
-    if recipe.known:
-        table = known(table, model, match=recipe.ablate.match, progress=progress)
-    opened = capture_with(recipe.capture, model, table, store, progress=progress)
+    opened = capture_with(
+        recipe.capture, model, kept(recipe, model, table, progress), store, progress=progress
+    )
     score_with(recipe.scores, opened, progress=progress)
-    ablations = {}
+    tested = opened.manifest.n_prompts(schema.TEST) > 0
+    if not tested and not recipe.ablate.keep_super_units:
+        ensure_super_units(opened, lambda: model, progress)
+    ablations, masks = {}, []
     for statistic in recipe.criteria:
         options = replace(recipe.ablate, by=None, statistic=statistic)
-        found = ablate_with(options, opened, k=recipe.k, model=model, progress=progress)
-        ablations[name_of(options.selection(recipe.k))] = found
-    return Study(opened, ablations)
+        selection = options.selection(recipe.k)
+        masks.append(name_of(selection))
+        if tested:
+            found = ablate_with(options, opened, k=recipe.k, model=model, progress=progress)
+            ablations[masks[-1]] = found
+        else:
+            select_with(selection, opened)
+    return Study(opened, ablations, tuple(masks))
+
+
+def kept(
+    recipe: Recipe, model: LoadedModel, table: pd.DataFrame, progress: Progress = silent
+) -> pd.DataFrame:
+    """The prompts of a study: all, or those whose answers the model knows; relations may be dropped."""
+    if not recipe.known:
+        return table
+    strict = recipe.prompts.strict
+    return known(table, model, match=recipe.ablate.match, strict=strict, progress=progress)
 
 
 def forecast(
@@ -170,7 +224,7 @@ def forecast(
     the model is loaded and timed.
 
     Nothing is written. What a ``store`` holds already is left out of the capture's plan. Where a recipe keeps
-    only the prompts that the model answers, the plans are those of all prompts.
+    only the prompts that the model answers, that is the first plan, and the others are those of all prompts.
     """
     loaded, capture = load(model), recipe.capture
     tests = table[table["split"] == schema.TEST]
@@ -190,18 +244,35 @@ def forecast(
         )
         for statistic in recipe.criteria
     ]
+    asked = (
+        [known_prompts.forecast(table, loaded, batch_tokens=recipe.ablate.batch_tokens)]
+        if recipe.known
+        else []
+    )
     return [
+        *asked,
         capturing.forecast(capture, loaded, table, store),
         scoring.forecast_of(recipe.scores, shapes, relation_of),
         *(
             ablating.forecast_of(recipe.ablate, loaded, matrix, special_tokens=capture.special_tokens)
             for matrix in matrices
+            if len(tests)
         ),
     ]
 
 
-def table_of(sources: Iterable[str | Path | Relation] | pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
+def table_of(
+    sources: Iterable[str | Path | Relation] | pd.DataFrame,
+    recipe: Recipe,
+    reading: ReadingOptions | None = None,
+    *,
+    skipped: list[str] | None = None,
+    chosen: list[str] | None = None,
+) -> pd.DataFrame:
     """The prompts of a study: a prompt table's as they are, or those made of the sources' facts.
+
+    Args:
+        reading, skipped, chosen: as of `relations.sources.load_all`.
 
     Raises:
         InputError: a prompt table among other sources, or beside choices of how prompts are made.
@@ -210,20 +281,18 @@ def table_of(sources: Iterable[str | Path | Relation] | pd.DataFrame, recipe: Re
         return sources
     sources = list(sources)
     tables = [path for path in sources if isinstance(path, str | Path) and recognised(Path(path))]
+    if not tables and recipe.published:
+        return published(sources, recipe.prompts)
     if not tables:
-        return (
-            published(sources, recipe.prompts)
-            if recipe.published
-            else build(load_all(sources), recipe.prompts)
-        )
+        return build(load_all(sources, reading, skipped=skipped, chosen=chosen), recipe.prompts)
     if len(sources) > 1:
         fix = "give it alone, or give what it was made of"
         raise InputError("a prompt table is a study's prompts, all of them", where=tables[0], fix=fix)
     made = replace(recipe.prompts, seed=0, strict=False)
-    if not recipe.published and made != PromptOptions():
+    if not recipe.published and (made != PromptOptions() or reading not in (None, ReadingOptions())):
         fix = "make it again with `relact prompts` and these options, or leave them out"
         raise InputError(
-            "a prompt table is taken as it is: shots, templates, sizes and language are its own",
+            "a prompt table is taken as it is: columns, shots, templates, sizes and language are its own",
             where=tables[0],
             fix=fix,
         )

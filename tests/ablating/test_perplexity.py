@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from helpers import sample
 
 from relact import schema
 from relact.ablating import ablate
@@ -112,10 +113,10 @@ def test_what_is_measured_stays_until_another_is_asked_for(copied, model, monkey
 def test_a_result_that_does_not_say_what_it_measured_measured_the_text(copied, model, monkeypatch):
     options = {"mask": "top-200", "model": model, "seeds": [0], "perplexity": True}
     ablate.ablate(copied, **options)
-    group = copied.root["ablations/top-200"]
-    record = dict(group.attrs[schema.ATTRIBUTE])
-    del record["perplexity_of"]
-    group.attrs.update({schema.ATTRIBUTE: record})
+    with sample.edited(copied.path, "ablations/top-200") as group:
+        record = dict(group.attrs[schema.ATTRIBUTE])
+        del record["perplexity_of"]
+        group.attrs.update({schema.ATTRIBUTE: record})
     again = local.open(copied.path)
     assert again.ablation_record("top-200").perplexity_of is None
     monkeypatch.setattr(ablate, "measure", lambda *_, **__: pytest.fail("measured"))

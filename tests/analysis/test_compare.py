@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import sample
 from scipy.stats import spearmanr
 
 from relact.analysis import compare, query
@@ -138,11 +139,11 @@ def other(study, tmp_path):
     """The study with other scores for one relation: a neuron raised, all others as before."""
     path = tmp_path / "other.zarr"
     shutil.copytree(study.path, path)
-    group = local.open(path).root["scores/mlp.up"]["average_precision"]
-    values = np.asarray(group[0])
-    values[1, 11], values[2, 12] = values[1, 11] / 4, 1.0
-    values[3] += np.random.default_rng(0).normal(0, 0.01, values[3].shape).astype(np.float32)
-    group[0] = values
+    with sample.edited(path, "scores") as scores:
+        values = np.asarray(scores["mlp.up/average_precision"][0])
+        values[1, 11], values[2, 12] = values[1, 11] / 4, 1.0
+        values[3] += np.random.default_rng(0).normal(0, 0.01, values[3].shape).astype(np.float32)
+        scores["mlp.up/average_precision"][0] = values
     return path
 
 

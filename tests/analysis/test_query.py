@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-import zarr
+from helpers import sample
 from rich.console import Console
 
 from relact import colours, schema
@@ -55,15 +55,16 @@ def test_equal_scores_are_not_in_the_order_of_the_store(study, tmp_path):
     """Half of all scores are made equal: the first of them are spread over sites and layers."""
     shutil.copytree(study.path, tmp_path / "s.zarr")
     copied = local.open(tmp_path / "s.zarr")
-    for site in copied.layouts:
-        zarr.open_group(copied.path)[f"scores/{site}/average_precision"][:, :, ::2] = 1.0
+    with sample.edited(copied.path, "scores") as scores:
+        for site in copied.layouts:
+            scores[f"{site}/average_precision"][:, :, ::2] = 1.0
     found = query.top(copied, relation="country_capital", n=60)
     assert set(found.average_precision) == {1.0} and found.site.nunique() == 3 and found.layer.nunique() == 4
     pd.testing.assert_frame_equal(found, query.top(copied, relation="country_capital", n=60))
-    for site, lay in copied.layouts.items():
-        margin = np.random.default_rng(0).random((3, 4, lay.width), np.float32)
-        group = zarr.open_group(copied.path)[f"scores/{site}"]
-        group.create_array("margin", data=margin, dimension_names=schema.BY_NEURON)
+    with sample.edited(copied.path, "scores") as scores:
+        for site, lay in copied.layouts.items():
+            margin = np.random.default_rng(0).random((3, 4, lay.width), np.float32)
+            scores[site].create_array("margin", data=margin, dimension_names=schema.BY_NEURON)
     found = query.top(copied, relation="country_capital", n=60)
     assert found.margin.is_monotonic_decreasing
 

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import sample
 
 import relact
 from relact import schema
@@ -122,11 +123,11 @@ def copied(study, tmp_path):
 
 def said(store, name, reply):
     """Put a wrong reply into every cell of a stored ablation but the intact ones, which are right."""
-    group = store.root[f"ablations/{name}"]
-    texts, verdicts = group[schema.GENERATED][:], group[schema.CORRECT][:]
-    texts[..., 1:, :], verdicts[...] = reply, False
-    verdicts[..., 0, :] = True
-    group[schema.GENERATED][:], group[schema.CORRECT][:] = texts, verdicts
+    with sample.edited(store.path, f"ablations/{name}") as group:
+        texts, verdicts = group[schema.GENERATED][:], group[schema.CORRECT][:]
+        texts[..., 1:, :], verdicts[...] = reply, False
+        verdicts[..., 0, :] = True
+        group[schema.GENERATED][:], group[schema.CORRECT][:] = texts, verdicts
 
 
 def test_replies_are_compared_with_their_own_prompt(copied):
@@ -161,8 +162,8 @@ def test_a_sweep_other_prompts_and_identification_prompts_are_sorted_too(copied,
 def test_refusals(copied):
     with pytest.raises(InputError, match=r"no ablation 'best'. There are: top-200"):
         error_types(copied, "best")
-    group = copied.root["ablations/top-200"]
-    group.attrs.update({schema.ATTRIBUTE: {**group.attrs[schema.ATTRIBUTE], "prompts": "0" * 32}})
+    with sample.edited(copied.path, "ablations/top-200") as group:
+        group.attrs.update({schema.ATTRIBUTE: {**group.attrs[schema.ATTRIBUTE], "prompts": "0" * 32}})
     with pytest.raises(InputError, match=r"their texts are not stored. Ablate them again"):
         error_types(local.open(copied.path), "top-200")
 

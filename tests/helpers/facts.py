@@ -16,13 +16,15 @@ TEMPLATES = {
 
 
 def relation(count=60, name="r", languages=("en",), **changes):
-    """``count`` facts, each told in every one of the languages."""
+    """``count`` facts, each told in every one of the languages; two names ask in different words."""
     told = tuple(
         Fact(str(at), f"subject{at}", f"object{at}", (), language)
         for at in range(count)
         for language in languages
     )
-    return Relation(name, {language: TEMPLATES[language] for language in languages}, told, **changes)
+    before = "" if name == "r" else f"{name}: "
+    asked = {language: tuple(before + text for text in TEMPLATES[language]) for language in languages}
+    return Relation(name, asked, told, **changes)
 
 
 def leaked(frame: pd.DataFrame, relation: Relation) -> list[str]:

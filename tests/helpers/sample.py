@@ -8,17 +8,20 @@ one; blocks of four prompts.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import zarr
 
-from relact import schema
+from relact import durable, schema
 from relact.capturing.prepare import Intake, describe
 from relact.store import local
 from relact.store.local import LocalStore
+from relact.store.seal import ATTRIBUTE, BLANK, FILES, SELF, hexadecimal, recorded, render, seal
 from relact.store.skeleton import Blueprint
 
 SITES = ("mlp.gate", "attn.k")
@@ -111,6 +114,21 @@ def read(store: LocalStore, stream: str) -> np.ndarray:
     return np.stack(layers, axis=1)
 
 
+@contextmanager
+def edited(path: Path, group: str) -> Iterator[zarr.Group]:
+    """A sealed group to be changed as another program might; it is sealed again at the end."""
+    folder = path / group
+    listed = recorded((folder / schema.DOCUMENT).read_bytes())
+    yield zarr.open_group(folder, mode="r+")
+    if group:
+        seal(folder)
+        return
+    document = json.loads((folder / schema.DOCUMENT).read_bytes())  # the root's lists its skeleton alone
+    sums = {name: hexadecimal(durable.checksum_of(folder / name)) for name in listed}
+    document["attributes"][ATTRIBUTE] = {FILES: sums, SELF: BLANK}
+    (folder / schema.DOCUMENT).write_bytes(render(document))
+
+
 def files(path: Path) -> dict[str, bytes]:
     """Every file of a store by its relative name."""
     return {
@@ -124,4 +142,4 @@ def without_time(contents: Mapping[str, bytes]) -> dict[str, bytes]:
     root = json.loads(contents["zarr.json"])
     identity = root["attributes"]["relact"]
     identity["created"] = identity["id"] = root["attributes"]["checksums"]["this_file"] = ""
-    return {**contents, "zarr.json": json.dumps(root).encode()}
+    return {**contents, "zarr.json": json.dumps(root, sort_keys=True).encode()}

@@ -41,7 +41,7 @@ def test_all_of_lre(tmp_path):
         samples = [{"subject": name, "object": "glad" if glad else town} for name, town in PAIRS]
         path = tmp_path / f"{stem}.json"
         path.parent.mkdir(exist_ok=True)
-        zero_shot = ["Is {} glad or sad? It is"] if glad else ["What is the town of {}? It is"]
+        zero_shot = [f"Is {{}} glad or sad in {stem}? It is"] if glad else ["What is the town of {}? It is"]
         about = {"name": stem, "prompt_templates": templates, "prompt_templates_zs": zero_shot}
         about["properties"] = {"relation_type": stem.split("/")[0], "symmetric": False}
         path.write_text(json.dumps({**about, "samples": samples}))

@@ -101,7 +101,7 @@ def test_the_paper_holds_out_fifty_facts_of_each_relation_and_keeps_the_rest(tmp
         samples.append({"subject": "Intel 8086", "object": "Intel"})  # gives itself away, and stays
         counts[sources.PAPER[stem]] = len(samples)
         data = {
-            "prompt_templates": ["{} is"],
+            "prompt_templates": [f"{{}}, {stem}, is"],
             "prompt_templates_zs": ["What is {}? It is"],
             "samples": samples,
         }

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers import sample
 
 import relact
 from relact.errors import InputError, NumericError, StoreError
@@ -26,9 +27,10 @@ def test_stored_scores_are_scikit_learns(tiny_study, tmp_path, negatives):
 def test_a_wrong_score_is_named(tiny_study, tmp_path):
     shutil.copytree(tiny_study.path, tmp_path / "s.zarr")
     store = local.open(tmp_path / "s.zarr")
-    for site in store.layouts:
-        scores = store.root[f"scores/{site}/average_precision"]
-        scores[:] = np.asarray(scores[:]) * np.float32(0.999)
+    with sample.edited(store.path, "scores") as group:
+        for site in store.layouts:
+            scores = group[f"{site}/average_precision"]
+            scores[:] = np.asarray(scores[:]) * np.float32(0.999)
     with pytest.raises(
         NumericError, match=r"site \S+, layer \d: neuron \d+ has 0\.\d+ for size, scikit-learn says"
     ):

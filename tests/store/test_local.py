@@ -85,18 +85,18 @@ def test_a_store_of_another_layout_is_read_through_zarr(tmp_path):
     """Another tool may repack a store: shards with the index in front, other inner chunks."""
     path = tmp_path / "s.zarr"
     store = sample.full(path, 6)
-    group = zarr.open_group(path / "activations" / "attn.k", mode="r+")
-    packed = group.create_array(
-        "activation",
-        shape=(6, 2, 24),
-        chunks=(2, 1, 8),
-        shards=(4, 2, 24),
-        dtype="float16",
-        compressors=None,
-        overwrite=True,
-        dimension_names=("prompt", "layer", "neuron"),
-    )
-    packed[:] = sample.values("attn.k", range(6))
+    with sample.edited(path, "") as root:
+        packed = root["activations/attn.k"].create_array(
+            "activation",
+            shape=(6, 2, 24),
+            chunks=(2, 1, 8),
+            shards=(4, 2, 24),
+            dtype="float16",
+            compressors=None,
+            overwrite=True,
+            dimension_names=("prompt", "layer", "neuron"),
+        )
+        packed[:] = sample.values("attn.k", range(6))
     store = local.open(path)
     assert store._plain == {"mlp.gate": True, "attn.k": False, "attributions/attn.k": True}
     np.testing.assert_array_equal(sample.read(store, "attn.k"), sample.values("attn.k", range(6)))
@@ -151,9 +151,8 @@ def test_creating_over_something_else_is_refused(tmp_path):
 def test_a_later_format_is_refused_by_number(tmp_path):
     path = tmp_path / "s.zarr"
     sample.make(path, 4)
-    root = json.loads((path / "zarr.json").read_bytes())
-    root["attributes"]["relact"]["format"] = 2
-    (path / "zarr.json").write_text(json.dumps(root))
+    with sample.edited(path, "") as root:
+        root.attrs["relact"] = {**root.attrs["relact"], "format": 2}
     with pytest.raises(StoreError, match=r"store format 2, this version reads 1\. Upgrade relact"):
         local.open(path)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from helpers import tiny
 
+from relact.ablating import answers
 from relact.errors import InputError
 from relact.relations import prompts as tables
 from relact.relations import sources, verdict
+from relact.relations.table import summary as tables_summary
+from relact.studies import run
 from relact.studies.known_prompts import known
+from relact.studies.presets import Recipe
 
 
 @pytest.mark.parametrize(
@@ -38,9 +43,66 @@ def test_kept_prompts_are_those_that_generate_answers(request, name, per_relatio
     assert few.text.isin(kept.text).all()
 
 
-def test_a_relation_that_the_model_does_not_know_is_named(model):
-    frame = tables.prompts(sources.load("painting_painter"), per_relation=4, test_size=3)
-    with pytest.raises(
-        InputError, match=r"relation painting_painter: talker answers 0 of its 4 identification"
+def test_a_relation_that_the_model_does_not_know_is_dropped_and_named(model):
+    """The others stay; with none left, or where that is asked, it is refused."""
+    relations = [sources.load(each)[0] for each in ("noun_plural", "country_currency")]
+    frame = tables.prompts(relations, shots=2, per_relation=6, test_size=3)
+    frame = tiny.knowing(model, frame, "identify")
+    unknown = frame["relation"] == "country_currency"
+    frame.loc[unknown, "answers"] = pd.Series([["nothing like it"]] * len(frame))[unknown]
+    kept = known(frame, model)
+    assert set(kept["relation"]) == {"noun_plural"}
+    why = f"{model.id} answers 0 of its 6 identification prompts"
+    assert kept.attrs["dropped"] == {"country_currency": why}
+    assert why in tables_summary(kept).set_index("relation").loc["country_currency", "note"]
+    for table, strict in ((frame, True), (frame[unknown], False)):
+        with pytest.raises(InputError, match=r"relation country_currency: .* answers 0 of its 6"):
+            known(table, model, strict=strict)
+
+
+def test_an_interrupted_filter_goes_on_where_it_stopped(model, monkeypatch, tmp_path):
+    """Under its own name in progress; what was answered is not asked again."""
+    monkeypatch.setenv("RELACT_CACHE", str(tmp_path))
+    frame = tables.prompts(sources.load("noun_plural"), shots=2, per_relation=14, test_size=3)
+    frame = tiny.knowing(model, frame, "identify")
+    stages, rows, decode = [], [], answers.decode
+
+    def counting(*args, todo, batch_tokens, **options):
+        rows.append(int(todo.sum()))
+        return decode(*args, todo=todo, batch_tokens=60, **options)
+
+    def stopping(stage, done, total, unit):
+        stages.append(stage)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(answers, "decode", counting)
+    with pytest.raises(KeyboardInterrupt):
+        known(frame, model, progress=stopping)
+    again = known(frame, model)
+    known(frame, model)
+    assert stages == ["known"] and rows[0] == 14 > rows[1] > rows[2] == 0
+    monkeypatch.setenv("RELACT_CACHE", str(tmp_path / "other"))
+    pd.testing.assert_frame_equal(known(frame, model), again)
+
+
+def test_a_preset_refuses_what_it_would_ignore(command, tmp_path):
+    for given in (
+        ("--shots", 3),
+        ("--language", "de"),
+        ("--sites", "attn"),
+        ("--negatives", 2),
+        ("--attribution",),
     ):
-        known(frame, model, match="exact")
+        code, _, err = command("run", tmp_path, "--preset", "paper", "--store", tmp_path / "s.zarr", *given)
+        assert code == 2 and "a preset is as published" in err, given
+    for given in (("--shots", 3), ("--form", "paper"), ("--per-relation", 4), ("--template", "{} is")):
+        code, _, err = command("prompts", tmp_path, "--preset", "paper", *given)
+        assert code == 2 and "a preset is as published" in err, given
+
+
+def test_the_plan_begins_with_the_filter(model, tiny_prompts):
+    recipe = Recipe(known=True)
+    plans = run.forecast(recipe, model, tiny_prompts)
+    asked = int((tiny_prompts["split"] == "identify").sum())
+    assert [plan.what for plan in plans] == ["known", "capture", "score", "ablate"]
+    assert plans[0].seconds and plans[0].bytes == asked * 192
