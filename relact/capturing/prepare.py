@@ -21,7 +21,7 @@ import zarr
 
 from relact import schema
 from relact.capturing.objectives import Objective, objective_of, resolved
-from relact.errors import InputError, StoreError
+from relact.errors import InputError, ModelError, StoreError
 from relact.models.loading import LoadedModel, encode
 from relact.relations.identity import same
 from relact.schema import DOCUMENT
@@ -29,6 +29,7 @@ from relact.store import local, skeleton
 from relact.store.layout import array_of, site_of
 from relact.store.local import LocalStore
 from relact.store.seal import files_below
+from relact.store.sealed import SKELETON
 from relact.store.shards import VERIFY
 from relact.store.skeleton import Blueprint
 from relact.store.verify import Verdict, verify
@@ -127,6 +128,14 @@ def resume(store: LocalStore, intake: Intake) -> LocalStore:
         prompts[schema.IDENTIFY] = {**prompts[schema.IDENTIFY], schema.APPENDED: appended}
     local.require_identity(store, replace(intake.manifest, prompts=prompts))
     return store
+
+
+def is_superseded(store: LocalStore, intake: Intake) -> bool:
+    """Whether a store is of another capture and holds nothing: one that failed before its first block, where
+    the advice was another setting.
+    """
+    empty = not store.log.present() and not {*store.children("")} - {*SKELETON}
+    return empty and bool(store.manifest.differences(intake.manifest))
 
 
 def append(store: LocalStore, intake: Intake) -> LocalStore:
@@ -253,6 +262,7 @@ def _encode(
     for split in (schema.IDENTIFY, schema.TEST):
         part = table[table["split"] == split].reset_index(drop=True)
         ids = encode(loaded, [str(text) for text in part["text"]], special_tokens=special)
+        _require_known(loaded, ids, split)
         columns = [*schema.PROMPT_TEXT, *([schema.ANSWERS] if split == schema.TEST else [])]
         tables[split] = part[columns].assign(**{schema.N_TOKENS: [len(row) for row in ids]})
         if split == schema.IDENTIFY:
@@ -270,6 +280,16 @@ def _encode(
                 )
             raise InputError(problem, where=f"identification prompt {row}", fix=fix)
     return tables, tokens
+
+
+def _require_known(loaded: LoadedModel, ids: Sequence[Sequence[int]], split: str) -> None:
+    """`ModelError` for a token that the model has no embedding of: its tokenizer is another model's."""
+    known = loaded.model.get_input_embeddings().weight.shape[0]
+    for row, tokens in enumerate(ids):
+        if tokens and max(tokens) >= known:
+            problem = f"token {max(tokens)} of {split} prompt {row}: the model knows {known}"
+            fix = "give the model its own tokenizer, or one of the same size"
+            raise ModelError(problem, where=loaded.id, fix=fix)
 
 
 def describe(tables: Tables) -> dict[str, dict[str, Any]]:

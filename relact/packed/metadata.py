@@ -198,7 +198,8 @@ def check_dimensions(group: str, arrays: Mapping[str, ArrayFacts], where: object
             require(labels, f"labels of type {facts.dtype}", place)
         if name in NUMBERED:
             along = (name,) if group != schema.SUPER_UNITS else ("unit",)  # the place of each, no coordinate
-            whole = facts.dtype.startswith(("int", "uint")) and facts.dimensions == along
+            nothing = facts.shape == (0,)  # of an empty prompt set, which earlier versions wrote as float64
+            whole = (nothing or facts.dtype.startswith(("int", "uint"))) and facts.dimensions == along
             require(whole, f"a coordinate of type {facts.dtype}", place)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import zarr
 
-from relact import schema
+from relact import durable, schema
 from relact.errors import StoreError
 from relact.packed import shortlist, urls
 from relact.packed.metadata import parse_document
@@ -113,7 +113,7 @@ def is_packed(location: str | os.PathLike[str]) -> bool:
     if urls.is_archive(path):
         return path.is_file()
     try:
-        raw = (path / DOCUMENT).read_bytes()
+        raw = durable.read(path / DOCUMENT, durable.DOCUMENT_BYTES)
     except OSError:
         return False
     if f'"{schema.PACKAGE}"'.encode() not in raw:

@@ -159,11 +159,13 @@ class Place:
                     "publish the folder form (`relact pack STORE FOLDER`), or fetch the file and open it here"
                 ),
             )
+        message = re.search(r"<Message>(.{1,200}?)</Message>", text, re.DOTALL)
+        said = f" ({code[1]}: {message[1].strip().rstrip('.')})" if code and message else ""
         if isinstance(error, FileNotFoundError) or kind == "NotFoundError":
             return MissingError("no such file", where=self._name(key), fix="check the location")
         if kind in ("PermissionDeniedError", "UnauthenticatedError"):
             return ForbiddenError(
-                "access is forbidden", where=self._name(key), fix="log in, or ask its owner for access"
+                f"access is forbidden{said}", where=self._name(key), fix="log in, or ask its owner for access"
             )
         if "Timeout" in text or "TimedOut" in text:
             return StoreError(f"no answer within {self.timeout:g} seconds", where=self._name(key), fix=AGAIN)
@@ -175,9 +177,7 @@ class Place:
             )
         status = re.search(r"status code: (\d+ [\w ]+)", text)
         problem = f"the server answered {status[1].strip()}" if status else text.split("\n")[0]
-        if said := re.search(r"<Message>(.{1,200}?)</Message>", text, re.DOTALL):
-            problem = f"{problem}: {code[1] if code else ''} {said[1].strip().rstrip('.')}"
-        return StoreError(problem, where=self._name(key), fix="check the location")
+        return StoreError(problem + said, where=self._name(key), fix="check the location")
 
 
 def is_url(location: str | os.PathLike[str]) -> bool:

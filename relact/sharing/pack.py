@@ -24,7 +24,7 @@ from relact import durable, schema
 from relact.analysis import query
 from relact.errors import InputError
 from relact.packed import shortlist
-from relact.packed.contents import CONSOLIDATED, About, render
+from relact.packed.contents import About, render
 from relact.packed.metadata import NAMED, NUMBERED
 from relact.packed.urls import is_archive
 from relact.progress import Progress, silent
@@ -36,7 +36,7 @@ from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.seal import ATTRIBUTE as SEAL
-from relact.store.seal import FILES, files_below, hexadecimal
+from relact.store.seal import CONSOLIDATED, FILES, files_below, hexadecimal
 
 STAGES = (schema.SCORES, schema.MASKS, schema.ABLATIONS)
 CARD = "README.md"

@@ -23,7 +23,6 @@ from relact import durable, schema
 from relact.analysis import query
 from relact.errors import StoreError
 from relact.packed import shortlist
-from relact.packed.contents import CONSOLIDATED
 from relact.packed.metadata import parse_document
 from relact.packed.refusal import AGAIN, DISTRUST
 from relact.packed.store import PackedStore, open_store
@@ -31,11 +30,11 @@ from relact.progress import Progress, silent
 from relact.schema import DOCUMENT
 from relact.sharing import recode
 from relact.sharing.pack import put_file, sha256_of
-from relact.store import aside, blocks, commits, local, locks
+from relact.store import aside, blocks, commits, listing, local, locks
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.seal import ATTRIBUTE as SEAL
-from relact.store.seal import FILES, hexadecimal, render
+from relact.store.seal import CONSOLIDATED, FILES, hexadecimal, render
 from relact.store.verify import Problem, Verdict
 
 UNPACKED = "fetch the package again, or pack it again from its store"
@@ -138,6 +137,7 @@ def _fill(folder: Path, shared: PackedStore, progress: Progress) -> None:
         _write_block(folder, shared, block)
         progress("blocks", number, len(present), "blocks")
     put_file(folder, DOCUMENT, render(root))
+    listing.write(folder)
 
 
 def _results(shared: PackedStore) -> list[str]:

@@ -20,7 +20,7 @@ import zarr
 from relact import durable, schema
 from relact.errors import BusyError, IdentityError, StoreError
 from relact.schema import DOCUMENT
-from relact.store import aside, blocks, locks, skeleton
+from relact.store import aside, blocks, listing, locks, skeleton
 from relact.store.commits import CommitLog
 from relact.store.reading import READ_ONLY, Store, told
 from relact.store.seal import EMPTY_GROUP, seal
@@ -148,7 +148,10 @@ class LocalStore(Store):
                 folder.mkdir(exist_ok=True)
                 durable.replace(folder / DOCUMENT, [EMPTY_GROUP])
                 durable.sync(folder.parent)
+        if self.has(group):
+            listing.write(self.path, without=group)
         durable.swap_in(built, self.path / group, parked)
+        listing.write(self.path)
 
 
 def create(path: str | os.PathLike[str], blueprint: Blueprint) -> LocalStore:
@@ -182,6 +185,7 @@ def rebuild(path: Path, blueprint: Blueprint) -> LocalStore:
         with durable.building(path, new, put):
             skeleton.build(new, blueprint)
         aside.clear(path)
+        listing.write(path)
     return open(path)
 
 
@@ -191,8 +195,19 @@ def drop(path: Path, group: str) -> None:
         aside.prepare(path)
         parked = aside.place(path, "gone", group)
         durable.remove(parked)
+        listing.write(path, without=group)
         os.rename(path / group, parked)
         durable.sync((path / group).parent)
+        durable.remove(parked)
+
+
+def discard(store: LocalStore) -> None:
+    """Delete a store that holds nothing; by a caller who makes another in its place."""
+    with locks.writing(store.path):
+        aside.prepare(store.path)
+        parked = aside.place(store.path, "gone", "store")
+        os.rename(aside.home(store.path), parked)
+        aside.clear(store.path)
         durable.remove(parked)
 
 
@@ -300,6 +315,7 @@ def _settle(path: Path) -> None:
     aside.clear(path)
     if path.is_dir():
         durable.sweep(path)
+        listing.write(path)
 
 
 def require_identity(store: Store, manifest: schema.Manifest) -> None:

@@ -25,7 +25,7 @@ from relact.errors import StoreError
 from relact.schema import DOCUMENT
 from relact.store import commits
 from relact.store.commits import CommitLog
-from relact.store.seal import EMPTY_GROUP, files_below, hexadecimal, intact, recorded, was_sealed
+from relact.store.seal import EMPTY_GROUP, files_below, hexadecimal, intact, recorded, unlisted, was_sealed
 
 MAKERS = {  # stage -> its command
     schema.SCORES: "score",
@@ -208,7 +208,7 @@ class Sealed:
         raw = self._bytes(key)
         if raw is None:
             raise self._problem(key, "missing")
-        if self._pinned and known is not None and known.raw != raw:
+        if self._pinned and known is not None and unlisted(known.raw) != unlisted(raw):
             problem = "was replaced since it was opened"
             raise StoreError(problem, where=self.path / key, fix="open it again")
         files = self._listed(group, key, raw)

@@ -326,9 +326,7 @@ def test_an_object_store_that_refuses_says_its_reason(code):
         objects = S3Store("neurons", **options, client_options={"allow_http": True})
         place = urls.Place(place.shown, place.key, objects, 5.0)
         problem, fix = urls.CODES[code]
-        with pytest.raises(
-            StoreError, match=rf"{problem} \({code}\). {fix[:5]}".replace("this", "[Tt]his")
-        ) as told:
+        with pytest.raises(StoreError, match=rf"{problem} \({code}\)\. .{fix[1:5]}") as told:
             place.get("zarr.json", 100)
         assert "\n" not in str(told.value)
         if code == "AccessDenied":  # that may be all that is said of an object that is not there
@@ -347,7 +345,7 @@ def test_an_unknown_refusal_is_told_in_the_server_s_words():
             "region": "us-east-1",
         }
         objects = S3Store("neurons", **options, client_options={"allow_http": True})
-        with pytest.raises(StoreError, match="SlowDownPlease the reason"):
+        with pytest.raises(StoreError, match=r"access is forbidden \(SlowDownPlease: the reason\)"):
             urls.Place("s3://neurons/s.zarr", "s.zarr", objects, 5.0).get("x", 100)
 
 
