@@ -28,7 +28,7 @@ from relact.capturing.objectives import Objective, objective_of
 from relact.capturing.options import CaptureOptions
 from relact.capturing.sizing import together
 from relact.models import cost, loading
-from relact.models.batches import schedule
+from relact.models.batches import Ways, schedule
 from relact.models.forward import pad
 from relact.relations import prompts, sources
 from relact.store.blocks import BlockBuffer
@@ -52,7 +52,7 @@ def main() -> None:
     assert objective is not None
     passes = [
         (len(each.rows), 0, each.longest)
-        for each in schedule(tokens, together(loaded, options.record()), whole=True)
+        for each in schedule(tokens, together(loaded, options.record()), Ways(whole=True))
     ]
     planned = cost.held_bytes(loaded, passes, attributed=["mlp.hidden"])
     found = measured(loaded, tokens, objective, options.record(), 2 if args.quick else TIMES)
@@ -75,7 +75,7 @@ def measured(
 ) -> dict[str, float]:
     """Seconds of all batches, each the best of some ``times``."""
     totals = dict.fromkeys(("bare", "alone", "both"), 0.0)
-    for batch in schedule(tokens, together(loaded, settings), whole=True):
+    for batch in schedule(tokens, together(loaded, settings), Ways(whole=True)):
         rows = list(batch.rows)
         chosen = [tokens[row] for row in rows]
         ways: dict[str, Callable[[], None]] = {

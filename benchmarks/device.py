@@ -41,7 +41,7 @@ from relact.ablating.conditions import INTACT_MODEL, Condition
 from relact.kernels import Labels, on_device, rank_statistics
 from relact.kernels import device as device_kernels
 from relact.models import loading
-from relact.models.batches import schedule
+from relact.models.batches import Ways, schedule
 from relact.models.forward import pad
 from relact.schema import AVERAGE_PRECISION, SCORES, STATISTICS
 
@@ -217,7 +217,7 @@ def attribution_figures(report: Report, loaded: loading.LoadedModel, sizes: Size
     options = {"attribution": True, "batch_tokens": sizes.attributed_tokens, "sites": "mlp.hidden"}
     settings = checks.settings_of(loaded, **options)
     buffer = checks.buffer_of(loaded, settings, len(tokens))
-    batches = list(schedule(tokens, settings.batch, whole=True))
+    batches = list(schedule(tokens, settings.batch, Ways(whole=True)))
 
     def bare() -> None:
         for batch in batches:

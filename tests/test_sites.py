@@ -3,7 +3,7 @@ every site recomputed by hand from a tiny model's weights.
 
 ``HAND`` below is a second, independent account of where things are, written out with plain numbers for the
 tiny sizes (hidden 32, 4 heads of 8, 2 key-value heads, 44 MLP neurons): it shares nothing with
-relact/sites.py.
+relact/sites.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from helpers import tiny
+from helpers import shrunk, tiny
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -192,6 +192,7 @@ HAND: dict[str, Hand] = {
     ),
 }
 
+NINE = (*(f"mlp.{part}" for part in ("gate", "act", "up", "hidden", "down")), *(f"attn.{x}" for x in "qkvo"))
 IDS = torch.randint(3, 250, (2, 6), generator=torch.Generator().manual_seed(1))  # 2 prompts of 6 tokens
 LAYER = 1
 
@@ -263,7 +264,7 @@ def _by_hand(model: Any, name: str, block: Any) -> dict[str, Tensor]:
 def test_every_site_equals_the_weights_times_the_input(name: str) -> None:
     model = tiny.model(name)
     names = _sites_of(model)
-    assert set(names) == set(sites.SITES) - ({"mlp.gate"} if HAND[name].gate is None else set())
+    assert set(names) == set(NINE) - ({"mlp.gate"} if HAND[name].gate is None else set())
     seen = _capture(model, names)
     blocks = model.get_submodule(HAND[name].layers)
     assert sites.n_layers(model.config) == len(blocks) == tiny.LAYERS
@@ -344,7 +345,11 @@ def test_queries_keys_and_values_are_what_they_are_called(name: str) -> None:
 
 
 def test_every_row_of_the_table_is_tested() -> None:
-    assert {name.partition("/")[0] for name in tiny.NAMES} == set(sites.KNOWN)
+    """By hand here, or as all types of the installed transformers, in tests/models/test_families.py."""
+    by_hand = {name.partition("/")[0] for name in tiny.NAMES}
+    installed = {*shrunk.TYPES, *shrunk.WRAPPERS} & set(sites.KNOWN)
+    inner = {sites.text_config(shrunk.config(name)).model_type for name in installed}
+    assert set(sites.KNOWN) == by_hand | installed | (inner & set(sites.KNOWN))
     assert set(HAND) == set(tiny.NAMES)
 
 
@@ -399,26 +404,41 @@ def test_families_are_matched_exactly_and_unknown_ones_refused(kind: str | None)
 
 
 @pytest.mark.parametrize(
-    "kind",
+    ("kind", "changes", "experts", "layers"),
     [
-        "mixtral",
-        "qwen3_moe",
-        "qwen2_moe",
-        "olmoe",
-        "deepseek_v3",
-        "phimoe",
-        "gpt_oss",
-        "granitemoe",
-        "glm4_moe",
+        ("mixtral", {"num_local_experts": 5}, 5, (0, 1, 2, 3)),
+        ("qwen3_moe", {"num_experts": 6, "decoder_sparse_step": 2}, 6, (1, 3)),
+        ("qwen2_moe", {"num_experts": 6, "mlp_only_layers": [0, 2]}, 6, (1, 3)),
+        ("deepseek_v3", {"n_routed_experts": 8, "first_k_dense_replace": 3}, 8, (3,)),
+        ("gpt_oss", {"num_local_experts": 4}, 4, (0, 1, 2, 3)),
     ],
 )
-def test_mixtures_of_experts_are_refused(kind: str) -> None:
-    with pytest.raises(ModelError, match="mixture-of-experts"):
-        sites.family(transformers.AutoConfig.for_model(kind))
+def test_neurons_of_experts_are_expert_by_expert_in_the_layers_that_have_some(
+    kind: str, changes: dict[str, Any], experts: int, layers: tuple[int, ...]
+) -> None:
+    config = transformers.AutoConfig.for_model(kind, num_hidden_layers=4, **changes)
+    places = sites.places(config)
+    units = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+    for site in ("mlp.gate", "mlp.up", "mlp.act", "mlp.hidden"):
+        place = places[site]
+        assert (place.width, place.experts, place.layers) == (experts * units, experts, layers)
+    for site in ("moe.router", "moe.weight"):
+        assert (places[site].width, places[site].layers) == (experts, layers)
+    dense = places["dense.hidden"].layers if "dense.hidden" in places else ()
+    assert set(dense) == set(range(4)) - set(layers)
+    assert {site for site in places if places[site].layers == (0, 1, 2, 3)} >= {"attn.q", "attn.o"}
 
 
-def test_a_known_family_with_experts_is_refused() -> None:
-    with pytest.raises(ModelError, match="num_experts=8"):
+def test_aliases_leave_out_what_is_as_wide_as_all_experts_together() -> None:
+    config = transformers.AutoConfig.for_model("deepseek_v3", num_hidden_layers=4)
+    chosen = sites.resolve(config, "mlp")
+    assert "mlp.gate" not in chosen
+    assert {"mlp.down", "moe.router", "moe.weight", "dense.gate", "shared.up"} <= set(chosen)
+    assert sites.resolve(config, "mlp.gate,attn")[0] == "mlp.gate"
+
+
+def test_a_family_without_experts_whose_configuration_asks_for_some_is_refused() -> None:
+    with pytest.raises(ModelError, match="8 experts"):
         sites.family(transformers.LlamaConfig(num_experts=8))
 
 

@@ -66,6 +66,7 @@ def ablate(
     device: str = "auto",
     batch_tokens: int = AblateOptions.batch_tokens,
     scale: float | None = AblateOptions.scale,
+    unit: str = AblateOptions.unit,
     progress: Progress = silent,
 ) -> xr.Dataset:
     """Switch off every relation's neurons in turn and write which test prompts stay correct:
@@ -78,8 +79,8 @@ def ablate(
         tests: a table with other test prompts (another language, paraphrases); the store's own by default.
         name: of the result; the mask's name by default, with what is not the default appended.
         kind, sites, by, statistic, counted, keep_super_units, seeds, control, mode, tokens, match, part,
-        perplexity, perplexity_of, batch_tokens, scale: the choices of `AblateOptions`, which says what each
-        means.
+        perplexity, perplexity_of, batch_tokens, scale, unit: the choices of `AblateOptions`, which says what
+        each means.
 
     Returns:
         correct bool [condition, prompt], generated [condition, prompt] (up to the token that decided),
@@ -95,7 +96,7 @@ def ablate(
     """
     chosen = (kind, sites, by, statistic, counted, keep_super_units)
     rest = (match, part, perplexity, perplexity_of, batch_tokens)
-    options = AblateOptions(*chosen, seeds, control, mode, tokens, *rest, scale=scale)
+    options = AblateOptions(*chosen, seeds, control, mode, tokens, *rest, scale=scale, unit=unit)
     return ablate_with(
         options, store, mask=mask, k=k, model=model, tests=tests, name=name, device=device, progress=progress
     )

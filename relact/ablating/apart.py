@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relact.ablating.overrides import Chunk, fitted
-from relact.models.forward import advance, repeat_cache
+from relact.models.forward import advance, rows_of_cache
 
 
 class Apart:
@@ -23,7 +23,11 @@ class Apart:
         ids = torch.tensor([tokens[row][len(chunk.prefix) :] for row in rows], device=chunk.device)
         cache: Any = chunk.cache
         if cache is not None:
-            cache = repeat_cache(fitted(cache, lambda layer: n_rows), len(rows))
+            if chunk.joined:
+                cache = fitted(cache, lambda layer: n_rows)
+            alone = not chunk.joined and not chunk.apart
+            known = torch.zeros(n_rows, dtype=torch.long) if alone else torch.arange(n_rows)
+            cache = rows_of_cache(cache, known.repeat_interleave(len(rows)))
         ends = torch.arange(1, len(rows) + 1, device=chunk.device) * ids.shape[1] - 1
         with chunk.overridden(joining=False, ends=ends if chunk.last else None):
             output, self.cache = advance(chunk.model, ids.repeat(n_rows, 1), cache=cache, logits_to_keep=1)

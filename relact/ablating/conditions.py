@@ -47,13 +47,21 @@ class Condition:
         *,
         kind: str = KIND_OWN,
         asked: str | None = None,
+        layers: Callable[[str], Sequence[int]] | None = None,
     ) -> Condition:
-        """From bool [layer, neuron] per site, and all neurons' values, float [layer, neuron] per site."""
+        """From bool [layer, neuron] per site, and all neurons' values, float [layer, neuron] per site.
+
+        Args:
+            layers: gives the numbers along a site's axis of layers, as `Store.layers`; None is from 0.
+        """
         places = {site: np.argwhere(chosen) for site, chosen in off.items()}
         new = {
             site: np.asarray(every)[tuple(places[site].T)].astype(np.float32)
             for site, every in (values or {}).items()
         }
+        if layers is not None:
+            for site, found in places.items():
+                found[:, 0] = np.asarray(layers(site), np.int64)[found[:, 0]]
         return cls(name, places, new, kind, asked)
 
     def scaled(self, factor: float | None) -> Condition:
@@ -110,6 +118,7 @@ class Replacements:
         factor: float | None = None,
         measure: Callable[[tuple[str, ...]], dict[str, np.ndarray]] | None = None,
     ) -> None:
+        _require_replaceable(sites, mode)
         self.store, self.mode, self.sites, self.factor = store, mode, tuple(sites), factor
         self._known: dict[str | None, dict[str, np.ndarray]] = {}
         missing = tuple(site for site in sites if site not in store.layouts)
@@ -127,6 +136,15 @@ class Replacements:
         return self._known[key]
 
 
+def _require_replaceable(sites: Sequence[str], mode: str) -> None:
+    """Refuse what would change nothing, or need experts that did not run."""
+    if schema.ROUTER in sites:
+        fix = f"switch experts off at {schema.WEIGHT}: `relact select --unit expert`"
+        raise InputError("is read, nothing follows from it", where=schema.ROUTER, fix=fix)
+    if schema.WEIGHT in sites and mode not in ("zero", SCALE):
+        raise InputError(f"weights cannot be set to {mode}", where="mode", fix=f"use zero or {SCALE}")
+
+
 def of_sets(
     relations: Sequence[str], sets: Mapping[str, np.ndarray], values: Replacements
 ) -> list[Condition]:
@@ -140,6 +158,7 @@ def of_sets(
             relation,
             {site: rows[at] for site, rows in sets.items()},
             values(relation),
+            layers=values.store.layers,
         ).scaled(values.factor)
         for at, relation in enumerate(relations)
     ]

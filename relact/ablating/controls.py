@@ -11,6 +11,7 @@ import numpy as np
 from relact.ablating.conditions import Condition, Replacements
 from relact.schema import KIND_RANDOM, RANDOM
 from relact.scoring import controls
+from relact.scoring.experts import loads_of
 from relact.scoring.magnitudes import magnitudes, super_unit_masks
 from relact.store.reading import Store
 
@@ -21,7 +22,8 @@ class Drawing:
 
     Attributes:
         relations, sets: the mask, bool [relation, layer, neuron] per site.
-        control: ``matched`` (as many neurons per site and layer), ``magnitude`` (and of like activations) or
+        control: ``matched`` (as many neurons per site and layer, of experts that are used as much),
+            ``magnitude`` (and of like activations) or
             ``uniform`` (as many as the mask has, anywhere: the published control).
         counted: what the mask counts, see `schema.MaskRecord`.
     """
@@ -44,6 +46,7 @@ class Drawing:
                     values(relation if relation in self.relations else None, seed),
                     kind=KIND_RANDOM,
                     asked=relation,
+                    layers=self.store.layers,
                 ).scaled(values.factor)
 
     def draw(self, seed: int, relation: str | None) -> Mapping[str, np.ndarray]:
@@ -56,12 +59,20 @@ class Drawing:
         if self.control == "magnitude":
             how = (seed, relation, self.without, self.counted)
             return controls.random_like_magnitude(own, self.sizes, *how)
+        if self.loads is not None:
+            return controls.random_like_load(own, self.loads, seed, relation, self.without, self.counted)
         return controls.random_matched(own, seed, relation, self.without, self.counted)
 
     @cached_property
     def without(self) -> Mapping[str, np.ndarray]:
         """The store's super-units, bool [layer, neuron] per site."""
         return super_unit_masks(self.store, list(self.sets))
+
+    @cached_property
+    def loads(self) -> np.ndarray | None:
+        """Of every expert, [layer, expert]; None where the sets are of no experts, or nobody knows."""
+        of_experts = any(self.store.experts_of(site) for site in self.sets)
+        return loads_of(self.store) if of_experts else None
 
     @cached_property
     def sizes(self) -> Mapping[str, np.ndarray]:

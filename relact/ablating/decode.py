@@ -22,8 +22,10 @@ from relact.ablating.conditions import Condition
 from relact.ablating.options import AblateOptions
 from relact.ablating.overrides import Chunk
 from relact.ablating.packs import Full, Pack, packs, window_of
-from relact.models.batches import PrefixGroup, prefix_groups, same_length
+from relact.errors import ModelError
+from relact.models.batches import PrefixGroup, Ways, groups_of, prefix_groups, same_length
 from relact.models.loading import LoadedModel
+from relact.models.selfcheck import Shortcuts, changes
 
 CONDITIONS = 48  # of one forward pass
 SHORT_PREFIX = 2  # tokens; conditions multiply what a shared prefix saves, so even this pays
@@ -99,7 +101,7 @@ def decode(
     order = sorted(range(len(conditions)), key=lambda at: (conditions[at].first_layer() or 0, at))
     packable: bool | None = None
     with torch.inference_mode():
-        for group in _groups(tokens, wanted):
+        for group in _groups(tokens, wanted, loaded.shortcuts):
             asked = [at for at in order if wanted[at, group.rows[0]]]
             for start in range(0, len(asked), CONDITIONS):
                 part = asked[start : start + CONDITIONS]
@@ -126,7 +128,7 @@ def passes_of(
     """
     passes: list[tuple[int, int, int]] = []
     work, most = 0, 1
-    for group in _groups(tokens, np.ones((1, len(tokens)), bool)):
+    for group in _groups(tokens, np.ones((1, len(tokens)), bool), Shortcuts()):
         prefix = len(group.prefix)
         lengths = [len(tokens[row]) - prefix for row in group.rows]
         for start in range(0, max(1, n_conditions), CONDITIONS):
@@ -139,14 +141,16 @@ def passes_of(
     return passes, work, most
 
 
-def _groups(tokens: Sequence[Sequence[int]], wanted: np.ndarray) -> Iterator[PrefixGroup]:
+def _groups(
+    tokens: Sequence[Sequence[int]], wanted: np.ndarray, shortcuts: Shortcuts
+) -> Iterator[PrefixGroup]:
     """Prefix groups of prompts that are asked under the same conditions, ``wanted`` [condition, prompt].
 
     Prompts that share no long prefix are grouped again by the little they share.
     """
-    for group in prefix_groups(tokens):
+    for group in groups_of(tokens, Ways(whole=not shortcuts.split, switch=shortcuts.switch)):
         inner = [group]
-        if not group.prefix:
+        if not group.prefix and shortcuts.split and shortcuts.switch is None:
             again = prefix_groups([tokens[row] for row in group.rows], floor=SHORT_PREFIX)
             inner = [PrefixGroup(part.prefix, tuple(group.rows[row] for row in part.rows)) for part in again]
         for part in inner:
@@ -226,12 +230,33 @@ class _Work:
         wanted = set(chunk.row_of)
         open_ = [list(range(len(prompts))) if row in wanted else [] for row in range(len(said))]
         while any(open_ := [self._open(prompts, *row) for row in zip(said, texts, open_, strict=True)]):
+            self._require_steps(prompts, said)
             for row, new in enumerate(batch.more(said, open_)):
                 for at, token in zip(open_[row], new, strict=True):
                     said[row][at].append(token)
                 for at, text in zip(open_[row], self._texts_of(said[row], open_[row]), strict=True):
                     texts[row][at] = text
         return Replies(np.array(texts, object)[chunk.row_of], *(x[chunk.row_of] for x in graded))
+
+    def _require_steps(self, prompts: Sequence[int], said: Sequence[Sequence[list[int]]]) -> None:
+        """`ModelError` where the next token would not be the one that the whole text gives."""
+        shortcuts = self.loaded.shortcuts
+        if not shortcuts.stepped:
+            raise ModelError(
+                f"its answers cannot be read on: a step after a cache {changes(shortcuts.stepping)}",
+                where=self.loaded.id,
+                fix="ask for one token, or use a device on which it has a cache that works",
+            )
+        switch, tokens = shortcuts.switch, self.questions.tokens
+        for at, prompt in enumerate(prompts):
+            most = len(tokens[prompt]) + max(len(row[at]) for row in said)
+            if switch and len(tokens[prompt]) <= switch < most:
+                raise ModelError(
+                    f"the answer to a prompt of {len(tokens[prompt])} tokens crosses position {switch}, from "
+                    "which on the model rotates every token otherwise",
+                    where=self.loaded.id,
+                    fix="shorten the prompt, or make it longer than that",
+                )
 
     def _texts_of(self, said: Sequence[list[int]], chosen: Sequence[int]) -> list[str]:
         return _texts(self.loaded, [said[at] for at in chosen]) if chosen else []
@@ -296,7 +321,7 @@ def _can_pack(
             return True
         packed_logits = Pack(chunk, tokens, pack).logits[:, -1]
     # no position_ids, a batch that may not grow, another form of mask
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, AttributeError):
         return False
     plain = Chunk(loaded, conditions, group.prefix, last=False, joining=False)
     expected = Apart(plain, tokens, pack[-1:]).logits[:, 0]

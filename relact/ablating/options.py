@@ -24,11 +24,12 @@ class AblateOptions:
     """Choices of `relact.ablate`.
 
     Attributes:
-        kind, sites, by, statistic, counted, keep_super_units: of the masks that a k selects, see
+        kind, sites, by, statistic, counted, keep_super_units, unit: of the masks that a k selects, see
             `masks.select`.
         seeds: one random control per seed.
         control: how a control is drawn. ``matched``: each prompt under a set that has as many neurons in
-            every site and layer as the set of the prompt's own relation; ``magnitude``: and of like
+            every site and layer as the set of the prompt's own relation, of experts that are used as much;
+            ``magnitude``: and of like
             activations; ``uniform``: as many as the mask has, from all neurons, as published.
         mode: what overridden neurons are set to, see `conditions.replacements`; or ``scale``: their values
             are multiplied.
@@ -62,6 +63,7 @@ class AblateOptions:
     perplexity_of: str = TEXT
     batch_tokens: int = 3072  # of one forward pass: enough for fast matrix products, few enough for memory
     scale: float | None = None
+    unit: str = schema.NEURON
 
     def __post_init__(self) -> None:
         for where, known in (
@@ -98,6 +100,7 @@ class AblateOptions:
             statistic=self.statistic,
             counted=self.counted,
             keep_super_units=self.keep_super_units,
+            unit=self.unit,
         )
 
 

@@ -20,6 +20,7 @@ from relact.ablating.conditions import Condition
 from relact.models import hooks
 from relact.models.forward import advance
 from relact.models.loading import LoadedModel
+from relact.models.routed import Routed
 
 # (site, layer) -> batch rows, neurons, and new values or factors, of all that is overridden there
 Entries = dict[tuple[str, int], tuple[Tensor, Tensor, Tensor]]
@@ -55,10 +56,12 @@ class Chunk:
         self.set = self._entries([pair for pair in placed if pair[1].factor is None])
         self.scaled = self._entries([pair for pair in placed if pair[1].factor is not None])
         self.prefix = tuple(prefix)
+        # what the cache has rows for: conditions that joined, all conditions, or the intact model alone
+        self.joined, self.apart = joining, not joining and not last
         self.cache: Any = None
         if prefix:
             ids = torch.tensor([self.prefix], device=self.device)
-            if not joining and not last:
+            if self.apart:
                 ids = ids.expand(self.n_rows, -1)
             with self.overridden(joining=joining) if not last else nullcontext():
                 self.cache = advance(self.model.base_model, ids)[1]
@@ -91,22 +94,17 @@ class Chunk:
                 all.
         """
 
-        def write(site: str, layer: int, values: Tensor) -> Tensor | None:
+        def write(site: str, layer: int, values: Tensor | Routed) -> Tensor | Routed | None:
             if (site, layer) not in places:
                 return None
             n_rows = self.rows_at(layer) if joining else self.n_rows
-            full = values.view(n_rows, -1, values.shape[-1])  # [rows, tokens of all prompts, neurons]
             for entries, multiply in ((self.set, False), (self.scaled, True)):
                 if (site, layer) in entries:
-                    rows, neurons, new = entries[site, layer]
-                    at = (
-                        (rows, slice(None), neurons)
-                        if ends is None
-                        else (rows[:, None], ends, neurons[:, None])
-                    )
-                    new = new[:, None]
-                    # a product is rounded once: factors stay float32
-                    full[at] = (full[at] * new if multiply else new).to(values.dtype)
+                    entry = entries[site, layer]
+                    if isinstance(values, Routed):
+                        values = (values.scaled if multiply else values.set)(n_rows, *entry, ends)
+                    else:
+                        _overwrite(values, n_rows, entry, ends, multiply)
             return values
 
         places = self.set.keys() | self.scaled.keys()
@@ -121,6 +119,18 @@ class Chunk:
                 for layer, count in self.joining.items():
                     stack.enter_context(_grown(blocks[layer], count, visit))
             yield
+
+
+def _overwrite(
+    values: Tensor, n_rows: int, entry: tuple[Tensor, Tensor, Tensor], ends: Tensor | None, multiply: bool
+) -> None:
+    """Set or multiply a site's values [batch, tokens, neurons] in place."""
+    rows, neurons, new = entry
+    full = values.view(n_rows, -1, values.shape[-1])  # [rows, tokens of all prompts, neurons]
+    at = (rows, slice(None), neurons) if ends is None else (rows[:, None], ends, neurons[:, None])
+    new = new[:, None]
+    # a product is rounded once: factors stay float32
+    full[at] = (full[at] * new if multiply else new).to(values.dtype)
 
 
 @contextmanager

@@ -146,11 +146,14 @@ class _Job:
         """Of one relation; ``values`` [layer, neuron] per site are its own means."""
         drawing = Drawing(self.store, self.relations, self.sets, "matched", self.counted)
         own = {site: rows[at] for site, rows in self.sets.items()}
+        layers = self.store.layers
         random = [
-            Condition.of(f"{schema.RANDOM}{seed}", drawing.draw(seed, self.relations[at]), values)
+            Condition.of(
+                f"{schema.RANDOM}{seed}", drawing.draw(seed, self.relations[at]), values, layers=layers
+            )
             for seed in self.options.seeds
         ]
-        return [INTACT_MODEL, Condition.of(PATCHED, own, values), *random]
+        return [INTACT_MODEL, Condition.of(PATCHED, own, values, layers=layers), *random]
 
     def _likely(
         self, tokens: Sequence[Sequence[int]], targets: np.ndarray, conditions: Sequence[Condition]

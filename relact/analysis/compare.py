@@ -18,7 +18,7 @@ np.float32(0.0)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from relact.errors import InputError
 from relact.packed.store import open_store
 from relact.progress import Progress, silent
 from relact.scoring import masks
+from relact.scoring.experts import neurons_of
 from relact.scoring.magnitudes import super_unit_masks
 from relact.scoring.score import scores_of
 from relact.scoring.selection import Numbering, Rules
@@ -85,7 +86,7 @@ def overlap(
     opened = open_store(store)
     if k is None:
         name = mask or _only_mask(opened)
-        shared = overlap_of(*masks.read(opened, name), by)
+        shared = overlap_of(*masks.read(opened, name), by, opened.layers)
         return shared.assign_attrs(negatives=label_of(opened.mask_record(name).scores.negatives))
     relations, scores = all_scores(opened, statistic)
     rules = rules_of(opened, scores, statistic)
@@ -94,7 +95,7 @@ def overlap(
         sets = [overlap_of(relations, masks.top_k(scores, number, rules)) for number in k]
         shared = xr.concat(sets, dim=pd.Index(list(k), name="k")).transpose(*DIMENSIONS, "k")
     else:
-        shared = overlap_of(relations, masks.top_k(scores, k, rules), by)
+        shared = overlap_of(relations, masks.top_k(scores, k, rules), by, opened.layers)
         if negatives is not None:
             few = _sampled(opened, relations, negatives, progress)
             sampled = overlap_of(relations, masks.top_k(few, k, rules))
@@ -149,13 +150,22 @@ def _sampled(
     return {site: values[rows] for site, values in scores.items()}
 
 
-def overlap_of(relations: Sequence[str], sets: Mapping[str, np.ndarray], by: str | None = None) -> xr.Dataset:
-    """`overlap` of neuron sets in memory: bool [relation, layer, neuron] per site."""
+def overlap_of(
+    relations: Sequence[str],
+    sets: Mapping[str, np.ndarray],
+    by: str | None = None,
+    layers: Callable[[str], Sequence[int]] | None = None,
+) -> xr.Dataset:
+    """`overlap` of neuron sets in memory: bool [relation, layer, neuron] per site.
+
+    Args:
+        layers: gives the numbers of a site's layers, as `Store.layers`; None is from 0.
+    """
     import xarray as xr
 
     if by is None:
         return _shared(relations, masks.flatten(sets))
-    keys, parts = zip(*_slices(sets, by), strict=True)
+    keys, parts = zip(*_slices(sets, by, layers), strict=True)
     whole = [_shared(relations, part) for part in parts]
     return xr.concat(whole, dim=pd.Index(list(keys), name=by)).transpose(*DIMENSIONS, by)
 
@@ -259,7 +269,8 @@ def moved(
     for site, values in scores.items():
         before, after = values[at].ravel(), other_scores[site][at].ravel()
         chosen = np.argsort(-np.abs(after - before), kind="stable")[:n]
-        layer, neuron = np.unravel_index(chosen, values[at].shape)
+        place, neuron = np.unravel_index(chosen, values[at].shape)
+        layer = np.asarray(first.layers(site))[place]
         columns = {"before": before[chosen], "after": after[chosen], "change": (after - before)[chosen]}
         parts.append(pd.DataFrame({"site": site, "layer": layer, "neuron": neuron, **columns}))
     return (
@@ -273,10 +284,12 @@ def moved(
 def all_scores(
     store: Store, statistic: str = schema.AVERAGE_PRECISION
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Relation names, and float32 [relation, layer, neuron] per site that has the statistic."""
+    """Relation names, and float32 [relation, layer, neuron] per site that has the statistic and whose neurons
+    are not whole experts, if there is one.
+    """
     groups = query.groups_of(store, statistic)
     names = query.relations(next(iter(groups.values())))
-    return names, {site: np.asarray(group[statistic][:]) for site, group in groups.items()}
+    return names, neurons_of({site: np.asarray(group[statistic][:]) for site, group in groups.items()})
 
 
 def _only_mask(store: Store) -> str:
@@ -318,13 +331,17 @@ def _both(first: Store, second: Store) -> tuple[list[str], dict[str, np.ndarray]
     )
 
 
-def _slices(sets: Mapping[str, np.ndarray], by: str) -> Iterator[tuple[str | int, np.ndarray]]:
+def _slices(
+    sets: Mapping[str, np.ndarray], by: str, layers: Callable[[str], Sequence[int]] | None
+) -> Iterator[tuple[str | int, np.ndarray]]:
     """(site or layer, bool [relation, neurons in it])."""
     if by == "site":
         yield from ((site, mask.reshape(len(mask), -1)) for site, mask in sets.items())
         return
-    for layer in range(next(iter(sets.values())).shape[1]):
-        yield layer, np.concatenate([mask[:, layer] for mask in sets.values()], axis=1)
+    numbers = {site: layers(site) if layers else range(mask.shape[1]) for site, mask in sets.items()}
+    for layer in sorted(set().union(*numbers.values())):
+        there = [(sets[site], list(own).index(layer)) for site, own in numbers.items() if layer in own]
+        yield layer, np.concatenate([mask[:, place] for mask, place in there], axis=1)
 
 
 def _shared(relations: Sequence[str], flat: np.ndarray) -> xr.Dataset:

@@ -179,7 +179,7 @@ def cost_of(store: Store, statistic: str) -> str:
     """Passes of every identification prompt through the model."""
     record = store.manifest.capture.attribution
     attributed = record is not None and statistic.startswith(schema.OF_ATTRIBUTIONS)
-    n_layers = next(iter(store.streams.values())).n_layers
+    n_layers = max(lay.n_layers for lay in store.streams.values())
     forward, backward = passes(record if attributed else None, n_layers)
     parts = [f"{forward} forward", *([f"{backward} backward"] if backward else [])]
     if attributed and record and record.method == "increase":

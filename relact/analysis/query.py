@@ -141,7 +141,8 @@ def _top_of_scores(
     table = pd.DataFrame({name: values[numbers] for name, values in flat.items()})
     places = pd.DataFrame({"site": "", "layer": 0, "neuron": 0}, index=table.index)
     for site, which, layers, neurons in numbering.places(numbers):
-        for name, values in (("site", site), ("layer", layers), ("neuron", neurons)):
+        numbers = np.asarray(store.layers(site))[layers]
+        for name, values in (("site", site), ("layer", numbers), ("neuron", neurons)):
             places.loc[which, name] = values
     return pd.concat([places, table], axis=1)
 
@@ -178,7 +179,8 @@ def neuron(
     site = _check(opened, site, layer, index)
     group = scores(opened, site)
     names = statistics(group)
-    table = pd.DataFrame({name: np.asarray(group[name][:, layer, index]) for name in names})
+    place = opened.layout_of(site).place_of(layer)
+    table = pd.DataFrame({name: np.asarray(group[name][:, place, index]) for name in names})
     quantity = quantity_of(opened, site, by)
     usual = named(by or quantity)
     first = usual if usual in names else names[0]
@@ -220,7 +222,8 @@ def activations(
 
 def column(store: Store, stream: str, layer: int, index: int) -> np.ndarray:
     """One neuron's values of a stream on every identification prompt, float32 [prompt]."""
-    return np.concatenate(store.columns(stream, layer, index, index + 1))[:, 0].astype(np.float32)
+    place = store.streams[stream].place_of(layer)
+    return np.concatenate(store.columns(stream, place, index, index + 1))[:, 0].astype(np.float32)
 
 
 def extremes(
@@ -292,9 +295,13 @@ def _check(store: Store, site: str, layer: int, index: int) -> str:
         raise InputError(
             f"no site {site!r} in this store", where=store.path, fix=f"use {', '.join(store.sites)}"
         )
-    for name, value, size in zip(("layer", "neuron"), (layer, index), store.shape(canonical), strict=True):
-        if not 0 <= value < size:
-            raise InputError(f"{name} {value} of {size}", where=canonical, fix="count from 0")
+    numbers, (n_layers, width) = store.layers(canonical), store.shape(canonical)
+    if layer not in numbers:
+        counted = numbers == tuple(range(n_layers))
+        fix = "count from 0" if counted else f"choose from {', '.join(map(str, numbers))}"
+        raise InputError(f"layer {layer} of {n_layers}", where=canonical, fix=fix)
+    if not 0 <= index < width:
+        raise InputError(f"neuron {index} of {width}", where=canonical, fix="count from 0")
     return canonical
 
 

@@ -24,6 +24,7 @@ from relact.capturing.writing import METHODS
 from relact.models import gradients, hooks, readout
 from relact.models.forward import pad, sent
 from relact.models.loading import LoadedModel
+from relact.models.routed import Routed, like, tensor_of
 
 
 def attribute_batch(
@@ -69,10 +70,10 @@ class _Batch:
 
     def integrate(self) -> None:
         """One forward pass for the values, then a forward and a backward one at every point of the path."""
-        intact: dict[tuple[str, int], torch.Tensor] = {}
+        intact: dict[tuple[str, int], torch.Tensor | Routed] = {}
 
-        def keep(site: str, layer: int, values: torch.Tensor) -> None:
-            intact[site, layer] = values.clone()
+        def keep(site: str, layer: int, values: torch.Tensor | Routed) -> None:
+            intact[site, layer] = like(values, tensor_of(values).clone())
 
         with ExitStack() as stack, torch.no_grad():
             self._keep_activations(stack)
@@ -127,7 +128,7 @@ class _Batch:
             keep = _keep(self.arrivals, self.mask, self.settings)
             stack.enter_context(hooks.visit(self.loaded.model, self.settings.sites, keep))
 
-    def _send(self, site: str, layer: int, values: torch.Tensor) -> None:
+    def _send(self, site: str, layer: int, values: torch.Tensor | Routed) -> None:
         """Pool attributions [batch, tokens, width] over the tokens that count, and send them."""
         pooled = total(values, self._counted().to(values.device))
         self.arrivals.send(f"{schema.ATTRIBUTIONS}/{site}", layer, pooled)
@@ -148,7 +149,7 @@ def _keep(arrivals: Arrivals, mask: torch.Tensor, settings: schema.CaptureRecord
     def finish(partial: torch.Tensor) -> torch.Tensor:
         return pool.finish(partial, mask.to(partial.device).sum(dim=1, keepdim=True)).to(stored)
 
-    def keep(site: str, layer: int, values: torch.Tensor) -> None:
+    def keep(site: str, layer: int, values: torch.Tensor | Routed) -> None:
         with torch.no_grad():  # a layer has its own device where a model is spread over several
             arrivals.send(site, layer, pool.start(values, mask.to(values.device)), finish)
 

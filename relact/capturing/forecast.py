@@ -19,7 +19,7 @@ from relact.plan import Plan
 from relact.plan import passes as passes_of_prompt
 from relact.relations.table import read
 from relact.store import local
-from relact.store.layout import block_ranges, layouts, record_bytes
+from relact.store.layout import block_ranges, record_bytes
 from relact.store.skeleton import Blueprint
 
 
@@ -54,7 +54,7 @@ def forecast(
     shape = shape_of(loaded, intake, passes, n_prompts, begun.compress)
     _, buffers = shape.fit(options.budget, rows)
     n_files, n_bytes = prepare.measure(begun.skeleton) if begun.skeleton else (0, 0)
-    streams = layouts(n_prompts, rows, shape.n_layers, shape.widths, shape.dtypes)
+    streams = shape.layouts(rows)
     n_files += len(ranges) * (1 + sum(lay.n_layers for lay in streams.values()))
     n_bytes += len(ranges) * (
         record_bytes(streams) + sum(lay.n_layers * lay.shard_bytes for lay in streams.values())

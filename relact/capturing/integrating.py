@@ -21,18 +21,19 @@ from relact import schema
 from relact.capturing.objectives import Objective
 from relact.models import gradients, hooks
 from relact.models.loading import LoadedModel
+from relact.models.routed import Routed, instead, like, tensor_of
 
-Values = Mapping[int, Tensor]  # by layer, [batch, tokens, width]
+Values = Mapping[int, Tensor | Routed]  # by layer, [batch, tokens, width]
 
 
 def integrated(
     loaded: LoadedModel,
     inputs: tuple[Tensor, Tensor],
-    intact: Mapping[tuple[str, int], Tensor],
+    intact: Mapping[tuple[str, int], Tensor | Routed],
     counted: Tensor,
     record: schema.AttributionRecord,
     objective: Objective,
-) -> Iterator[tuple[str, int, Tensor]]:
+) -> Iterator[tuple[str, int, Tensor | Routed]]:
     """(site, layer, attributions) of every site, [batch, tokens, width] and 0 where a token is not counted.
 
     Args:
@@ -46,7 +47,8 @@ def integrated(
         for moved in together:
             means = _mean_gradients(loaded, inputs, site, moved, counted, record.steps or 1, objective)
             for layer, gradient in means.items():
-                yield site, layer, moved[layer].to(gradient.dtype) * gradient
+                value = tensor_of(moved[layer]).to(gradient.dtype)
+                yield site, layer, like(moved[layer], value * gradient)
 
 
 def _mean_gradients(
@@ -78,11 +80,11 @@ def _gradients_at(
     objective: Objective,
 ) -> dict[int, Tensor]:
     """By layer the gradient of the objectives where the counted values are a ``share`` of what they are."""
-    (ids, mask), leaves = inputs, {}
+    (ids, mask), leaves = inputs, dict[int, Tensor]()
 
-    def place(_: str, layer: int, values: Tensor) -> Tensor:
-        leaves[layer] = (share * moved[layer]).requires_grad_()
-        return torch.where(counted[..., None].to(values.device), leaves[layer], values)
+    def place(_: str, layer: int, values: Tensor | Routed) -> Tensor | Routed:
+        leaves[layer] = (share * tensor_of(moved[layer])).requires_grad_()
+        return instead(values, like(moved[layer], leaves[layer]), counted)
 
     with (
         gradients.last_logits(loaded.model, mask.sum(dim=1) - 1),

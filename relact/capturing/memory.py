@@ -27,6 +27,7 @@ class CaptureShape:
     Attributes:
         widths, dtypes: of every stream.
         held: bytes of the model and its passes.
+        layers, experts: as in `schema.CaptureRecord`.
     """
 
     n_prompts: int
@@ -35,11 +36,17 @@ class CaptureShape:
     dtypes: Mapping[str, str]
     held: int
     compress: bool = False
+    layers: Mapping[str, tuple[int, ...]] | None = None
+    experts: int | None = None
+
+    def layouts(self, rows: int) -> dict[str, Layout]:
+        """Of every stream, with blocks of ``rows`` prompts."""
+        shape = self.n_prompts, rows, self.n_layers, self.widths, self.dtypes
+        return layouts(*shape, self.layers, self.experts)
 
     def memory(self, rows: int, buffers: int) -> int:
         """Upper bound of the process's peak with blocks of ``rows`` prompts."""
-        sites = layouts(self.n_prompts, rows, self.n_layers, self.widths, self.dtypes)
-        return self.held + buffer_bytes(sites, buffers, self.compress)
+        return self.held + buffer_bytes(self.layouts(rows), buffers, self.compress)
 
     def fit(self, budget: int | None, block: int | None = None) -> tuple[int, int]:
         """(rows per block, buffers) within a budget: the largest blocks, two buffers where they stay large.

@@ -57,7 +57,7 @@ class Objective:
 
 
 def resolved(loaded: LoadedModel, settings: schema.CaptureRecord) -> schema.CaptureRecord:
-    """Settings with the sites that the model has, and its number of the token that is named.
+    """Settings with the sites that the model has, their layers, and its number of the token that is named.
 
     Raises:
         ModelError: a site that the family lacks, a method that cannot read it.
@@ -65,12 +65,18 @@ def resolved(loaded: LoadedModel, settings: schema.CaptureRecord) -> schema.Capt
     """
     record = settings.attribution
     if record is None:
-        return settings
+        return _placed(loaded, settings)
     if record.method in schema.OF_LAST:
         readout.require_readable(loaded.model, loaded.device)
     token = None if record.token is None else _token(loaded, record.token)
     chosen = sites.resolve(loaded.model.config, record.sites)
-    return replace(settings, attribution=replace(record, sites=chosen, token=token))
+    settled = replace(settings, attribution=replace(record, sites=chosen, token=token))
+    return _placed(loaded, settled)
+
+
+def _placed(loaded: LoadedModel, settings: schema.CaptureRecord) -> schema.CaptureRecord:
+    """With the layers of its sites, and how many experts they have."""
+    return settings.with_layers(loaded.layers, loaded.n_layers).with_experts(loaded.n_experts)
 
 
 def objective_of(

@@ -138,7 +138,7 @@ class CaptureOptions:
                 (`ModelError`). Without it all are recorded that aliases stand for.
         """
         return schema.CaptureRecord(
-            sites=sites.expand(self.sites) if config is None else sites.resolve(config, self.sites),
+            sites=sites.expand(self.sites) if config is None else self._sites_of(config),
             pool=self.pool,
             dtype=self.dtype,
             block=self.block or BLOCK,
@@ -146,6 +146,12 @@ class CaptureOptions:
             special_tokens=self.special_tokens,
             attribution=self._attribution_record() if self.attribution else None,
         )
+
+    def _sites_of(self, config: Any) -> tuple[str, ...]:
+        """Those of a model; in a mixture of experts the default is all that is not of every single expert."""
+        mixture = any(place.experts for place in sites.places(config).values())
+        of_default = self.sites == CaptureOptions.sites and mixture
+        return sites.resolve(config, f"{self.sites},attn" if of_default else self.sites)
 
     def _attribution_record(self) -> schema.AttributionRecord:
         """With sites and token as they were named; `capturing.objectives.resolved` knows the model."""

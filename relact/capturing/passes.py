@@ -19,13 +19,14 @@ from relact import schema
 from relact.capturing.attributing import attribute_batch
 from relact.capturing.objectives import Objective
 from relact.capturing.pooling import Pool, pools
-from relact.capturing.sizing import together
+from relact.capturing.sizing import together, ways
 from relact.capturing.transfer import Arrivals, Taker, ahead
 from relact.errors import ModelError
 from relact.models import hooks
 from relact.models.batches import schedule
-from relact.models.forward import advance, pad, repeat_cache, sent
+from relact.models.forward import advance, pad, rows_of_cache, sent
 from relact.models.loading import LoadedModel
+from relact.models.routed import Routed
 
 
 def capture_rows(
@@ -56,9 +57,9 @@ def capture_rows(
         arrivals.depart()
         underway.append(hand.submit(arrivals.put, buffer))
 
-    whole = settings.attribution is not None
-    with ThreadPoolExecutor(1) as hand, torch.inference_mode(not whole):
-        for batch in schedule(tokens, together(loaded, settings), whole=whole):
+    attributed = settings.attribution is not None
+    with ThreadPoolExecutor(1) as hand, torch.inference_mode(not attributed):
+        for batch in schedule(tokens, together(loaded, settings), ways(loaded, settings)):
             if batch.prefix != prefix.tokens:
                 prefix = _Prefix.run(loaded, batch.prefix, settings)
             _in_halves(run, batch.rows, loaded.device, lengths)
@@ -85,7 +86,7 @@ class _Prefix:
         ids = torch.tensor([tokens], device=loaded.device)
         mask = torch.ones_like(ids, dtype=torch.bool)
 
-        def keep(site: str, layer: int, values: torch.Tensor) -> None:
+        def keep(site: str, layer: int, values: torch.Tensor | Routed) -> None:
             partial[site, layer] = pool.start(values, mask.to(values.device))
 
         with hooks.visit(loaded.model, settings.sites, keep):
@@ -133,7 +134,7 @@ def _run_batch(
     def finish(partial: torch.Tensor) -> torch.Tensor:
         return pool.finish(partial, lengths.to(partial.device)).to(stored)
 
-    def keep(site: str, layer: int, values: torch.Tensor) -> None:
+    def keep(site: str, layer: int, values: torch.Tensor | Routed) -> None:
         # a layer has its own device where a model is spread over several
         partial = pool.start(values, mask.to(values.device), shortest)
         if prefix.tokens:
@@ -144,7 +145,8 @@ def _run_batch(
         if prefix.tokens:
             cached = torch.ones(len(ids), len(prefix.tokens), dtype=mask.dtype, device=mask.device)
             full = torch.cat([cached, mask], dim=1)
-            advance(loaded.model.base_model, ids, cache=repeat_cache(prefix.cache, len(ids)), mask=full)
+            cache = rows_of_cache(prefix.cache, torch.zeros(len(ids), dtype=torch.long))
+            advance(loaded.model.base_model, ids, cache=cache, mask=full)
         else:
             loaded.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
     return arrivals

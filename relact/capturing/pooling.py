@@ -2,7 +2,8 @@
 
 ``start`` reduces [batch, tokens, width] to an unfinished pool [batch, width]; ``join`` adds a prefix's pool
 [1, width] to those of its continuations; ``finish`` divides by the number of tokens where the pool is an
-average. Sums run in float32 at least.
+average. Sums run in float32 at least. Values of experts' units (`Routed`) are pooled as what they stand for:
+0 at every token that is not routed to a unit's expert.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from relact.models.routed import Routed
+
 _WIDENS = hasattr(torch.ops.aten.bmm, "dtype")  # products of halves as float32, since PyTorch 2.8
 
 
 class Start(Protocol):
     """Values [batch, tokens, width] to an unfinished pool."""
 
-    def __call__(self, values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor: ...
+    def __call__(self, values: Tensor | Routed, mask: Tensor, shortest: int = 0) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,10 @@ def pools(name: str) -> Pool:
     return POOLS[name]
 
 
-def total(values: Tensor, mask: Tensor) -> Tensor:
+def total(values: Tensor | Routed, mask: Tensor) -> Tensor:
     """[batch, width]: the sum over the tokens of a mask, of values in float32 at least."""
+    if isinstance(values, Routed):
+        return values.total(mask)
     return torch.bmm(mask[:, None, :].to(values.dtype), values)[:, 0]
 
 
@@ -83,9 +88,20 @@ def _whole(partial: Tensor, lengths: Tensor) -> Tensor:
     return partial
 
 
+def _either(
+    dense: Callable[[Tensor, Tensor, int], Tensor], routed: Callable[[Routed, Tensor], Tensor]
+) -> Start:
+    """The start of a pool, of values of every token or of those that are routed."""
+
+    def start(values: Tensor | Routed, mask: Tensor, shortest: int = 0) -> Tensor:
+        return routed(values, mask) if isinstance(values, Routed) else dense(values, mask, shortest)
+
+    return start
+
+
 POOLS = {
-    "mean": Pool(_sum, _add, _divide),
-    "max": Pool(_largest, torch.maximum, _whole),
-    "last": Pool(_last, lambda prefix, partial: partial, _whole),
-    "positive": Pool(_positive, _add, _divide),
+    "mean": Pool(_either(_sum, Routed.total), _add, _divide),
+    "max": Pool(_either(_largest, Routed.largest), torch.maximum, _whole),
+    "last": Pool(_either(_last, Routed.last), lambda prefix, partial: partial, _whole),
+    "positive": Pool(_either(_positive, Routed.positive), _add, _divide),
 }

@@ -239,7 +239,7 @@ def _block_on_disk(path: Path, blueprint: Blueprint) -> int:
             array = zarr.open_array(path / array_of(stream), mode="r")
         except Exception:  # damaged as well: ask the next one
             continue
-        shape = (blueprint.n_prompts, blueprint.n_layers, width)
+        shape = (blueprint.n_prompts, blueprint.layouts[stream].n_layers, width)
         if array.shape != shape or array.dtype != dtypes[stream] or array.shards is None:
             raise StoreError(
                 f"{stream} is {array.dtype} {array.shape}, this capture {dtypes[stream]} {shape}",
@@ -279,6 +279,8 @@ def _encode(
                     "check that the model's tokenizer is whole",
                 )
             raise InputError(problem, where=f"identification prompt {row}", fix=fix)
+    if limit:
+        _require_room(loaded, tables[schema.TEST], limit)
     return tables, tokens
 
 
@@ -290,6 +292,18 @@ def _require_known(loaded: LoadedModel, ids: Sequence[Sequence[int]], split: str
             problem = f"token {max(tokens)} of {split} prompt {row}: the model knows {known}"
             fix = "give the model its own tokenizer, or one of the same size"
             raise ModelError(problem, where=loaded.id, fix=fix)
+
+
+def _require_room(loaded: LoadedModel, tests: pd.DataFrame, limit: int) -> None:
+    """`InputError` for a test prompt whose longest answer would go beyond the model's last position."""
+    longest = max((len(answer.encode()) for row in tests[schema.ANSWERS] for answer in row), default=0)
+    near = tests[tests[schema.N_TOKENS] + longest + 1 > limit]  # no answer has more tokens than bytes
+    for row, prompt in near.iterrows():
+        answers = encode(loaded, list(prompt[schema.ANSWERS]), special_tokens=False)
+        needed = int(prompt[schema.N_TOKENS]) + max(map(len, answers), default=1)
+        if needed > limit:
+            problem = f"{needed} tokens with its answer, the model takes 1 to {limit}"
+            raise InputError(problem, where=f"test prompt {row}", fix="shorten or drop it")
 
 
 def describe(tables: Tables) -> dict[str, dict[str, Any]]:

@@ -47,6 +47,15 @@ def together(loaded: LoadedModel, settings: schema.CaptureRecord) -> int:
     return min(settings.batch, IN_CACHES) if backward and loaded.device.type == "cpu" else settings.batch
 
 
+def ways(loaded: LoadedModel, settings: schema.CaptureRecord) -> batches.Ways:
+    """What may run together: an attribution's prompts are whole, and so are those of a model whose cache
+    changes what follows.
+    """
+    shortcuts = loaded.shortcuts
+    whole = settings.attribution is not None or not shortcuts.split
+    return batches.Ways(whole, not shortcuts.padded, shortcuts.switch)
+
+
 def passes_of(
     loaded: LoadedModel,
     settings: schema.CaptureRecord,
@@ -54,9 +63,9 @@ def passes_of(
     ranges: Iterable[tuple[int, int]],
 ) -> Iterator[batches.Pass]:
     """Shapes of the forward passes over ranges of prompts that are batched together."""
-    budget, whole = together(loaded, settings), settings.attribution is not None
+    budget, chosen = together(loaded, settings), ways(loaded, settings)
     for first, last in ranges:
-        yield from batches.passes(tokens[first:last], budget, whole=whole)
+        yield from batches.passes(tokens[first:last], budget, chosen)
 
 
 def shape_of(
@@ -66,12 +75,13 @@ def shape_of(
     blueprint, passes, settings = intake.blueprint, list(passes), intake.manifest.capture
     n_layers, widths, attribution = blueprint.n_layers, blueprint.widths, settings.attribution
     arrive = {name: "float32" if "/" in name else dtype for name, dtype in settings.streams.items()}
-    pooled = block_bytes(layouts(1, 1, n_layers, widths, arrive))  # of one prompt
+    places = settings.layers, settings.experts
+    pooled = block_bytes(layouts(1, 1, n_layers, widths, arrive, *places))  # of one prompt
     arriving = copies(loaded.device) * max((rows for rows, _, _ in passes), default=0) * pooled
     held = cost.held_bytes(loaded, passes, attributed=_differentiated(attribution)) + arriving
     if attribution and attribution.method in schema.OF_LAST and loaded.device.type == "cpu":
         held += cost.readout_bytes(loaded, max((rows for rows, _, _ in passes), default=0))
-    return CaptureShape(n_prompts, n_layers, widths, settings.streams, held, compress)
+    return CaptureShape(n_prompts, n_layers, widths, settings.streams, held, compress, *places)
 
 
 def _differentiated(record: schema.AttributionRecord | None) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from relact.cli.options import (
     StoreModel,
     StorePath,
     Tokens,
+    Unit,
 )
 from relact.cli.printing import decimals, numbers, show_ablation, show_frame, show_plans
 from relact.cli.progress import Stages
@@ -43,6 +44,7 @@ def ablate(
     sites: MaskSites = None,
     by: By = None,
     statistic: Statistic = None,
+    unit: Unit = AblateOptions.unit,
     count_neurons: CountNeurons = False,
     keep_super_units: KeepSuperUnits = False,
     mode: Mode = AblateOptions.mode,
@@ -121,6 +123,7 @@ def ablate(
         part=on,
         perplexity=perplexity or perplexity_of is not None,
         perplexity_of=perplexity_of or AblateOptions.perplexity_of,
+        unit=unit,
     )
     if preset:
         recipe = presets.get(preset)

@@ -8,14 +8,24 @@ import typer
 
 from relact import schema
 from relact.cli import terminal
-from relact.cli.options import By, CountNeurons, Json, KeepSuperUnits, Kind, MaskSites, Statistic, StorePath
+from relact.cli.options import (
+    By,
+    CountNeurons,
+    Json,
+    KeepSuperUnits,
+    Kind,
+    MaskSites,
+    Statistic,
+    StorePath,
+    Unit,
+)
 from relact.cli.printing import listed, show
 from relact.scoring.options import SelectOptions
 
 
 def select(
     store: StorePath,
-    k: Annotated[int | None, typer.Option("--k", help="neurons per relation")] = None,
+    k: Annotated[int | None, typer.Option("--k", help="neurons per relation, or experts")] = None,
     kind: Kind = "top",
     fdr: Annotated[
         float | None, typer.Option(help="instead of k: all neurons that beat chance at this rate")
@@ -34,6 +44,7 @@ def select(
         str | None, typer.Option(help="name of the mask; by default what it is, such as top-400")
     ] = None,
     sites: MaskSites = None,
+    unit: Unit = SelectOptions.unit,
     count_neurons: CountNeurons = False,
     keep_super_units: KeepSuperUnits = False,
     seed: Annotated[int, typer.Option(help="of what decides between equals")] = SelectOptions.seed,
@@ -50,7 +61,8 @@ def select(
         mask = masks.combine(store, of, (two[0], two[1]) if two else None, name=name)
     else:
         counted = schema.NEURON if count_neurons else schema.UNIT
-        options = SelectOptions(k, kind, fdr, min_ap, sites, by, statistic, counted, keep_super_units, seed)
+        among = k, kind, fdr, min_ap, sites, by, statistic
+        options = SelectOptions(*among, counted, keep_super_units, seed, unit)
         mask = masks.select_with(options, store, name=name)
     opened = local.open(store)
     relations, sets = masks.read(opened, mask)

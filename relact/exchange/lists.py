@@ -27,13 +27,14 @@ def neurons(store: str | Path | Store, mask: str, out: str | Path, kind: str) ->
 
     - json: ``{"model", "fingerprint", "mask", "relations": {relation: {site: {layer: [neuron, ...]}}}}``
     - csv: columns ``relation,site,layer,neuron``
-    - safetensors: one bool tensor [layer, neuron] named ``relation/site``; the model in its metadata
+    - safetensors: one bool tensor [layer, neuron] named ``relation/site``; the model in its metadata, and
+      the numbers of the layers of a site that is not in all of them
     """
     opened, path = open_store(store), Path(out)
     relations, chosen = masks.read(opened, mask)
     writers: dict[str, Callable[[], None]] = {
         "json": lambda: _write_json(opened, mask, relations, chosen, path),
-        "csv": lambda: tables.harmless(_rows(relations, chosen)).to_csv(path, index=False),
+        "csv": lambda: tables.harmless(_rows(opened, relations, chosen)).to_csv(path, index=False),
         "safetensors": lambda: _write_tensors(opened, mask, relations, chosen, path),
     }
     if kind not in writers:
@@ -96,10 +97,11 @@ def concepts(store: str | Path | Store, out: str | Path, group: str) -> list[Pat
     return paths
 
 
-def _rows(relations: list[str], chosen: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _rows(store: Store, relations: list[str], chosen: Mapping[str, np.ndarray]) -> pd.DataFrame:
     parts = []
     for site, mask in chosen.items():
-        relation, layer, neuron = np.nonzero(mask)
+        relation, place, neuron = np.nonzero(mask)
+        layer = np.asarray(store.layers(site))[place]
         names = np.array(relations, object)[relation]
         parts.append(
             pd.DataFrame({"at": relation, "relation": names, "site": site, "layer": layer, "neuron": neuron})
@@ -113,8 +115,8 @@ def _write_json(
     listed = {
         relation: {
             site: {
-                str(layer): np.flatnonzero(sets[at, layer]).tolist()
-                for layer in np.flatnonzero(sets[at].any(axis=1))
+                str(store.layers(site)[place]): np.flatnonzero(sets[at, place]).tolist()
+                for place in np.flatnonzero(sets[at].any(axis=1))
             }
             for site, sets in chosen.items()
         }
@@ -135,5 +137,7 @@ def _write_tensors(
         for site, sets in chosen.items()
         for at, relation in enumerate(relations)
     }
-    model = store.manifest.model
-    save_file(tensors, path, metadata={"model": model.id, "fingerprint": model.fingerprint, "mask": mask})
+    model, some = store.manifest.model, store.manifest.capture.layers or {}
+    metadata = {"model": model.id, "fingerprint": model.fingerprint, "mask": mask}
+    metadata |= {f"layers/{site}": json.dumps(some[site]) for site in chosen if site in some}
+    save_file(tensors, path, metadata=metadata)

@@ -131,19 +131,19 @@ def import_scores(store: str | Path | Store, sources: str | Path | Sequence[str 
 
 
 def _layers(store: Store) -> dict[tuple[str, int], str]:
-    """(site, layer) -> the name that those tools give the module."""
+    """(site, place of the layer among the site's) -> the name that those tools give the module."""
     family = site_names.family(SimpleNamespace(model_type=store.manifest.model.family))
     names = {}
     for site, layout in store.layouts.items():
-        tap = family.taps[site]
-        if tap.fused or tap.side != "output":
+        tap = family.taps.get(site)
+        if tap is None or tap.fused or tap.side != "output":
             raise InputError(
                 f"{site} of {family.names[0]} is not a module's whole output",
                 where=store.path,
                 fix="those tools know only whole modules: choose a store without it",
             )
-        for layer in range(layout.n_layers):
-            names[site, layer] = f"{family.layers}.{layer}.{tap.module}:0"
+        for place, layer in enumerate(layout.layers):
+            names[site, place] = f"{family.layers}.{layer}.{tap.module}:0"
     return names
 
 

@@ -34,24 +34,53 @@ class Batch:
     longest: int
 
 
-def schedule(tokens: Sequence[Sequence[int]], budget: int, *, whole: bool = False) -> Iterator[Batch]:
+@dataclass(frozen=True)
+class Ways:
+    """What may run together.
+
+    Attributes:
+        whole: every prompt runs from its first token, without a prefix.
+        even: only prompts of equal length run together, without padding.
+        switch: tokens; longer prompts run whole, and beside none that is not longer. None: all alike.
+    """
+
+    whole: bool = False
+    even: bool = False
+    switch: int | None = None
+
+
+ANY_WAY = Ways()
+
+
+def schedule(tokens: Sequence[Sequence[int]], budget: int, ways: Ways = ANY_WAY) -> Iterator[Batch]:
     """Every batch of a list of prompts, in order; the batches of one prefix follow each other.
 
     Args:
         budget: tokens in one forward pass, padding included.
-        whole: run every prompt from its first token, without a prefix.
     """
-    groups = [PrefixGroup((), tuple(range(len(tokens))))] if whole else prefix_groups(tokens)
-    for group in groups:
+    for group in groups_of(tokens, ways):
         lengths = [len(row) - len(group.prefix) for row in tokens]  # true of the group's rows only
-        for rows in by_length(group.rows, lengths, budget):
+        for rows in by_length(group.rows, lengths, budget, even=ways.even):
             yield Batch(group.prefix, tuple(rows), lengths[rows[0]])
 
 
-def passes(tokens: Sequence[Sequence[int]], budget: int, *, whole: bool = False) -> Iterator[Pass]:
+def groups_of(tokens: Sequence[Sequence[int]], ways: Ways) -> list[PrefixGroup]:
+    """What shares a prefix, and what runs apart from that."""
+    every = range(len(tokens))
+    beyond = [row for row in every if ways.switch and len(tokens[row]) > ways.switch]
+    usual = sorted(set(every) - set(beyond))
+    if ways.whole:
+        groups = [PrefixGroup((), tuple(usual))] if usual else []
+    else:
+        parts = prefix_groups([tokens[row] for row in usual])
+        groups = [PrefixGroup(part.prefix, tuple(usual[row] for row in part.rows)) for part in parts]
+    return groups + ([PrefixGroup((), tuple(beyond))] if beyond else [])
+
+
+def passes(tokens: Sequence[Sequence[int]], budget: int, ways: Ways = ANY_WAY) -> Iterator[Pass]:
     """Shapes of the forward passes that `schedule` asks for: every prefix once, then its batches."""
     before: tuple[int, ...] = ()
-    for batch in schedule(tokens, budget, whole=whole):
+    for batch in schedule(tokens, budget, ways):
         if batch.prefix and batch.prefix != before:
             yield 1, 0, len(batch.prefix)
         before = batch.prefix
@@ -86,15 +115,18 @@ def prefix_groups(tokens: Sequence[Sequence[int]], floor: int = SHARED_FLOOR) ->
     return sharing + ([PrefixGroup((), tuple(alone))] if alone else [])
 
 
-def by_length(rows: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+def by_length(
+    rows: Sequence[int], lengths: Sequence[int], budget: int, *, even: bool = False
+) -> list[list[int]]:
     """Rows sorted by length, longest first, cut so that rows x longest row stays within ``budget`` tokens.
 
-    A single row longer than the budget gets a batch of its own.
+    A single row longer than the budget gets a batch of its own; ``even``: so do rows of another length.
     """
     batches: list[list[int]] = []
     for row in sorted(rows, key=lambda row: (-lengths[row], row)):
         longest = lengths[batches[-1][0]] if batches else 0
-        if batches and longest * (len(batches[-1]) + 1) <= budget:
+        fits = longest * (len(batches[-1]) + 1) <= budget if batches else False
+        if fits and (not even or lengths[row] == longest):
             batches[-1].append(row)
         else:
             batches.append([row])

@@ -12,10 +12,11 @@ import torch
 
 from relact.models.batches import Pass
 from relact.models.loading import LoadedModel
-from relact.sites import text_config
+from relact.sites import Place, places, text_config
 
 LIBRARIES = 700 * 2**20  # a process with torch, transformers and zarr, without a model
 SLACK = 1.25  # on what a forward pass allocates: alignment, fragments
+POOLS = 3  # copies of all experts' neurons, per prompt, while they are pooled
 BACKWARD = 1.3  # forward passes that a backward pass takes
 WRITE_RATE = 300 * 10**6  # bytes per second that a plain disk takes; slower than that the model waits
 
@@ -53,14 +54,17 @@ def held_bytes(loaded: LoadedModel, passes: Iterable[Pass], attributed: Sequence
     """
     config = text_config(loaded.model.config)
     hidden = int(config.hidden_size)
-    widest = max(loaded.widths.values())
+    found = places(loaded.model.config)
+    widest = max(_inner(place, hidden) for place in found.values())
+    pooled = max((place.width for place in found.values() if place.experts), default=0)
     heads = int(getattr(config, "num_attention_heads", 1))
     kv = loaded.widths.get("attn.k", hidden)
-    wide = sum(loaded.widths[site] for site in attributed)
+    wide = sum(found[site].per_token for site in attributed)
 
     def size(batch: Pass) -> int:
         graph = graph_bytes(hidden, widest, wide, loaded.n_layers, batch) if wide else 0
-        return forward_bytes(hidden, widest, kv, loaded.n_layers, heads, batch) + graph
+        pools = 4 * POOLS * batch[0] * pooled
+        return forward_bytes(hidden, widest, kv, loaded.n_layers, heads, batch) + graph + pools
 
     # elsewhere it is the device's memory
     largest = max(map(size, passes), default=0) if loaded.device.type == "cpu" else 0
@@ -68,11 +72,17 @@ def held_bytes(loaded: LoadedModel, passes: Iterable[Pass], attributed: Sequence
     return max(peak(), LIBRARIES + weights) + largest
 
 
+def _inner(place: Place, hidden: int) -> int:
+    """Numbers per token that a site stands for; experts also hold a token's state once for each of them."""
+    return place.per_token + (place.chosen * hidden if place.experts else 0)
+
+
 def readout_bytes(loaded: LoadedModel, rows: int) -> int:
     """Upper bound of what reading single neurons off the residual stream holds for a batch of ``rows``: its
     states in all layers, logits, and the head in float32.
     """
-    hidden, words = loaded.widths["mlp.down"], int(text_config(loaded.model.config).vocab_size)
+    config = text_config(loaded.model.config)
+    hidden, words = int(config.hidden_size), int(config.vocab_size)
     states = rows * loaded.n_layers * (2 * hidden + loaded.widths["mlp.hidden"])
     return int(4 * SLACK * (states + 4 * rows * words + words * hidden))
 

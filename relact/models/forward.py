@@ -39,10 +39,14 @@ def advance(
     return output, getattr(output, name)
 
 
-def repeat_cache(cache: Any, times: int) -> Any:
-    """A copy of a transformers cache with every batch row repeated ``times`` times in place."""
+def rows_of_cache(cache: Any, rows: Tensor) -> Any:
+    """A copy of a transformers cache, of whatever kinds its layers are, with the given of its batch rows.
+
+    Args:
+        rows: int64 [rows of the copy].
+    """
     copied = copy.deepcopy(cache)
-    copied.batch_repeat_interleave(times)
+    copied.reorder_cache(rows)
     return copied
 
 

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import torch
 import transformers
 from filelock import FileLock
+from transformers import modeling_gguf_pytorch_utils as pytorch_utils
 
 from relact.caches import cache_folder
 from relact.durable import sync, sync_tree
 from relact.errors import ModelError, RelactError
+from relact.models import gguf_header
 from relact.models.quiet import one_line, quiet
+from relact.sites import family
 
-DECODED = "f32-1"  # how files are decoded; another way needs another word, so that old folders are not reused
+DECODED = "f32-2"  # how files are decoded; another way needs another word, so that old folders are not reused
 
 
 def sha256(*pieces: Path) -> str:
@@ -110,17 +114,51 @@ def _joined(pieces: Sequence[Path], file: Path) -> Path:
     return file
 
 
+def configuration(file: Path) -> Any:
+    """The configuration of a GGUF file, from its header alone; `ModelError` where it would be another's."""
+    header = gguf_header.read(file)
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
+    except Exception as error:  # an architecture that transformers does not decode
+        raise ModelError(
+            f"cannot decode this GGUF file: {one_line(error)}", where=file, fix=gguf_header.INSTEAD
+        ) from error
+    family(config)
+    return gguf_header.completed(header, config)
+
+
+def _require_whole(header: gguf_header.Header, model: Any, report: Mapping[str, Any]) -> None:
+    """`ModelError` unless every weight of the model is of the file, and every tensor of the file in it."""
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    lacking = sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])} - tied)
+    if lacking:  # transformers would go on with random numbers in their place
+        raise ModelError(
+            f"lacks {len(lacking)} of the model's weights, first {lacking[0]}",
+            where=header.file,
+            fix="fetch the file again, whole",
+        )
+    kind = pytorch_utils.TENSOR_PROCESSORS.get(header.architecture, pytorch_utils.TensorProcessor)
+    names = pytorch_utils.get_gguf_hf_weights_map(model, kind(config=model.config.to_dict()))
+    gguf_header.require_all_used(header, names)
+
+
 def _decode(file: Path, folder: Path) -> None:
     """Write config, float32 weights and tokenizer of a GGUF file as plain safetensors."""
     place, name = str(file.parent), file.name
+    header = gguf_header.read(file)
     try:
         with quiet(), redirect_stderr(StringIO()):  # the decoder draws a bar of its own
-            model = transformers.AutoModelForCausalLM.from_pretrained(
+            config = configuration(file)
+            model, report = transformers.AutoModelForCausalLM.from_pretrained(
                 place,
+                config=config,
                 gguf_file=name,
                 dtype=torch.float32,
                 quantization_config=transformers.GgufConfig(dequantize=True),
+                output_loading_info=True,
             )
+            _require_whole(header, model, report)
             if hasattr(model.config, "quantization_config"):
                 del model.config.quantization_config  # the saved weights are plain
             model.save_pretrained(folder)

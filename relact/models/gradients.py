@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from relact.errors import ModelError
 from relact.models import hooks
+from relact.models.routed import Routed, like, tensor_of
 
 
 @contextmanager
@@ -77,12 +78,13 @@ def log_probability(logits: Tensor, targets: Tensor, others: Tensor | None = Non
     return chosen - logits.gather(1, others.to(logits.device)[:, None])[:, 0]
 
 
-def products(trace: hooks.Trace, total: Tensor) -> Iterator[tuple[str, int, Tensor]]:
+def products(trace: hooks.Trace, total: Tensor) -> Iterator[tuple[str, int, Tensor | Routed]]:
     """(site, layer, value times gradient of ``total``), [batch, tokens, width] in float32 at least."""
     gradients = torch.autograd.grad(total, trace.tensors)
-    for site, layer, value, gradient in trace.columns(gradients):
+    for site, layer, values, of_values in trace.columns(gradients):
+        value, gradient = tensor_of(values).detach(), tensor_of(of_values)
         wide = torch.promote_types(value.dtype, torch.float32)
-        yield site, layer, value.detach().to(wide) * gradient.to(wide)
+        yield site, layer, like(values, value.to(wide) * gradient.to(wide))
 
 
 def _module(model: nn.Module, getter: str) -> nn.Module:

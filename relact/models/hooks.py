@@ -16,18 +16,24 @@ the bit.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from relact.errors import ModelError
-from relact.sites import Part, Tap, family, part, resolve, widths
+from relact.models import experts
+from relact.models.routed import Routed, like, tensor_of
+from relact.sites import EXPERTS, INPUT, Part, Tap, family, part, places, resolve
 
-Callback = Callable[[str, int, Tensor], Tensor | None]
+Callback = Callable[[str, int, Any], Tensor | Routed | None]  # a Tensor, or `Routed` at units of experts
+
+
+Values: TypeAlias = Tensor | Routed
 
 
 @dataclass
@@ -45,21 +51,24 @@ class Trace:
 
     state: Visit
     tensors: list[Tensor] = field(default_factory=list)
-    _spots: list[Sequence[_Spot]] = field(default_factory=list)
+    _kept: list[tuple[Tensor | Routed, Sequence[_Spot]]] = field(default_factory=list)
 
-    def keep(self, value: Tensor, spots: Sequence[_Spot]) -> None:
+    def keep(self, value: Tensor | Routed, spots: Sequence[_Spot]) -> None:
         """Take one of the model's tensors."""
-        if not value.requires_grad:
+        tensor = value.raw if isinstance(value, Routed) else value
+        if not tensor.requires_grad:
             places = ", ".join(f"{spot.site} in layer {spot.layer}" for spot in spots)
             raise ModelError("has no gradient", where=places, fix="choose another site")
-        self.tensors.append(value)
-        self._spots.append(spots)
+        self.tensors.append(tensor)
+        self._kept.append((value, spots))
 
-    def columns(self, others: Sequence[Tensor]) -> Iterator[tuple[str, int, Tensor, Tensor]]:
+    def columns(self, others: Sequence[Tensor]) -> Iterator[tuple[str, int, Values, Values]]:
         """(site, layer, its columns of the tensor, and of the one of ``others`` that belongs to that)."""
-        for value, other, spots in zip(self.tensors, others, self._spots, strict=True):
+        for tensor, other, (value, spots) in zip(self.tensors, others, self._kept, strict=True):
             for spot in spots:
-                first, second = (_columns(_unflat(each, self.state), spot.part) for each in (value, other))
+                first, second = (
+                    _columns(_unflat(like(value, each), self.state), spot.part) for each in (tensor, other)
+                )
                 yield spot.site, spot.layer, first, second
 
 
@@ -82,7 +91,8 @@ def visit(
     The tensor has shape [batch, tokens, width] and is the model's own memory: read it during the call, keep a
     copy. Returning None leaves the value alone; returning a tensor of that shape replaces it (cast to its
     dtype and moved to its device), for the rest of the forward. Where a projection is fused the callback sees
-    its site's columns only, and a replacement goes into a copy of the fused tensor.
+    its site's columns only, and a replacement goes into a copy of the fused tensor. Sites that experts
+    compute inside their module (`models.experts`) give `Routed` values, and take such as replacement.
 
     Args:
         model: a causal language model of a family in ``sites.FAMILIES``, or its base model (decoder without
@@ -108,15 +118,18 @@ def trace(model: nn.Module, sites: str | Sequence[str]) -> Iterator[Trace]:
     A site's own columns are a view that nothing is computed from, so gradients are those of the whole tensor;
     `Trace.columns` tells whose columns are whose. Errors are those of `visit`.
     """
-    kept, taps = Trace(Visit()), family(model.config).taps
+    kept, found = Trace(Visit()), places(model.config)
 
-    def keep(spots: Sequence[_Spot], value: Tensor) -> Tensor | None:
+    def keep(spots: Sequence[_Spot], value: Values) -> Values | None:
         for spot in spots:
             kept.state.fired[spot.site, spot.layer] += 1
             _require_width(_columns(_unflat(value, kept.state), spot.part), spot)
         kept.keep(value, spots)
+        if isinstance(value, Routed):  # a view, or what the model goes on with: it goes on with this
+            return replace(value, raw=value.raw.clone())
         # an output may be overwritten: Falcon adds the attention's to the MLP's, OLMo clips queries in place
-        return value.clone() if taps[spots[0].site].side == "output" else None
+        side = found[spots[0].site].taps[spots[0].layer].side
+        return None if side == INPUT else value.clone()
 
     with _serving(model, sites, None, kept.state, keep):
         yield kept
@@ -128,19 +141,32 @@ def _serving(
     sites: str | Sequence[str],
     layers: Iterable[int] | None,
     state: Visit,
-    serve: Callable[[Sequence[_Spot], Tensor], Tensor | None],
+    serve: Callable[[Sequence[_Spot], Any], Values | None],
 ) -> Iterator[None]:
     """``serve`` every tensor of the sites with its spots each time the decoder runs inside the block."""
     owner, blocks = find_layers(model)
     plan = _plan(model.config, resolve(model.config, sites), _layer_numbers(model, layers, len(blocks)))
+    mixtures: dict[nn.Module, dict[str, _Spot]] = {}
     with ExitStack() as stack:
         path = family(model.config).layers
         for (layer, tap), spots in plan.items():
             module = _child(blocks[layer], tap.module, f"{path}.{layer}")
-            _attach(stack, module, tap.side, partial(serve, spots))
+            if tap.side == EXPERTS:
+                mixtures[module] = {spot.site: spot for spot in spots}
+            else:
+                _attach(stack, module, tap, partial(serve, spots))
+        if mixtures:
+            stack.enter_context(_tapped(mixtures, serve, state))
         expected = [(spot.site, spot.layer) for spots in plan.values() for spot in spots]
         _count_forwards(stack, owner, expected, state)
         yield
+
+
+def require_sites(model: nn.Module) -> None:
+    """`ModelError` unless every site of the model is read once in a forward pass, as wide as its row says."""
+    ids = torch.ones((1, 4), dtype=torch.long, device=next(model.parameters()).device)
+    with torch.inference_mode(), visit(model, list(places(model.config)), lambda *_: None):
+        model(input_ids=ids, use_cache=False)
 
 
 def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
@@ -163,7 +189,7 @@ def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     raise ModelError(
         f"no list of decoder layers at {'.'.join(path)}",
         where=type(model).__name__,
-        fix="load it with relact.models.load, or correct the family's row in relact/sites.py",
+        fix="load it with relact.models.load, or correct the family's row in relact/sites/families.py",
     )
 
 
@@ -190,12 +216,15 @@ def _layer_numbers(model: nn.Module, layers: Iterable[int] | None, available: in
 
 def _plan(config: Any, sites: Sequence[str], layers: Sequence[int]) -> dict[tuple[int, Tap], list[_Spot]]:
     """Group the sites by the tensor they are read from: one hook, and at most one copy, per tensor."""
-    taps, width = family(config).taps, widths(config)
-    parts = {site: part(config, site) for site in sites}  # reading a configuration is slow: not per layer
+    found = places(config)
+    # reading a configuration is slow: not per layer
+    parts = {(site, tap): part(config, site, tap) for site in sites for tap in set(found[site].taps.values())}
     plan: dict[tuple[int, Tap], list[_Spot]] = defaultdict(list)
     for layer in layers:
         for site in sites:
-            plan[layer, taps[site]].append(_Spot(site, layer, parts[site], width[site]))
+            tap = found[site].taps.get(layer)
+            if tap is not None:
+                plan[layer, tap].append(_Spot(site, layer, parts[site, tap], found[site].width))
     return plan
 
 
@@ -206,12 +235,12 @@ def _child(block: nn.Module, path: str, where: str) -> nn.Module:
         raise ModelError(
             f"no module {path}",
             where=where,
-            fix="correct the family's row in relact/sites.py, see docs/models.md",
+            fix="correct the family's row in relact/sites/families.py, see docs/models.md",
         ) from None
 
 
-def _attach(stack: ExitStack, module: nn.Module, side: str, serve: Callable[[Tensor], Tensor | None]) -> None:
-    if side == "input":
+def _attach(stack: ExitStack, module: nn.Module, tap: Tap, serve: Callable[[Tensor], Tensor | None]) -> None:
+    if tap.side == INPUT:
 
         def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             new = serve(args[0])
@@ -220,21 +249,46 @@ def _attach(stack: ExitStack, module: nn.Module, side: str, serve: Callable[[Ten
         handle = module.register_forward_pre_hook(before)
     else:
 
-        def after(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            return serve(output)
+        def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+            if not isinstance(output, tuple):
+                return serve(output)
+            at = tap.item or 0
+            new = serve(output[at])
+            return None if new is None else (*output[:at], new, *output[at + 1 :])
 
         handle = module.register_forward_hook(after)
     stack.callback(handle.remove)
 
 
-def _unflat(value: Tensor, state: Visit) -> Tensor:
-    """[batch, tokens, width]: OPT runs its MLP on [batch x tokens, width]."""
+def _tapped(
+    mixtures: Mapping[nn.Module, Mapping[str, _Spot]],
+    serve: Callable[[Sequence[_Spot], Any], Values | None],
+    state: Visit,
+) -> AbstractContextManager[None]:
+    """``serve`` what the experts of every module compute inside it, each site by itself."""
+
+    def shown(module: nn.Module, site: str, values: Values) -> Values | None:
+        spot = mixtures[module].get(site)
+        return None if spot is None else serve([spot], values)
+
+    sites = {site for spots in mixtures.values() for site in spots}
+    return experts.tapped(list(mixtures), sites, shown, lambda: state.batch)
+
+
+def _unflat(value: Any, state: Visit) -> Any:
+    """[batch, tokens, width]: OPT and mixtures of experts run their MLPs on [batch x tokens, width]."""
+    if isinstance(value, Routed):
+        return value
+    if value.dim() == 4:  # latent attention keeps a place for heads, of which there is one
+        return value[:, 0]
     return value.unflatten(0, (state.batch, -1)) if value.dim() == 2 else value
 
 
-def _serve(value: Tensor, spots: Sequence[_Spot], callback: Callback, state: Visit) -> Tensor | None:
+def _serve(value: Any, spots: Sequence[_Spot], callback: Callback, state: Visit) -> Values | None:
     """Show every spot of one tensor to the callback; the tensor to go on with if something was replaced."""
-    full = _unflat(value, state)
+    if isinstance(value, Routed):
+        return _serve_routed(value, spots[0], callback, state)
+    full: Tensor = _unflat(value, state)
     replaced = False
     for spot in spots:
         state.fired[spot.site, spot.layer] += 1
@@ -242,16 +296,31 @@ def _serve(value: Tensor, spots: Sequence[_Spot], callback: Callback, state: Vis
         _require_width(columns, spot)
         new = callback(spot.site, spot.layer, columns)
         if new is not None:
-            _require_shape(new, columns, spot)
-            new = new.to(device=value.device, dtype=value.dtype)
+            tensor = tensor_of(new)
+            _require_shape(tensor, columns, spot)
+            new = tensor.to(device=value.device, dtype=value.dtype)
             full = _with_columns(full, new, spot.part, copied=replaced)
             replaced = True
     if not replaced:
         return None
-    return full.flatten(0, 1) if value.dim() == 2 else full
+    return full.reshape(value.shape)
 
 
-def _columns(full: Tensor, part: Part | None) -> Tensor:
+def _serve_routed(value: Routed, spot: _Spot, callback: Callback, state: Visit) -> Routed | None:
+    """Show units of experts to the callback."""
+    state.fired[spot.site, spot.layer] += 1
+    _require_width(value, spot)
+    new = callback(spot.site, spot.layer, value)
+    if new is not None and not isinstance(new, Routed):
+        raise ModelError(
+            "replaced by a tensor, not by values at the tokens that are routed",
+            where=f"{spot.site} in layer {spot.layer}",
+            fix="return what its own methods give, such as `set`, or None",
+        )
+    return new
+
+
+def _columns(full: Any, part: Part | None) -> Any:
     """A site's columns of [batch, tokens, width]."""
     if part is None:
         return full
@@ -271,12 +340,13 @@ def _with_columns(full: Tensor, new: Tensor, part: Part | None, *, copied: bool)
     return full
 
 
-def _require_width(columns: Tensor, spot: _Spot) -> None:
-    if columns.shape[-1] != spot.width:
+def _require_width(columns: Values, spot: _Spot) -> None:
+    width = columns.width if isinstance(columns, Routed) else columns.shape[-1]
+    if width != spot.width:
         raise ModelError(
-            f"width {columns.shape[-1]} where the configuration says {spot.width}",
+            f"width {width} where the configuration says {spot.width}",
             where=f"{spot.site} in layer {spot.layer}",
-            fix="correct the family's row in relact/sites.py",
+            fix="correct the family's row in relact/sites/families.py",
         )
 
 

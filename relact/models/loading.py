@@ -9,9 +9,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,9 +21,14 @@ import transformers
 from relact import sites
 from relact.errors import InputError, ModelError, RelactError
 from relact.models import fingerprint as fingerprints
+from relact.models import gguf, hooks, selfcheck
 from relact.models.checkpoints import Checkpoint, locate
 from relact.models.quiet import one_line, quiet
+from relact.models.selfcheck import Shortcuts
 
+_OF_LAYER = re.compile(r"(^|\.)(layers|h|blocks|block|layer)\.\d+\.")
+_BUFFER = re.compile(r"(rotary|inv_freq|masked_bias|attn\.bias|attention\.bias)")  # made anew by every model
+SAMPLE = "The capital of France is Paris, a city of more than two million people on the river Seine."
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -44,6 +50,7 @@ class LoadedModel:
     dtype: str
     family: str
     notes: tuple[str, ...] = field(default=())  # choices made for the user, worth printing
+    shortcuts: Shortcuts = field(default_factory=Shortcuts)  # those that its self-check allows
 
     @property
     def device(self) -> torch.device:
@@ -59,6 +66,16 @@ class LoadedModel:
     def widths(self) -> dict[str, int]:
         """Neurons per layer of every site the family has."""
         return sites.widths(self.model.config)
+
+    @property
+    def layers(self) -> dict[str, tuple[int, ...]]:
+        """Numbers of the layers that have each site."""
+        return sites.layers_of(self.model.config)
+
+    @property
+    def n_experts(self) -> int:
+        """Of every layer that has some; 0 in models without."""
+        return max((place.experts for place in sites.places(self.model.config).values()), default=0)
 
     @property
     def pad_id(self) -> int:
@@ -121,14 +138,14 @@ def load(
     target = None if device_map is not None else _device(device)
     # refuses a family before its weights are fetched
     config, described = _config(name, revision, trust_remote_code)
-    checkpoint = locate(name, revision=described.revision, code=trust_remote_code)
+    checkpoint = locate(name, revision=described.revision or revision, code=trust_remote_code)
     weight_dtype, notes = _dtype(dtype, config, target)
     if target is not None and target.type != "cpu":
         device_map = {"": target}  # straight to the device; quantised models cannot be moved later
-    model = _weights(checkpoint, weight_dtype, device_map, trust_remote_code)
+    model, unused = _weights(checkpoint, config, weight_dtype, device_map, trust_remote_code)
     model.eval().requires_grad_(False)
     tokenizer = _tokenizer(checkpoint, trust_remote_code)
-    return LoadedModel(
+    loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
         id=checkpoint.id,
@@ -137,8 +154,50 @@ def load(
         tokenizer_fingerprint=fingerprints.of_tokenizer(tokenizer),
         dtype=str(model.dtype).removeprefix("torch."),
         family=config.model_type,
-        notes=notes,
+        notes=(*notes, *unused),
     )
+    return _checked(loaded)
+
+
+def _checked(loaded: LoadedModel) -> LoadedModel:
+    """The model with the shortcuts that its self-check allows, and notes on the others and its tokenizer."""
+    ids = encode(loaded, [SAMPLE])[0]
+    with _explained(loaded.id):
+        if loaded.family not in sites.KNOWN:
+            hooks.require_sites(loaded.model)
+        shortcuts = selfcheck.of_model(loaded.model, ids, loaded.fingerprint, loaded.max_tokens)
+    notes = (*loaded.notes, *_quantised(loaded.model), *_of_tokenizer(loaded.tokenizer), *shortcuts.notes())
+    return replace(loaded, shortcuts=shortcuts, notes=notes)
+
+
+def _quantised(model: Any) -> tuple[str, ...]:
+    """How the weights are packed, which the fingerprint covers; what that does to values."""
+    settings = getattr(model.config, "quantization_config", None)
+    if settings is None:
+        return ()
+    about = settings if isinstance(settings, dict) else settings.to_dict()
+    method = str(about.get("quant_method", "unknown")).rpartition(".")[2].lower()
+    if about.get("load_in_8bit"):
+        return (f"quantised by {method} to int8: values depend on which prompts run together",)
+    return (f"quantised by {method}",)
+
+
+def _appends_end(tokenizer: Any) -> bool:
+    """Whether a tokenizer ends every text of itself."""
+    end = tokenizer.eos_token_id
+    return end is not None and list(tokenizer(SAMPLE)["input_ids"])[-1:] == [end]
+
+
+def _of_tokenizer(tokenizer: Any) -> tuple[str, ...]:
+    """What a tokenizer does to the ends of prompts."""
+    found = []
+    plain = list(tokenizer(SAMPLE)["input_ids"])
+    begin = tokenizer.bos_token_id
+    if _appends_end(tokenizer):
+        found.append(f"the tokenizer appends {tokenizer.eos_token}: it is taken off, prompts end open")
+    if begin is not None and plain[:2] == [begin, begin]:
+        found.append(f"the tokenizer puts {tokenizer.bos_token} in front twice")
+    return tuple(found)
 
 
 def describe(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
@@ -152,34 +211,68 @@ def describe(name: str, *, revision: str | None = None, trust_remote_code: bool 
         dtype=str(dtype).removeprefix("torch.") if dtype is not None else None,
         n_layers=sites.n_layers(config),
         sites=sites.widths(config),
-        neurons={alias: sites.count(config, alias) for alias in sites.ALIASES},
+        neurons={alias: sites.count(config, alias) for alias in sites.aliases_of(config)},
         max_tokens=_max_tokens(config),
     )
 
 
 def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = True) -> list[list[int]]:
-    """Token ids of each text, neither padded nor cut; ``special_tokens`` adds the tokenizer's own (BOS)."""
+    """Token ids of each text, neither padded nor cut; ``special_tokens`` adds the tokenizer's own (BOS).
+
+    Prompts end open: an end token that the tokenizer appends of itself is taken off.
+
+    Raises:
+        InputError: a token beyond the model's embedding.
+    """
     if not texts:
         return []
     rows = loaded.tokenizer(
         list(texts), add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False
     )["input_ids"]
-    return [list(map(int, row)) for row in rows]
+    ids = [list(map(int, row)) for row in rows]
+    if special_tokens and _appends_end(loaded.tokenizer):
+        ids = [row[:-1] for row in ids]
+    _require_embedded(loaded, ids)
+    return ids
+
+
+def _require_embedded(loaded: LoadedModel, ids: Sequence[Sequence[int]]) -> None:
+    """`InputError` for tokens that the model has no embedding of."""
+    if loaded.model is None:
+        return
+    words = getattr(sites.text_config(loaded.model.config), "vocab_size", None)
+    largest = max((token for row in ids for token in row), default=0)
+    if words is not None and largest >= words:
+        raise InputError(
+            f"token {largest} ({loaded.tokenizer.convert_ids_to_tokens(largest)!r}) of its tokenizer, which "
+            f"has {len(loaded.tokenizer)}; the model embeds {words}",
+            where=loaded.id,
+            fix="use the tokenizer that belongs to the model",
+        )
 
 
 def _config(name: str, revision: str | None, code: bool) -> tuple[Any, Checkpoint]:
     checkpoint = locate(name, revision=revision, code=code, weights=False)
     with _explained(checkpoint.id):
-        config = transformers.AutoConfig.from_pretrained(
-            checkpoint.folder, trust_remote_code=code, local_files_only=True
-        )
+        if checkpoint.header:
+            config = gguf.configuration(checkpoint.header)
+        else:
+            config = transformers.AutoConfig.from_pretrained(
+                checkpoint.described_in, trust_remote_code=code, local_files_only=True
+            )
     sites.family(config)
     return config, checkpoint
 
 
-def _weights(checkpoint: Checkpoint, dtype: torch.dtype | str, device_map: Any, code: bool) -> Any:
+def _weights(
+    checkpoint: Checkpoint, config: Any, dtype: torch.dtype | str, device_map: Any, code: bool
+) -> tuple[Any, tuple[str, ...]]:
+    """The model, every weight of it from the checkpoint, and a note on weights that it has no place for."""
+    known = transformers.AutoModelForCausalLM._model_mapping
+    sees = type(config) not in known and not getattr(config, "auto_map", None)
+    kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
     with _explained(checkpoint.id):
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        model, report = kind.from_pretrained(
             checkpoint.folder,
             dtype=dtype,
             device_map=device_map,
@@ -195,13 +288,34 @@ def _weights(checkpoint: Checkpoint, dtype: torch.dtype | str, device_map: Any, 
             where=checkpoint.id,
             fix="fetch or convert the model again",
         )
-    return model
+    if checkpoint.adapter and not getattr(model, "peft_config", None):
+        raise ModelError("its adapter was not loaded", where=checkpoint.id, fix="load it with a newer peft")
+    notes = (f"with the adapter of {checkpoint.folder}",) if checkpoint.adapter else ()
+    return model, (*notes, *_superfluous(sorted(report["unexpected_keys"]), checkpoint.id))
+
+
+def _superfluous(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """A note on weights of a checkpoint that the model has no place for; `ModelError` for those of layers:
+    what was trained had biases, norms or layers that this one lacks.
+    """
+    of_layers = [name for name in names if _OF_LAYER.search(name) and not _BUFFER.search(name)]
+    if of_layers:
+        raise ModelError(
+            f"the checkpoint has {len(of_layers)} weights of layers that its config.json does not ask for, "
+            f"first {of_layers[0]}",
+            where=where,
+            fix="correct config.json (biases, number of layers), or fetch the model again",
+        )
+    others = [name for name in names if not _BUFFER.search(name)]
+    return (f"{len(others)} weights are not used, first {others[0]}",) if others else ()
 
 
 def _tokenizer(checkpoint: Checkpoint, code: bool) -> Any:
+    own = (checkpoint.folder / "tokenizer_config.json").is_file()
+    folder = checkpoint.folder if own else checkpoint.described_in
     with _explained(checkpoint.id):
         return transformers.AutoTokenizer.from_pretrained(
-            checkpoint.folder, trust_remote_code=code, local_files_only=True
+            folder, trust_remote_code=code, local_files_only=True
         )
 
 
@@ -217,7 +331,8 @@ def _explained(name: str) -> Iterator[None]:
         raise ModelError(
             f"cannot be loaded: {one_line(error)}",
             where=name,
-            fix="check its files, and trust_remote_code if it brings its own code",
+            fix="check its files; one that brings code of its own is loaded in Python, by "
+            "relact.models.loading.load(..., trust_remote_code=True)",
         ) from error
 
 

@@ -8,7 +8,7 @@ does otherwise (a norm after the MLP, a scaled branch, capped logits) is refused
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from relact.errors import ModelError
 from relact.models import hooks
-from relact.sites import family, widths
+from relact.sites import Tap, places, text_config
 
 NORMS = ("norm", "ln_f", "norm_f", "final_layer_norm", "final_layernorm")  # after the last layer
 SHARE = 0.01  # of what is compared: a difference larger than this is not rounding
@@ -48,10 +48,10 @@ class Readout:
         owner, _ = hooks.find_layers(model)
         head = model.get_output_embeddings()
         norm = next((part for name in NORMS if (part := getattr(owner, name, None)) is not None), None)
-        width = widths(model.config)["mlp.down"]
+        width = _width(model)
         readable = isinstance(head, nn.Linear) and head.weight.shape[1] == width
         if not isinstance(norm, nn.Module) or not readable:
-            raise _refused(model, "its final norm or its head is not of a kind that can be read")
+            raise refused(model, "its final norm or its head is not of a kind that can be read")
         centred, eps, gain, offset = _norm(model, norm)
         wide = gain.dtype
         shift = torch.zeros(len(head.weight), dtype=wide, device=head.weight.device)
@@ -103,7 +103,7 @@ def residuals(model: nn.Module, ends: Tensor, found: list[Residual]) -> Iterator
     """
     _, blocks = hooks.find_layers(model)
     seen: dict[tuple[str, int], Tensor] = {}
-    tap = family(model.config).taps["mlp.hidden"]
+    taps = _every_layer(model, len(blocks))
 
     def last(name: str, layer: int, values: Tensor) -> None:
         rows = torch.arange(len(ends), device=values.device)
@@ -126,7 +126,18 @@ def residuals(model: nn.Module, ends: Tensor, found: list[Residual]) -> Iterator
         stack.enter_context(hooks.visit(model, ("attn.o", "mlp.hidden"), last))
         yield
     for layer, block in enumerate(blocks):
-        found.append(_residual(model, layer, block.get_submodule(tap.module), seen))
+        found.append(_residual(model, layer, block.get_submodule(taps[layer].module), seen))
+
+
+def _every_layer(model: nn.Module, n_layers: int) -> Mapping[int, Tap]:
+    """Where ``mlp.hidden`` is; `ModelError` where a layer has not both an attention and an MLP of its own."""
+    found = places(model.config)
+    for site in ("attn.o", "mlp.hidden"):
+        if site not in found or len(found[site].taps) != n_layers:
+            raise refused(model, f"not every layer has {site}")
+    if found["mlp.hidden"].experts:
+        raise refused(model, "its MLPs are mixtures of experts")
+    return found["mlp.hidden"].taps
 
 
 def require_readable(model: nn.Module, device: torch.device) -> None:
@@ -140,16 +151,16 @@ def require_readable(model: nn.Module, device: torch.device) -> None:
 def require_logits(model: nn.Module, readout: Readout, last: Residual, logits: Tensor) -> None:
     """`ModelError` unless the model's own logits [batch, words] are those read off its last layer."""
     if not _same(readout.logits(last.after), logits, (logits,)):
-        raise _refused(model, "its logits are not its head's alone")
+        raise refused(model, "its logits are not its head's alone")
 
 
 def _residual(model: nn.Module, layer: int, down: nn.Module, seen: dict[tuple[str, int], Tensor]) -> Residual:
     """A layer's, checked: its output is its input, attention's part and the MLP's."""
     weight = getattr(down, "weight", None)
     if not isinstance(down, nn.Linear | Conv1D) or not isinstance(weight, Tensor):
-        raise _refused(model, f"the MLP of layer {layer} writes through {type(down).__name__}")
+        raise refused(model, f"the MLP of layer {layer} writes through {type(down).__name__}")
     if not weight.is_floating_point():
-        raise _refused(model, f"the MLP of layer {layer} has packed weights")
+        raise refused(model, f"the MLP of layer {layer} has packed weights")
     values = {name: seen[name, layer] for name in ("in", "attn.o", "mlp.hidden", "out")}
     wide = torch.promote_types(weight.dtype, torch.float32)
     taken = {name: value.to(weight.device, wide) for name, value in values.items()}
@@ -158,7 +169,7 @@ def _residual(model: nn.Module, layer: int, down: nn.Module, seen: dict[tuple[st
     if isinstance(down.bias, Tensor):
         written = written + down.bias.detach().to(wide)
     if not _same(taken["out"] - taken["in"], written, (values["in"], values["out"])):
-        raise _refused(
+        raise refused(
             model, f"layer {layer} does not add its MLP's output as it is, a norm or factor between"
         )
     return Residual(taken["in"] + taken["attn.o"], taken["out"], taken["mlp.hidden"], columns)
@@ -168,7 +179,7 @@ def _norm(model: nn.Module, norm: nn.Module) -> tuple[bool, float, Tensor, Tenso
     """(centred, eps, gain, bias) of a norm: of all kinds the one that does what the module does."""
     weight, offset = getattr(norm, "weight", None), getattr(norm, "bias", None)
     eps = next((getattr(norm, name) for name in ("eps", "variance_epsilon") if hasattr(norm, name)), 1e-5)
-    width, like = widths(model.config)["mlp.down"], weight if isinstance(weight, Tensor) else _first(model)
+    width, like = _width(model), weight if isinstance(weight, Tensor) else _first(model)
     wide = torch.promote_types(like.dtype, torch.float32)
     tried = torch.randn(4, width, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
     with torch.no_grad():
@@ -185,8 +196,13 @@ def _norm(model: nn.Module, norm: nn.Module) -> tuple[bool, float, Tensor, Tenso
             if _same(normed, expected, (tried,)) and (best is None or apart < best[0]):
                 best = apart, (centred, float(eps), gain, bias)
     if best is None:
-        raise _refused(model, f"its final norm is a {type(norm).__name__}, which cannot be read")
+        raise refused(model, f"its final norm is a {type(norm).__name__}, which cannot be read")
     return best[1]
+
+
+def _width(model: nn.Module) -> int:
+    """Of the residual stream."""
+    return int(text_config(model.config).hidden_size)
 
 
 def _first(model: nn.Module) -> Tensor:
@@ -200,5 +216,11 @@ def _same(found: Tensor, expected: Tensor, added: Sequence[Tensor]) -> bool:
     return bool(apart <= SHARE * expected.float().norm() + ROUNDINGS * size)
 
 
-def _refused(model: nn.Module, problem: str) -> ModelError:
+def norm_gain(model: nn.Module, norm: nn.Module) -> Tensor:
+    """[width]: what a norm of the residual stream's width multiplies by."""
+    return _norm(model, norm)[2]
+
+
+def refused(model: nn.Module, problem: str) -> ModelError:
+    """The error for a model of another kind."""
     return ModelError(problem, where=type(model).__name__, fix=OTHERWISE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from relact.packed.metadata import (
 from relact.packed.names import check_key, check_names
 from relact.packed.refusal import AGAIN, DISTRUST
 from relact.schema import DOCUMENT
-from relact.store.layout import array_of, site_of
+from relact.store.layout import array_of, experts_of, site_of
 from relact.store.seal import ATTRIBUTE as SEAL
 from relact.store.seal import BLANK, CONSOLIDATED, FILES, intact, signed
 
@@ -227,15 +227,16 @@ def _check_sites(contents: Contents, shown: str) -> None:
     """The arrays have the shapes that the root's identity and its streams give them."""
     manifest = contents.manifest
     n_prompts, streams = manifest.n_prompts(schema.IDENTIFY), manifest.capture.streams
-    layers = {_check_stream(stream, n_prompts, contents, shown) for stream in streams}
-    fields = schema.commit_fields(streams, min(layers)) if len(layers) == 1 else []
+    fields = schema.commit_fields(
+        {stream: _check_stream(stream, n_prompts, contents, shown) for stream in streams}
+    )
     log, n_blocks = contents.arrays.get(RECORDS), -(-n_prompts // manifest.capture.block)
     if log is None or log.shape != (n_blocks, len(fields)) or log.dtype != "uint64":
         raise StoreError("its commit log does not fit its sites", where=shown, fix=DISTRUST)
 
 
-def _check_stream(stream: str, n_prompts: int, contents: Contents, shown: str) -> int:
-    """Layers of one stream; it lies in blocks, and all else about its site is of that size."""
+def _check_stream(stream: str, n_prompts: int, contents: Contents, shown: str) -> Sequence[int]:
+    """Numbers of one stream's layers; it lies in blocks, and all else about its site is of that size."""
     capture, arrays, site = contents.manifest.capture, contents.arrays, site_of(stream)
     rows = capture.block
     facts = arrays.get(array_of(stream))
@@ -253,7 +254,14 @@ def _check_stream(stream: str, n_prompts: int, contents: Contents, shown: str) -
                 where=f"{shown}: {path}",
                 fix=DISTRUST,
             )
-    return n_layers
+    numbers = (capture.layers or {}).get(site, range(n_layers))
+    if len(numbers) != n_layers:
+        problem = f"its identity says {len(numbers)} layers of {stream}, it has {n_layers}"
+        raise StoreError(problem, where=shown, fix=DISTRUST)
+    if width % (experts_of(site, capture.experts) or 1):
+        problem = f"its identity says {capture.experts} experts, {stream} has {width} neurons"
+        raise StoreError(problem, where=shown, fix=DISTRUST)
+    return numbers
 
 
 def _grows(array: str) -> bool:

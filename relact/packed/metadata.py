@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from relact import schema
@@ -197,7 +198,8 @@ def check_dimensions(group: str, arrays: Mapping[str, ArrayFacts], where: object
             labels = facts.dtype == TEXT and facts.dimensions in ((name,), ("prompt",))
             require(labels, f"labels of type {facts.dtype}", place)
         if name in NUMBERED:
-            along = (name,) if group != schema.SUPER_UNITS else ("unit",)  # the place of each, no coordinate
+            listed = group.partition("/")[0] in (schema.SUPER_UNITS, schema.LOOKS)
+            along = ("unit",) if listed else (name,)  # there the place of each, no coordinate
             nothing = facts.shape == (0,)  # of an empty prompt set, which earlier versions wrote as float64
             whole = (nothing or facts.dtype.startswith(("int", "uint"))) and facts.dimensions == along
             require(whole, f"a coordinate of type {facts.dtype}", place)
@@ -213,6 +215,7 @@ def check_manifest(attributes: Any, where: object) -> schema.Manifest:
     _check_sites(capture.sites, where)
     if capture.attribution:
         _check_attribution(capture.attribution, where)
+    _check_layers(capture, where)
     require(capture.dtype in schema.DTYPES and capture.pool in schema.POOLS, "dtype or pool", where)
     amounts = _is_whole(capture.block, 1, ROWS) and _is_whole(capture.batch, 1, LENGTH)
     require(amounts, "block or batch", where)
@@ -235,6 +238,17 @@ def _check_sites(sites: Sequence[str], where: object) -> None:
     for site in sites:
         require("/" not in site, "sites", where)
         check_key(site, where)
+
+
+def _check_layers(capture: schema.CaptureRecord, where: object) -> None:
+    """Numbers of layers, ascending, of sites that are captured; how many experts where some are theirs."""
+    known = set(capture.every_site)
+    divided = capture.experts is None or not known.isdisjoint(schema.BY_EXPERT)
+    require(divided and _is_whole(capture.experts or 1, 1, LENGTH) and capture.experts != 0, "experts", where)
+    for site, numbers in (capture.layers or {}).items():
+        require(site in known and bool(numbers), "layers of a site", where)
+        whole = all(_is_whole(number, 0, LENGTH) for number in numbers)
+        require(whole and all(a < b for a, b in pairwise(numbers)), f"layers of {site}", where)
 
 
 def _check_attribution(record: schema.AttributionRecord, where: object) -> None:

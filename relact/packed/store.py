@@ -36,7 +36,7 @@ class PackedStore(Store):
         self.package, self.objects = package, Objects(package)
         root = zarr.open_group(self.objects, mode="r", use_consolidated=False)
         super().__init__(package.shown, root, package.contents.manifest)
-        fields = schema.commit_fields(self.streams, self.n_layers)
+        fields = self.fields
         self.log = PackedLog(package, fields, self.n_blocks)
 
     @property

@@ -83,7 +83,7 @@ def _encode(frame: pandas.DataFrame, path: Path, part: Path) -> None:
 
 
 def read(prompts: pandas.DataFrame | str | Path) -> pandas.DataFrame:
-    """Read and check a prompt table; a table in memory is handed back as it is.
+    """Read and check a prompt table, from a file or in memory.
 
     Only ``text`` and ``relation`` are required; the rest has defaults.
 
@@ -91,7 +91,7 @@ def read(prompts: pandas.DataFrame | str | Path) -> pandas.DataFrame:
         InputError: one line with the file, the row and the column.
     """
     if isinstance(prompts, pandas.DataFrame):
-        return prompts
+        return check(prompts)
     path = Path(prompts)
     if not path.is_file():
         raise InputError("no such prompt file", where=path, fix="make one with `relact prompts ... -o FILE`")

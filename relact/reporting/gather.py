@@ -17,10 +17,12 @@ import pandas as pd
 
 from relact import kernels, schema
 from relact.analysis import compare, query
+from relact.analysis.experts import use_of
 from relact.analysis.leaderboard import leaderboard_of
 from relact.errors import StoreError
 from relact.packed.store import open_store
 from relact.reporting.ablations import ALL, Choice, ablations_of
+from relact.reporting.units import units_of
 from relact.scoring import masks
 from relact.scoring.magnitudes import super_units
 from relact.scoring.roles import counts_of
@@ -34,6 +36,7 @@ FALSE = 0.01  # expected share of false discoveries
 DEFAULT_K = 400
 # best neurons of a relation: listed, of every site, with their prompts
 LISTED, LISTED_BY_SITE, SHOWN = 300, 60, 10
+EXPERTS = 6  # of a layer and relation
 PROMPTS = 4  # that drive a neuron most, and as many least
 
 
@@ -55,12 +58,15 @@ class Contents:
             false-discovery rate of `FALSE`).
         neurons: site, layer, neuron, then one average precision per relation: the best of every relation and
             site.
+        experts: relation, layer, rank, expert, use, others, neurons, chance, see `analysis.experts`: those of
+            every relation and layer that it uses most beyond the others; empty where there are none.
         details: of the best few neurons of every relation: the prompts that drive them and their
             distribution.
         prompts: identification prompts that `details` point to by number: relation, subject, object, text.
         super_units: neurons that break the model alone, in words; empty where none is known.
         choices: k, the mean drops and the claims of every ablation by its name, those of the store's own
             prompts first, and of them the widest gap between own and other.
+        units: neurons that somebody looked at, with what they write, see `units.units_of`.
         board: criteria x k on the prompts for showing, see `analysis.leaderboard.leaderboard_of`.
     """
 
@@ -82,8 +88,16 @@ class Contents:
     histogram: pd.DataFrame
     nulls: pd.DataFrame
     neurons: pd.DataFrame
+    experts: pd.DataFrame = field(default_factory=pd.DataFrame)
     details: list[dict[str, Any]] = field(default_factory=list)
     prompts: dict[int, dict[Hashable, Any]] = field(default_factory=dict)
+    units: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def model(self) -> str:
+        """What the model is called: of a folder its name alone."""
+        called = str(self.provenance["capture"]["model"]["id"])
+        return Path(called).name if Path(called).is_absolute() or "\\" in called else called
 
 
 def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
@@ -101,7 +115,7 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
     choices, accuracy, sweep = ablations_of(opened)
     name, labels, sets = _sets(opened, relations, scores, mask, choices)
     sizes = sum(mask.sum(axis=(1, 2)) for mask in sets.values())  # [relation]
-    neurons = _best(relations, scores)
+    neurons = _best(opened, relations, scores)
     histogram, nulls = _distributions(opened, relations, scores)
     details, prompts = _details(opened, relations, neurons)
     return Contents(
@@ -119,12 +133,14 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
         sweep=sweep,
         overlap=_overlap(labels, sets),
         growth=_growth(opened, scores),
-        layers=_layers(labels, sets),
+        layers=_layers(opened, labels, sets),
         histogram=histogram,
         nulls=nulls,
         neurons=neurons,
+        experts=_experts(opened, relations, sets),
         details=details,
         prompts=prompts,
+        units=units_of(opened, relations),
     )
 
 
@@ -186,16 +202,29 @@ def _growth(store: Store, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
     return table.assign(share=table["shared"] / table["k"], chance=table["k"] / n_neurons)[columns]
 
 
-def _layers(labels: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _layers(store: Store, labels: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Neurons of every set in every layer, and how many there would be were they spread evenly."""
     parts = []
     for site, chosen in _with_all(sets).items():
-        counts = sum(mask.sum(axis=2) for mask in chosen.values())  # [relation, layer]
-        table = pd.DataFrame(counts, index=list(labels)).rename_axis(index="relation", columns="layer")
-        long = table.reset_index().melt("relation", value_name="neurons")
-        total = dict(zip(labels, counts.sum(axis=1), strict=True))
-        parts.append(long.assign(site=site, chance=long["relation"].map(total) / counts.shape[1]))
+        counts = pd.concat(
+            [
+                pd.DataFrame(mask.sum(axis=2), list(labels), store.layers(name))
+                for name, mask in chosen.items()
+            ],
+            axis=1,
+        )
+        table = counts.T.groupby(level=0).sum().T  # [relation, layer]
+        long = table.rename_axis(index="relation", columns="layer").reset_index()
+        long = long.melt("relation", value_name="neurons")
+        chance = long["relation"].map(table.sum(axis=1)) / table.shape[1]
+        parts.append(long.assign(site=site, chance=chance))
     return pd.concat(parts)[["site", "relation", "layer", "neurons", "chance"]]
+
+
+def _experts(store: Store, relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The few experts of every layer that a relation uses most beyond the others, by rank from 1."""
+    table = use_of(store, relations, sets).groupby(["relation", "layer"], sort=False).head(EXPERTS)
+    return table.assign(rank=table.groupby(["relation", "layer"], sort=False).cumcount() + 1).round(4)
 
 
 # --- scores
@@ -232,7 +261,7 @@ def _histograms(scores: Mapping[str, np.ndarray], null: np.ndarray) -> Iterator[
         yield pd.DataFrame({"site": site, **bins, "chance": (expected * values.size).round(2)})
 
 
-def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _best(store: Store, relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """The neurons to list: the best of every relation, and of every relation in each site; in the order in
     which equal ones are shown.
     """
@@ -248,8 +277,10 @@ def _best(relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.Data
     places = np.array(sorted(chosen, key=ties.__getitem__))
     site_at = np.searchsorted(starts, places, side="right") - 1
     widths = np.array([values.shape[2] for values in scores.values()])
-    layer, neuron = np.divmod(places - starts[site_at], widths[site_at])
-    table = pd.DataFrame({"site": np.array(list(scores))[site_at], "layer": layer, "neuron": neuron})
+    row, neuron = np.divmod(places - starts[site_at], widths[site_at])
+    numbers, names = [np.asarray(store.layers(site)) for site in scores], list(scores)
+    layer = np.array([numbers[at][each] for at, each in zip(site_at, row, strict=True)])
+    table = pd.DataFrame({"site": np.array(names)[site_at], "layer": layer, "neuron": neuron})
     ap = pd.DataFrame(flat[:, places].T.astype(np.float64).round(4), columns=list(relations))
     return pd.concat([table, ap], axis=1)
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # --- the hierarchy: its groups, and what every one of them has
-FORMAT = 1
+FORMAT = 1  # of stores whose every site is in all layers, and no neurons are those of experts
+LAYERED = 2  # of others: earlier versions would take the places of their layers for the layers
+FORMATS = (FORMAT, LAYERED)
 DOCUMENT = "zarr.json"  # metadata of a group or an array
 ATTRIBUTE = "relact"  # key of our attributes in every zarr.json we write
 PROMPTS = "prompts"
@@ -18,6 +20,7 @@ SCORES = "scores"
 MASKS = "masks"
 ABLATIONS = "ablations"
 COMMITS = "commits"
+LOOKS = "looks"  # what neurons of a mask write, and where in prompts they act: see `LooksRecord`
 SUPER_UNITS = "super_units"  # units that break the model alone: (unit), see `SuperUnitsRecord`
 REGISTRATIONS = "registrations"  # settings and hypotheses that were written before their ablation
 
@@ -54,6 +57,11 @@ ATTRIBUTION_STATISTICS = ("attribution_average_precision", ATTRIBUTION_Z, "attri
 MASK, UNIT, NEURON = "mask", "unit", "neuron"  # the last two are what a mask counts
 HIDDEN = ("mlp.gate", "mlp.up", "mlp.act", "mlp.hidden")  # of one layer and index: one hidden unit
 
+# --- mixtures of experts: neuron = expert x units + unit, both of them coordinates along `neuron`
+EXPERT = "expert"
+ROUTER, WEIGHT = "moe.router", "moe.weight"  # a neuron of these is an expert
+BY_EXPERT = (*HIDDEN, WEIGHT)  # as wide as all experts together, where there are any
+
 # --- ablations/<name>
 INTACT, RANDOM = "intact", "random-"  # conditions: the model as it is; a seed follows. Others are relations
 KIND = "kind"  # coordinate of condition: nothing, a relation's own neurons, or random ones are switched off
@@ -64,6 +72,13 @@ LOG_PROBABILITY, LOGIT_DIFFERENCE = "log_probability", "logit_difference"  # of 
 RELATION_OF = "relation_of"  # the relation of every prompt
 STEP_CORRECT, STEP_GENERATED = "step_correct", "step_generated"  # of a sweep: without what a step of k adds
 PERPLEXITY = "perplexity"  # where a text was given
+
+# --- looks/<mask>: the best neurons (unit) of every relation of a mask, rank by rank
+WHOSE, RANK = "whose", "rank"  # (unit): the relation, and the place in its order
+PROMOTED, SUPPRESSED, BY = "promoted", "suppressed", "_by"  # (unit, word) tokens; with `BY` their logits
+SHOWN, PIECE = "shown", "piece"  # (shown) numbers of identification prompts, (shown, token) their tokens
+DRIVER, DRIVE = "driver", "drive"  # (unit, slot) a place in `SHOWN` or -1; (unit, slot, token) its values
+QUANTITY = "quantity"  # (unit): what they are values of
 
 # --- a store packed for sharing
 PACKAGE = "package"  # root attribute: what is in it, and its card
@@ -80,9 +95,13 @@ def kinds_of_names(conditions: Sequence[str]) -> list[str]:
     ]
 
 
-def commit_fields(streams: Iterable[str], n_layers: int) -> list[str]:
-    """Names along the ``field`` of a commit record: start, stop, then ``stream/layer`` of every checksum."""
-    return [START, STOP, *(f"{stream}/{layer}" for stream in streams for layer in range(n_layers))]
+def commit_fields(layers: Mapping[str, Iterable[int]]) -> list[str]:
+    """Names along the ``field`` of a commit record: start, stop, then ``stream/layer`` of every checksum.
+
+    Args:
+        layers: of every stream, the numbers of its layers.
+    """
+    return [START, STOP, *(f"{stream}/{layer}" for stream, numbers in layers.items() for layer in numbers)]
 
 
 def digest(rows: Sequence[Mapping[str, Any]]) -> str:

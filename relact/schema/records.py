@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from relact.errors import StoreError
@@ -11,9 +11,12 @@ from relact.schema.names import (
     APPENDED,
     ATTRIBUTE,
     ATTRIBUTIONS,
+    BY_EXPERT,
     DOCUMENT,
     FORMAT,
+    FORMATS,
     IDENTIFY,
+    LAYERED,
     N_ROWS,
     NEURON,
     ROWS_DIGEST,
@@ -23,6 +26,7 @@ __all__ = [
     "AblationRecord",
     "AttributionRecord",
     "CaptureRecord",
+    "LooksRecord",
     "Manifest",
     "MaskRecord",
     "ModelRecord",
@@ -58,7 +62,13 @@ class AttributionRecord:
 
 @dataclass(frozen=True)
 class CaptureRecord:
-    """How a capture was made; everything here changes the numbers or their layout."""
+    """How a capture was made; everything here changes the numbers or their layout.
+
+    Attributes:
+        layers: of every site that is not in all of the model's layers, the numbers of those that it is in;
+            None where there is no such site.
+        experts: of every layer that has some, where neurons of a site are theirs (`BY_EXPERT`).
+    """
 
     sites: tuple[str, ...]
     pool: str
@@ -67,6 +77,23 @@ class CaptureRecord:
     batch: int  # token budget of one batch, padding included
     special_tokens: bool
     attribution: AttributionRecord | None = None
+    layers: Mapping[str, tuple[int, ...]] | None = None
+    experts: int | None = None
+
+    @property
+    def every_site(self) -> tuple[str, ...]:
+        """Those of activations, then others of attributions."""
+        return tuple(dict.fromkeys([*self.sites, *(self.attribution.sites if self.attribution else ())]))
+
+    def with_layers(self, layers: Mapping[str, tuple[int, ...]], n_layers: int) -> CaptureRecord:
+        """The same for a model of ``n_layers`` whose sites are in ``layers``."""
+        some = {site: layers[site] for site in self.every_site if layers[site] != tuple(range(n_layers))}
+        return replace(self, layers=some or None)
+
+    def with_experts(self, n_experts: int) -> CaptureRecord:
+        """The same for a model whose layers have so many experts, or 0."""
+        divided = n_experts and not set(BY_EXPERT).isdisjoint(self.every_site)
+        return replace(self, experts=n_experts if divided else None)
 
     @property
     def streams(self) -> dict[str, str]:
@@ -97,7 +124,11 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     id: str = ""
-    format: int = FORMAT
+
+    @property
+    def format(self) -> int:
+        """The version of the format that it is written in."""
+        return LAYERED if self.capture.layers or self.capture.experts else FORMAT
 
     def n_prompts(self, split: str) -> int:
         """How many prompts a split has."""
@@ -113,7 +144,7 @@ class Manifest:
 
     def to_attributes(self) -> dict[str, Any]:
         """JSON-ready dictionary for ``attrs["relact"]``."""
-        plain = asdict(self)
+        plain = asdict(self) | {"format": self.format}
         plain["tokenizer"] = {"fingerprint": self.tokenizer}
         plain["capture"] = _plain(self.capture)
         return plain if self.id else {name: value for name, value in plain.items() if name != "id"}
@@ -125,10 +156,10 @@ class Manifest:
             raise StoreError(
                 f"not a relact store: its {DOCUMENT} has no {ATTRIBUTE!r} attributes", where=where
             )
-        if raw["format"] != FORMAT:
+        if raw["format"] not in FORMATS:
             older = isinstance(raw["format"], int) and raw["format"] < FORMAT
             raise StoreError(
-                f"store format {raw['format']!r}, this version reads {FORMAT}",
+                f"store format {raw['format']!r}, this version reads {' and '.join(map(str, FORMATS))}",
                 where=where,
                 fix="capture it again" if older else "upgrade relact",
             )
@@ -138,7 +169,9 @@ class Manifest:
             if (attribution := capture.get("attribution")) is not None:
                 sites = tuple(attribution["sites"])
                 capture["attribution"] = AttributionRecord(**{**attribution, "sites": sites})
-            return cls(
+            if (layers := capture.get("layers")) is not None:
+                capture["layers"] = {site: tuple(map(int, numbers)) for site, numbers in layers.items()}
+            found = cls(
                 model=ModelRecord(**raw["model"]),
                 tokenizer=raw["tokenizer"]["fingerprint"],
                 capture=CaptureRecord(**capture),
@@ -147,8 +180,12 @@ class Manifest:
                 created=raw.get("created", ""),
                 id=raw.get("id", ""),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"damaged root attributes ({error})", where=where) from error
+        if found.format != raw["format"]:
+            problem = f"damaged root attributes (format {raw['format']} of layers {found.capture.layers})"
+            raise StoreError(problem, where=where)
+        return found
 
     def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:
         """Fields of the identity that differ: ``(name, of this, of the other)``, nested names dotted."""
@@ -212,6 +249,7 @@ class MaskRecord(_Result):
         ties_by: ``margin``, then hash; or ``hash`` alone, where no activations were there. seed: of the hash.
         min_ap: the smallest average precision that was admitted beside ``fdr``.
         without: (site, layer, neuron) of super-units that were left out; None where none was known.
+        unit: ``expert`` where whole experts were chosen; None where neurons were.
     """
 
     k: int
@@ -227,6 +265,7 @@ class MaskRecord(_Result):
     seed: int | None = None
     min_ap: float | None = None
     without: tuple[tuple[str, int, int], ...] | None = None
+    unit: str | None = None
 
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> MaskRecord:
@@ -258,6 +297,27 @@ class SuperUnitsRecord(_Result):
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> SuperUnitsRecord:
         """Parse what `to_attributes` gave; `StoreError` when something is missing."""
         return cls(**_known(cls, raw, where, lists=()))
+
+
+@dataclass(frozen=True)
+class LooksRecord(_Result):
+    """What ``looks/<mask>`` were read off.
+
+    Attributes:
+        model: its fingerprint. mask: how it was chosen.
+        neurons: of every relation. prompts: that drive each of the first few most.
+    """
+
+    model: str
+    mask: MaskRecord
+    neurons: int
+    prompts: int
+
+    @classmethod
+    def from_attributes(cls, raw: Mapping[str, Any], where: object) -> LooksRecord:
+        """Parse what `to_attributes` gave; `StoreError` when something is missing."""
+        values = _known(cls, raw, where, lists=())
+        return cls(**{**values, "mask": MaskRecord.from_attributes(values["mask"], where)})
 
 
 @dataclass(frozen=True)
@@ -312,6 +372,8 @@ def _plain(record: Any) -> dict[str, Any]:
 def _json(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _json(item) for name, item in value.items()}
     return _plain(value) if is_dataclass(value) else value
 
 

@@ -11,7 +11,7 @@ from zarr.codecs import ZstdCodec
 from relact import schema
 from relact.scoring.memory import layers_per_chunk, relations_per_chunk
 from relact.store.layout import Layout
-from relact.store.skeleton import write_coordinates
+from relact.store.skeleton import write_coordinates, write_places
 
 
 def runs_of(lay: Layout) -> Iterator[range]:
@@ -30,7 +30,8 @@ def create_arrays(
     layers = layers_per_chunk(lay.n_layers, lay.width)
     together = relations_per_chunk(len(relations), layers * lay.width)
     if "relation" not in group:
-        write_coordinates(group, relation=list(relations), layer=range(lay.n_layers), neuron=range(lay.width))
+        write_coordinates(group, relation=list(relations))
+        write_places(group, lay.layers, lay.width, lay.experts)
     return [
         group.create_array(
             name,

@@ -66,7 +66,7 @@ def check(store: str | Path | Store, neurons: int, *, seed: int = 0, progress: P
             if not abs(score - reference) <= TOLERANCE:
                 raise NumericError(
                     f"neuron {neuron} has {score:.7f} for {relation}, scikit-learn says {reference:.7f}",
-                    where=f"site {site}, layer {layer}",
+                    where=f"site {site}, layer {opened.layers(site)[layer]}",
                     fix="run `relact verify`, then score again",
                 )
             largest = max(largest, abs(float(score) - reference))

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from relact.errors import InputError
-from relact.schema import HIDDEN, UNIT
+from relact.schema import BY_EXPERT, HIDDEN, UNIT
 from relact.scoring.selection import Masks
 
 BINS = 10  # deciles of the activations of a layer
+IN_CLASS = 4  # experts of like load at least: with fewer a set would be drawn from its own
 Set = Mapping[str, np.ndarray]  # site -> bool [layer, neuron]
 # (site, layer, free bool [neuron], generator) -> the neurons drawn among the free ones
 Draw = Callable[[str, int, np.ndarray, np.random.Generator], np.ndarray]
@@ -56,6 +57,36 @@ def random_like_magnitude(
     def draw(site: str, layer: int, free: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         ranks = np.argsort(np.argsort(magnitudes[site][layer], kind="stable"), kind="stable")
         bins = ranks * BINS // len(ranks)
+        wanted = np.bincount(bins[own[site][layer]], minlength=BINS)
+        return _of_bins(bins, wanted, free, generator)
+
+    return _drawn(_shapes(own), draw, _generator(seed, relation), without or {}, counted)
+
+
+def random_like_load(
+    own: Set,
+    loads: np.ndarray,
+    seed: int,
+    relation: str,
+    without: Set | None = None,
+    counted: str = UNIT,
+) -> dict[str, np.ndarray]:
+    """As `random_matched`, and of experts that are used as much: in every layer, as many of each class of
+    load as ``own`` has there, or of the nearest class with free neurons.
+
+    Args:
+        own: of sites whose neurons belong to experts, and of others, of which any are drawn.
+        loads: float [layer, expert], `experts.loads_of`.
+    """
+    n_experts = loads.shape[1]
+    ranks = np.argsort(np.argsort(loads, axis=1, kind="stable"), axis=1, kind="stable")
+    classes = ranks * max(1, min(BINS, n_experts // IN_CLASS)) // n_experts  # [layer, expert]
+    anywhere = _uniformly({site: mask.sum(axis=1) for site, mask in own.items()})
+
+    def draw(site: str, layer: int, free: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        if site not in BY_EXPERT:
+            return anywhere(site, layer, free, generator)
+        bins = np.repeat(classes[layer], len(free) // n_experts)
         wanted = np.bincount(bins[own[site][layer]], minlength=BINS)
         return _of_bins(bins, wanted, free, generator)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from relact import schema
 from relact.errors import InputError
-from relact.schema import HIDDEN, SUPER_UNITS
+from relact.schema import BY_EXPERT, HIDDEN, ROUTER, SUPER_UNITS
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.skeleton import write_coordinates, write_whole
@@ -46,18 +46,21 @@ def candidates(store: Store, n: int = 20, ratio: float = RATIO) -> pd.DataFrame:
         site, layer, neuron, magnitude (mean |activation|), ratio (of that to the site's median over all
         layers): those of at least ``ratio``, the largest first.
     """
-    parts = [_largest(site, magnitudes(store, site), n, ratio) for site in store.layouts]
+    sites = [site for site in store.layouts if site != ROUTER]  # nothing follows from setting logits
+    parts = [_largest(site, magnitudes(store, site), store.layers(site), n, ratio) for site in sites]
     found = pd.concat(parts, ignore_index=True).sort_values("ratio", ascending=False, kind="stable")
     return found.head(n).reset_index(drop=True)
 
 
-def _largest(site: str, values: np.ndarray, n: int, ratio: float) -> pd.DataFrame:
+def _largest(site: str, values: np.ndarray, numbers: Sequence[int], n: int, ratio: float) -> pd.DataFrame:
+    used = values[values > 0] if site in BY_EXPERT and (values > 0).any() else values  # others never ran
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = values / np.median(values)  # of a median of 0 infinite, and NaN where all is 0
+        ratios = values / np.median(used)  # of a median of 0 infinite, and NaN where all is 0
     flat = np.where(np.isnan(ratios), 0.0, ratios).reshape(-1)
     order = np.argsort(-flat, kind="stable")[:n]
     order = order[flat[order] >= ratio]
-    layers, neurons = np.divmod(order, values.shape[1])
+    places, neurons = np.divmod(order, values.shape[1])
+    layers = np.asarray(numbers)[places]
     size = {"magnitude": values.reshape(-1)[order], "ratio": flat[order]}
     return pd.DataFrame(
         {"site": np.full(len(order), site, object), "layer": layers, "neuron": neurons, **size}
@@ -94,7 +97,8 @@ def super_unit_masks(store: Store, sites: Iterable[str]) -> dict[str, np.ndarray
     for found, part in super_units(store).groupby("site"):
         for site in masks:
             if site == found or {site, found} <= set(HIDDEN):
-                masks[site][part["layer"], part["neuron"]] = True
+                places = [store.layout_of(site).place_of(layer) for layer in part["layer"]]
+                masks[site][places, part["neuron"]] = True
     return masks
 
 

@@ -18,6 +18,7 @@ from relact import sites as site_names
 from relact.errors import InputError
 from relact.schema import HIDDEN, UNIT
 from relact.scoring.criteria import CAPTURE, of_attributions
+from relact.scoring.experts import neurons_of, per_expert
 from relact.scoring.magnitudes import super_unit_masks, super_units, super_units_record
 from relact.scoring.memory import relations_per_chunk
 from relact.scoring.options import SelectOptions
@@ -38,7 +39,7 @@ from relact.scoring.ties import margins_of
 from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.reading import Store
-from relact.store.skeleton import write_coordinates
+from relact.store.skeleton import write_coordinates, write_places
 
 __all__ = ["Masks", "combine", "flatten", "read", "select", "select_with", "top_k", "unflatten", "write"]
 
@@ -59,6 +60,7 @@ def select(
     counted: str = SelectOptions.counted,
     keep_super_units: bool = SelectOptions.keep_super_units,
     seed: int = SelectOptions.seed,
+    unit: str = SelectOptions.unit,
 ) -> str:
     """Write ``masks/<name>``: a set of neurons for every relation,
     chosen by score over all chosen sites together.
@@ -81,6 +83,7 @@ def select(
             every neuron counts, as published.
         keep_super_units: do not leave out the neurons that break the model alone (`magnitudes`).
         seed: of the hash.
+        unit: ``expert``: k experts instead of neurons, of a model that has some, see `experts.per_expert`.
 
     Returns:
         The mask's name.
@@ -88,7 +91,8 @@ def select(
     Raises:
         InputError: choices that do not go together, a k beyond the neurons, a statistic that is not stored.
     """
-    options = SelectOptions(k, kind, fdr, min_ap, sites, by, statistic, counted, keep_super_units, seed)
+    among = k, kind, fdr, min_ap, sites, by, statistic
+    options = SelectOptions(*among, counted, keep_super_units, seed, unit)
     return select_with(options, store, name=name)
 
 
@@ -116,6 +120,7 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
         seed=None if options.fdr else options.seed,
         min_ap=options.min_ap,
         without=None if options.keep_super_units else left_out(opened, scores),
+        unit=options.unit if options.unit == schema.EXPERT else None,
     )
     return write(opened, name, choice.sets, scored.relations, record)
 
@@ -123,7 +128,10 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
 def rules_of(store: Store, options: SelectOptions, relations: Sequence[str], scores: Masks) -> Rules:
     """What beside the scores decides: super-units of the store, margins from its activations."""
     without = {} if options.keep_super_units else super_unit_masks(store, scores)
-    margins = None if options.fdr else margins_of(store, relations, Numbering.of(scores), options.criterion)
+    computed = not set(scores) <= set(store.scored(options.criterion))  # of other sites' scores
+    margins = None
+    if not computed and not options.fdr:
+        margins = margins_of(store, relations, Numbering.of(scores), options.criterion)
     return Rules(options.counted, options.seed, without, margins)
 
 
@@ -136,6 +144,7 @@ def name_of(options: SelectOptions) -> str:
         what,
         *([f"ap-{options.min_ap:g}"] if options.min_ap is not None else []),
         *([] if sites is None else [sites.replace(",", "-") if isinstance(sites, str) else "-".join(sites)]),
+        *(["experts"] if options.unit != default.unit else []),
         *(["neurons"] if options.counted != default.counted else []),
         *(["super"] if options.keep_super_units else []),
         *([f"seed-{options.seed}"] if options.seed != default.seed else []),
@@ -154,7 +163,11 @@ def _scores(store: LocalStore, options: SelectOptions) -> dict[str, np.ndarray]:
             where=store.path,
             fix=CAPTURE if lacking else "add it with `relact score --statistics`",
         )
-    wanted = scores if options.sites is None else site_names.expand(options.sites)
+    if options.unit == schema.EXPERT:
+        return per_expert(store, scores, options.sites)
+    wanted = site_names.expand(options.sites) if options.sites is not None else neurons_of(scores)
+    if schema.ROUTER in wanted:
+        raise InputError("is read, nothing follows from it", where=schema.ROUTER, fix=f"use {schema.WEIGHT}")
     chosen = {site: values for site, values in scores.items() if site in wanted}
     if not chosen:
         problem = f"none of the sites {options.sites} has {options.criterion}"
@@ -227,7 +240,9 @@ def write(
         for site, mask in sets.items():
             part = built.create_group(site)
             _, n_layers, width = mask.shape
-            write_coordinates(part, relation=list(relations), layer=range(n_layers), neuron=range(width))
+            numbers = store.layers(site)
+            write_coordinates(part, relation=list(relations))
+            write_places(part, numbers, width, store.experts_of(site))
             part.create_array(
                 schema.MASK,
                 data=mask,

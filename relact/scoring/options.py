@@ -13,6 +13,7 @@ THREADS = "threads"  # the scheduler of this process
 KINDS = ("top", "bottom", "both")
 DEVICE_WORKERS = 2  # threads for a device: one reads while the neurons of another one are computed
 COUNTED = (schema.UNIT, schema.NEURON)
+CHOSEN = (schema.NEURON, schema.EXPERT)  # what a set is made of
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,19 @@ class SelectOptions:
     counted: str = schema.UNIT
     keep_super_units: bool = False
     seed: int = 0
+    unit: str = schema.NEURON
 
     def __post_init__(self) -> None:
         if (self.k is None) == (self.fdr is None):
             raise InputError(
                 "name k, or a rate of false discoveries", where="--k/--fdr", fix="give exactly one of them"
             )
-        for name, value, known in (("kind", self.kind, KINDS), ("counted", self.counted, COUNTED)):
+        choices = (
+            ("kind", self.kind, KINDS),
+            ("counted", self.counted, COUNTED),
+            ("unit", self.unit, CHOSEN),
+        )
+        for name, value, known in choices:
             if value not in known:
                 raise InputError(
                     f"unknown {name} {value!r}", where=name, fix=f"choose from {', '.join(known)}"

@@ -316,7 +316,7 @@ def run_task(job: Job, task: Task) -> np.ndarray:
         raise NumericError(
             f"the {quantity_of(task.stream)} of neuron {task.start + error.neuron} "
             f"on prompt {error.prompt} is NaN",
-            where=f"site {site_of(task.stream)}, layer {task.layer}",
+            where=f"site {site_of(task.stream)}, layer {store.streams[task.stream].layers[task.layer]}",
             fix="capture again; if it stays, the model itself produces it",
         ) from error
     return np.stack([values[name][: job.n_scored] for name in job.statistics]).astype(np.float32)

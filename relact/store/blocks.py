@@ -48,23 +48,28 @@ class BlockBuffer:
         self._vanished: Counter[tuple[str, int]] = Counter()  # values too small for the stored dtype
 
     def put(self, stream: str, layer: int, rows: np.ndarray, values: np.ndarray) -> None:
-        """Store ``values`` [len(rows), width] as the given rows of the block; casts to the stored dtype."""
+        """Store ``values`` [len(rows), width] as the given rows of the block; casts to the stored dtype.
+
+        Args:
+            layer: the model's own number.
+        """
         lay = self.layouts[stream]
-        target = self._streams[stream][layer]  # [n_spans, rows, span]
+        place = lay.place_of(layer)
+        target = self._streams[stream][place]  # [n_spans, rows, span]
         with np.errstate(over="ignore", under="ignore"):  # `check` names what overflows, and what vanishes
             stored = values.astype(lay.dtype, copy=False)
         if stored is not values:
-            self._vanished[stream, layer] += int(np.count_nonzero(values)) - int(np.count_nonzero(stored))
+            self._vanished[stream, place] += int(np.count_nonzero(values)) - int(np.count_nonzero(stored))
         target[:, rows, :] = stored.reshape(len(rows), lay.n_spans, lay.span).swapaxes(0, 1)
 
-    def load(self, stream: str, layer: int, chunks: Sequence[np.ndarray]) -> None:
+    def load(self, stream: str, place: int, chunks: Sequence[np.ndarray]) -> None:
         """Take over the first rows of a shard: ``chunks`` are its inner chunks, each [rows, span]."""
-        for target, chunk in zip(self._streams[stream][layer], chunks, strict=True):
+        for target, chunk in zip(self._streams[stream][place], chunks, strict=True):
             target[: len(chunk)] = chunk
 
-    def shard(self, stream: str, layer: int) -> np.ndarray:
-        """[n_spans, rows, span], contiguous: the data bytes of one shard."""
-        return self._streams[stream][layer]
+    def shard(self, stream: str, place: int) -> np.ndarray:
+        """[n_spans, rows, span], contiguous: the data bytes of one shard; ``place`` of its layer."""
+        return self._streams[stream][place]
 
     def clear(self) -> None:
         """Make every row NaN again, for the next block."""
@@ -72,18 +77,18 @@ class BlockBuffer:
         for values in self._streams.values():
             values.fill(np.nan)
 
-    def check(self, stream: str, layer: int, n_rows: int, first_row: int) -> None:
+    def check(self, stream: str, place: int, n_rows: int, first_row: int) -> None:
         """Refuse values among the first ``n_rows`` rows that are not finite, and too many that became 0.
 
         Raises:
             NumericError: names site, layer, neuron and prompt, of which ``first_row`` is the block's first.
         """
-        filled = self._streams[stream][layer, :, :n_rows]
+        filled, layer = self._streams[stream][place, :, :n_rows], self.layouts[stream].layers[place]
         bits, ones = EXPONENT[filled.dtype.name]
         for span in filled.view(bits):  # one at a time: what is computed stays in the cache
             if ((span & ones) == ones).any():
                 raise _not_finite(stream, layer, filled, first_row)
-        if (vanished := self._vanished[stream, layer]) > VANISHED * filled.size:
+        if (vanished := self._vanished[stream, place]) > VANISHED * filled.size:
             raise NumericError(
                 f"{vanished} of {filled.size} values of prompts {first_row} to {first_row + n_rows - 1} "
                 f"are too small for {filled.dtype}: they would be 0",
@@ -207,8 +212,8 @@ def _forget(promised: Path) -> None:
 
 
 def places_of(layouts: Mapping[str, Layout]) -> list[tuple[str, int]]:
-    """(stream, layer) in the order of a commit record's checksums."""
-    return [(stream, layer) for stream, lay in layouts.items() for layer in range(lay.n_layers)]
+    """(stream, place of the layer) in the order of a commit record's checksums."""
+    return [(stream, place) for stream, lay in layouts.items() for place in range(lay.n_layers)]
 
 
 def _publish(paths: Iterable[Path]) -> None:

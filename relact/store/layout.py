@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from relact.schema import ACTIVATIONS, ARRAYS
+from relact.schema import ACTIVATIONS, ARRAYS, BY_EXPERT
 
 BLOCK = 512  # prompts captured, written and committed together
 SPAN_TARGET = 704  # neurons per inner chunk: 512 x 704 x 2 bytes is 0.7 MB, about what a core's cache holds
@@ -29,8 +29,14 @@ CHECKSUM = 4  # bytes of a CRC-32C
 
 
 @cache
-def span_of(width: int) -> int:
-    """Neurons per inner chunk: the largest divisor of ``width`` up to 704, or all of it when that is tiny."""
+def span_of(width: int, experts: int = 0) -> int:
+    """Neurons per inner chunk: the largest divisor of ``width`` up to 704, or all of it when that is tiny.
+
+    Of neurons that are those of ``experts``: all of one expert, or part of one where that is too large.
+    """
+    if experts and width // experts >= SPAN_FLOOR:
+        units = width // experts
+        return units if units <= 2 * SPAN_TARGET else span_of(units)
     best = max(divisor for divisor in range(1, min(width, SPAN_TARGET) + 1) if width % divisor == 0)
     return best if best >= SPAN_FLOOR else width
 
@@ -67,6 +73,11 @@ def site_of(stream: str) -> str:
     return stream.rpartition("/")[2]
 
 
+def experts_of(site: str, experts: int | None) -> int:
+    """Into how many a site's neurons are divided, of a model with so many ``experts``; 0 where into none."""
+    return (experts or 0) if site in BY_EXPERT else 0
+
+
 @dataclass(frozen=True)
 class Layout:
     """Shape of one stream on disk.
@@ -75,6 +86,8 @@ class Layout:
         rows: prompts per block (and per shard).
         n_layers, width: the stream's own shape.
         item: bytes per value.
+        numbers: the model's own numbers of its layers; None where they are counted from 0.
+        experts: into how many experts the neurons are divided, in order; 0 where into none.
     """
 
     n_prompts: int
@@ -82,6 +95,17 @@ class Layout:
     n_layers: int
     width: int
     item: int
+    numbers: tuple[int, ...] | None = None
+    experts: int = 0
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The model's own numbers of the layers, in the order in which they are stored."""
+        return tuple(range(self.n_layers)) if self.numbers is None else self.numbers
+
+    def place_of(self, layer: int) -> int:
+        """Where a layer is stored; `ValueError` for one that is not."""
+        return self.layers.index(layer)
 
     @property
     def dtype(self) -> str:
@@ -89,7 +113,7 @@ class Layout:
 
     @property
     def span(self) -> int:
-        return span_of(self.width)
+        return span_of(self.width, self.experts)
 
     @property
     def n_spans(self) -> int:
@@ -114,13 +138,27 @@ class Layout:
 
 
 def layouts(
-    n_prompts: int, rows: int, n_layers: int, widths: Mapping[str, int], dtypes: Mapping[str, str]
+    n_prompts: int,
+    rows: int,
+    n_layers: int,
+    widths: Mapping[str, int],
+    dtypes: Mapping[str, str],
+    layers: Mapping[str, tuple[int, ...]] | None = None,
+    experts: int | None = None,
 ) -> dict[str, Layout]:
-    """One `Layout` per stream; ``widths`` and ``dtypes`` are theirs."""
-    return {
-        stream: Layout(n_prompts, rows, n_layers, width, ITEM_BYTES[dtypes[stream]])
-        for stream, width in widths.items()
-    }
+    """One `Layout` per stream; ``widths`` and ``dtypes`` are theirs.
+
+    Args:
+        layers: numbers of the layers of every site that is not in all ``n_layers``.
+        experts: of every layer, where neurons are theirs.
+    """
+    found = {}
+    for stream, width in widths.items():
+        numbers = (layers or {}).get(site_of(stream))
+        n_own = n_layers if numbers is None else len(numbers)
+        divided = experts_of(site_of(stream), experts)
+        found[stream] = Layout(n_prompts, rows, n_own, width, ITEM_BYTES[dtypes[stream]], numbers, divided)
+    return found
 
 
 def block_bytes(streams: Mapping[str, Layout]) -> int:

@@ -51,7 +51,7 @@ class LocalStore(Store):
         }
         self._maps = Maps()
         self._folders = {stream: str(blocks.shard_folder(path, stream)) for stream in self.streams}
-        self.log = CommitLog(path, schema.commit_fields(self.streams, self.n_layers), self.n_blocks)
+        self.log = CommitLog(path, self.fields, self.n_blocks)
         files.log = self.log
 
     def is_mapped(self, stream: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -23,8 +24,9 @@ from relact.errors import InputError, RelactError, StoreError
 from relact.plan import show_bytes
 from relact.store import skeleton
 from relact.store.commits import CommitLog
-from relact.store.layout import Layout, site_of
+from relact.store.layout import Layout, experts_of, site_of
 from relact.store.sealed import MAKERS
+from relact.store.shards import VERIFY
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,7 +52,15 @@ class Store(ABC):
         self.arrays = {stream: skeleton.open_array(root, stream, path) for stream in manifest.capture.streams}
         rows = manifest.capture.block
         self.streams = {
-            stream: Layout(self.n_prompts, rows, array.shape[1], array.shape[2], array.dtype.itemsize)
+            stream: Layout(
+                self.n_prompts,
+                rows,
+                array.shape[1],
+                array.shape[2],
+                array.dtype.itemsize,
+                self._numbers(stream, array),
+                self.experts_of(site_of(stream)),
+            )
             for stream, array in self.arrays.items()
         }
         self.layouts = {site: self.streams[site] for site in manifest.capture.sites}
@@ -62,9 +72,18 @@ class Store(ABC):
         """Identification prompts, committed or not."""
         return self.manifest.n_prompts(schema.IDENTIFY)
 
+    def _numbers(self, stream: str, array: zarr.Array[Any]) -> tuple[int, ...] | None:
+        """The model's own numbers of a stream's layers; None where they are counted from 0."""
+        numbers = (self.manifest.capture.layers or {}).get(site_of(stream))
+        if numbers is not None and len(numbers) != array.shape[1]:
+            problem = f"{stream} has {array.shape[1]} layers, the store's identity says {len(numbers)}"
+            raise StoreError(problem, where=self.path, fix=VERIFY)
+        return numbers
+
     @property
-    def n_layers(self) -> int:
-        return next(iter(self.streams.values())).n_layers
+    def fields(self) -> list[str]:
+        """Of a commit record."""
+        return schema.commit_fields({stream: lay.layers for stream, lay in self.streams.items()})
 
     @property
     def n_blocks(self) -> int:
@@ -80,10 +99,31 @@ class Store(ABC):
         """Whether inner chunks are compressed."""
         return any(skeleton.inner_codecs(array)[1:] for array in self.arrays.values())
 
+    def layout_of(self, site: str) -> Layout:
+        """Of a site of which anything is captured, and of experts whose neurons are."""
+        if site == schema.WEIGHT and site not in self.sites:
+            some = next((self.layout_of(other) for other in self.sites if self.experts_of(other)), None)
+            if some is not None:
+                return replace(some, width=some.experts)
+        return self.streams[site if site in self.streams else f"{schema.ATTRIBUTIONS}/{site}"]
+
     def shape(self, site: str) -> tuple[int, int]:
         """(layers, neurons) of a site of which anything is captured."""
-        lay = self.streams[site if site in self.streams else f"{schema.ATTRIBUTIONS}/{site}"]
+        lay = self.layout_of(site)
         return lay.n_layers, lay.width
+
+    def layers(self, site: str) -> tuple[int, ...]:
+        """The model's own numbers of a site's layers, in the order in which they are stored."""
+        return self.layout_of(site).layers
+
+    def experts_of(self, site: str) -> int:
+        """Into how many experts, equal and in order, a site's neurons are divided; 0 where into none."""
+        return experts_of(site, self.manifest.capture.experts)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether neurons that are captured are those of experts."""
+        return bool(self.manifest.capture.experts)
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ class Blueprint:
     Attributes:
         tables: ``identify`` and ``test`` prompts with the columns of `schema.PROMPT_TEXT` and ``n_tokens``;
             ``test`` also has ``answers`` (lists of strings).
+        n_layers: of the model.
         widths: neurons per layer of every captured stream.
         compress: bitshuffle and zstd on every inner chunk: smaller, slower, not mappable.
     """
@@ -57,24 +58,25 @@ class Blueprint:
     def layouts(self) -> dict[str, Layout]:
         """Shape of every stream."""
         capture = self.manifest.capture
-        return layouts(self.n_prompts, capture.block, self.n_layers, self.widths, capture.streams)
+        shape = self.n_prompts, capture.block, self.n_layers, self.widths, capture.streams
+        return layouts(*shape, capture.layers, capture.experts)
 
 
 def build(path: Path, blueprint: Blueprint) -> None:
     """Write the skeleton of a store into the folder ``path``, sealed; nothing is flushed to the disk yet."""
-    manifest, n_prompts, n_layers = blueprint.manifest, blueprint.n_prompts, blueprint.n_layers
+    manifest, n_prompts, streams = blueprint.manifest, blueprint.n_prompts, blueprint.layouts
     shutil.rmtree(path, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     root = zarr.create_group(path, attributes={schema.ATTRIBUTE: manifest.to_attributes()})
     tables = root.create_group(schema.PROMPTS)
     for split in (schema.IDENTIFY, schema.TEST):
         _write_prompts(tables.create_group(split), blueprint.tables[split])
-    for stream, lay in blueprint.layouts.items():
+    for stream, lay in streams.items():
         quantity, site, name = array_of(stream).split("/")
         group = root.require_group(quantity).create_group(site)
         group.create_array(
             name,
-            shape=(n_prompts, n_layers, lay.width),
+            shape=(n_prompts, lay.n_layers, lay.width),
             shards=(lay.rows, 1, lay.width),
             chunks=(lay.rows, 1, lay.span),
             dtype=lay.dtype,
@@ -84,8 +86,9 @@ def build(path: Path, blueprint: Blueprint) -> None:
             chunk_key_encoding=commits.KEYS,
             dimension_names=("prompt", "layer", "neuron"),
         )
-        write_coordinates(group, prompt=range(n_prompts), layer=range(n_layers), neuron=range(lay.width))
-    commits.create(root, schema.commit_fields(manifest.capture.streams, n_layers), lay.n_blocks)
+        write_coordinates(group, prompt=range(n_prompts))
+        write_places(group, lay.layers, lay.width, lay.experts)
+    commits.create(root, schema.commit_fields({s: each.layers for s, each in streams.items()}), lay.n_blocks)
     seal(path)
     listing.write(path)
 
@@ -123,6 +126,16 @@ def write_coordinates(group: zarr.Group, **coordinates: Sequence[Any] | np.ndarr
             np.arange(values.start, values.stop, values.step) if isinstance(values, range) else values
         )  # also of none: integers
         write_whole(group, name, np.asarray(numbers), (name,))
+
+
+def write_places(group: zarr.Group, layers: Sequence[int], width: int, experts: int = 0) -> None:
+    """Coordinates of a site: layers by their numbers, neurons, of each its expert and its unit in that."""
+    write_coordinates(group, layer=layers, neuron=range(width))
+    if experts:
+        places = np.divmod(np.arange(width), width // experts)
+        for name, numbers in zip((schema.EXPERT, schema.UNIT), places, strict=True):
+            write_whole(group, name, numbers, ("neuron",))
+        group.attrs["coordinates"] = f"{schema.EXPERT} {schema.UNIT}"
 
 
 def _write_prompts(group: zarr.Group, table: pd.DataFrame) -> None:

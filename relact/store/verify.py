@@ -203,9 +203,9 @@ def _shards_of(store: LocalStore, block: int, capture: str, verdict: Verdict) ->
         verdict.problems.append(Problem(problem, file, schema.COMMITS, capture, block=block))
     elif stop < last:
         verdict.missing = sorted([*verdict.missing, block])
-    for (stream, layer), checksum in zip(blocks.places_of(store.streams), checksums, strict=True):
-        shard = blocks.shard_path(store.path, stream, block, layer).relative_to(store.path).as_posix()
-        group, site = group_of(stream), site_of(stream)
+    for (stream, place), checksum in zip(blocks.places_of(store.streams), checksums, strict=True):
+        shard = blocks.shard_path(store.path, stream, block, place).relative_to(store.path).as_posix()
+        group, site, layer = group_of(stream), site_of(stream), store.streams[stream].layers[place]
         yield Expected(hexadecimal(checksum), Problem("", shard, group, capture, site, block, layer))
 
 

@@ -221,10 +221,10 @@ def test_a_file_size_limit_is_one_line_and_lifting_it_completes_the_store(loaded
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 600 kB, where mounting is allowed."""
+    """A file system of 700 kB, where mounting is allowed."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", folder], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "none", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
     yield folder
@@ -234,7 +234,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_one_line_and_making_room_completes_the_store(loaded, tmp_path, small_disk):
     path = small_disk / "s.zarr"
     whole = capture(loaded, victims.prompts(64), tmp_path / "whole.zarr", block=8)
-    (small_disk / "junk").write_bytes(bytes(250_000))
+    (small_disk / "junk").write_bytes(bytes(350_000))
     with pytest.raises(
         StoreError, match=r"cannot write: No space left on device\. Make room and run the same"
     ) as told:

@@ -158,7 +158,7 @@ def test_damaged_and_incomplete_weights_are_refused(tmp_path: Path) -> None:
 
 def test_unsupported_families_are_refused_from_the_configuration(tmp_path: Path) -> None:
     for config, match in (
-        (transformers.MixtralConfig(), "mixture-of-experts"),
+        (transformers.LlamaConfig(num_experts=8), "8 experts"),
         (transformers.BertConfig(), "gpt_neox"),
     ):
         config.save_pretrained(tmp_path)
@@ -377,7 +377,7 @@ def test_a_file_that_is_not_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     file = tmp_path / "model.gguf"
     file.write_bytes(b"not a model" * 100)
     _refused("cannot decode this GGUF file", file)
-    assert not [entry for entry in (tmp_path / "cache" / "models").iterdir() if entry.is_dir()]
+    assert not (tmp_path / "cache").exists()
 
 
 def _cut(file: Path, site: Path, monkeypatch: pytest.MonkeyPatch, n_parts: int) -> packaged.Packaged:

@@ -199,6 +199,17 @@ FORGERIES = {  # what is forged, and what the refusal says of it
         "scores/mlp.up/average_precision: not acceptable: shape [2, 3, 2000000000]",
     ),
     "a block of no rows": (lambda d: d["attributes"]["relact"]["capture"].update(block=0), "block or batch"),
+    "experts that neurons cannot be divided into": (
+        lambda d: (
+            d["attributes"]["relact"].update(format=2),
+            d["attributes"]["relact"]["capture"].update(experts=45),
+        ),
+        "its identity says 45 experts, mlp.gate has 44 neurons",
+    ),
+    "no experts": (
+        lambda d: d["attributes"]["relact"]["capture"].update(experts=0),
+        "not acceptable: experts",
+    ),
     "sites that are numbers": (
         lambda d: d["attributes"]["relact"]["capture"].update(sites=[1, 2]),
         "not acceptable: sites",

@@ -152,8 +152,8 @@ def test_a_later_format_is_refused_by_number(tmp_path):
     path = tmp_path / "s.zarr"
     sample.make(path, 4)
     with sample.edited(path, "") as root:
-        root.attrs["relact"] = {**root.attrs["relact"], "format": 2}
-    with pytest.raises(StoreError, match=r"store format 2, this version reads 1\. Upgrade relact"):
+        root.attrs["relact"] = {**root.attrs["relact"], "format": 3}
+    with pytest.raises(StoreError, match=r"store format 3, this version reads 1 and 2\. Upgrade relact"):
         local.open(path)
 
 

@@ -66,7 +66,7 @@ def test_a_file_that_is_none_is_told_at_once(whole, tmp_path, kind, name):
 def test_an_endless_file_is_not_read(whole, tmp_path, name):
     path = shutil.copytree(whole, tmp_path / "s.zarr")
     endless(path / name)
-    with pytest.raises(StoreError, match="bytes, more than|cannot be read"):
+    with pytest.raises(StoreError, match=r"bytes, more than|cannot be read"):
         local.open(path).attributes("scores")
         local.open(path).prompts("identify")
 
