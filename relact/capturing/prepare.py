@@ -21,7 +21,7 @@ import zarr
 
 from relact import schema
 from relact.capturing.objectives import Objective, objective_of, resolved
-from relact.errors import InputError, ModelError, StoreError
+from relact.errors import InputError, StoreError
 from relact.models.loading import LoadedModel, encode
 from relact.relations.identity import same
 from relact.schema import DOCUMENT
@@ -262,7 +262,6 @@ def _encode(
     for split in (schema.IDENTIFY, schema.TEST):
         part = table[table["split"] == split].reset_index(drop=True)
         ids = encode(loaded, [str(text) for text in part["text"]], special_tokens=special)
-        _require_known(loaded, ids, split)
         columns = [*schema.PROMPT_TEXT, *([schema.ANSWERS] if split == schema.TEST else [])]
         tables[split] = part[columns].assign(**{schema.N_TOKENS: [len(row) for row in ids]})
         if split == schema.IDENTIFY:
@@ -282,16 +281,6 @@ def _encode(
     if limit:
         _require_room(loaded, tables[schema.TEST], limit)
     return tables, tokens
-
-
-def _require_known(loaded: LoadedModel, ids: Sequence[Sequence[int]], split: str) -> None:
-    """`ModelError` for a token that the model has no embedding of: its tokenizer is another model's."""
-    known = loaded.model.get_input_embeddings().weight.shape[0]
-    for row, tokens in enumerate(ids):
-        if tokens and max(tokens) >= known:
-            problem = f"token {max(tokens)} of {split} prompt {row}: the model knows {known}"
-            fix = "give the model its own tokenizer, or one of the same size"
-            raise ModelError(problem, where=loaded.id, fix=fix)
 
 
 def _require_room(loaded: LoadedModel, tests: pd.DataFrame, limit: int) -> None:

@@ -7,20 +7,19 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import sample, tiny, victims
+from helpers import sample, victims
 
 from relact.capturing import capture as capturing
 from relact.capturing import memory
 from relact.capturing.capture import capture
 from relact.capturing.forecast import forecast
 from relact.capturing.options import CaptureOptions
-from relact.errors import BudgetError, BusyError, IdentityError, InputError, ModelError, StoreError
+from relact.errors import BudgetError, BusyError, IdentityError, InputError, StoreError
 from relact.store import local
 from relact.store.blocks import BlockBuffer
 from relact.store.local import LocalStore
@@ -379,13 +378,3 @@ def test_an_empty_store_of_another_capture_is_made_anew_and_one_with_a_block_ref
     with pytest.raises(IdentityError, match="dtype = float32, this run has float16"):
         capture(loaded, victims.prompts(), path, sites=SITE, block=7)
     assert verify(path).ok and [file.name for file in tmp_path.iterdir()] == ["s.zarr"]
-
-
-def test_a_tokenizer_that_is_larger_than_the_vocabulary_is_one_line(tmp_path, loaded):
-    few = tiny.model(vocab_size=40)
-    other = replace(loaded, model=few)
-    with pytest.raises(
-        ModelError, match=r"tiny: token \d+ of identify prompt 0: the model knows 40. Give the model its"
-    ):
-        capture(other, victims.prompts(), tmp_path / "s.zarr", sites=SITE)
-    assert list(tmp_path.iterdir()) == []
