@@ -150,6 +150,10 @@ def capture_with(
             prepare.repair(path, intake)
         opened = local.open(path)
         local.recover(opened)
+        if not append and prepare.is_superseded(opened, intake):
+            local.discard(opened)
+            local.create(path, intake.blueprint)
+            return
         if append:
             prepare.append(opened, intake)
         else:

@@ -64,7 +64,7 @@ class Stages:
         if done < self._done.get(stage, 0):  # the stage comes again, as of a second ablation
             for known in (self._started, self._last, self._tasks, self._first):
                 known.pop(stage, None)
-        self._done[stage] = done
+        before, self._done[stage] = self._done.get(stage), done
         start = self._started.setdefault(stage, now)
         new = done - self._first.setdefault(stage, done)
         rate = new / (now - start) if now > start else 0.0
@@ -76,7 +76,9 @@ class Stages:
             self._live.update(
                 self._tasks[stage], completed=done, total=total, rate=shown if new else "", left=left_, at=now
             )
-        elif (done == total and total) or now - self._last.get(stage, start) >= PLAIN_SECONDS:
+        elif done != before and (
+            (done == total and total) or now - self._last.get(stage, start) >= PLAIN_SECONDS
+        ):
             self._last[stage] = now
             left = f", {_clock((total - done) / rate)} left" if rate and done < total else ""
             err.print(f"{stage}: {done:,}/{total:,} {unit}, {shown}{left}", highlight=False)

@@ -64,6 +64,7 @@ def push(
     stages: PackedStages = "scores,masks,ablations",
     activations: Activations = False,
     licence: Licence = None,
+    replace: Annotated[bool, typer.Option("--replace", help="what was published there before")] = False,
     timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
@@ -77,6 +78,7 @@ def push(
             stages=listed(stages) or (),
             activations=activations,
             licence=licence,
+            replace=replace,
             timeout=timeout,
             progress=progress,
         )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from relact.cli import terminal
-from relact.cli.options import Json, StorePath
+from relact.cli.options import Json
 from relact.cli.progress import Stages
 
 
 def check_store(
-    store: StorePath,
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="folder of the store, or a packed one")],
     workers: Annotated[int, typer.Option(help="files read at once")] = 4,
     drop: Annotated[
         bool, typer.Option("--drop", help="delete damaged results, so that they are computed again")
@@ -23,11 +24,16 @@ def check_store(
     """Check every committed byte; name what is damaged and how to repair it.
     Exit code 1 when something is.
     """
+    from relact.packed.store import is_packed
+    from relact.sharing.unpack import check
     from relact.store.verify import drop_damaged, verify
 
+    packed = is_packed(store)
     with Stages() as progress:
-        verdict = verify(store, workers=workers, progress=progress)
-    dropped = drop_damaged(store, verdict) if drop else []
+        verdict = (
+            check(store, progress=progress) if packed else verify(store, workers=workers, progress=progress)
+        )
+    dropped = drop_damaged(store, verdict) if drop and not packed else []
     if as_json:
         terminal.dump(
             {

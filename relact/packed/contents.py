@@ -30,10 +30,9 @@ from relact.packed.refusal import AGAIN, DISTRUST
 from relact.schema import DOCUMENT
 from relact.store.layout import array_of, experts_of, site_of
 from relact.store.seal import ATTRIBUTE as SEAL
-from relact.store.seal import BLANK, FILES, intact, signed
+from relact.store.seal import BLANK, CONSOLIDATED, FILES, intact, signed
 
 LAYOUT = 1  # of packages
-CONSOLIDATED = "consolidated_metadata"
 ABSENT_BYTES = 1 << 30  # of results whose chunks hold nothing but the fill value
 # in the package attribute: the checksum of the root's own zarr.json, as `seal.signed` writes it
 SIGNATURE = "this_package"

@@ -200,7 +200,8 @@ def check_dimensions(group: str, arrays: Mapping[str, ArrayFacts], where: object
         if name in NUMBERED:
             listed = group.partition("/")[0] in (schema.SUPER_UNITS, schema.LOOKS)
             along = ("unit",) if listed else (name,)  # there the place of each, no coordinate
-            whole = facts.dtype.startswith(("int", "uint")) and facts.dimensions == along
+            nothing = facts.shape == (0,)  # of an empty prompt set, which earlier versions wrote as float64
+            whole = (nothing or facts.dtype.startswith(("int", "uint"))) and facts.dimensions == along
             require(whole, f"a coordinate of type {facts.dtype}", place)
 
 

@@ -16,11 +16,10 @@ from relact.packed.chunks import check_chunk, check_object, check_shard_index
 from relact.packed.contents import RECORDS, read_contents
 from relact.packed.metadata import DOCUMENT_BYTES
 from relact.packed.refusal import AGAIN, DISTRUST
-from relact.packed.urls import MissingError, Place, is_url
+from relact.packed.urls import MissingError, Place, is_archive, is_url
 from relact.schema import DOCUMENT
 from relact.store.seal import hexadecimal
 
-ZIP = ".zip"
 SMALL_OBJECT = 1 << 16  # bytes; kept in memory: coordinates, which every site has
 
 
@@ -133,5 +132,5 @@ def open_package(location: Place) -> Package:
 
     What comes over a network is kept on disk for the next process.
     """
-    objects = Archive(location) if location.key.endswith(ZIP) else location
+    objects = Archive(location) if is_archive(location.shown) else location
     return Package(objects, location.shown, cache=is_url(location.shown))

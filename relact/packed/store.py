@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import zarr
 
-from relact import schema
+from relact import durable, schema
 from relact.errors import StoreError
 from relact.packed import shortlist, urls
 from relact.packed.metadata import parse_document
 from relact.packed.objects import Objects, PackedLog
-from relact.packed.package import ZIP, Package, open_package
+from relact.packed.package import Package, open_package
 from relact.packed.refusal import AGAIN, DISTRUST
 from relact.schema import DOCUMENT
 from relact.store import local
@@ -110,10 +110,10 @@ def is_packed(location: str | os.PathLike[str]) -> bool:
     if urls.is_url(location):
         return True
     path = Path(location)
-    if path.suffix == ZIP:
+    if urls.is_archive(path):
         return path.is_file()
     try:
-        raw = (path / DOCUMENT).read_bytes()
+        raw = durable.read(path / DOCUMENT, durable.DOCUMENT_BYTES)
     except OSError:
         return False
     if f'"{schema.PACKAGE}"'.encode() not in raw:

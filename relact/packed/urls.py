@@ -27,11 +27,31 @@ HUB = "hf"
 WEB = ("http", "https")
 BUCKETS = ("s3", "gs", "az", "abfs", "abfss")
 SCHEMES = (*WEB, *BUCKETS, HUB)
-AGAIN = "try again, or give --timeout more seconds"
+ZIP = ".zip"
+AGAIN = "try again; `relact pull URL FOLDER --timeout SECONDS` waits longer"
+RENEW = "renew them, and check which ones the environment has"
+# what an object store says in its code -> the problem, what to do
+CODES = {
+    "NoSuchBucket": ("no such bucket", "make it, or check its name"),
+    "ContainerNotFound": ("no such container", "make it, or check its name"),
+    "ExpiredToken": ("the credentials have expired", RENEW),
+    "ExpiredTokenException": ("the credentials have expired", RENEW),
+    "TokenRefreshRequired": ("the credentials have expired", RENEW),
+    "InvalidAccessKeyId": ("the access key is not known there", RENEW),
+    "InvalidToken": ("the credentials are not accepted", RENEW),
+    "SignatureDoesNotMatch": ("the secret key is not accepted", RENEW),
+    "AuthenticationFailed": ("the credentials are not accepted", RENEW),
+    "AccessDenied": ("access is forbidden", "log in, or ask its owner for access"),
+    "RequestTimeTooSkewed": ("this machine's clock is wrong", "set it"),
+}
 
 
 class MissingError(StoreError):
     """There is no such object."""
+
+
+class ForbiddenError(StoreError):
+    """Whoever asks may not know; of an object that is not there an object store says the same."""
 
 
 class RangesError(StoreError):
@@ -76,6 +96,18 @@ class Place:
             size = int(answer.meta["size"])
             return self._whole(bytes(answer.bytes()), min(count, size), key), size
 
+    def has(self, key: str) -> bool:
+        """Whether there is such an object, as far as one may know; anything that would be in the way of
+        writing it is raised.
+        """
+        try:
+            self.tail(key, 1)
+        except (MissingError, ForbiddenError):
+            return False
+        except RangesError:
+            return True
+        return True
+
     def put(self, key: str, data: bytes | Path) -> None:
         """Write one object, whole or not at all."""
         with self._told(key):
@@ -114,6 +146,11 @@ class Place:
     def _explained(self, error: Exception, key: str) -> StoreError:
         """The problem behind what obstore raised; it has few types and tells the rest in its texts."""
         text, kind = str(error), type(error).__name__
+        code = re.search(r"<Code>\s*(\w+)\s*</Code>", text)
+        if code and code[1] in CODES:
+            problem, fix = CODES[code[1]]
+            forbidden = ForbiddenError if code[1] == "AccessDenied" else StoreError
+            return forbidden(f"{problem} ({code[1]})", where=self._name(key), fix=fix)
         if kind == "NotSupportedError":
             return RangesError(
                 "the server cannot send a part of a file",
@@ -122,11 +159,13 @@ class Place:
                     "publish the folder form (`relact pack STORE FOLDER`), or fetch the file and open it here"
                 ),
             )
+        message = re.search(r"<Message>(.{1,200}?)</Message>", text, re.DOTALL)
+        said = f" ({code[1]}: {message[1].strip().rstrip('.')})" if code and message else ""
         if isinstance(error, FileNotFoundError) or kind == "NotFoundError":
             return MissingError("no such file", where=self._name(key), fix="check the location")
         if kind in ("PermissionDeniedError", "UnauthenticatedError"):
-            return StoreError(
-                "access is forbidden", where=self._name(key), fix="log in, or ask its owner for access"
+            return ForbiddenError(
+                f"access is forbidden{said}", where=self._name(key), fix="log in, or ask its owner for access"
             )
         if "Timeout" in text or "TimedOut" in text:
             return StoreError(f"no answer within {self.timeout:g} seconds", where=self._name(key), fix=AGAIN)
@@ -138,12 +177,18 @@ class Place:
             )
         status = re.search(r"status code: (\d+ [\w ]+)", text)
         problem = f"the server answered {status[1].strip()}" if status else text.split("\n")[0]
-        return StoreError(problem, where=self._name(key), fix="check the location")
+        return StoreError(problem + said, where=self._name(key), fix="check the location")
 
 
 def is_url(location: str | os.PathLike[str]) -> bool:
     """Whether a location names something that is not on this machine's disks."""
     return isinstance(location, str) and "://" in location
+
+
+def is_archive(location: str | os.PathLike[str]) -> bool:
+    """Whether a location names an archive: by its ending, in any case; one with ? is always one file."""
+    text = os.fspath(location).rstrip("/")
+    return text.lower().endswith(ZIP) or (is_url(text) and "?" in text)
 
 
 def place(location: str | os.PathLike[str], *, timeout: float = TIMEOUT) -> Place:
@@ -167,10 +212,12 @@ def place(location: str | os.PathLike[str], *, timeout: float = TIMEOUT) -> Plac
         raise InputError("no host or bucket in this URL", where=shown)
     if parts.scheme in BUCKETS:
         return _bucket(shown, f"{parts.scheme}://{parts.netloc}", parts.path.strip("/"), timeout)
-    if parts.query or parts.fragment:
+    if parts.fragment:
         raise InputError(
-            "a URL with ? or # cannot be opened", where=shown, fix="give the plain address of the file"
+            "a URL with # cannot be opened", where=shown, fix="give the plain address of the file"
         )
+    if parts.query:  # of one file: what follows ? would be another's; it may be a secret, so it is not shown
+        return _web(f"{shown.partition('?')[0]}?...", shown, "", timeout)
     folder, _, name = parts.path.strip("/").rpartition("/")
     base = f"{parts.scheme}://{parts.netloc}/{folder}".rstrip("/")
     return _web(shown, base, unquote(name), timeout)

@@ -9,7 +9,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from relact import schema
-from relact.scoring.memory import layers_per_chunk
+from relact.scoring.memory import layers_per_chunk, relations_per_chunk
 from relact.store.layout import Layout
 from relact.store.skeleton import write_coordinates, write_places
 
@@ -24,9 +24,11 @@ def runs_of(lay: Layout) -> Iterator[range]:
 def create_arrays(
     group: zarr.Group, lay: Layout, relations: Sequence[str], statistics: Sequence[str]
 ) -> list[zarr.Array[Any]]:
-    """Empty arrays [relation, layer, neuron], one per statistic;
-    a query for one relation reads only its own chunks.
+    """Empty arrays [relation, layer, neuron], one per statistic; a query for one relation reads its own
+    chunks, and of a small model those of others.
     """
+    layers = layers_per_chunk(lay.n_layers, lay.width)
+    together = relations_per_chunk(len(relations), layers * lay.width)
     if "relation" not in group:
         write_coordinates(group, relation=list(relations))
         write_places(group, lay.layers, lay.width, lay.experts)
@@ -36,7 +38,7 @@ def create_arrays(
             shape=(len(relations), lay.n_layers, lay.width),
             dtype="float32",
             fill_value=float("nan"),
-            chunks=(1, layers_per_chunk(lay.n_layers, lay.width), lay.width),
+            chunks=(together, layers, lay.width),
             compressors=ZstdCodec(level=1, checksum=True),
             dimension_names=schema.BY_NEURON,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from relact import kernels, plan
-from relact.scoring.memory import ScoreShape, layers_per_chunk
+from relact.scoring.memory import ScoreShape, layers_per_chunk, relations_per_chunk
 from relact.scoring.options import ScoreOptions
 from relact.scoring.quantities import wanted
 from relact.scoring.score import relation_of_prompts, workers_of
@@ -47,14 +47,15 @@ def forecast_of(
         span = shape.fit(plan.parse_bytes(options.memory), wide=options.device != "cpu")
         peak = max(peak, shape.memory(span))
         layers = layers_per_chunk(lay.n_layers, lay.width)
-        chunks = n_statistics * len(chosen) * -(-lay.n_layers // layers)
+        together = relations_per_chunk(len(chosen), layers * lay.width)
+        chunks = n_statistics * -(-len(chosen) // together) * -(-lay.n_layers // layers)
         files, documents = n_statistics + chunks, n_statistics
         if part.site not in sites:  # the group, three coordinates
             files, documents = files + 1 + 2 * 3, documents + 4
             coordinates = 8 * (lay.width + lay.n_layers) + sum(4 + len(name.encode()) for name in chosen)
             n_bytes += 3 * plan.compressed(coordinates)
         sites.add(part.site)
-        n_bytes += chunks * plan.compressed(layers * lay.width * 4)
+        n_bytes += chunks * plan.compressed(together * layers * lay.width * 4)
         n_bytes += files * plan.NAME + documents * plan.METADATA
         n_files += files
         of_neuron = _seconds_of_a_neuron(names, chosen, part.statistics, lay.item)

@@ -20,6 +20,7 @@ from relact.schema import HIDDEN, UNIT
 from relact.scoring.criteria import CAPTURE, of_attributions
 from relact.scoring.experts import neurons_of, per_expert
 from relact.scoring.magnitudes import super_unit_masks, super_units, super_units_record
+from relact.scoring.memory import relations_per_chunk
 from relact.scoring.options import SelectOptions
 from relact.scoring.roles import counts_of
 from relact.scoring.score import ranked
@@ -245,7 +246,7 @@ def write(
             part.create_array(
                 schema.MASK,
                 data=mask,
-                chunks=(1, n_layers, width),
+                chunks=(relations_per_chunk(len(mask), n_layers * width, item=1), n_layers, width),
                 compressors=ZstdCodec(level=1, checksum=True),
                 dimension_names=schema.BY_NEURON,
             )

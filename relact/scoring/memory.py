@@ -21,6 +21,13 @@ def layers_per_chunk(n_layers: int, width: int) -> int:
     return -(-n_layers // n_chunks)
 
 
+def relations_per_chunk(n_relations: int, cells: int, item: int = 4) -> int:
+    """Relations per chunk of ``cells`` neurons each: one, or small ones to make 256 KiB, evened out."""
+    together = max(1, CHUNK_TARGET // (cells * item))
+    n_chunks = max(1, -(-n_relations // together))
+    return max(1, -(-n_relations // n_chunks))
+
+
 @dataclass(frozen=True)
 class ScoreShape:
     """What the memory of scoring one site depends on.

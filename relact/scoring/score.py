@@ -50,7 +50,7 @@ class Job(NamedTuple):
     """What all tasks of one scoring have in common; it travels to the workers once."""
 
     path: str
-    created: str
+    version: str
     labels: kernels.Labels  # of the relations that are scored, then of others that they are compared with
     n_scored: int
     statistics: tuple[str, ...]
@@ -258,10 +258,11 @@ class _Scoring:
         return scores
 
     def _job(self, wanted: Wanted) -> Job:
-        path, created = str(self.store.path.resolve()), self.store.manifest.created
+        path, manifest = str(self.store.path.resolve()), self.store.manifest
+        version = f"{manifest.id} {manifest.created} {manifest.prompts_digest(schema.IDENTIFY)}"
         n_scored = len(self.relations) - len(self.kept)
         assert self.labels is not None
-        return Job(path, created, self.labels, n_scored, wanted.statistics, self.options.device)
+        return Job(path, version, self.labels, n_scored, wanted.statistics, self.options.device)
 
     def _collect(self, part: _Part, progress: Progress) -> Callable[[Task, np.ndarray], None]:
         """What is done with a task's scores."""
@@ -313,7 +314,7 @@ def run_task(job: Job, task: Task) -> np.ndarray:
     """One task, wherever it runs: float32 [statistic, relation, neuron].
     `NumericError` names a NaN's place.
     """
-    store = _opened(job.path, job.created)
+    store = _opened(job.path, job.version)
     try:
         if job.device == "cpu":
             values = kernels.rank_statistics(store.columns(*task), job.labels, job.statistics)
@@ -339,8 +340,10 @@ def _together(store: LocalStore, task: Task) -> list[kernels.Beside]:
 
 
 @lru_cache(maxsize=4)
-def _opened(path: str, created: str) -> LocalStore:
-    """The store at ``path``, opened once per process; ``created`` tells a new store at an old path."""
+def _opened(path: str, version: str) -> LocalStore:
+    """The store at ``path``, opened once per process; ``version`` tells a new store at an old path, and one
+    that has grown.
+    """
     return local.open(path)
 
 

@@ -24,9 +24,9 @@ from relact import durable, schema
 from relact.analysis import query
 from relact.errors import InputError
 from relact.packed import shortlist
-from relact.packed.contents import CONSOLIDATED, About, render
+from relact.packed.contents import About, render
 from relact.packed.metadata import NAMED, NUMBERED
-from relact.packed.package import ZIP
+from relact.packed.urls import is_archive
 from relact.progress import Progress, silent
 from relact.schema import DOCUMENT
 from relact.scoring.criteria import USUAL
@@ -36,7 +36,7 @@ from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.seal import ATTRIBUTE as SEAL
-from relact.store.seal import FILES, files_below, hexadecimal
+from relact.store.seal import CONSOLIDATED, FILES, files_below, hexadecimal
 
 STAGES = (schema.SCORES, schema.MASKS, schema.ABLATIONS)
 CARD = "README.md"
@@ -94,7 +94,7 @@ def pack(
 
     partial = target.with_name(f".{target.name}{durable.PARTIAL}")
     with durable.building(target, partial, put):
-        writer = _write(partial, target.suffix == ZIP, source, card, progress)
+        writer = _write(partial, is_archive(target), source, card, progress)
     sha256 = sha256_of(target) if target.is_file() else None
     return Packed(target, writer.files, writer.size, sha256, card)
 

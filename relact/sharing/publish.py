@@ -15,7 +15,6 @@ from zipfile import ZipFile
 from relact.errors import InputError, StoreError
 from relact.packed import urls
 from relact.packed.metadata import ARRAY_BYTES
-from relact.packed.package import ZIP
 from relact.packed.refusal import AGAIN
 from relact.packed.store import is_packed, open_store
 from relact.packed.urls import BUCKETS, HUB, Place, RangesError
@@ -37,6 +36,7 @@ def push(
     stages: Sequence[str] = STAGES,
     activations: bool = False,
     licence: str | None = None,
+    replace: bool = False,
     timeout: float = urls.TIMEOUT,
     progress: Progress = silent,
 ) -> str:
@@ -46,9 +46,11 @@ def push(
         url: ``s3://bucket/path`` and other object stores, or ``hf://datasets/OWNER/NAME/path``; an
             archive when it ends in ``.zip``, a folder otherwise.
         stages, activations, licence: as of `pack`.
+        replace: what was published there before.
 
     Raises:
-        InputError: nothing can be published there. StoreError: refused, or the connection broke.
+        InputError: nothing can be published there. StoreError: something is there already, refused, or the
+            connection broke.
     """
     scheme = url.partition("://")[0]
     if scheme not in (*BUCKETS, HUB):
@@ -56,12 +58,14 @@ def push(
             f"cannot publish to {url}", fix=f"use {', '.join(f'{name}://' for name in (*BUCKETS, HUB))}"
         )
     url = url.rstrip("/")
+    if not replace and _is_there(url, timeout):
+        raise StoreError("something is published there already", where=url, fix="replace it with --replace")
     with TemporaryDirectory(prefix="relact-") as scratch:
         packed = Path(store)
         if not is_packed(store):
             packed = Path(scratch) / (url.rpartition("/")[2] or "store.zarr")
             pack(store, packed, stages=stages, activations=activations, licence=licence, progress=progress)
-        if packed.is_file() != url.endswith(ZIP):
+        if packed.is_file() != urls.is_archive(url):
             form = "an archive" if packed.is_file() else "a folder"
             raise InputError(f"{packed} is {form}", where=url, fix="end both names in .zip, or neither")
         if scheme == HUB:
@@ -69,6 +73,17 @@ def push(
         else:
             _to_bucket(packed, urls.place(url, timeout=timeout), progress)
     return url
+
+
+def _is_there(url: str, timeout: float) -> bool:
+    """Whether a store is published at a URL; what would be in the way of publishing is raised."""
+    document = "" if urls.is_archive(url) else DOCUMENT
+    try:
+        return urls.place(url, timeout=timeout).has(document)
+    except StoreError:
+        if url.startswith(HUB):  # no such data set yet, or one that only its owner sees
+            return False
+        raise
 
 
 def pull(
@@ -89,8 +104,8 @@ def pull(
     """
     target = Path(out)
     local.require_absent(target)
-    if not url.endswith(ZIP):
-        if sha256 or target.suffix == ZIP:
+    if not urls.is_archive(url):
+        if sha256 or urls.is_archive(target):
             raise InputError(
                 "a folder has no SHA-256 and is no archive", where=url, fix="pull it into a folder"
             )
@@ -101,7 +116,7 @@ def pull(
         fetched = _fetch(urls.place(url, timeout=timeout), archive, progress)
         if sha256 and fetched != sha256.lower():
             raise StoreError(f"SHA-256 is {fetched}, expected {sha256}", where=url, fix=AGAIN)
-        if target.suffix != ZIP:
+        if not urls.is_archive(target):
             return unpack(archive, target, progress=progress).path
         unpack(archive, Path(scratch) / "checked", progress=progress)
         archive.rename(target)

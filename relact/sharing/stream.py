@@ -27,7 +27,7 @@ from relact.errors import IdentityError, InputError
 from relact.models.loading import LoadedModel
 from relact.packed import urls
 from relact.packed.metadata import DOCUMENT_BYTES, parse_document
-from relact.packed.package import ZIP, open_package
+from relact.packed.package import open_package
 from relact.packed.store import open_store
 from relact.packed.urls import BUCKETS, MissingError, Place
 from relact.progress import Progress, silent
@@ -120,13 +120,14 @@ def stream_with(
 ) -> Store:
     """`stream` with options that travel together."""
     url = url.rstrip("/")
-    if url.partition("://")[0] not in BUCKETS or url.endswith(ZIP):
+    if url.partition("://")[0] not in BUCKETS or urls.is_archive(url):
         folders = ", ".join(f"{name}://" for name in BUCKETS)
         fix = f"capture to a folder of {folders}, or to disk and `relact push` it"
         raise InputError("blocks cannot be added there one by one", where=url, fix=fix)
     if Crew.of_environment().size > 1:
         raise InputError("several ranks cannot stream", where=url, fix="capture to disk, then `relact push`")
     remote = _Remote(urls.place(url, timeout=timeout))
+    remote.place.has(DOCUMENT)  # no bucket, or no way in, is said before a model is loaded
     folder = cache_folder() / "streams" / hashlib.sha256(url.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     store = folder / "store.zarr"

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -22,7 +23,6 @@ from relact import durable, schema
 from relact.analysis import query
 from relact.errors import StoreError
 from relact.packed import shortlist
-from relact.packed.contents import CONSOLIDATED
 from relact.packed.metadata import parse_document
 from relact.packed.refusal import AGAIN, DISTRUST
 from relact.packed.store import PackedStore, open_store
@@ -30,12 +30,15 @@ from relact.progress import Progress, silent
 from relact.schema import DOCUMENT
 from relact.sharing import recode
 from relact.sharing.pack import put_file, sha256_of
-from relact.store import aside, blocks, commits, local, locks
+from relact.store import aside, blocks, commits, listing, local, locks
 from relact.store.layout import array_of
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.seal import ATTRIBUTE as SEAL
-from relact.store.seal import FILES, hexadecimal, render
+from relact.store.seal import CONSOLIDATED, FILES, hexadecimal, render
+from relact.store.verify import Problem, Verdict
+
+UNPACKED = "fetch the package again, or pack it again from its store"
 
 
 def unpack(
@@ -75,6 +78,48 @@ def unpack(
     return local.open(target)
 
 
+def check(source: str | Path | Store, *, progress: Progress = silent) -> Verdict:
+    """Check a packed store where it lies, as `unpack` does; damage is reported, not raised.
+
+    Raises:
+        StoreError: not a packed store, or its root cannot be trusted: nothing else can be judged then.
+    """
+    shared = open_store(source)
+    if not isinstance(shared, PackedStore):
+        raise StoreError("is not packed", where=source, fix="check it with `relact.verify`")
+    verdict = Verdict(files=1, blocks=shared.n_blocks)
+    contents = shared.package.contents
+
+    def judged(name: str, group: str, read: Callable[[], int], block: int | None = None) -> None:
+        verdict.files += 1
+        try:
+            verdict.bytes += read()
+        except StoreError as error:
+            verdict.problems.append(Problem(error.what, name, group, UNPACKED, block=block))
+
+    _check_sealed(shared)
+    names = sorted(contents.sums)
+    for number, name in enumerate(names, 1):
+        judged(name, "/".join(name.split("/")[:2]), partial(_file_bytes, shared, name))
+        progress("verify", number, len(names), "files")
+    present = shared.log.present()
+    verdict.missing = sorted(set(range(shared.n_blocks)) - set(present))
+    for number, block in enumerate(present, 1):
+        judged(f"block {block}", schema.COMMITS, partial(_block_bytes, shared, block), block)
+        progress("blocks", number, len(present), "blocks")
+    return verdict
+
+
+def _file_bytes(shared: PackedStore, name: str) -> int:
+    """Bytes of one file, checked."""
+    return len(_checked(shared, name))
+
+
+def _block_bytes(shared: PackedStore, block: int) -> int:
+    """Bytes of the shards of one block, all checked."""
+    return sum(len(raw) for _, raw in _shards(shared, block))
+
+
 def _fill(folder: Path, shared: PackedStore, progress: Progress) -> None:
     """All files of the store, the root last."""
     contents = shared.package.contents
@@ -96,6 +141,7 @@ def _fill(folder: Path, shared: PackedStore, progress: Progress) -> None:
         _write_block(folder, shared, block)
         progress("blocks", number, len(present), "blocks")
     put_file(folder, DOCUMENT, render(root))
+    listing.write(folder)
 
 
 def _results(shared: PackedStore) -> list[str]:
@@ -136,13 +182,22 @@ def _check_sealed(shared: PackedStore) -> None:
 
 def _write_block(folder: Path, shared: PackedStore, block: int) -> None:
     """The shards of one block and, after them, its record; checked against each other."""
+    start, stop = (int(value) for value in shared.log.record(block)[:2])
+    unpacked_sums = []
+    for name, raw in _shards(shared, block):
+        unpacked_sums.append(google_crc32c.value(raw))
+        put_file(folder, name, raw)
+    put_file(folder, shared.log.path(block).as_posix(), commits.encode([start, stop, *unpacked_sums]))
+
+
+def _shards(shared: PackedStore, block: int) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of the shards of one block, as they are unpacked, each checked against its record."""
     package = shared.package
     first, last = shared.rows_of(block)
     start, stop, *sums = (int(value) for value in shared.log.record(block))
     if start != first or not first < stop <= last:
         problem = f"records rows {start} to {stop}, the block has {first} to {last}"
         raise StoreError(problem, where=f"{package.shown}: block {block}", fix=DISTRUST)
-    unpacked_sums = []
     for (stream, layer), checksum in zip(blocks.places_of(shared.streams), sums, strict=True):
         name = blocks.shard_path(Path(), stream, block, layer).as_posix()
         where = f"{package.shown}: {name}"
@@ -155,9 +210,7 @@ def _write_block(folder: Path, shared: PackedStore, block: int) -> None:
             raw = recode.unshield(raw, facts.chunks_per_shard, where)
         if package.contents.about.recoded:
             raw = recode.expand(raw, shared.streams[stream], where)
-        unpacked_sums.append(google_crc32c.value(raw))
-        put_file(folder, name, raw)
-    put_file(folder, shared.log.path(block).as_posix(), commits.encode([start, stop, *unpacked_sums]))
+        yield name, raw
 
 
 def _root(document: dict[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class CommitLog:
     def record(self, block: int) -> np.ndarray:
         """uint64 [field] of one committed block; `StoreError` when it is damaged."""
         try:
-            return decode(self.path(block).read_bytes(), len(self.fields))
+            return decode(durable.read(self.path(block), durable.DOCUMENT_BYTES), len(self.fields))
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"this commit record is damaged ({error})",

@@ -7,6 +7,7 @@ columns, blocks committed one by one, and stages that appear whole or not at all
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -19,7 +20,7 @@ import zarr
 from relact import durable, schema
 from relact.errors import BusyError, IdentityError, StoreError
 from relact.schema import DOCUMENT
-from relact.store import aside, blocks, locks, skeleton
+from relact.store import aside, blocks, listing, locks, skeleton
 from relact.store.commits import CommitLog
 from relact.store.reading import READ_ONLY, Store, told
 from relact.store.seal import EMPTY_GROUP, seal
@@ -147,7 +148,10 @@ class LocalStore(Store):
                 folder.mkdir(exist_ok=True)
                 durable.replace(folder / DOCUMENT, [EMPTY_GROUP])
                 durable.sync(folder.parent)
+        if self.has(group):
+            listing.write(self.path, without=group)
         durable.swap_in(built, self.path / group, parked)
+        listing.write(self.path)
 
 
 def create(path: str | os.PathLike[str], blueprint: Blueprint) -> LocalStore:
@@ -181,6 +185,7 @@ def rebuild(path: Path, blueprint: Blueprint) -> LocalStore:
         with durable.building(path, new, put):
             skeleton.build(new, blueprint)
         aside.clear(path)
+        listing.write(path)
     return open(path)
 
 
@@ -190,8 +195,19 @@ def drop(path: Path, group: str) -> None:
         aside.prepare(path)
         parked = aside.place(path, "gone", group)
         durable.remove(parked)
+        listing.write(path, without=group)
         os.rename(path / group, parked)
         durable.sync((path / group).parent)
+        durable.remove(parked)
+
+
+def discard(store: LocalStore) -> None:
+    """Delete a store that holds nothing; by a caller who makes another in its place."""
+    with locks.writing(store.path):
+        aside.prepare(store.path)
+        parked = aside.place(store.path, "gone", "store")
+        os.rename(aside.home(store.path), parked)
+        aside.clear(store.path)
         durable.remove(parked)
 
 
@@ -223,7 +239,10 @@ def _open(target: Path) -> LocalStore:
 
 def read_manifest(target: Path) -> schema.Manifest:
     """The identity of the store at ``target``, from its root attributes alone."""
+    require_here(target)
     if not (target / DOCUMENT).exists() and not (target / schema.COMMITS).is_dir():
+        if target.is_file() and target.suffix.lower() == ".zip":
+            raise StoreError("a packed store is read-only", where=target, fix=READ_ONLY)
         problem = "exists, but is not a relact store" if target.exists() else "no such store"
         raise StoreError(problem, where=target, fix="make one with `relact capture` or `relact run`")
     attributes = Sealed(target).document("").get("attributes", {})
@@ -232,6 +251,16 @@ def read_manifest(target: Path) -> schema.Manifest:
             "packed for sharing, so it can only be read", where=target, fix="unpack it: `relact unpack`"
         )
     return schema.Manifest.from_attributes(attributes.get(schema.ATTRIBUTE), target)
+
+
+def require_here(target: Path) -> None:
+    """Refuse a URL where a folder is needed; a path has lost one of its slashes."""
+    if (url := re.match(r"(\w+):/+(?=.)", str(target))) and not target.exists():
+        raise StoreError(
+            "only a store on this machine's disks can be worked on",
+            where=f"{url[1]}://{str(target)[url.end() :]}",
+            fix="pull it first: `relact pull URL FOLDER`",
+        )
 
 
 def require_absent(target: Path) -> None:
@@ -243,6 +272,7 @@ def require_absent(target: Path) -> None:
 def check_target(path: str | os.PathLike[str], damaged: bool = False) -> None:
     """Refuse a place where no store can be, before any work; ``damaged``: it may be an unreadable one."""
     target = Path(path)
+    require_here(target)
     if target.exists() and not damaged:
         read_manifest(target)
     # the lock and new groups go here
@@ -285,6 +315,7 @@ def _settle(path: Path) -> None:
     aside.clear(path)
     if path.is_dir():
         durable.sweep(path)
+        listing.write(path)
 
 
 def require_identity(store: Store, manifest: schema.Manifest) -> None:

@@ -2,7 +2,7 @@
 
 The attribute ``checksums`` of a sealed group is ``{"files": {relative path: hex}, "this_file": hex}``.
 ``this_file`` is the checksum of the zarr.json's own bytes with these eight digits replaced by zeros: no byte
-of a sealed folder is left out.
+of a sealed folder is left out. The root's listing (`relact.store.listing`) is added after that.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from relact import durable
 from relact.schema import DOCUMENT
 
 ATTRIBUTE = "checksums"
+CONSOLIDATED = "consolidated_metadata"  # zarr's name of a listing
 FILES, SELF = "files", "this_file"
 BLANK = "0" * 8  # where the digits of a document's own checksum will stand
 # every byte of a plain group
@@ -55,7 +56,23 @@ def was_sealed(raw: bytes) -> bool:
 
 
 def intact(raw: bytes, key: str = SELF) -> bool:
-    """Whether a signed document still has the bytes it was signed with."""
+    """Whether a signed document still has the bytes it was signed with; a listing was added since."""
+    return any(
+        _is_signed(text, key) for text in (raw, *([unlisted(raw)] if CONSOLIDATED.encode() in raw else []))
+    )
+
+
+def unlisted(raw: bytes) -> bytes:
+    """A document's bytes as they were signed, before it had a listing; as they are where it has none."""
+    try:
+        document = json.loads(raw)
+        del document[CONSOLIDATED]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return raw
+    return json.dumps(document, indent=2, ensure_ascii=False).encode()
+
+
+def _is_signed(raw: bytes, key: str) -> bool:
     digits = _digits(key).findall(raw)
     return len(digits) == 1 and _digits(key).findall(signed(raw, key)) == digits
 

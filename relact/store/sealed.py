@@ -25,7 +25,7 @@ from relact.errors import StoreError
 from relact.schema import DOCUMENT
 from relact.store import commits
 from relact.store.commits import CommitLog
-from relact.store.seal import EMPTY_GROUP, files_below, hexadecimal, intact, recorded, was_sealed
+from relact.store.seal import EMPTY_GROUP, files_below, hexadecimal, intact, recorded, unlisted, was_sealed
 
 MAKERS = {  # stage -> its command
     schema.SCORES: "score",
@@ -43,6 +43,7 @@ DAMAGED = "damaged: its checksum does not match"
 SHARD = re.compile(
     rf"(?P<quantity>{'|'.join(schema.ARRAYS)})/(?P<site>[^/]+)/(?P<array>\w+)/c\.(?P<block>\d+)\.(?P<layer>\d+)\.0"
 )
+MOST_BYTES = 1 << 31  # of a file that is read whole: an array's chunk, a document
 
 Version = tuple[int, int, int]
 
@@ -211,7 +212,7 @@ class Sealed:
         raw = self._bytes(key)
         if raw is None:
             raise self._problem(key, "missing")
-        if self._pinned and known is not None and known.raw != raw:
+        if self._pinned and known is not None and unlisted(known.raw) != unlisted(raw):
             problem = "was replaced since it was opened"
             raise StoreError(problem, where=self.path / key, fix="open it again")
         files = self._listed(group, key, raw)
@@ -275,7 +276,7 @@ class Sealed:
 
     def _bytes(self, key: str) -> bytes | None:
         try:
-            return (self.path / key).read_bytes()
+            return durable.read(self.path / key, MOST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -22,7 +22,7 @@ from zarr.codecs import BloscCodec
 from relact import durable, schema
 from relact.errors import StoreError
 from relact.schema import DOCUMENT
-from relact.store import aside, blocks, commits
+from relact.store import aside, blocks, commits, listing
 from relact.store.layout import Layout, array_of, layouts
 from relact.store.seal import files_below, seal
 from relact.store.shards import VERIFY
@@ -90,6 +90,7 @@ def build(path: Path, blueprint: Blueprint) -> None:
         write_places(group, lay.layers, lay.width, lay.experts)
     commits.create(root, schema.commit_fields({s: each.layers for s, each in streams.items()}), lay.n_blocks)
     seal(path)
+    listing.write(path)
 
 
 def promise_growth(path: Path, store: Path) -> None:
@@ -121,7 +122,10 @@ def apply_growth(store: Path) -> None:
 def write_coordinates(group: zarr.Group, **coordinates: Sequence[Any] | np.ndarray) -> None:
     """Add one-dimensional coordinate arrays: integers, or text when the values are strings."""
     for name, values in coordinates.items():
-        write_whole(group, name, np.asarray(values), (name,))
+        numbers = (
+            np.arange(values.start, values.stop, values.step) if isinstance(values, range) else values
+        )  # also of none: integers
+        write_whole(group, name, np.asarray(numbers), (name,))
 
 
 def write_places(group: zarr.Group, layers: Sequence[int], width: int, experts: int = 0) -> None:

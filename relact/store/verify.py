@@ -18,10 +18,10 @@ from relact import durable, schema
 from relact.errors import RelactError, StoreError
 from relact.progress import Progress, silent
 from relact.schema import DOCUMENT
-from relact.store import blocks, local
+from relact.store import blocks, listing, local
 from relact.store.layout import group_of, site_of
 from relact.store.local import LocalStore
-from relact.store.seal import EMPTY_GROUP, hexadecimal, intact, recorded, was_sealed
+from relact.store.seal import CONSOLIDATED, EMPTY_GROUP, hexadecimal, intact, recorded, was_sealed
 from relact.store.sealed import CAPTURE, DAMAGED, MAKERS, SKELETON, repairs_of
 
 READERS = 4  # files read at once: a disk likes a queue, the checksum itself is several GB/s on one core
@@ -109,6 +109,7 @@ def verify(path: str | Path, *, workers: int = READERS, progress: Progress = sil
         StoreError: there is no store.
     """
     root, verdict = Path(path), Verdict()
+    local.require_here(root)
     if not (root / DOCUMENT).is_file():
         local.open(root)  # tells whether it is missing or foreign
     capture = CAPTURE.format(store=root)
@@ -117,6 +118,8 @@ def verify(path: str | Path, *, workers: int = READERS, progress: Progress = sil
     if not verdict.damaged_skeleton():
         expected += _shards(root, capture, verdict)
     _compare(root, expected, verdict, workers, progress)
+    if verdict.ok and (problem := listing.problem_of(root, (root / DOCUMENT).read_bytes())):
+        verdict.problems.append(Problem(problem, DOCUMENT, CONSOLIDATED, f"relact verify {root} --drop"))
     return verdict
 
 
@@ -126,12 +129,14 @@ def drop_damaged(path: str | Path, verdict: Verdict) -> list[str]:
     gone = [group for group in verdict.damaged_stages() if (root / group).is_dir()]
     for group in gone:
         local.drop(root, group)
+    if CONSOLIDATED in verdict.damaged_stages():
+        local.recover(local.open(root))
     return gone
 
 
 def _skeleton(root: Path, capture: str, verdict: Verdict) -> list[Expected]:
     """Files that the root's document lists; when it is damaged that goes to ``verdict``."""
-    raw = (root / DOCUMENT).read_bytes()
+    raw = durable.read(root / DOCUMENT, durable.DOCUMENT_BYTES)
     verdict.files, verdict.bytes = 1, len(raw)
     listed = recorded(raw)
     if listed is None or not intact(raw):
@@ -154,7 +159,7 @@ def _stages(root: Path, verdict: Verdict) -> Iterator[Expected]:
         group = folder.relative_to(root).as_posix()
         file = folder / DOCUMENT
         command = ", then ".join(repairs_of(root, group))
-        raw = file.read_bytes() if file.is_file() else b""
+        raw = _read(file)
         listed = recorded(raw)
         verdict.files, verdict.bytes = verdict.files + 1, verdict.bytes + len(raw)
         if listed is not None and intact(raw):
@@ -210,11 +215,14 @@ def _compare(
     """Read the files and add what differs to ``verdict``, in their order."""
     total = sum(_size(root / entry.problem.file) for entry in expected)
     done = 0
+    if not expected:
+        return
     with ThreadPoolExecutor(workers) as pool:
         checks = pool.map(partial(_check, root), expected)
         for entry, (size, problem) in zip(expected, checks, strict=True):
             done += size
-            progress("verify", done // MEGABYTE, total // MEGABYTE, "MB")
+            megabytes = max(1, total // MEGABYTE)
+            progress("verify", megabytes if done == total else done // MEGABYTE, megabytes, "MB")
             if problem is not None:
                 verdict.problems.append(replace(entry.problem, what=problem))
     verdict.files, verdict.bytes = verdict.files + len(expected), verdict.bytes + done
@@ -232,6 +240,14 @@ def _check(root: Path, entry: Expected) -> tuple[int, str | None]:
     if checksum == entry.checksum:
         return size, None
     return size, f"damaged: its checksum is {checksum}, recorded {entry.checksum}"
+
+
+def _read(document: Path) -> bytes:
+    """A zarr.json; nothing where it cannot be read."""
+    try:
+        return durable.read(document, durable.DOCUMENT_BYTES)
+    except OSError:
+        return b""
 
 
 def _size(path: Path) -> int:

@@ -22,6 +22,7 @@ from relact.models.forward import pad
 from relact.models.hooks import visit
 from relact.models.loading import LoadedModel, encode
 from relact.store import local
+from relact.store.verify import verify
 
 HIDDEN = "attributions/mlp.hidden"
 # family -> site -> (module of a layer, whether its input, columns)
@@ -377,7 +378,9 @@ def test_what_float16_cannot_hold_is_named(factor, problem, tmp_path, monkeypatc
     with pytest.raises(NumericError, match=problem) as told:
         captured(loaded, tmp_path, attribution_dtype="float16")
     assert "site mlp.hidden, layer 0" in str(told.value) and "--attribution-dtype float32" in str(told.value)
-    assert captured(loaded, tmp_path / "wide", attribution_dtype="float32").missing_blocks() == []
+    again = captured(loaded, tmp_path, attribution_dtype="float32")  # the same store: it holds nothing yet
+    assert again.missing_blocks() == [] and verify(again.path).ok
+    assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
 
 
 def test_float16_holds_ordinary_ones(tmp_path):

@@ -19,7 +19,7 @@ from relact.capturing import memory
 from relact.capturing.capture import capture
 from relact.capturing.forecast import forecast
 from relact.capturing.options import CaptureOptions
-from relact.errors import BudgetError, BusyError, InputError, StoreError
+from relact.errors import BudgetError, BusyError, IdentityError, InputError, StoreError
 from relact.store import local
 from relact.store.blocks import BlockBuffer
 from relact.store.local import LocalStore
@@ -220,10 +220,10 @@ def test_a_file_size_limit_is_one_line_and_lifting_it_completes_the_store(loaded
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 600 kB, where mounting is allowed."""
+    """A file system of 700 kB, where mounting is allowed."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", folder], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "none", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
     yield folder
@@ -233,7 +233,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_one_line_and_making_room_completes_the_store(loaded, tmp_path, small_disk):
     path = small_disk / "s.zarr"
     whole = capture(loaded, victims.prompts(64), tmp_path / "whole.zarr", block=8)
-    (small_disk / "junk").write_bytes(bytes(250_000))
+    (small_disk / "junk").write_bytes(bytes(350_000))
     with pytest.raises(
         StoreError, match=r"cannot write: No space left on device\. Make room and run the same"
     ) as told:
@@ -362,3 +362,19 @@ def test_numbers_of_a_store_do_not_depend_on_its_blocks(loaded, tmp_path):
         for block in (3, 14)
     ]
     np.testing.assert_allclose(*stored, atol=1e-5, rtol=1e-5)
+
+
+def test_an_empty_store_of_another_capture_is_made_anew_and_one_with_a_block_refused(
+    tmp_path, loaded, monkeypatch
+):
+    path = tmp_path / "s.zarr"
+    stop_after(monkeypatch, 0)
+    with pytest.raises(KeyboardInterrupt):
+        capture(loaded, victims.prompts(), path, sites=SITE, block=4)
+    monkeypatch.undo()
+    assert (
+        capture(loaded, victims.prompts(), path, sites=SITE, block=7, dtype="float32").missing_blocks() == []
+    )
+    with pytest.raises(IdentityError, match="dtype = float32, this run has float16"):
+        capture(loaded, victims.prompts(), path, sites=SITE, block=7)
+    assert verify(path).ok and [file.name for file in tmp_path.iterdir()] == ["s.zarr"]

@@ -86,6 +86,20 @@ class Broken(Plain):
             self.send_error(404)
 
 
+def refusing(code: str) -> type[Plain]:
+    """An object store that refuses everything for one reason."""
+
+    class Refusing(Plain):
+        def do_GET(self):
+            body = f"<Error><Code>{code}</Code><Message>the reason.</Message></Error>".encode()
+            self.send_response(404 if code in ("NoSuchBucket", "ContainerNotFound") else 403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    return Refusing
+
+
 class Hub(BaseHTTPRequestHandler):
     """As much of the hub's API as one commit of small files and reading them back need."""
 

@@ -129,7 +129,7 @@ def test_a_zip_bomb(package, tmp_path):
         for name, raw in package.items():
             target.writestr(name, raw)
         target.writestr("bomb", bytes(50_000_000))
-    assert "compressed" in refused(tmp_path / "p.zarr.zip", tmp_path)
+    assert "compressed too far" in refused(tmp_path / "p.zarr.zip", tmp_path)
 
 
 def test_wrong_sizes_and_overlapping_files(package, tmp_path):
@@ -163,7 +163,7 @@ def narrow(document, group, width, chunk=None):
 
 AP = "scores/mlp.up/average_precision"
 FORGERIES = {  # what is forged, and what the refusal says of it
-    "a huge shape": (lambda d: node(d, AP).update(shape=[2, 3, 10**12]), "45454545456 chunks"),
+    "a huge shape": (lambda d: node(d, AP).update(shape=[2, 3, 10**12]), "22727272728 chunks"),
     "a negative shape": (lambda d: node(d, AP).update(shape=[2, 3, -1]), "shape [2, 3, -1]"),
     "a huge chunk": (
         lambda d: node(d, AP)["chunk_grid"]["configuration"].update(chunk_shape=[1, 10**6, 10**6]),
@@ -176,7 +176,7 @@ FORGERIES = {  # what is forged, and what the refusal says of it
     "an unknown data type": (lambda d: node(d, AP).update(data_type="object"), "data type 'object'"),
     "another data type": (
         lambda d: node(d, AP).update(data_type="float64"),
-        "a chunk of 528 bytes, expected 1056",
+        "a chunk of 1056 bytes, expected 2112",
     ),
     "labels that are numbers": (
         lambda d: node(d, "scores/mlp.up/relation").update(data_type="float64", fill_value="NaN"),

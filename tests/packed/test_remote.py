@@ -7,20 +7,25 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.servers import Broken, Hub, Plain, Ranged, serving
+from helpers.servers import Broken, Hub, Plain, Ranged, refusing, serving
 from huggingface_hub import constants
+from obstore.store import S3Store
 
 from relact.analysis import query
 from relact.errors import InputError, StoreError
 from relact.packed import archive, urls
 from relact.packed import cache as disk_cache
 from relact.packed.store import open_store
+from relact.sharing import publish
 from relact.sharing.pack import pack
 from relact.sharing.publish import pull, push
+from relact.sharing.source import without_path
+from relact.sharing.unpack import check, unpack
 
 
 @pytest.fixture(autouse=True)
@@ -182,7 +187,7 @@ def test_a_server_that_is_not_there():
     [
         ("ftp://host/s.zarr", "cannot open ftp://"),
         ("http:///s.zarr", "no host"),
-        ("https://host/s.zarr?token=1", "with \\? or #"),
+        ("https://host/s.zarr#part", "with #"),
         ("hf://models/me/x", "not a data set"),
         ("hf://datasets/justone", "not a data set"),
     ],
@@ -274,9 +279,11 @@ def test_top_20_from_an_object_store_moves_less_than_2_percent(bucket, large, mo
 
 
 def test_missing_buckets_and_objects_are_one_line(bucket):
-    for url in ("s3://neurons/none.zarr", "s3://neurons/none.zarr.zip", "s3://no-such-bucket/s.zarr"):
+    for url in ("s3://neurons/none.zarr", "s3://neurons/none.zarr.zip"):
         with pytest.raises(StoreError, match=f"{url}.*no such file"):
             open_store(url)
+    with pytest.raises(StoreError, match=r"s3://no-such-bucket.*no such bucket \(NoSuchBucket\). Make it"):
+        open_store("s3://no-such-bucket/s.zarr")
 
 
 def test_an_archive_is_kept_when_its_name_says_so_and_its_checksum_is_asked(bucket, tiny_study, tmp_path):
@@ -287,6 +294,141 @@ def test_an_archive_is_kept_when_its_name_says_so_and_its_checksum_is_asked(buck
     assert not (tmp_path / "copy.zarr.zip").exists()
     pull("s3://neurons/tiny.zarr.zip", tmp_path / "copy.zarr.zip", sha256=packed.sha256)
     assert (tmp_path / "copy.zarr.zip").read_bytes() == packed.path.read_bytes()
+
+
+def test_a_push_to_no_bucket_is_refused_before_anything_is_packed(bucket, tiny_study, monkeypatch):
+    monkeypatch.setattr(publish, "pack", lambda *_, **__: pytest.fail("packed for nothing"))
+    with pytest.raises(StoreError, match="no such bucket"):
+        push(tiny_study.path, "s3://no-such-bucket/s.zarr")
+
+
+@pytest.mark.parametrize("name", ["tiny.zarr", "tiny.zarr.zip"])
+def test_what_is_published_is_replaced_only_when_that_is_said(bucket, tiny_study, study, command, name):
+    url = f"s3://neurons/{name}"
+    push(tiny_study.path, url)
+    code, _, err = command("push", study.path, url)
+    assert code == 1 and "is published there already. Replace it with --replace" in err
+    assert open_store(url).manifest.model.id == without_path(tiny_study.manifest.model.id)
+    assert command("push", study.path, url, "--replace")[0] == 0
+    assert open_store(url).manifest.model.id == study.manifest.model.id
+
+
+@pytest.mark.parametrize("code", urls.CODES)
+def test_an_object_store_that_refuses_says_its_reason(code):
+    with serving(refusing(code)) as server:
+        place = urls.place("s3://neurons/s.zarr")
+        options = {
+            "endpoint": server.url,
+            "access_key_id": "k",
+            "secret_access_key": "s",
+            "region": "us-east-1",
+        }
+        objects = S3Store("neurons", **options, client_options={"allow_http": True})
+        place = urls.Place(place.shown, place.key, objects, 5.0)
+        problem, fix = urls.CODES[code]
+        with pytest.raises(StoreError, match=rf"{problem} \({code}\)\. .{fix[1:5]}") as told:
+            place.get("zarr.json", 100)
+        assert "\n" not in str(told.value)
+        if code == "AccessDenied":  # that may be all that is said of an object that is not there
+            assert not place.has("zarr.json")
+        else:
+            with pytest.raises(StoreError, match=problem):
+                place.has("zarr.json")
+
+
+def test_an_unknown_refusal_is_told_in_the_server_s_words():
+    with serving(refusing("SlowDownPlease")) as server:
+        options = {
+            "endpoint": server.url,
+            "access_key_id": "k",
+            "secret_access_key": "s",
+            "region": "us-east-1",
+        }
+        objects = S3Store("neurons", **options, client_options={"allow_http": True})
+        with pytest.raises(StoreError, match=r"access is forbidden \(SlowDownPlease: the reason\)"):
+            urls.Place("s3://neurons/s.zarr", "s.zarr", objects, 5.0).get("x", 100)
+
+
+@pytest.mark.parametrize("query", ["X-Amz-Signature=se%2Fcret&X-Amz-Date=1", "sig=secret"])
+def test_a_presigned_address_is_one_archive_and_its_secret_is_not_shown(web, study, tmp_path, query):
+    with serving(Ranged, web) as server:
+        url = f"{server.url}/study.zarr.zip?{query}"
+        same_answers(url, study)
+        assert all(query in path for path in server.paths)
+        opened = open_store(url)
+        assert "secret" not in str(opened.path) and "cret" not in str(opened.path)
+        assert pull(url, tmp_path / "s.zarr").joinpath("zarr.json").is_file()
+        with pytest.raises(StoreError, match="no such file") as told:
+            open_store(f"{server.url}/none.zip?{query}")
+        assert "cret" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["STUDY.ZARR.ZIP", "study.zarr.Zip"])
+def test_an_archive_in_upper_case(web, study, tmp_path, name):
+    shutil.copy(web / "study.zarr.zip", tmp_path / name)
+    same_answers(tmp_path / name, study)
+    assert pack(study.path, tmp_path / f"again-{name}").sha256
+    with serving(Ranged, tmp_path) as server:
+        same_answers(f"{server.url}/{name}", study)
+
+
+@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("name", ["study.zarr", "tiny.zarr"])
+def test_what_zip_r_made_of_a_package_is_one(web, study, tiny_study, tmp_path, around, method, name):
+    """As Info-ZIP writes it: entries for folders too, compressed or not, with a folder around all or none."""
+    target = tmp_path / "made.zip"
+    with zipfile.ZipFile(target, "w", method) as made:
+        for path in sorted((web / name).rglob("*")):
+            made.write(path, path.relative_to(web if around else web / name))
+    store = study if name == "study.zarr" else tiny_study
+    same_answers(target, store)
+    again = unpack(target, tmp_path / "s.zarr")
+    if name == "tiny.zarr":
+        assert np.array_equal(
+            again.chunk("mlp.gate", 0, 0, 0, 8), store.chunk("mlp.gate", 0, 0, 0, 8), equal_nan=True
+        )
+    assert check(target).ok
+
+
+@pytest.mark.parametrize("name", ["tiny.zarr", "tiny.zarr.zip", "study.zarr"])
+def test_an_intact_package_is_verified_where_it_lies_and_a_damaged_one_is_told(web, tmp_path, command, name):
+    path = tmp_path / name
+    (shutil.copytree if (web / name).is_dir() else shutil.copy)(web / name, path)
+    code, out, _ = command("verify", path)
+    assert code == 0 and " 0 damaged" in out
+    raw = bytearray(path.read_bytes()) if path.is_file() else None
+    if raw is None:
+        file = next(file for file in sorted(path.rglob("c/0")) if file.stat().st_size > 100)
+        changed = bytearray(file.read_bytes())
+        changed[50] ^= 4
+        file.write_bytes(changed)
+    else:
+        raw[1000] ^= 4
+        path.write_bytes(raw)
+    code, out, err = command("verify", path)
+    assert code == 1 and ("damaged" in out or "damaged" in err or "differs" in out)
+
+
+def test_a_package_is_queried_from_any_folder(web, tmp_path, command, monkeypatch):
+    odd = tmp_path / "a b#50%?.zarr"
+    shutil.copytree(web / "study.zarr", odd)
+    (tmp_path / "link.zarr").symlink_to(odd)
+    expected = command("top", web / "study.zarr", "--relation", "country_capital")
+    assert expected[0] == 0
+    monkeypatch.chdir(odd)
+    for where in (odd, f"{odd}/", tmp_path / "link.zarr", ".", f"../{odd.name}"):
+        assert command("top", where, "--relation", "country_capital") == expected
+
+
+@pytest.mark.parametrize("stage", ["score", "ablate", "verify", "select"])
+def test_whoever_needs_a_folder_says_to_pull_first(command, stage, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command(
+        stage, "s3://neurons/s.zarr", *(("--k", 3) if stage in ("ablate", "select") else ())
+    )
+    assert code == 1 and "s3://neurons/s.zarr: only a store on this machine's disks" in err
+    assert "Pull it first: `relact pull URL FOLDER`" in err and list(tmp_path.iterdir()) == []
 
 
 def test_only_places_that_take_files_are_pushed_to(tiny_study):

@@ -1,0 +1,78 @@
+"""Files of a store that are no files: a pipe, a device, a folder, something endless. Nobody waits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from helpers import sample
+
+import relact
+from relact.errors import StoreError
+from relact.store import local
+from relact.store.verify import verify
+
+FILES = (
+    "zarr.json",
+    "prompts/identify/text/c/0",
+    "activations/attn.k/activation/c.0.0.0",
+    "commits/record/c.0.0",
+    "scores/zarr.json",
+    "scores/mlp.gate/on_p50/c/0/0/0",
+    "masks/top-3/mlp.gate/mask/c/0/0/0",
+)
+
+
+def endless(path):
+    with path.open("wb") as file:
+        file.truncate(1 << 44)
+
+
+ODD = {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    store = relact.score(sample.full(tmp_path_factory.mktemp("odd") / "s.zarr", 9))
+    relact.select(store, k=3)
+    return store.path
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_none_is_told_at_once(whole, tmp_path, kind, name):
+    path = shutil.copytree(whole, tmp_path / "s.zarr")
+    (path / name).unlink()
+    ODD[kind](path / name)
+    try:
+        assert not verify(path).ok
+    except StoreError as error:
+        assert name == "zarr.json" and str(path) in str(error)
+    for ask in (
+        lambda: relact.top(path, relation="size", n=2),
+        lambda: relact.score(path, negatives=1),
+        lambda: relact.select(path, k=2),
+        lambda: local.open(path).describe(),
+        lambda: relact.pack(path, tmp_path / "p.zarr.zip"),
+    ):
+        try:
+            ask()
+        except StoreError as error:
+            assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "scores/zarr.json", "prompts/identify/text/c/0"])
+def test_an_endless_file_is_not_read(whole, tmp_path, name):
+    path = shutil.copytree(whole, tmp_path / "s.zarr")
+    endless(path / name)
+    with pytest.raises(StoreError, match=r"bytes, more than|cannot be read"):
+        local.open(path).attributes("scores")
+        local.open(path).prompts("identify")
+
+
+def test_a_store_without_test_prompts_is_packed_and_opened(tmp_path):
+    store = relact.score(sample.full(tmp_path / "s.zarr", 9, n_test=0))
+    relact.pack(store, tmp_path / "p.zarr.zip")
+    assert len(relact.top(tmp_path / "p.zarr.zip", relation="size", n=2)) == 2
+    assert relact.unpack(tmp_path / "p.zarr.zip", tmp_path / "t.zarr").manifest.n_prompts("test") == 0
