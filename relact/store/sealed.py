@@ -42,7 +42,6 @@ DAMAGED = "damaged: its checksum does not match"
 SHARD = re.compile(
     rf"(?P<quantity>{'|'.join(schema.ARRAYS)})/(?P<site>[^/]+)/(?P<array>\w+)/c\.(?P<block>\d+)\.(?P<layer>\d+)\.0"
 )
-FIRST_CHECKSUM = 2  # of a commit record, after its rows
 
 Version = tuple[int, int, int]
 
@@ -151,8 +150,12 @@ class Sealed:
         raw = self.read(f"{group}/{DOCUMENT}" if group else DOCUMENT)
         return {} if raw is None else dict(json.loads(raw))
 
-    def require_shard(self, path: str, stream: str, block: int, layer: int) -> None:
-        """`StoreError` unless the shard at ``path`` has the bytes that its block's commit record says."""
+    def require_shard(self, path: str, stream: str, block: int, place: int) -> None:
+        """`StoreError` unless the shard at ``path`` has the bytes that its block's commit record says.
+
+        Args:
+            place: of its layer among the stream's.
+        """
         key = Path(path).relative_to(self.path).as_posix
         try:
             version = _version(path)
@@ -164,8 +167,8 @@ class Sealed:
         except OSError as error:
             raise self._problem(key(), f"cannot be read ({error.strerror})") from error
         assert self.log is not None
-        place = FIRST_CHECKSUM + self.log.fields[FIRST_CHECKSUM:].index(f"{stream}/{layer}")
-        expected = int(self.log.record(block)[place])
+        fields = [at for at, name in enumerate(self.log.fields) if name.rpartition("/")[0] == stream]
+        expected = int(self.log.record(block)[fields[place]])
         if checksum != expected:
             raise self._problem(key(), _differs(hexadecimal(checksum), hexadecimal(expected)))
         self._sound[path] = version

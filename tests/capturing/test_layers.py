@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from helpers import shrunk, tiny
+from helpers import sample, shrunk, tiny
 
 import relact
 from relact import schema
@@ -145,12 +146,11 @@ def test_what_is_overridden_is_in_them(study):
 
 
 def test_a_store_whose_identity_says_other_layers_is_refused(study, tmp_path):
-    import shutil
-
     copy = tmp_path / "s.zarr"
     shutil.copytree(study[2], copy)
-    root = json.loads((copy / "zarr.json").read_text())
-    root["attributes"]["relact"]["capture"]["layers"]["attn.o"] = [1]
-    (copy / "zarr.json").write_text(json.dumps(root))
+    with sample.edited(copy, "") as root:
+        about = root.attrs["relact"]
+        about["capture"]["layers"]["attn.o"] = [1]
+        root.attrs["relact"] = about
     with pytest.raises(StoreError, match="has 2 layers, the store's identity says 1"):
         relact.open_store(copy)
