@@ -7,6 +7,9 @@ from . import kernels as kernels
 from .ablating.ablate import ablate as ablate
 from .ablating.judge import judge as judge
 from .ablating.options import AblateOptions as AblateOptions
+from .ablating.overridden import mask_of as mask_of
+from .ablating.overridden import overridden as overridden
+from .ablating.speaking import generate as generate
 from .analysis.claims import claims as claims
 from .analysis.claims import influences as influences
 from .analysis.compare import agreement as agreement
@@ -20,6 +23,7 @@ from .analysis.effects import of_part as of_part
 from .analysis.evidence import evidence as evidence
 from .analysis.experts import expert_use as expert_use
 from .analysis.leaderboard import leaderboard_of as leaderboard_of
+from .analysis.looks import promoted as promoted
 from .analysis.query import activations as activations
 from .analysis.query import extremes as extremes
 from .analysis.query import neuron as neuron
@@ -33,6 +37,7 @@ from .capturing.capture import capture as capture
 from .capturing.options import CaptureOptions as CaptureOptions
 from .exchange.formats import export as export
 from .exchange.selfcond import import_scores as import_scores
+from .models.loading import load as load
 from .packed.store import open_store as open_store
 from .relations.options import PromptOptions as PromptOptions
 from .relations.prompts import prompts as prompts
@@ -51,6 +56,9 @@ from .sharing.unpack import unpack as unpack
 from .store.reading import Store as Store
 from .store.verify import verify as verify
 from .studies.leaderboard import leaderboard as leaderboard
+from .studies.look import Look as Look
+from .studies.look import look as look
+from .studies.looks import look_at_mask as look_at_mask
 from .studies.patch import patch as patch
 from .studies.repeat import repeat as repeat
 from .studies.run import Study as Study

@@ -78,6 +78,20 @@ def test_the_queries(here, embedded_study, command):
 
 
 @pytest.mark.slow
+def test_looking(here, command):
+    names, printed = run_page("looking.md", command)
+    assert all(out.strip() for out in printed) and "promotes" in printed[4]
+    np.testing.assert_allclose(
+        names["seen"]["mlp.gate"]["activation"].mean("token").values,
+        relact.open("study.zarr")["activations/mlp.gate"]["activation"][3].values,
+        rtol=1e-3,
+        atol=1e-4,
+    )
+    assert names["words"].groupby("relation").size().tolist() == [20, 20, 20]
+    assert names["text"].startswith("The capital of France is")
+
+
+@pytest.mark.slow
 def test_the_report_page(here, command):
     run_page("report.md", command)
     assert (here / "report.html").stat().st_size > 900_000

@@ -17,9 +17,11 @@ from relact.cli.capture import capture
 from relact.cli.compare import compare
 from relact.cli.effects import effects
 from relact.cli.exchange import export, import_scores
+from relact.cli.generate import generate
 from relact.cli.info import info
 from relact.cli.judge import judge
 from relact.cli.leaderboard import leaderboard
+from relact.cli.look import look
 from relact.cli.patch import patch
 from relact.cli.prompts import prompts
 from relact.cli.query import neuron, top
@@ -58,6 +60,8 @@ for name, command in (
     ("ablate", ablate),
     ("stability", stability),
     ("patch", patch),
+    ("look", look),
+    ("generate", generate),
     ("judge", judge),
     ("effects", effects),
     ("compare", compare),

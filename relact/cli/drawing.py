@@ -30,12 +30,16 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from relact.analysis.looks import Driver
+    from relact.studies.look import Look
+
 MATRIX_CELL = 6  # characters of one accuracy
 DEEPEST = 0.5  # loss of accuracy with the deepest colour
 PROMPT_WIDTH = 60  # characters of a prompt's last line
 QUANTILES = ("min", "p10", "p50", "p90", "max")
 BLOCKS = " ▁▂▃▄▅▆▇█"
 SPARK_BINS = 16
+TEXT_WIDTH = 28  # characters of the narrowest column of free text
 
 
 def grid(frame: pd.DataFrame, title: str | None = None) -> None:
@@ -104,6 +108,73 @@ def neuron(frame: pd.DataFrame, prompts: pd.DataFrame | None, everywhere: pd.Dat
         shown = prompts[["drive", prompts.columns[-1], "relation", "object"]].assign(prompt=lines)
         say("")
         table(shown)
+
+
+def texts(table: pd.DataFrame) -> None:
+    """What was said after every prompt, a column per condition where they fit, else a row."""
+    for _, rows in table.groupby("prompt", sort=False):
+        names = rows["condition"].tolist()
+        said_ = [" ↵ ".join(filter(None, text.splitlines())) for text in rows["generated"]]
+        out.print(Text(rows["text"].iloc[0], style="bold"))
+        across = out.is_terminal and out.width >= TEXT_WIDTH * len(names)
+        shown = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), show_header=across)
+        for name in names if across else ("", ""):
+            shown.add_column(name, overflow="fold")
+        lines = [[Text(text) for text in said_]] if across else []
+        lines += (
+            [] if across else [[Text(x, style="dim"), Text(y)] for x, y in zip(names, said_, strict=True)]
+        )
+        for line in lines:
+            shown.add_row(*line)
+        wide(shown)
+        say("")
+
+
+def look(seen: Look) -> None:
+    """One text, its tokens coloured once per neuron: the last line, and what comes of the lines before it."""
+    from relact.studies.look import SHOWN, places
+
+    say(f"{seen.model} answers {seen.answer!r} with {seen.log_probability:.2f} nats")
+    start = max((at for at, token in enumerate(seen.tokens[:-1], 1) if "\n" in token), default=0)
+    for quantity, what, pooled in SHOWN:
+        shown = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("relation", "neuron", pooled, *(["before"] if start else []), f"{quantity}: {what}"):
+            number = name in (pooled, "before")
+            shown.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number)
+        for (relation, *place), of_tokens in zip(places(seen.shown), seen.values(quantity), strict=True):
+            parts = [of_tokens, *([of_tokens[:start]] if start else [])]
+            totals = [f"{part.sum() if pooled == 'sum' else part.mean():+.3f}" for part in parts]
+            line = coloured(seen.tokens[start:], of_tokens[start:], float(np.abs(of_tokens).max()))
+            shown.add_row(relation, "/".join(map(str, place)), *totals, line)
+        say("")
+        wide(shown)
+
+
+def written(promoted: Sequence[str], suppressed: Sequence[str]) -> None:
+    """What a neuron writes, in tokens."""
+    for verb, words in (("promotes", promoted), ("suppresses", suppressed)):
+        if words:
+            say(f"{verb:<10}  {'  '.join(word.strip() or repr(word) for word in words)}")
+
+
+def drivers(prompts: Sequence[Driver]) -> None:
+    """The last line of the prompts that drive a neuron most, coloured where it acts."""
+    for at, prompt in enumerate(prompts):
+        if not at:
+            say(f"\nwhere it acts ({prompt.quantity})")
+        start = max((at for at, token in enumerate(prompt.tokens[:-1], 1) if "\n" in token), default=0)
+        values = prompt.values
+        out.print(coloured(prompt.tokens[start:], values[start:], float(np.abs(values[start:]).max())))
+
+
+def coloured(tokens: Sequence[str], values: np.ndarray, far: float) -> Text:
+    """Tokens on the colours of their values, deepest at ``far``; without colours the values stand behind."""
+    line = Text()
+    for token, value in zip(tokens, values.tolist(), strict=True):
+        line.append(token.replace("\n", "↵"), style=shade(value / (far or 1.0)))
+        if not out.is_terminal:
+            line.append(f"[{value:+.2g}]")
+    return line
 
 
 def sparkline(values: np.ndarray, low: float, high: float) -> str:

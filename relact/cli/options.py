@@ -28,6 +28,22 @@ StorePlace = Annotated[
     str,
     typer.Argument(metavar="STORE", help="a folder, a .zarr.zip, or its URL: http(s), s3, hf://datasets/..."),
 ]
+Place = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|STORE", help="a model: hub id, folder, GGUF file, smollm2; or a store, for its model"
+    ),
+]
+PlaceModel = Annotated[
+    str | None, typer.Option("--model", help="of a store: where its model is now, if it moved")
+]
+PromptTexts = Annotated[list[str] | None, typer.Argument(metavar="TEXT...", help="what to go on from")]
+NeuronNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--neuron", metavar="SITE/LAYER/INDEX", help="these neurons instead; may be given several times"
+    ),
+]
 Timeout = Annotated[float, typer.Option(help="seconds for one request to a server")]
 Licence = Annotated[
     str | None,

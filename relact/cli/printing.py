@@ -87,6 +87,25 @@ def decimals(text: str, option: str) -> list[float]:
         raise typer.BadParameter(f"{text!r} are not numbers with commas", param_hint=option) from None
 
 
+def neurons_of(names: Sequence[str]) -> list[tuple[str, int, int]]:
+    """``mlp.hidden/13/1023`` as (site, layer, index)."""
+    found = []
+    for name in names:
+        site, *numbers_ = name.split("/")
+        try:
+            layer, index = map(int, numbers_)
+        except ValueError:
+            problem = f"{name!r} is not SITE/LAYER/INDEX, such as mlp.hidden/13/1023"
+            raise typer.BadParameter(problem, param_hint="--neuron") from None
+        found.append((site, layer, index))
+    return found
+
+
+def spoken(words: Sequence[str], most: int = 6) -> str:
+    """Tokens side by side, their leading blanks left out."""
+    return "  ".join(word.strip() or repr(word) for word in words[:most])
+
+
 def listed(names: str | None) -> list[str] | None:
     """Names separated by commas; one that has a comma itself stands in double quotes: ``"a, b",c``."""
     if not names:

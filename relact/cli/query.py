@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relact import sites
 from relact.cli import terminal
-from relact.cli.options import By, Json, Output, Statistic, StorePlace
-from relact.cli.printing import show_frame
+from relact.cli.options import By, Json, Output, PlaceModel, Statistic, StorePlace
+from relact.cli.printing import show_frame, spoken
+from relact.schema import LOOKS, PROMOTED, SUPPRESSED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from relact.analysis.looks import Driver
+    from relact.store.reading import Store
+
+KINDS = (PROMOTED, SUPPRESSED)
 
 
 def top(
@@ -24,10 +33,14 @@ def top(
 ) -> None:
     """A relation's best neurons."""
     from relact.analysis import query
+    from relact.packed.store import open_store
     from relact.scoring.criteria import named
 
     statistic = named(by, statistic)
-    frame = query.top(store, relation=relation, n=n, sites=sites, statistic=statistic)
+    opened = open_store(store)
+    frame = query.top(opened, relation=relation, n=n, sites=sites, statistic=statistic)
+    if opened.children(LOOKS):
+        frame = frame.assign(promotes=[_promotes(opened, *place) for place in places_of(frame)])
     show_frame(frame, as_json, output, heat=(statistic,))
 
 
@@ -40,6 +53,11 @@ def neuron(
         int, typer.Option("-n", help="prompts that drive it most, and as many that drive it least")
     ] = 5,
     by: By = None,
+    writes: Annotated[
+        bool,
+        typer.Option("--writes", help="load the model for what it writes, if the store does not have it"),
+    ] = False,
+    model: PlaceModel = None,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -51,9 +69,11 @@ def neuron(
     frame = query.neuron(opened, site, layer, index, by=by)
     held = query.quantity_of(opened, sites.expand(site)[0], by)
     prompts = query.extremes(opened, site, layer, index, n, by=held) if held else None
+    words = _words(opened, sites.expand(site)[0], layer, index, writes, model)
     if as_json:
         document = {"site": site, "layer": layer, "neuron": index, "relations": frame.to_dict("records")}
-        terminal.dump(document | ({} if prompts is None else {"prompts": prompts.to_dict("records")}))
+        document |= {} if prompts is None else {"prompts": prompts.to_dict("records")}
+        terminal.dump(document | ({} if words is None else dict(zip(KINDS, words, strict=True))))
     elif output:
         show_frame(frame, False, output)
     else:
@@ -61,3 +81,42 @@ def neuron(
 
         everywhere = None if prompts is None else query.activations(opened, site, layer, index, by=held)
         drawing.neuron(frame, prompts, everywhere)
+        if words is not None:
+            drawing.written(*words)
+        drawing.drivers(_drivers(opened, sites.expand(site)[0], layer, index))
+
+
+def places_of(frame: pd.DataFrame) -> list[tuple[str, int, int]]:
+    """(site, layer, neuron) of every row."""
+    rows = frame[["site", "layer", "neuron"]].itertuples(index=False, name=None)
+    return [(str(site), int(layer), int(index)) for site, layer, index in rows]
+
+
+def _promotes(store: Store, site: str, layer: int, index: int) -> str:
+    """The first tokens that a neuron promotes, as far as the store knows."""
+    from relact.analysis.looks import of_neuron
+
+    found = of_neuron(store, site, layer, index)
+    return spoken(found[0], 4) if found else ""
+
+
+def _words(
+    store: Store, site: str, layer: int, index: int, writes: bool, model: str | None
+) -> tuple[list[str], list[str]] | None:
+    """What a neuron promotes and suppresses: as stored, or read off the model where that is asked for."""
+    from relact.analysis.looks import of_neuron
+
+    found = of_neuron(store, site, layer, index)
+    if found is not None or not writes:
+        return found
+    from relact.studies.looks import words_of
+
+    return words_of(store, site, layer, index, model=model)
+
+
+def _drivers(store: Store, site: str, layer: int, index: int) -> list[Driver]:
+    """The prompts that drive a neuron most, token by token, of the first mask that was looked at for them."""
+    from relact.analysis.looks import drivers
+
+    found = (drivers(store, name).get((site, layer, index), []) for name in store.children(LOOKS))
+    return next((some for some in found if some), [])

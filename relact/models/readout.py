@@ -51,7 +51,7 @@ class Readout:
         width = _width(model)
         readable = isinstance(head, nn.Linear) and head.weight.shape[1] == width
         if not isinstance(norm, nn.Module) or not readable:
-            raise _refused(model, "its final norm or its head is not of a kind that can be read")
+            raise refused(model, "its final norm or its head is not of a kind that can be read")
         centred, eps, gain, offset = _norm(model, norm)
         wide = gain.dtype
         shift = torch.zeros(len(head.weight), dtype=wide, device=head.weight.device)
@@ -151,16 +151,16 @@ def require_readable(model: nn.Module, device: torch.device) -> None:
 def require_logits(model: nn.Module, readout: Readout, last: Residual, logits: Tensor) -> None:
     """`ModelError` unless the model's own logits [batch, words] are those read off its last layer."""
     if not _same(readout.logits(last.after), logits, (logits,)):
-        raise _refused(model, "its logits are not its head's alone")
+        raise refused(model, "its logits are not its head's alone")
 
 
 def _residual(model: nn.Module, layer: int, down: nn.Module, seen: dict[tuple[str, int], Tensor]) -> Residual:
     """A layer's, checked: its output is its input, attention's part and the MLP's."""
     weight = getattr(down, "weight", None)
     if not isinstance(down, nn.Linear | Conv1D) or not isinstance(weight, Tensor):
-        raise _refused(model, f"the MLP of layer {layer} writes through {type(down).__name__}")
+        raise refused(model, f"the MLP of layer {layer} writes through {type(down).__name__}")
     if not weight.is_floating_point():
-        raise _refused(model, f"the MLP of layer {layer} has packed weights")
+        raise refused(model, f"the MLP of layer {layer} has packed weights")
     values = {name: seen[name, layer] for name in ("in", "attn.o", "mlp.hidden", "out")}
     wide = torch.promote_types(weight.dtype, torch.float32)
     taken = {name: value.to(weight.device, wide) for name, value in values.items()}
@@ -169,7 +169,7 @@ def _residual(model: nn.Module, layer: int, down: nn.Module, seen: dict[tuple[st
     if isinstance(down.bias, Tensor):
         written = written + down.bias.detach().to(wide)
     if not _same(taken["out"] - taken["in"], written, (values["in"], values["out"])):
-        raise _refused(
+        raise refused(
             model, f"layer {layer} does not add its MLP's output as it is, a norm or factor between"
         )
     return Residual(taken["in"] + taken["attn.o"], taken["out"], taken["mlp.hidden"], columns)
@@ -196,7 +196,7 @@ def _norm(model: nn.Module, norm: nn.Module) -> tuple[bool, float, Tensor, Tenso
             if _same(normed, expected, (tried,)) and (best is None or apart < best[0]):
                 best = apart, (centred, float(eps), gain, bias)
     if best is None:
-        raise _refused(model, f"its final norm is a {type(norm).__name__}, which cannot be read")
+        raise refused(model, f"its final norm is a {type(norm).__name__}, which cannot be read")
     return best[1]
 
 
@@ -216,5 +216,11 @@ def _same(found: Tensor, expected: Tensor, added: Sequence[Tensor]) -> bool:
     return bool(apart <= SHARE * expected.float().norm() + ROUNDINGS * size)
 
 
-def _refused(model: nn.Module, problem: str) -> ModelError:
+def norm_gain(model: nn.Module, norm: nn.Module) -> Tensor:
+    """[width]: what a norm of the residual stream's width multiplies by."""
+    return _norm(model, norm)[2]
+
+
+def refused(model: nn.Module, problem: str) -> ModelError:
+    """The error for a model of another kind."""
     return ModelError(problem, where=type(model).__name__, fix=OTHERWISE)

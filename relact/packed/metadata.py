@@ -198,7 +198,8 @@ def check_dimensions(group: str, arrays: Mapping[str, ArrayFacts], where: object
             labels = facts.dtype == TEXT and facts.dimensions in ((name,), ("prompt",))
             require(labels, f"labels of type {facts.dtype}", place)
         if name in NUMBERED:
-            along = (name,) if group != schema.SUPER_UNITS else ("unit",)  # the place of each, no coordinate
+            listed = group.partition("/")[0] in (schema.SUPER_UNITS, schema.LOOKS)
+            along = ("unit",) if listed else (name,)  # there the place of each, no coordinate
             whole = facts.dtype.startswith(("int", "uint")) and facts.dimensions == along
             require(whole, f"a coordinate of type {facts.dtype}", place)
 

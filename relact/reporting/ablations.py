@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from relact import schema
 from relact.analysis.claims import claims, criterion_of
 from relact.analysis.effects import kinds_of
 from relact.analysis.evidence import LEVEL, evidence
+from relact.reporting.spoken import said_of
 from relact.schema import ACCURACY, KIND_INTACT, KIND_OWN, KIND_RANDOM
 from relact.store.reading import Store
 
@@ -40,7 +41,8 @@ COLUMNS = [
 @dataclass(frozen=True)
 class Choice:
     """One ablation: k, mean drops in points, what may be claimed, and which prompts it shows; ``foreign`` are
-    other prompts than the store's; ``statistic`` is what its neurons were chosen by, if that is known.
+    other prompts than the store's; ``statistic`` is what its neurons were chosen by, if that is known;
+    ``spoken`` what was said to some of the prompts, see `spoken.said_of`.
     """
 
     k: int
@@ -51,6 +53,7 @@ class Choice:
     said: tuple[str, ...]
     asked: str
     foreign: bool
+    spoken: tuple[dict[str, Any], ...] = ()
 
     @property
     def gap(self) -> float:
@@ -74,7 +77,8 @@ def ablations_of(store: Store) -> tuple[dict[str, Choice], pd.DataFrame, pd.Data
         own, other, random = (float(means.get(name, np.nan)) for name in (OWN, OTHER, CONTROL))
         said, foreign = tuple(claims(found)), schema.ANSWERS in dataset
         statistic = criterion_of(dataset)[0]
-        choices[choice] = Choice(k, statistic, own, other, random, said, _asked(dataset, foreign), foreign)
+        asked, spoken = _asked(dataset, foreign), tuple(said_of(store, dataset))
+        choices[choice] = Choice(k, statistic, own, other, random, said, asked, foreign, spoken)
         settings = (str(dataset.attrs.get(name)) for name in ("mode", "scale", "tokens", "match", "part"))
         kinds[choice] = [statistic, *settings]
         matrices.append(_matrix(choice, dataset, found))

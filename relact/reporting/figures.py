@@ -12,34 +12,43 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from relact.errors import StoreError
 from relact.reporting.ablations import ALL, CONTROL, OTHER, OWN
 from relact.reporting.gather import Contents
 from relact.reporting.looks import LIGHT, Look, dressed, themed
-from relact.reporting.matrices import ablation, experts, log_ablation
+from relact.reporting.matrices import ablation, experts, log_ablation, own
 from relact.reporting.pieces import cells, chosen, data, slanted, with_choices
 
 FORMATS = ("png", "svg", "pdf")
 PNG_SCALE = 2.0
+NAMED_LINES, NAMES_HIGH = 5, 16  # lines that bear their name, and how many names fit above each other
 TICKS = [0, 1, 10, 100, 1000, 10_000, 100_000, 1_000_000]  # of a number of neurons
 
 
 def charts(contents: Contents, look: Look = LIGHT, live: bool = False) -> dict[str, alt.TopLevelMixin]:
     """Every figure that there is data for, by name, in the order of the page."""
     drawn: dict[str, tuple[Callable[..., Any], bool]] = {
+        "own": (own, any(not made.foreign for made in contents.choices.values())),
         "ablation": (ablation, bool(contents.choices)),
         "log_ablation": (log_ablation, bool(contents.accuracy["log_drop"].notna().any())),
         "sweep": (sweep, contents.sweep["k"].nunique() > 1),
         "board": (board, contents.board["criterion"].nunique() > 1),
-        "overlap": (overlap, len(contents.relations) > 1),
+        "overlap": (overlap, shares_some(contents) if live else len(contents.relations) > 1),
         "growth": (growth, len(contents.growth) > 0),
         "layers": (layers, True),
         "experts": (experts, len(contents.experts) > 0 and bool(contents.experts["use"].notna().any())),
         "distribution": (distribution, True),
     }
     return {name: draw(contents, look, live) for name, (draw, there) in drawn.items() if there}
+
+
+def shares_some(contents: Contents) -> bool:
+    """Whether any two relations have a neuron in common: a wall of zeros is better said in words."""
+    table = contents.overlap
+    return bool(table.loc[table["relation"] != table["other"], "shared"].any())
 
 
 def board(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
@@ -70,9 +79,8 @@ def board(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.Top
     bars = base.mark_rule(strokeWidth=2).encode(y="low:Q", y2="high:Q")
     both = alt.layer(bars, points).properties(width=150, height=170)
     panels = both.facet(facet=alt.Facet("criterion:N", title=None), columns=4)
-    return themed(
-        panels.properties(title="Criteria on prompts that chose nothing") if not live else panels, look
-    )
+    title = f"Criteria on prompts that chose nothing: {contents.model}"
+    return themed(panels.properties(title=title) if not live else panels, look)
 
 
 def sweep(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
@@ -103,7 +111,10 @@ def sweep(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.Top
         )
     )
     return dressed(
-        with_choices(chart, live, swept=ALL), look, live, title="Accuracy lost over k, mean of all relations"
+        with_choices(chart, live, swept=ALL),
+        look,
+        live,
+        title=f"Accuracy lost over k, mean of all relations: {contents.model}",
     )
 
 
@@ -129,7 +140,7 @@ def overlap(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.T
     drawn = cells(base, look, colour, alt.Text("shared:Q", format=","), ink)
     chart = with_choices(alt.layer(*drawn), live, site=ALL)
     size = len(contents.relations)
-    return dressed(chart, look, live, size, size, f"Neurons shared ({contents.mask})")
+    return dressed(chart, look, live, size, size, f"Neurons shared: {_titled(contents)}")
 
 
 def growth(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
@@ -158,8 +169,39 @@ def growth(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.To
         ],
     )
     chance = base.mark_line(strokeDash=[6, 4], color=look.ink).encode(y="mean(chance):Q")
-    chart = with_choices(alt.layer(lines, chance), live, relation=first)
-    return dressed(chart, look, live, title="Overlap of every two relations over k (dashed: chance)")
+    ends = _labelled(table, live).mark_text(align="right", dx=-6, dy=-7, fontSize=10, color=look.ink)
+    names = ends.encode(x="k:Q", y="share:Q", text="pair:N")
+    chart = with_choices(alt.layer(lines, chance, names), live, relation=first)
+    title = f"Overlap of every two relations over k (dashed: chance): {contents.model}"
+    return dressed(chart, look, live, title=title)
+
+
+def _labelled(table: pd.DataFrame, live: bool) -> alt.Chart:
+    """The last point of the lines that bear a name: the highest, on the page those of the chosen relation; of
+    names that would stand on each other the higher one.
+    """
+    last = table[table["k"] == table["k"].max()].sort_values("share", ascending=False)
+    apart = float(table["share"].max() or 1) / NAMES_HIGH
+
+    def spaced(rows: pd.DataFrame, relation: str) -> pd.DataFrame:
+        kept: list[int] = []
+        for at, share in zip(rows.index, rows["share"], strict=True):
+            if not kept or last["share"][kept[-1]] - share >= apart:
+                kept.append(at)
+        return rows.loc[kept[:NAMED_LINES]].assign(marked=relation)
+
+    if not live:
+        return alt.Chart(data(spaced(last, "")))
+    both = [
+        spaced(last[(last["relation"] == name) | (last["other"] == name)], name)
+        for name in dict.fromkeys([*table["relation"], *table["other"]])
+    ]
+    return alt.Chart(data(pd.concat(both))).transform_filter("datum.marked == relation")
+
+
+def _titled(contents: Contents) -> str:
+    """Model, mask and number of neurons, for a title."""
+    return f"{contents.model}, k = {contents.k:,} ({contents.mask})"
 
 
 def layers(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
@@ -175,7 +217,12 @@ def layers(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.To
                 axis=alt.Axis(labelAngle=0, labelOverlap=True, values=list(range(0, last + 1, 2))),
             ),
             y=alt.Y("relation:N", sort=contents.relations, title=None),
-            color=alt.Color("neurons:Q", title="neurons", scale=alt.Scale(scheme="cividis", domainMin=0)),
+            color=alt.Color(
+                "neurons:Q",
+                title="neurons",
+                scale=alt.Scale(range=[look.even, look.gain], domainMin=0, interpolate="lab"),
+                legend=alt.Legend(gradientLength=160, tickCount=4, format=",d"),
+            ),
             tooltip=[
                 "relation:N",
                 "layer:O",
@@ -186,7 +233,12 @@ def layers(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.To
     )
     chart = with_choices(chart, live, site=ALL)
     return dressed(
-        chart, look, live, len(contents.relations), (last + 1) // 2, f"Neurons per layer ({contents.mask})"
+        chart,
+        look,
+        live,
+        len(contents.relations),
+        (last + 1) // 2,
+        f"Neurons per layer: {_titled(contents)}",
     )
 
 
@@ -198,12 +250,7 @@ def distribution(contents: Contents, look: Look = LIGHT, live: bool = False) -> 
     base = alt.Chart(data(table)).encode(
         x=alt.X("low:Q", title="average precision", scale=alt.Scale(domain=[0, 1], nice=False))
     )
-    count = alt.Y(
-        "neurons:Q",
-        title="neurons",
-        scale=alt.Scale(type="symlog", constant=1),
-        axis=alt.Axis(values=TICKS, format=",d"),
-    )
+    count = _counted(contents.histogram)
     names = alt.Scale(domain=["found", "expected by chance"], range=[look.series[1], look.series[0]])
     bars = (
         base.transform_calculate(what="'found'")
@@ -225,7 +272,10 @@ def distribution(contents: Contents, look: Look = LIGHT, live: bool = False) -> 
     null = (
         base.transform_calculate(what="'expected by chance'")
         .mark_line(interpolate="step-after", strokeWidth=2)
-        .encode(y=alt.Y("chance:Q", title="neurons"), color=alt.Color("what:N", scale=names, title=None))
+        .encode(
+            y=alt.Y("chance:Q", title="neurons (logarithmic)"),
+            color=alt.Color("what:N", scale=names, title=None),
+        )
     )
     both = alt.layer(bars, null)
     if live:
@@ -233,7 +283,16 @@ def distribution(contents: Contents, look: Look = LIGHT, live: bool = False) -> 
         return dressed(with_choices(narrowed, live, relation=contents.relations[0], site=ALL), look, live)
     small = both.properties(width=220, height=140)
     panels = small.facet(facet=alt.Facet("relation:N", sort=contents.relations, title=None), columns=3)
-    return themed(panels.properties(title="Average precision of all neurons"), look)
+    title = f"Average precision of all {contents.n_neurons:,} neurons: {contents.model}"
+    return themed(panels.properties(title=title), look)
+
+
+def _counted(histogram: pd.DataFrame) -> alt.Y:
+    """A logarithmic axis of neurons, one for all panels: up to the largest count, found or expected."""
+    highest = int(np.ceil(histogram[["neurons", "chance"]].max().max()))
+    scale = alt.Scale(type="symlog", constant=1, domain=[0, highest])
+    axis = alt.Axis(values=TICKS, format=",d")
+    return alt.Y("neurons:Q", title="neurons (logarithmic)", scale=scale, axis=axis)
 
 
 def save(drawn: Mapping[str, alt.TopLevelMixin], folder: str | Path) -> list[Path]:

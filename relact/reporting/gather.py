@@ -22,6 +22,7 @@ from relact.analysis.leaderboard import leaderboard_of
 from relact.errors import StoreError
 from relact.packed.store import open_store
 from relact.reporting.ablations import ALL, Choice, ablations_of
+from relact.reporting.units import units_of
 from relact.scoring import masks
 from relact.scoring.magnitudes import super_units
 from relact.scoring.roles import counts_of
@@ -65,6 +66,7 @@ class Contents:
         super_units: neurons that break the model alone, in words; empty where none is known.
         choices: k, the mean drops and the claims of every ablation by its name, those of the store's own
             prompts first, and of them the widest gap between own and other.
+        units: neurons that somebody looked at, with what they write, see `units.units_of`.
         board: criteria x k on the prompts for showing, see `analysis.leaderboard.leaderboard_of`.
     """
 
@@ -89,6 +91,13 @@ class Contents:
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)
     details: list[dict[str, Any]] = field(default_factory=list)
     prompts: dict[int, dict[Hashable, Any]] = field(default_factory=dict)
+    units: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def model(self) -> str:
+        """What the model is called: of a folder its name alone."""
+        called = str(self.provenance["capture"]["model"]["id"])
+        return Path(called).name if Path(called).is_absolute() or "\\" in called else called
 
 
 def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
@@ -131,6 +140,7 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
         experts=_experts(opened, relations, sets),
         details=details,
         prompts=prompts,
+        units=units_of(opened, relations),
     )
 
 

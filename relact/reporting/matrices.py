@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
-from relact.reporting.ablations import CONTROL
+from relact.reporting.ablations import CONTROL, OTHER, OWN
 from relact.reporting.gather import Contents
-from relact.reporting.looks import LIGHT, Look, dressed, turn
-from relact.reporting.pieces import cells, chosen, slanted, with_choices
+from relact.reporting.looks import LIGHT, Look, dressed, themed, turn
+from relact.reporting.pieces import cells, chosen, data, slanted, with_choices
 from relact.schema import INTACT
+
+GIVEN, EFFECT = "given", "effect"  # orders of a matrix: as the relations come, or by what they lose
+OWN_WIDTH, OWN_ROW = 300, 19  # pixels of a panel, and of a relation in it
 
 
 def ablation(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
@@ -85,9 +89,9 @@ def _matrix(
     rows = [name for name in contents.relations if name in there]
     columns = _conditions(table, contents.relations)
     first = next(iter(contents.choices))
-    base = chosen(table, live, choice=first).encode(
-        x=alt.X("condition:N", sort=columns, title="neurons switched off", axis=slanted()),
-        y=alt.Y("relation:N", sort=rows, title=None),
+    base = _ordered(chosen(_placed(table, rows, columns), live, choice=first), live).encode(
+        x=alt.X("condition:N", sort=_by("column"), title="neurons switched off", axis=slanted()),
+        y=alt.Y("relation:N", sort=_by("row"), title=None),
         tooltip=[
             alt.Tooltip("relation:N", title="relation"),
             alt.Tooltip("condition:N", title="switched off"),
@@ -107,10 +111,94 @@ def _matrix(
         filled=False, stroke=look.ink, strokeWidth=1.5
     )
     drawn = cells(base, look, colour, "label:N", ink)
-    chart = with_choices(alt.layer(*drawn, own), live, choice=first)
-    made = contents.choices[first]
-    titled = f"{title}: {first}, {made.asked}, {contents.provenance['capture']['model']['id']}"
-    return dressed(chart, look, live, len(rows), len(columns), titled)
+    chart = with_choices(alt.layer(*drawn, own), live, choice=first, order=GIVEN)
+    return dressed(chart, look, live, len(rows), len(columns), f"{title}: {about(contents, first)}")
+
+
+def about(contents: Contents, choice: str) -> str:
+    """Model, number of neurons, what chose them, and the prompts of an ablation, for a title."""
+    made = contents.choices[choice]
+    by = f" by {made.statistic}" if made.statistic else ""
+    return f"{contents.model}, k = {made.k:,}{by}, {made.asked}"
+
+
+def _placed(table: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """With the place of every row and column as given, and by what a relation's own neurons do to it."""
+    own = table[table["condition"] == table["relation"]].set_index(["choice", "relation"])["change"]
+    effect = own.groupby(level="choice").rank(method="first").to_dict()  # the largest loss is 1
+    given = {name: at for at, name in enumerate(columns)}
+    last = len(columns)
+
+    def place(choice: str, name: str) -> float:
+        """A condition that is no relation stays where it is: intact first, random last."""
+        return float(effect.get((choice, name), given.get(name, 0) if given.get(name) == 0 else last))
+
+    pairs = list(zip(table["choice"], table["relation"], table["condition"], strict=True))
+    return table.assign(
+        row_given=[rows.index(relation) for _, relation, _ in pairs],
+        row_effect=[place(choice, relation) for choice, relation, _ in pairs],
+        column_given=[given[condition] for *_, condition in pairs],
+        column_effect=[place(choice, condition) for choice, _, condition in pairs],
+    )
+
+
+def _ordered(chart: alt.Chart, live: bool) -> alt.Chart:
+    """Rows and columns by the signal ``order``, in files as given."""
+    for name in ("row", "column"):
+        given, effect = f"datum.{name}_given", f"datum.{name}_effect"
+        chart = chart.transform_calculate(
+            **{f"{name}_at": f"order == '{EFFECT}' ? {effect} : {given}" if live else given}
+        )
+    return chart
+
+
+def _by(name: str) -> alt.EncodingSortField:
+    return alt.EncodingSortField(field=f"{name}_at", op="min", order="ascending")
+
+
+def own(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
+    """Points that every relation loses under its own neurons, with intervals, under the others' and random
+    ones: a panel per criterion, side by side.
+    """
+    shown = [choice for choice, made in contents.choices.items() if not made.foreign]
+    of_statistic = {contents.choices[choice].statistic: choice for choice in reversed(shown)}  # the clearest
+    panels = {_panel(contents, choice): choice for choice in of_statistic.values()}
+    table = contents.accuracy[contents.accuracy["choice"].isin(panels.values())]
+    whose = np.where(table["condition"] == table["relation"], OWN, OTHER)
+    table = table.assign(whose=np.where(table["condition"] == CONTROL, CONTROL, whose))
+    keys = ["choice", "relation", "whose"]
+    table = table.groupby(keys, sort=False)[["drop", "low", "high", "clear"]].mean().reset_index()
+    table.loc[table["whose"] != OWN, ["low", "high"]] = np.nan
+    table["panel"] = table["choice"].map({choice: panel for panel, choice in panels.items()})
+    first = table[(table["choice"] == shown[0]) & (table["whose"] == OWN)].sort_values(
+        "drop", ascending=False
+    )
+    rows = first["relation"].tolist()
+    colour = alt.Color(
+        "whose:N", title="neurons", scale=alt.Scale(domain=[OWN, OTHER, CONTROL], range=list(look.series))
+    )
+    shape = alt.Shape("whose:N", title="neurons", scale=alt.Scale(domain=[OWN, OTHER, CONTROL]))
+    keep = ["panel", "relation", "whose", "drop", "low", "high"]
+    base = alt.Chart(data(table[keep].round(2))).encode(y=alt.Y("relation:N", sort=rows, title=None))
+    tips = [
+        "relation:N",
+        "whose:N",
+        *(alt.Tooltip(f"{name}:Q", format="+.1f") for name in ("drop", "low", "high")),
+    ]
+    points = base.mark_point(filled=True, size=50, opacity=1).encode(
+        x=alt.X("drop:Q", title="points of accuracy lost"), color=colour, shape=shape, tooltip=tips
+    )
+    bars = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", color=colour)
+    zero = base.mark_rule(color=look.ink, strokeWidth=0.7).encode(x=alt.datum(0))
+    both = alt.layer(zero, bars, points).properties(width=OWN_WIDTH, height=len(rows) * OWN_ROW)
+    order = sorted(panels, key=lambda panel: shown.index(panels[panel]))
+    chart = both.facet(column=alt.Column("panel:N", sort=order, title=None))
+    title = f"What every relation loses without its own neurons: {contents.model}, test prompts"
+    return themed(chart if live else chart.properties(title=title), look)
+
+
+def _panel(contents: Contents, choice: str) -> str:
+    return f"{choice}, k = {contents.choices[choice].k:,}"
 
 
 def _changes(accuracy: pd.DataFrame) -> pd.DataFrame:

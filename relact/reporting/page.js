@@ -2,7 +2,7 @@
 // Everything that comes from the store reaches the page through textContent or as data of a chart, never as markup.
 const page = JSON.parse(document.getElementById("data").textContent);
 const byId = (name) => document.getElementById(name);
-const choice = { relation: page.relations[0], site: "all", choice: page.choices[0] || null, swept: "all" };
+const choice = { relation: page.relations[0], site: "all", choice: page.choices[0] || null, swept: "all", order: "given" };
 const views = {};
 const STEP = 20;
 let shown = STEP;
@@ -31,6 +31,7 @@ async function draw() {
     const datasets = Object.fromEntries(page.uses[name].map((key) => [key, page.datasets[key]]));
     const options = { renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false }, downloadFileName: name };
     views[name] = (await vegaEmbed(byId("f-" + name), { ...spec, datasets: structuredClone(datasets) }, options)).view;
+    if (!performance.getEntriesByName("first chart").length) performance.mark("first chart");
   }
   follow();
   document.documentElement.dataset.drawn = dark() ? "dark" : "light";
@@ -130,7 +131,7 @@ function fillNeurons() {
     button.dataset.row = row.row;
     line.append(element("td", {}, button));
     body.append(line);
-    if (open) body.append(element("tr", { class: "detail" }, element("td", { colspan: columns.length + 1 }, detail(row))));
+    if (open) body.append(element("tr", { class: "detail" }, element("td", { colspan: columns.length + 1 }, element("p", {}, "Its own page: ", link(row)), detail(row))));
   }
   const head = header(columns, order, (key, number) => {
     order = { key, down: order.key === key ? !order.down : number && key !== "rank" };
@@ -168,14 +169,103 @@ function detail(row) {
   return element("div", { class: "columns" }, ...parts);
 }
 
+// --- texts ----------------------------------------------------------------------------------------------------------
+
+let everyText = false;
+
+function fillSpoken() {
+  const table = byId("spoken");
+  if (!table) return;
+  const rows = page.spoken[choice.choice] || [];
+  const lost = (name) => rows.filter((row) => row.relation === name).reduce((sum, row) => sum + row.right[0] - row.right[1], 0);
+  const names = [...new Set(rows.map((row) => row.relation))].sort((a, b) => lost(b) - lost(a));
+  const verdict = (right) => (right === null ? "said" : right ? "said right" : "said wrong");
+  const lines = names.flatMap((name) => rows.filter((row) => row.relation === name).slice(0, everyText ? undefined : 1).map((row) =>
+    element("tr", {}, element("td", { text: row.relation }), element("td", { text: row.text }), element("td", { text: row.answer }),
+      ...["intact", "own", "random"].map((key, at) => element("td", { class: verdict(row.right[at]), text: row[key] === null ? "" : row[key].trim().split("\n")[0] || "(nothing)" })))));
+  const heads = ["relation", "prompt", "answer", "as it is", "without its own neurons", "without random ones"];
+  table.replaceChildren(element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col", text })))), element("tbody", {}, ...lines));
+  byId("more-spoken").hidden = everyText || rows.length === lines.length;
+}
+
+// --- one neuron -----------------------------------------------------------------------------------------------------
+
+const placeOf = (row) => `${row.site}/${row.layer}/${row.neuron}`;
+const unitOf = new Map(page.units.map((unit) => [placeOf(unit), unit]));
+const listedAt = new Map(page.neurons.site.map((site, row) => [`${page.sites[site]}/${page.neurons.layer[row]}/${page.neurons.neuron[row]}`, row]));
+const link = (row) => element("a", { href: `#${placeOf(row)}`, text: placeOf(row) });
+const chips = (words, most) => words.slice(0, most).map((word) => element("span", { class: "chip", text: word.trim() || word }));
+
+function tokens({ tokens, values }) {
+  const start = Math.max(0, tokens.slice(0, -1).map((token) => token.includes("\n")).lastIndexOf(true) + 1);
+  const far = Math.max(...values.slice(start).map(Math.abs), 1e-12);
+  return element("div", { class: "tokens" }, ...tokens.slice(start).map((token, at) => {
+    const value = values[start + at];
+    const share = Math.abs(value) / far;
+    const [r, g, b] = value > 0 ? [224, 130, 20] : [67, 147, 195];
+    return element("span", { text: token.replaceAll("\n", "\u21b5"), title: String(value), style: `background: rgba(${r}, ${g}, ${b}, ${share < 0.04 ? 0 : (0.85 * share).toFixed(2)})` });
+  }));
+}
+
+function meters(title, scores) {
+  const far = Math.max(...scores.map(([, value]) => Math.abs(value)), 1e-12);
+  return element("div", {}, element("h3", { text: title }), element("ul", {}, ...scores.sort((a, b) => b[1] - a[1]).map(([name, value]) =>
+    element("li", {}, element("span", { text: value.toFixed(3) }), element("span", {}, element("span", { class: "meter", style: `width: ${(50 * Math.max(0, value)) / far}%` }), ` ${name}`)))));
+}
+
+function showOne(scroll) {
+  const asked = decodeURIComponent(location.hash.slice(1));
+  const unit = unitOf.get(asked);
+  const row = listedAt.get(asked);
+  const there = unit !== undefined || row !== undefined;
+  byId("one").hidden = !there && !/^[a-z]+\.[a-z]+\/\d+\/\d+$/.test(asked);
+  if (byId("one").hidden) return;
+  byId("h-one").textContent = asked;
+  const parts = [];
+  if (unit) {
+    parts.push(element("p", { text: unit.of.map(([mask, relation, rank]) => `number ${rank} of ${relation} in ${mask}`).join("; ") }));
+    const columns = element("div", { class: "columns" });
+    for (const [title, words] of [["Promotes", unit.promoted], ["Suppresses", unit.suppressed]])
+      if (words.length) columns.append(element("div", {}, element("h3", { text: title }), ...chips(words, 10)));
+    columns.append(meters(`${unit.statistic} in every relation`, page.relations.map((name, at) => [name, unit.scores[at]]).filter(([, value]) => value !== null)));
+    if (unit.prompts.length) columns.append(element("div", { class: "wide" }, element("h3", { text: `Where it acts (${unit.prompts[0].quantity}; orange more, blue less)` }), ...unit.prompts.map(tokens)));
+    parts.push(element("div", { class: "detail" }, columns));
+  }
+  if (row !== undefined) parts.push(element("div", { class: "detail" }, detail({ row, site: page.sites[page.neurons.site[row]], layer: page.neurons.layer[row], neuron: page.neurons.neuron[row] })));
+  if (!there) parts.push(element("p", {}, "Not on this page. Ask the store: ", element("code", { text: `relact neuron STORE ${asked.split("/").join(" ")} --writes` })));
+  byId("unit").replaceChildren(...parts);
+  if (scroll) byId("one").scrollIntoView();
+}
+
+function fillUnits() {
+  const table = byId("units");
+  if (!table) return;
+  const rows = page.units.flatMap((unit) => unit.of.filter(([, relation]) => relation === choice.relation).map(([mask, , rank]) => ({ unit, mask, rank })))
+    .filter(({ unit }) => choice.site === "all" || unit.site === choice.site)
+    .sort((a, b) => a.mask.localeCompare(b.mask) || a.rank - b.rank);
+  const heads = [["neuron"], ["mask"], ["rank", "number"], ["promotes"], ["suppresses"]];
+  const lines = rows.map(({ unit, mask, rank }) => element("tr", {}, element("td", {}, link(unit)), element("td", { text: mask }), element("td", { class: "number", text: String(rank) }),
+    element("td", {}, ...chips(unit.promoted, 6)), element("td", {}, ...chips(unit.suppressed, 6))));
+  table.replaceChildren(element("thead", {}, element("tr", {}, ...heads.map(([text, kind]) => element("th", { scope: "col", class: kind || "", text })))), element("tbody", {}, ...lines));
+}
+
+function widths() {
+  for (const place of document.querySelectorAll(".scroll")) place.classList.toggle("wider", place.scrollWidth > place.clientWidth + 2);
+}
+
 // --- controls -------------------------------------------------------------------------------------------------------
 
 function refresh() {
   for (const place of document.querySelectorAll("[data-show]")) place.textContent = choice[place.dataset.show];
   follow();
   fillNeurons();
+  fillSpoken();
+  fillUnits();
+  widths();
   for (const details of document.querySelectorAll("details.numbers[open]")) numbers(details);
-  if (choice.choice) byId("lead").textContent = page.leads[choice.choice];
+  if (!choice.choice) return;
+  byId("lead").textContent = page.leads[choice.choice];
+  byId("claims").replaceChildren(...page.claims[choice.choice].map((text) => element("li", { text })));
 }
 
 function theme(name) {
@@ -189,9 +279,13 @@ for (const select of document.querySelectorAll("select")) {
   select.addEventListener("change", (event) => { choice[name] = event.target.value; shown = STEP; opened = null; refresh(); });
 }
 byId("search").addEventListener("input", () => { shown = STEP; fillNeurons(); });
+byId("more-spoken")?.addEventListener("click", () => { everyText = true; fillSpoken(); });
+addEventListener("hashchange", () => showOne(true));
+addEventListener("resize", widths);
 byId("more").addEventListener("click", () => { shown += 5 * STEP; fillNeurons(); });
 byId("theme").addEventListener("click", () => { theme(dark() ? "light" : "dark"); draw(); });
 for (const details of document.querySelectorAll("details.numbers")) details.addEventListener("toggle", () => details.open && numbers(details));
 theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 refresh();
-draw();
+showOne(false);
+draw().then(() => { widths(); if (!byId("one").hidden) byId("one").scrollIntoView(); });

@@ -19,6 +19,7 @@ from relact.reporting.looks import DARK, LIGHT
 from relact.scoring.criteria import meaning
 
 COLUMNS = {
+    "own": ["panel", "relation", "whose", "drop", "low", "high"],
     "ablation": ["condition", "relation", "accuracy", "intact", "change", "low", "high", "clear"],
     "log_ablation": ["condition", "relation", "change"],
     "board": ["criterion", "k", "whose", "drop", "low", "high"],
@@ -43,7 +44,7 @@ def render(contents: Contents) -> str:
     data = _data(contents)
     return environment.from_string(_file("page.html.j2")).render(
         version=__version__,
-        model=contents.provenance["capture"]["model"]["id"],
+        model=contents.model,
         lead=_lead(contents, next(iter(contents.choices), None)),
         facts=[
             *((name, about[name]) for name in ("model", "prompts", "sites")),
@@ -56,6 +57,10 @@ def render(contents: Contents) -> str:
         criteria=_criteria(contents),
         figures=list(data["uses"]),
         mask=contents.mask,
+        shared=_shared(contents),
+        neurons=contents.n_neurons,
+        spoken=any(made.spoken for made in contents.choices.values()),
+        units=bool(contents.units),
         nulls=contents.nulls.to_dict("records"),
         one_in=round(1 / FALSE),
         listed=LISTED,
@@ -116,6 +121,7 @@ def _data(contents: Contents) -> dict[str, Any]:
         "sites": contents.sites,
         "choices": list(contents.choices),
         "leads": {choice: _lead(contents, choice) for choice in contents.choices},
+        "claims": {choice: _claims(contents, choice) for choice in contents.choices},
         "specs": specs,
         "datasets": datasets,
         "uses": {name: sorted(_named(spec)) for name, spec in specs["light"].items()},
@@ -123,6 +129,7 @@ def _data(contents: Contents) -> dict[str, Any]:
             name: [param["name"] for param in spec.get("params", ())] for name, spec in specs["light"].items()
         },
         "filters": {
+            "own": [],
             "ablation": ["choice"],
             "log_ablation": ["choice"],
             "board": [],
@@ -140,9 +147,20 @@ def _data(contents: Contents) -> dict[str, Any]:
             "neuron": contents.neurons["neuron"].tolist(),
             "ap": [contents.neurons[name].tolist() for name in contents.relations],
         },
+        "spoken": {choice: made.spoken for choice, made in contents.choices.items()},
+        "units": contents.units,
         "details": contents.details,
         "prompts": contents.prompts,
     }
+
+
+def _shared(contents: Contents) -> str:
+    """What two relations have in common, in words where it is nothing."""
+    if figures.shares_some(contents) or len(contents.relations) < 2:
+        return ""
+    table = contents.overlap[contents.overlap["relation"] != contents.overlap["other"]]
+    chance = float(table.loc[table["site"] == "all", "expected"].mean())
+    return f"No two relations share a neuron: none of {contents.k:,}, chance {chance:.1f} ({contents.mask})."
 
 
 def _named(spec: Any) -> set[str]:
@@ -175,16 +193,20 @@ def _criteria(contents: Contents) -> list[dict[str, str]]:
     return rows if len({row["criterion"] for row in rows}) > 1 else []
 
 
+def _claims(contents: Contents, choice: str) -> list[str]:
+    """Everything that may be claimed of an ablation, a sentence each."""
+    return [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in contents.choices[choice].said]
+
+
 def _lead(contents: Contents, choice: str | None) -> str:
     """The answer, as far as it may be claimed."""
     if choice is None:
         scored = f"{len(contents.relations)} relations and {contents.n_neurons:,} neurons are scored"
         return f"{scored}; none was switched off yet."
     made = contents.choices[choice]
-    short = (sentence for sentence in made.said if not sentence.startswith("rank"))
-    said = " ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in short)
+    said = " ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in made.said[:1])
     if made.statistic:
-        said = f"Chosen by {made.statistic}: {meaning(made.statistic)}. {said}"
+        said = f"{made.k:,} neurons by {made.statistic}, {meaning(made.statistic)}. {said}"
     said = f"{said} Shown on {made.asked}."
     table = contents.accuracy
     on_itself = table[(table["choice"] == choice) & (table["condition"] == table["relation"])]

@@ -20,6 +20,7 @@ SCORES = "scores"
 MASKS = "masks"
 ABLATIONS = "ablations"
 COMMITS = "commits"
+LOOKS = "looks"  # what neurons of a mask write, and where in prompts they act: see `LooksRecord`
 SUPER_UNITS = "super_units"  # units that break the model alone: (unit), see `SuperUnitsRecord`
 REGISTRATIONS = "registrations"  # settings and hypotheses that were written before their ablation
 
@@ -71,6 +72,13 @@ LOG_PROBABILITY, LOGIT_DIFFERENCE = "log_probability", "logit_difference"  # of 
 RELATION_OF = "relation_of"  # the relation of every prompt
 STEP_CORRECT, STEP_GENERATED = "step_correct", "step_generated"  # of a sweep: without what a step of k adds
 PERPLEXITY = "perplexity"  # where a text was given
+
+# --- looks/<mask>: the best neurons (unit) of every relation of a mask, rank by rank
+WHOSE, RANK = "whose", "rank"  # (unit): the relation, and the place in its order
+PROMOTED, SUPPRESSED, BY = "promoted", "suppressed", "_by"  # (unit, word) tokens; with `BY` their logits
+SHOWN, PIECE = "shown", "piece"  # (shown) numbers of identification prompts, (shown, token) their tokens
+DRIVER, DRIVE = "driver", "drive"  # (unit, slot) a place in `SHOWN` or -1; (unit, slot, token) its values
+QUANTITY = "quantity"  # (unit): what they are values of
 
 # --- a store packed for sharing
 PACKAGE = "package"  # root attribute: what is in it, and its card

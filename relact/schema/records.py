@@ -26,6 +26,7 @@ __all__ = [
     "AblationRecord",
     "AttributionRecord",
     "CaptureRecord",
+    "LooksRecord",
     "Manifest",
     "MaskRecord",
     "ModelRecord",
@@ -296,6 +297,27 @@ class SuperUnitsRecord(_Result):
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> SuperUnitsRecord:
         """Parse what `to_attributes` gave; `StoreError` when something is missing."""
         return cls(**_known(cls, raw, where, lists=()))
+
+
+@dataclass(frozen=True)
+class LooksRecord(_Result):
+    """What ``looks/<mask>`` were read off.
+
+    Attributes:
+        model: its fingerprint. mask: how it was chosen.
+        neurons: of every relation. prompts: that drive each of the first few most.
+    """
+
+    model: str
+    mask: MaskRecord
+    neurons: int
+    prompts: int
+
+    @classmethod
+    def from_attributes(cls, raw: Mapping[str, Any], where: object) -> LooksRecord:
+        """Parse what `to_attributes` gave; `StoreError` when something is missing."""
+        values = _known(cls, raw, where, lists=())
+        return cls(**{**values, "mask": MaskRecord.from_attributes(values["mask"], where)})
 
 
 @dataclass(frozen=True)

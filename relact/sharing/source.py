@@ -48,8 +48,9 @@ class Source:
         self.recoded = activations and plain and not away
         groups = [schema.SCORES] if schema.SCORES in stages else []
         parents = [stage for stage in (schema.MASKS, schema.ABLATIONS) if stage in stages]
-        # what masks leave out, and what was said before an ablation, go with them
+        # what masks leave out, what their neurons write, and what was said before an ablation, go with them
         groups += [schema.SUPER_UNITS] if parents and store.has(schema.SUPER_UNITS) else []
+        parents += [schema.LOOKS] if schema.MASKS in stages and store.has(schema.LOOKS) else []
         parents += [schema.REGISTRATIONS] if parents and store.has(schema.REGISTRATIONS) else []
         for parent in parents:
             groups += [f"{parent}/{name}" for name in store.children(parent)]

@@ -31,10 +31,11 @@ MAKERS = {  # stage -> its command
     schema.SCORES: "score",
     schema.MASKS: "select",
     schema.ABLATIONS: "ablate",
+    schema.LOOKS: "look",
     schema.SUPER_UNITS: "ablate",
     schema.REGISTRATIONS: "ablate",
 }
-PARENTS = (schema.MASKS, schema.ABLATIONS, schema.REGISTRATIONS)  # every group in them is a stage
+PARENTS = (schema.MASKS, schema.ABLATIONS, schema.LOOKS, schema.REGISTRATIONS)  # of stages
 SKELETON = (schema.PROMPTS, *schema.ARRAYS, schema.COMMITS)  # covered by the root's seal and the log
 RECORDS = f"{schema.COMMITS}/{schema.RECORD}"
 CAPTURE = "relact capture MODEL PROMPTS {store} --repair"

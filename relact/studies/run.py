@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from relact.capturing import forecast as capturing
 from relact.capturing.capture import capture_with
 from relact.capturing.objectives import resolved
 from relact.capturing.options import CaptureOptions
-from relact.errors import InputError
+from relact.errors import InputError, ModelError
 from relact.models.loading import LoadedModel, load
 from relact.plan import Plan
 from relact.progress import Progress, silent
@@ -33,7 +34,7 @@ from relact.relations.prompts import build, published, warn_of_dropped
 from relact.relations.sources import load_all
 from relact.relations.table import read, recognised
 from relact.scoring import forecast as scoring
-from relact.scoring.criteria import meaning
+from relact.scoring.criteria import meaning, of_attributions
 from relact.scoring.masks import name_of, select_with
 from relact.scoring.options import ScoreOptions
 from relact.scoring.quantities import wanted as wanted_of
@@ -41,6 +42,7 @@ from relact.scoring.score import score_with
 from relact.store.layout import block_of, layouts, site_of
 from relact.store.local import LocalStore
 from relact.studies import known_prompts, presets
+from relact.studies import looks as looking
 from relact.studies.known_prompts import known
 from relact.studies.presets import Recipe
 
@@ -145,7 +147,7 @@ def run(
     ablate: AblateOptions | None = None,
     progress: Progress = silent,
 ) -> Study:
-    """Prompts, capture, score, select, ablate: from facts to an ablation matrix.
+    """Prompts, capture, score, select, ablate, look: from facts to an ablation matrix.
 
     Args:
         sources: as of `relact.prompts`, or a prompt table.
@@ -204,6 +206,7 @@ def follow(
             ablations[masks[-1]] = found
         else:
             select_with(selection, opened)
+    _look(opened, masks, model, progress)
     return Study(opened, ablations, tuple(masks))
 
 
@@ -215,6 +218,15 @@ def kept(
         return table
     strict = recipe.prompts.strict
     return known(table, model, match=recipe.ablate.match, strict=strict, progress=progress)
+
+
+def _look(store: LocalStore, masks: Sequence[str], model: LoadedModel, progress: Progress) -> None:
+    """What the neurons of the masks write, where the model's norm and head can be read."""
+    for mask in masks:
+        try:
+            looking.look_at_mask(store, mask, model=model, progress=progress)
+        except ModelError as error:
+            warnings.warn(f"what neurons write is left out: {error}", stacklevel=2)
 
 
 def forecast(
@@ -237,6 +249,7 @@ def forecast(
         len(relation_of), rows, loaded.n_layers, widths, settings.streams, settings.layers, settings.experts
     )
     relations: Sequence[str] = list(dict.fromkeys(relation_of))
+    texts = table.loc[table["split"] == schema.IDENTIFY, "text"].astype(str).tolist()
     matrices = [
         ablating.Matrix(
             tests,
@@ -260,6 +273,7 @@ def forecast(
             for matrix in matrices
             if len(tests)
         ),
+        *(looking.forecast_of(loaded, texts, len(relations), of_attributions(x)) for x in recipe.criteria),
     ]
 
 

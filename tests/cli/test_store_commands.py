@@ -172,7 +172,7 @@ def test_the_plan_of_a_whole_study_has_its_steps(relact, tiny_folder, tmp_path):
     assert (
         code == 0
         and not path.exists()
-        and [step["what"] for step in planned] == ["capture", "score", "ablate"]
+        and [step["what"] for step in planned] == ["capture", "score", "ablate", "look"]
     )
     assert relact(*command)[0] == 0
     files, size = written(path, ())

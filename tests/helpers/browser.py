@@ -20,8 +20,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-LOOKS = [("desktop", "light"), ("desktop", "dark"), ("phone", "light")]
+SIZES = {"desktop": (1400, 900), "phone": (390, 844)}
+LOOKS = [("desktop", "light"), ("desktop", "dark"), ("phone", "light"), ("phone", "dark")]
 DRAW_MS = 60_000
 
 
@@ -52,7 +52,9 @@ class Visit:
 
     def problems(self) -> list[str]:
         """Everything said, and every request but the one for the file itself."""
-        return self.said + [f"asked for {url}" for url in self.asked if url != self.path.as_uri()]
+        return self.said + [
+            f"asked for {url}" for url in self.asked if url.partition("#")[0] != self.path.as_uri()
+        ]
 
     def undrawn(self) -> list[str]:
         """Figures without a single mark."""
@@ -72,15 +74,15 @@ class Visit:
         return self.page.evaluate(f"views['{figure}'].signal('{name}')")
 
 
-def visit(browser: Browser, path: Path, size: str = "desktop", scheme: str = "light") -> Visit:
-    """Open a report and wait until its charts are drawn."""
+def visit(browser: Browser, path: Path, size: str = "desktop", scheme: str = "light", at: str = "") -> Visit:
+    """Open a report, at one of its neurons (``#site/layer/index``), and wait until its charts are drawn."""
     width, height = SIZES[size]
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
     opened = Visit(page, path.absolute())
     page.on("console", lambda message: opened.said.append(message.text))
     page.on("pageerror", lambda error: opened.said.append(str(error)))
     page.on("request", lambda request: opened.asked.append(request.url))
-    page.goto(opened.path.as_uri())
+    page.goto(opened.path.as_uri() + at)
     page.wait_for_selector("html[data-drawn]", timeout=DRAW_MS)
     return opened
 

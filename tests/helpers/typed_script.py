@@ -57,6 +57,14 @@ def questions(path: str) -> None:
     relact.leaderboard_of([path, "other.zarr"], part="dev").head()
     relact.cumulativity(result).head()
     relact.ablate(path, mask="top-400", mode="scale", scale=0.5)
+    seen: relact.Look = relact.look(path, prompt=3, relation="country_capital", n=4)
+    print(seen["mlp.hidden"]["attribution"].sum("token"), seen.values("activation"), seen.table().head())
+    print(relact.look_at_mask(path, "top-400").head(), relact.promoted(path, "top-400").head())
+    relact.generate(path, ["The capital of France is"], mask="top-400", relation="country_capital").head()
+    with relact.overridden(
+        relact.load("smollm2"), relact.mask_of(path, "top-400", "country_capital"), scale=2
+    ):
+        pass
     relact.dose_response(path, "top-400").head()
     relact.patch(path, "top-400", per_relation=3, tokens="last").head()
     labels = relact.split_of(path, "top-400", "answers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -78,6 +79,32 @@ def test_several_k_in_one_group_are_a_sweep():
     assert len(table) == 2 * 3 * 2 and table["log_drop"].notna().all()
 
 
+def test_a_wall_of_zeros_is_said_in_words(gathered):
+    apart = gathered.overlap["relation"] != gathered.overlap["other"]
+    assert not gathered.overlap.loc[apart, "shared"].any()  # it is so in this study
+    text = render(gathered)
+    assert re.search(r"No two relations share a neuron: none of 200, chance \d+\.\d", text)
+    assert 'id="f-overlap"' not in text and "overlap" in figures.charts(gathered)
+    shared = render(replace(gathered, overlap=gathered.overlap.assign(shared=3)))
+    assert "No two relations share" not in shared and 'id="f-overlap"' in shared
+
+
+def test_a_path_is_never_in_the_heading(gathered):
+    capture = {**gathered.provenance["capture"]}
+    capture["model"] = {**capture["model"], "id": "/home/somebody/models/mine-7b"}
+    told = replace(gathered, provenance={**gathered.provenance, "capture": capture})
+    heads = re.findall(r"<h1>.*?</h1>|<title>.*?</title>", render(told), re.S)
+    assert len(heads) == 2 and all("mine-7b" in head and "somebody" not in head for head in heads)
+
+
+def test_every_figure_names_its_model_and_how_many_neurons(gathered):
+    for name, chart in figures.charts(gathered).items():
+        title = str(chart.to_dict()["title"])
+        assert "talker" in title, name
+        counted = re.search(r"k = 200|over k|6,272 neurons|without its own", title)
+        assert counted, name
+
+
 def test_layers_and_overlaps_count_the_mask(gathered, plain, study):
     masks = {site: plain[f"masks/top-200/{site}"]["mask"].values for site in study.layouts}
     for site in ("all", *masks):
@@ -130,7 +157,7 @@ def test_listed_neurons_are_the_best_and_their_prompts_the_extremes(gathered, st
 
 @pytest.mark.slow
 def test_figures_are_written_in_every_format(gathered, tmp_path):
-    names = ["ablation", "log_ablation", "overlap", "growth", "layers", "distribution"]
+    names = ["own", "ablation", "log_ablation", "overlap", "growth", "layers", "distribution"]
     drawn = figures.charts(gathered)
     assert list(drawn) == names
     written = figures.save({"ablation": drawn["ablation"]}, tmp_path / "new" / "figures")
@@ -194,6 +221,7 @@ def test_the_page_is_one_file(gathered):
     assert data["relations"] == gathered.relations and set(data["uses"]) == set(data["columns"]) - {
         "sweep",
         "board",
+        "overlap",
     }
     assert "one false discovery in 100 is allowed" in " ".join(page.text)
     assert re.search(r"Own neurons cost -?\d+\.\d points \[", " ".join(page.text))

@@ -31,8 +31,8 @@ def open_report(browser):
     """Open a report and wait until it is drawn; afterwards: nothing said, nothing asked."""
     visits = []
 
-    def open_file(path, size="desktop", scheme="light"):
-        visits.append(browsers.visit(browser, path, size, scheme))
+    def open_file(path, size="desktop", scheme="light", at=""):
+        visits.append(browsers.visit(browser, path, size, scheme, at))
         return visits[-1]
 
     yield open_file
@@ -53,7 +53,7 @@ def test_everything_is_drawn(open_report, report, study):
     page = visit.page
     visit.keep("desktop")
     assert visit.undrawn() == []
-    marks = {"ablation": 3 * 5, "log_ablation": 3 * 4, "overlap": 3 * 2, "layers": 3 * 4, "distribution": 50}
+    marks = {"ablation": 3 * 5, "log_ablation": 3 * 4, "layers": 3 * 4, "distribution": 50}
     for figure, least in marks.items():
         assert page.locator(f"#f-{figure} svg .mark-rect path").count() >= least, figure
     assert page.locator("#f-growth svg .mark-line path").count() >= 3
@@ -64,6 +64,97 @@ def test_everything_is_drawn(open_report, report, study):
     assert first[1:5] == [best.site, str(best.layer), str(best.neuron), f"{best.average_precision:.4f}"]
 
 
+def test_texts_before_and_after_come_first(open_report, report, study):
+    """What is shown was stored, and what is marked wrong was judged wrong."""
+    page = open_report(report).page
+    assert page.locator("main section:visible h2").first.inner_text() == "What it says without them"
+    page.click("#more-spoken")
+    stored, tests = study.dataset("ablations/top-200").load(), study.prompts("test")
+    rows = page.locator("#spoken tbody tr")
+    assert rows.count() == 3 * 3
+    for row in rows.all():
+        relation, line, answer, *said = row.locator("td").all_inner_texts()
+        marks = [cell.get_attribute("class") for cell in row.locator("td.said").all()]
+        ends = [text.strip().endswith(line) for text in tests["text"]]
+        asked = [n for n, end in enumerate(ends) if end and tests["object"][n] == answer]
+        assert tests["relation"][asked[0]] == relation
+        conditions = ("intact", relation, "random-0")
+        expected = stored.sel(prompt=asked[0], condition=list(conditions))
+        texts = [str(text).strip().split("\n")[0] or "(nothing)" for text in expected["generated"].values]
+        assert said == texts
+        assert marks == ["said right" if right else "said wrong" for right in expected["correct"].values]
+
+
+def test_a_neuron_has_a_link_of_its_own(open_report, report, study):
+    unit = relact.promoted(study, "top-200").iloc[0]
+    place = f"{unit.site}/{unit.layer}/{unit.neuron}"
+    visit = open_report(report, at=f"#{place}")
+    page = visit.page
+    visit.keep("one-neuron")
+    assert page.locator("#h-one").inner_text() == place
+    shown = page.locator("#unit").inner_text()
+    assert f"number 1 of {unit.relation} in top-200" in shown
+    chips = page.locator("#unit .chip").all_inner_texts()
+    assert chips == [word.strip() or word for word in [*unit.promoted, *unit.suppressed]]
+    lines = page.locator("#unit .tokens").all_inner_texts()
+    texts = [text.strip().splitlines()[-1] for text in study.prompts("identify")["text"]]
+    assert lines and all(any(line.strip().endswith(text) for text in texts) for line in lines)
+    coloured = page.locator("#unit .tokens span[style]:not([style*=', 0\\)'])")
+    assert coloured.count() > len(lines)
+    page.evaluate("location.hash = '#mlp.up/1/99999'")
+    page.wait_for_function("document.getElementById('h-one').textContent === 'mlp.up/1/99999'")
+    assert "relact neuron STORE mlp.up 1 99999" in page.locator("#unit").inner_text()
+    page.evaluate("location.hash = '#main'")
+    page.wait_for_function("document.getElementById('one').hidden")
+
+
+def test_what_neurons_write_is_listed_and_linked(open_report, report, study):
+    page = open_report(report).page
+    page.select_option("#relation", "adj_comparative")
+    table = relact.promoted(study, "top-200")
+    table = table[table["relation"] == "adj_comparative"]
+    links = page.locator("#units tbody a").all_inner_texts()
+    assert links == [f"{row.site}/{row.layer}/{row.neuron}" for row in table.itertuples()]
+    page.locator("#units tbody a").nth(2).click()
+    assert page.locator("#h-one").inner_text() == links[2] and page.locator("#one").is_visible()
+
+
+def test_the_matrix_can_be_ordered_by_effect(open_report, report, study):
+    visit = open_report(report)
+    page, names = visit.page, study.relations()
+    accuracy = study.dataset("ablations/top-200")["accuracy"].load()
+    cells = {name: accuracy.sel(relation=name) for name in names}
+    change = {name: float(of.sel(condition=name) - of.sel(condition="intact")) for name, of in cells.items()}
+
+    def rows():
+        """Names beside the rows, from above."""
+        labels = page.locator("#f-ablation svg .role-axis-label text")
+        place = "(all, key) => all.map((one) => one.getBoundingClientRect()[key])"
+        right = labels.evaluate_all(place, "right")
+        spots = zip(right, labels.evaluate_all(place, "y"), labels.all_text_contents(), strict=True)
+        listed = sorted((y, name) for x, y, name in spots if abs(x - min(right)) < 3)
+        return [name for _, name in listed]
+
+    assert rows() == names
+    page.select_option("#order", "effect")
+    assert visit.signal("ablation", "order") == "effect"
+    page.wait_for_timeout(200)
+    assert [change[name] for name in rows()] == sorted(change.values())
+    assert len(set(change.values())) > 1
+
+
+def test_the_first_chart_is_there_soon_and_tables_on_a_phone_keep_their_first_column(open_report, report):
+    page = open_report(report, size="phone").page
+    box = page.locator("section:has(#spoken) .scroll")
+    box.evaluate("box => { box.scrollLeft = 200; }")
+    edge = box.bounding_box()["x"]
+    first = page.locator("#spoken tbody td").first.bounding_box()["x"]
+    assert abs(first - edge) <= 1
+    hint = box.evaluate("box => getComputedStyle(box, '::before').content")
+    assert "scroll sideways" in hint
+    assert page.evaluate("performance.getEntriesByName('first chart').length") == 1
+
+
 def test_choosing_a_relation_and_a_site(open_report, report, study):
     visit = open_report(report)
     page = visit.page
@@ -72,9 +163,7 @@ def test_choosing_a_relation_and_a_site(open_report, report, study):
     page.select_option("#site", "mlp.down")
     assert page.locator("#h-neurons").inner_text() == "The best neurons of word_first_letter"
     assert visit.signal("distribution", "relation") == "word_first_letter"
-    assert [visit.signal(figure, "site") for figure in ("distribution", "overlap", "layers")] == [
-        "mlp.down"
-    ] * 3
+    assert [visit.signal(figure, "site") for figure in ("distribution", "layers")] == ["mlp.down"] * 2
     assert page.locator("#f-distribution svg .mark-rect").first.inner_html() != before
     best = query.top(study, relation="word_first_letter", n=20, sites="mlp.down")
     shown = page.locator("#neurons tbody tr td:nth-child(5)").all_inner_texts()
@@ -117,11 +206,11 @@ def test_the_numbers_of_a_figure_can_be_read_and_sorted(open_report, report):
     details.get_by_role("button", name="change").click()
     values = [float(text) for text in details.locator("tbody td:nth-child(5)").all_inner_texts()]
     assert values == sorted(values, reverse=True)
-    overlap = page.locator("details.numbers[data-figure=overlap]")
-    overlap.locator("summary").click()
-    expect(overlap.locator("tbody tr")).to_have_count(3 * 2)
+    layers = page.locator("details.numbers[data-figure=layers]")
+    layers.locator("summary").click()
+    expect(layers.locator("tbody tr")).to_have_count(3 * 4)
     page.select_option("#site", "mlp.up")
-    expect(overlap.locator("tbody tr")).to_have_count(3 * 2)
+    expect(layers.locator("tbody tr")).to_have_count(3 * 4)
 
 
 def test_light_and_dark(open_report, report):

@@ -87,7 +87,7 @@ def test_only_the_chosen_stages_are_packed(tiny_study, tmp_path):
     with zipfile.ZipFile(tmp_path / "m.zarr.zip") as archive:
         stages = {name.split("/")[0] for name in archive.namelist()}
     skeleton = {"zarr.json", "README.md", "activations", "commits", "prompts"}
-    assert stages == {*skeleton, "masks", "super_units", "top"}
+    assert stages == {*skeleton, "masks", "super_units", "looks", "top"}
     shared = open_store(tmp_path / "m.zarr.zip")
     listed = query.top(shared, relation="size", n=5)
     pd.testing.assert_frame_equal(listed, query.top(tiny_study, relation="size", n=5), check_dtype=False)

@@ -104,5 +104,5 @@ def test_the_plan_begins_with_the_filter(model, tiny_prompts):
     recipe = Recipe(known=True)
     plans = run.forecast(recipe, model, tiny_prompts)
     asked = int((tiny_prompts["split"] == "identify").sum())
-    assert [plan.what for plan in plans] == ["known", "capture", "score", "ablate"]
+    assert [plan.what for plan in plans] == ["known", "capture", "score", "ablate", "look"]
     assert plans[0].seconds and plans[0].bytes == asked * 192
