@@ -16,6 +16,7 @@ import torch
 from relact.models import gradients, hooks
 from relact.models.forward import pad
 from relact.models.loading import LoadedModel
+from relact.models.routed import Routed, whole
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def by_token(
     found: dict[str, dict[int, np.ndarray]] = {site: {} for site in sites}
     owed: dict[str, dict[int, np.ndarray]] = {site: {} for site in sites if backward}
 
-    def keep(site: str, layer: int, values: torch.Tensor) -> None:
-        found[site][layer] = values[0].detach().float().cpu().numpy().copy()
+    def keep(site: str, layer: int, values: torch.Tensor | Routed) -> None:
+        found[site][layer] = whole(values)[0].detach().float().cpu().numpy().copy()
 
     ends, trace = mask.sum(dim=1) - 1, None
     with ExitStack() as stack:
@@ -67,7 +68,7 @@ def by_token(
         loss = gradients.log_probability(logits, torch.tensor([token]), other)
     if trace is not None:
         for site, layer, values in gradients.products(trace, loss.sum()):
-            owed[site][layer] = values[0].float().cpu().numpy()
+            owed[site][layer] = whole(values)[0].float().cpu().numpy()
     return Tokens(_stacked(found), _stacked(owed), token, float(loss.detach()))
 
 

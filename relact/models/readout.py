@@ -134,9 +134,9 @@ def _every_layer(model: nn.Module, n_layers: int) -> Mapping[int, Tap]:
     found = places(model.config)
     for site in ("attn.o", "mlp.hidden"):
         if site not in found or len(found[site].taps) != n_layers:
-            raise _refused(model, f"not every layer has {site}")
+            raise refused(model, f"not every layer has {site}")
     if found["mlp.hidden"].experts:
-        raise _refused(model, "its MLPs are mixtures of experts")
+        raise refused(model, "its MLPs are mixtures of experts")
     return found["mlp.hidden"].taps
 
 
