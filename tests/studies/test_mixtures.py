@@ -33,6 +33,7 @@ from relact.models.targets import first_tokens
 from relact.models.writing import directions
 from relact.scoring import controls, masks
 from relact.scoring.experts import by_expert, loads_of
+from relact.scoring.stability import halves_of
 from relact.store import local
 from relact.store.local import LocalStore
 
@@ -532,3 +533,10 @@ def test_what_a_neuron_writes_is_its_column(loaded: LoadedModel) -> None:
     experts = loaded.model.model.layers[1].mlp.experts
     columns = by_input(experts).flatten(0, 1)[neurons]
     torch.testing.assert_close(directions(loaded.model, "mlp.hidden", 1, neurons), columns)
+
+
+def test_halves_choose_neurons_too(store: LocalStore, loaded: LoadedModel) -> None:
+    found = relact.stability(store, k=5, splits=1)
+    assert found.sizes["relation"] == 2
+    halves = next(iter(halves_of(store, k=5, splits=1)))
+    assert not {"moe.router", "moe.weight"} & set(halves.choices[0].sets)
