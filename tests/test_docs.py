@@ -183,3 +183,12 @@ def test_links_between_pages_lead_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.slow
+def test_the_table_of_types_is_what_tiny_models_of_them_say():
+    spec = importlib.util.spec_from_file_location("build_families", ROOT / "tools" / "build_families.py")
+    families = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(families)
+    page = (DOCS / "models.md").read_text()
+    assert page == families.placed(page, families.build()), "run `python tools/build_families.py`"

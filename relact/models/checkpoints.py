@@ -9,6 +9,8 @@ decoded once into relact's cache (`gguf`); hub models stay in the hub's own cach
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,6 +26,7 @@ from relact.models.packaged import PACKAGED, Packaged, files
 from relact.models.quiet import one_line, quiet
 
 _CONFIG = ("config.json",)
+ADAPTER = "adapter_config.json"
 _EVERYTHING = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _NEVER = ("*/*", "consolidated*")  # subfolders and second copies of the weights
 
@@ -36,6 +39,17 @@ class Checkpoint:
     folder: Path
     revision: str | None  # hub: the resolved commit; GGUF: "sha256:..."; a local folder has none
     header: Path | None = None  # a GGUF file that was not decoded: only its configuration was asked for
+    base: Path | None = None  # of an adapter without a model: the folder of the model that it was trained on
+
+    @property
+    def described_in(self) -> Path:
+        """The folder with config.json."""
+        return self.base or self.folder
+
+    @property
+    def adapter(self) -> Path | None:
+        """The description of an adapter that lies in the folder."""
+        return self.folder / ADAPTER if (self.folder / ADAPTER).is_file() else None
 
 
 def locate(name: str, *, revision: str | None = None, code: bool = False, weights: bool = True) -> Checkpoint:
@@ -86,12 +100,37 @@ def _installed(model: Packaged, revision: str | None) -> Checkpoint:
 
 
 def _local(folder: Path, weights: bool) -> Checkpoint:
+    if (folder / ADAPTER).is_file():
+        _require_peft(folder)
+        if not (folder / "config.json").is_file():
+            return Checkpoint(str(folder), folder, None, base=_base_of(folder, weights))
     if not (folder / "config.json").is_file():
         raise ModelError(
             "no config.json in this folder", where=folder, fix="give the folder of a saved model"
         )
     _require_safetensors(folder, str(folder), weights)
     return Checkpoint(str(folder), folder, None)
+
+
+def _require_peft(folder: Path) -> None:
+    """`ModelError` where an adapter would be left out without a word."""
+    if importlib.util.find_spec("peft") is None:
+        raise ModelError(
+            "holds an adapter, which peft loads",
+            where=folder,
+            fix="pip install 'relact[peft]', or merge the adapter into its model and save that",
+        )
+
+
+def _base_of(folder: Path, weights: bool) -> Path:
+    """The folder of the model that an adapter was trained on."""
+    try:
+        name = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"its {ADAPTER} names no model", where=folder, fix="save the adapter again with peft"
+        ) from error
+    return locate(str(name), weights=weights).described_in
 
 
 def _from_hub(name: str, revision: str | None, code: bool, weights: bool) -> Checkpoint:

@@ -17,6 +17,8 @@ import google_crc32c
 import torch
 from torch import Tensor, nn
 
+from relact.errors import ModelError
+
 # Say where a configuration came from or how it is run, not what it computes; dtype is told by every tensor.
 _VOLATILE = {
     "transformers_version",
@@ -28,13 +30,25 @@ _VOLATILE = {
     "use_cache",
     "_attn_implementation",
     "attn_implementation",
+    # of an adapter
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_version",
+    "revision",
 }
+
+
+PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 
 
 def of_model(model: Any) -> str:
     """Fingerprint of the configuration and of every tensor in ``state_dict``: name, shape, dtype, bytes."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(_stable(model.config.to_diff_dict()), sort_keys=True, default=str).encode())
+    for name, adapter in sorted((getattr(model, "peft_config", None) or {}).items()):
+        digest.update(
+            f"{name} {json.dumps(_stable(adapter.to_dict()), sort_keys=True, default=str)}".encode()
+        )
     known: dict[tuple[int, torch.Size, torch.dtype], int] = {}  # tied weights are read once
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):  # quantisation settings of some layers
@@ -42,7 +56,7 @@ def of_model(model: Any) -> str:
             continue
         tensor = _offloaded(model, name) if value.is_meta else value
         key = (tensor.data_ptr(), tensor.shape, tensor.dtype)
-        if value.is_meta or key not in known:
+        if value.is_meta or key not in known or type(tensor) not in PLAIN:
             known[key] = _crc32c(tensor)
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype} {known[key]:08x}\n".encode())
     return digest.hexdigest()
@@ -68,7 +82,23 @@ def _stable(config: Any) -> Any:
     return config
 
 
+def _text(value: Any) -> Any:
+    """What JSON has no form for; of a set its members in order."""
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
+
+
 def _crc32c(tensor: Tensor) -> int:
+    if type(tensor) not in PLAIN:  # torchao's, of packed numbers
+        parts = getattr(tensor, "__tensor_flatten__", None)
+        if parts is None:
+            raise ModelError(
+                f"holds weights of type {type(tensor).__name__}, which cannot be told apart",
+                where="quantised model",
+                fix="use a checkpoint that is not quantised, or quantised in another way",
+            )
+        names, settings = parts()
+        inner = [f"{name} {_crc32c(getattr(tensor, name)):08x}" for name in names]
+        return int(google_crc32c.value(f"{inner} {settings!r}".encode()))
     return int(google_crc32c.value(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
 
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
-
 from relact.errors import ModelError
 from relact.models.quiet import one_line
 
@@ -55,6 +53,12 @@ class Header:
 
 def read(file: Path) -> Header:
     """The header; the weights are not read. `ModelError` for what is no GGUF file, or a part of one."""
+    try:
+        import gguf  # an optional extra
+    except ImportError as error:
+        raise ModelError(
+            "is a GGUF file, which the package gguf reads", where=file, fix="pip install 'relact[gguf]'"
+        ) from error
     try:
         reader = gguf.GGUFReader(file)
     except Exception as error:  # whatever gguf raises for other bytes

@@ -246,7 +246,7 @@ def _config(name: str, revision: str | None, code: bool) -> tuple[Any, Checkpoin
             config = gguf.configuration(checkpoint.header)
         else:
             config = transformers.AutoConfig.from_pretrained(
-                checkpoint.folder, trust_remote_code=code, local_files_only=True
+                checkpoint.described_in, trust_remote_code=code, local_files_only=True
             )
     sites.family(config)
     return config, checkpoint
@@ -276,7 +276,10 @@ def _weights(
             where=checkpoint.id,
             fix="fetch or convert the model again",
         )
-    return model, _superfluous(sorted(report["unexpected_keys"]), checkpoint.id)
+    if checkpoint.adapter and not getattr(model, "peft_config", None):
+        raise ModelError("its adapter was not loaded", where=checkpoint.id, fix="load it with a newer peft")
+    notes = (f"with the adapter of {checkpoint.folder}",) if checkpoint.adapter else ()
+    return model, (*notes, *_superfluous(sorted(report["unexpected_keys"]), checkpoint.id))
 
 
 def _superfluous(names: Sequence[str], where: str) -> tuple[str, ...]:
@@ -296,9 +299,11 @@ def _superfluous(names: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def _tokenizer(checkpoint: Checkpoint, code: bool) -> Any:
+    own = (checkpoint.folder / "tokenizer_config.json").is_file()
+    folder = checkpoint.folder if own else checkpoint.described_in
     with _explained(checkpoint.id):
         return transformers.AutoTokenizer.from_pretrained(
-            checkpoint.folder, trust_remote_code=code, local_files_only=True
+            folder, trust_remote_code=code, local_files_only=True
         )
 
 
@@ -314,7 +319,8 @@ def _explained(name: str) -> Iterator[None]:
         raise ModelError(
             f"cannot be loaded: {one_line(error)}",
             where=name,
-            fix="check its files, and trust_remote_code if it brings its own code",
+            fix="check its files; one that brings code of its own is loaded in Python, by "
+            "relact.models.loading.load(..., trust_remote_code=True)",
         ) from error
 
 
