@@ -14,6 +14,8 @@ from relact.capturing.options import CaptureOptions
 from relact.cli import terminal
 from relact.cli.options import (
     Attribution,
+    Block,
+    Device,
     DryRun,
     Dtype,
     Examples,
@@ -26,6 +28,7 @@ from relact.cli.options import (
     Match,
     Memory,
     Mode,
+    ModelDtype,
     Negatives,
     ObjectColumn,
     OwnNegatives,
@@ -52,13 +55,15 @@ from relact.cli.printing import show_plans, show_sources, show_study
 from relact.cli.progress import Stages
 from relact.relations.options import PromptOptions, ReadingOptions
 from relact.scoring.options import ScoreOptions
+from relact.studies import presets
 from relact.studies.presets import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SEEDS = len(AblateOptions.seeds)
-COUNT = ("k", "seed", "strict", "dtype", "memory")  # of the options, beside a preset
+COUNT = ("k", "seed", "strict", "dtype", "memory", "block", "batch_tokens", "model_dtype", "device")
+REPEATED = {"like", "store", "model", "device", "dry_run", "as_json"}
 AS_PUBLISHED = {"sources", "store", "model", "preset", "dry_run", "as_json", *COUNT}
 
 
@@ -113,9 +118,16 @@ def run_all(
         str | None,
         typer.Option(
             help="paper: everything as published, from a folder of LRE JSON; of the options count --"
-            + ", --".join(COUNT)
+            + ", --".join(COUNT).replace("_", "-")
         ),
     ] = None,
+    block: Block = None,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(help="tokens in one forward pass at most: 2048 of a capture, 3072 of an ablation"),
+    ] = None,
+    model_dtype: ModelDtype = "auto",
+    device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -125,31 +137,22 @@ def run_all(
     if like:
         if dry_run:
             raise typer.BadParameter("--dry-run takes SOURCE..., not --like STORE", param_hint="--dry-run")
-        return _repeat(like, store, model, as_json)
+        require_only(context, REPEATED, "a study is repeated as it was")
+        return _repeat(like, store, model, device, as_json)
     from relact.models.loading import load
     from relact.studies import run
 
     if preset:
         require_only(context, AS_PUBLISHED, "a preset is as published")
-        recipe = _refined(run.recipe_of(preset), seed=seed, strict=strict, dtype=dtype, memory=memory)
-    else:
-        recipe = Recipe(
-            prompts=chosen_of(PromptOptions, context),
-            capture=CaptureOptions(sites, pool, dtype, attribution=attribution),
-            scores=chosen_of(ScoreOptions, context),
-            ablate=AblateOptions(
-                seeds=tuple(range(seeds)), mode=mode, tokens=tokens, match=match, perplexity=perplexity
-            ),
-        )
+    recipe = _recipe(context, preset)
     reading = reading_of(context)
-    recipe = replace(recipe, k=k or recipe.k)
     skipped: list[str] = []
     chosen: list[str] = []
     table = run.table_of(sources or [], recipe, reading, skipped=skipped, chosen=chosen)
     if not as_json:
         show_sources(chosen, skipped)
     _tell_dropped(table)
-    loaded = load(model or run.EMBEDDED)
+    loaded = load(model or run.EMBEDDED, dtype=model_dtype, device=device)
     if dry_run:
         return show_plans(run.forecast(recipe, loaded, table, store), as_json)
     with Stages() as progress:
@@ -168,19 +171,35 @@ def _tell_dropped(table: pd.DataFrame, told: Collection[str] = ()) -> None:
             terminal.problem(f"relation {name} is dropped: {why}")
 
 
-def _refined(recipe: Recipe, *, seed: int, strict: bool, dtype: str, memory: str) -> Recipe:
-    """A preset with the options that do not change what it is."""
-    return replace(
-        recipe,
-        prompts=replace(recipe.prompts, seed=seed, strict=strict),
-        capture=replace(recipe.capture, dtype=dtype),
-        scores=replace(recipe.scores, seed=seed, memory=memory),
-    )
+def _recipe(context: typer.Context, preset: str | None) -> Recipe:
+    """The options as they are given; of a preset those that do not change what it is."""
+    given = context.params
+    run = {name: given[name] for name in ("dtype", "block")}
+    tokens = {"batch_tokens": given["batch_tokens"]} if given["batch_tokens"] else {}
+    if preset:
+        recipe, dealt = presets.get(preset), {name: given[name] for name in ("seed", "strict")}
+        recipe = replace(
+            recipe,
+            prompts=replace(recipe.prompts, **dealt),
+            capture=replace(recipe.capture, **run, **tokens),
+            scores=replace(recipe.scores, seed=given["seed"], memory=given["memory"]),
+            ablate=replace(recipe.ablate, **tokens),
+        )
+    else:
+        captured = {name: given[name] for name in ("sites", "pool", "attribution")}
+        asked = {name: given[name] for name in ("mode", "tokens", "match", "perplexity")}
+        recipe = Recipe(
+            prompts=chosen_of(PromptOptions, context),
+            capture=CaptureOptions(**captured, **run, **tokens),
+            scores=chosen_of(ScoreOptions, context),
+            ablate=AblateOptions(seeds=tuple(range(given["seeds"])), **asked, **tokens),
+        )
+    return replace(recipe, k=given["k"] or recipe.k)
 
 
-def _repeat(like: str, store: Path, model: str | None, as_json: bool) -> None:
+def _repeat(like: str, store: Path, model: str | None, device: str, as_json: bool) -> None:
     from relact.studies.repeat import repeat
 
     with Stages() as progress:
-        study = repeat(like, store, model=model, progress=progress)
+        study = repeat(like, store, model=model, device=device, progress=progress)
     show_study(study, as_json)
