@@ -35,12 +35,14 @@ class Tokens:
         activation, attribution: float32 [token, layer, neuron] per site.
         target: the token that is attributed.
         log_probability: of it, in nats; where another one is taken off, the difference of both logits.
+        layers: of every site, the model's own numbers of the layers.
     """
 
     activation: dict[str, np.ndarray]
     attribution: dict[str, np.ndarray]
     target: int
     log_probability: float
+    layers: dict[str, list[int]]
 
 
 def by_token(
@@ -69,7 +71,8 @@ def by_token(
     if trace is not None:
         for site, layer, values in gradients.products(trace, loss.sum()):
             owed[site][layer] = whole(values)[0].float().cpu().numpy()
-    return Tokens(_stacked(found), _stacked(owed), token, float(loss.detach()))
+    layers = {site: sorted(of) for site, of in found.items()}
+    return Tokens(_stacked(found), _stacked(owed), token, float(loss.detach()), layers)
 
 
 def _stacked(parts: dict[str, dict[int, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -46,9 +46,8 @@ def of_model(model: Any) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(_stable(model.config.to_diff_dict()), sort_keys=True, default=str).encode())
     for name, adapter in sorted((getattr(model, "peft_config", None) or {}).items()):
-        digest.update(
-            f"{name} {json.dumps(_stable(adapter.to_dict()), sort_keys=True, default=str)}".encode()
-        )
+        about = json.dumps(_stable(adapter.to_dict()), sort_keys=True, default=_text)
+        digest.update(f"{name} {about}".encode())
     known: dict[tuple[int, torch.Size, torch.dtype], int] = {}  # tied weights are read once
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):  # quantisation settings of some layers

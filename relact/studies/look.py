@@ -233,8 +233,9 @@ def _carrying(found: Tokens, n: int) -> pd.DataFrame:
     for site, values in found.attribution.items():
         total = values.sum(axis=0)  # [layer, neuron]
         for at in np.argsort(-np.abs(total), axis=None, kind="stable")[:n]:
-            layer, index = np.unravel_index(at, total.shape)
-            rows.append((abs(float(total[layer, index])), "", site, int(layer), int(index)))
+            place, index = np.unravel_index(at, total.shape)
+            layer = found.layers[site][int(place)]
+            rows.append((abs(float(total[place, index])), "", site, layer, int(index)))
     best = sorted(rows, key=lambda row: -row[0])[:n]
     return pd.DataFrame([row[1:] for row in best], columns=PLACE)
 
@@ -248,19 +249,19 @@ def places(shown: pd.DataFrame) -> Iterator[tuple[str, str, int, int]]:
 def _require_there(shown: pd.DataFrame, found: Tokens) -> None:
     for _, site, layer, index in places(shown):
         n_layers, width = found.activation[site].shape[1:]
-        if not (0 <= layer < n_layers and 0 <= index < width):
+        if not (layer in found.layers[site] and 0 <= index < width):
             fix = f"there are {n_layers} layers of {width}"
             raise InputError(f"no neuron {site}/{layer}/{index}", where="neurons", fix=fix)
 
 
 def _dataset(found: Tokens, site: str, tokens: Sequence[str]) -> xr.Dataset:
     values = {ACTIVATION: found.activation[site], ATTRIBUTION: found.attribution[site]}
-    n_tokens, n_layers, width = values[ACTIVATION].shape
+    n_tokens, _, width = values[ACTIVATION].shape
     return xr.Dataset(
         {name: (("token", "layer", "neuron"), of) for name, of in values.items()},
         {
             "token": range(n_tokens),
-            "layer": range(n_layers),
+            "layer": found.layers[site],
             "neuron": range(width),
             "text": ("token", list(tokens)),
         },

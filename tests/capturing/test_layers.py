@@ -117,6 +117,13 @@ def test_what_is_shown_names_them(study):
     assert relact.verify(path).problems == []
 
 
+def test_a_sentence_is_looked_at_in_them(study):
+    loaded, _, _ = study
+    seen = relact.look(loaded, "size of thing 1 is", sites="attn.o,mlp.hidden")
+    assert seen.sites["attn.o"]["layer"].values.tolist() == list(ATTENTION)
+    assert seen.sites["mlp.hidden"]["layer"].values.tolist() == list(range(4))
+
+
 def test_what_is_overridden_is_in_them(study):
     """Answers are as likely under a mask as for a model whose weights lack the mask's neurons."""
     loaded, prompts, path = study
