@@ -8,10 +8,13 @@ relact/sites.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relact import sites
+from relact.errors import InputError, ModelError
 from relact.models.hooks import visit
 
 # rows of a projection's weight that are the site's neurons, in their order; None: all of them
@@ -341,9 +345,106 @@ def test_queries_keys_and_values_are_what_they_are_called(name: str) -> None:
 
 
 def test_every_row_of_the_table_is_tested() -> None:
-    """By hand here, or against its weights in tests/models/test_families.py."""
+    """By hand here, or as all types of the installed transformers, in tests/models/test_families.py."""
     by_hand = {name.partition("/")[0] for name in tiny.NAMES}
-    assert set(HAND) == set(tiny.NAMES) and by_hand <= set(sites.KNOWN)
-    built = {*by_hand, *shrunk.TYPES, *shrunk.WRAPPERS}
-    inside = {f"{wrapper}_text" for wrapper in built}  # the decoder of a wrapper that is built whole
-    assert set(sites.KNOWN) <= built | inside
+    installed = {*shrunk.TYPES, *shrunk.WRAPPERS} & set(sites.KNOWN)
+    inner = {sites.text_config(shrunk.config(name)).model_type for name in installed}
+    assert set(sites.KNOWN) == by_hand | installed | (inner & set(sites.KNOWN))
+    assert set(HAND) == set(tiny.NAMES)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "inner", "layers", "heads", "mlp", "everything"),
+    [
+        (4096, 11008, 32, 32, 835_584, 1_359_872),  # Llama-2-7B
+        (5120, 13824, 40, 40, 1_310_720, 2_129_920),  # Llama-2-13B
+    ],
+)
+def test_neuron_counts_of_the_published_models(
+    hidden: int, inner: int, layers: int, heads: int, mlp: int, everything: int
+) -> None:
+    config = transformers.LlamaConfig(
+        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads
+    )
+    assert (sites.count(config, "mlp"), sites.count(config, "all")) == (mlp, everything)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("mlp", ("mlp.gate", "mlp.up", "mlp.down")),
+        ("attn", ("attn.q", "attn.k", "attn.v", "attn.o")),
+        ("all", ("mlp.gate", "mlp.up", "mlp.down", "attn.q", "attn.k", "attn.v", "attn.o")),
+        (" attn.q , mlp.act,attn.q", ("mlp.act", "attn.q")),
+        (["mlp.down", "mlp"], ("mlp.gate", "mlp.up", "mlp.down")),
+        (sites.SITES[::-1], sites.SITES),
+    ],
+)
+def test_expand(given: Any, expected: tuple[str, ...]) -> None:
+    assert sites.expand(given) == expected
+
+
+@pytest.mark.parametrize("given", ["mlp.gat", ["mlp", "mlp.gat"], "", []])
+def test_expand_refuses(given: Any) -> None:
+    with pytest.raises(InputError, match=r"mlp\.hidden"):
+        sites.expand(given)
+
+
+def test_an_alias_leaves_out_what_a_family_lacks_and_a_name_does_not() -> None:
+    config = tiny.config("gpt2")
+    assert sites.resolve(config, "mlp") == ("mlp.up", "mlp.down")
+    with pytest.raises(ModelError, match=r"no mlp\.gate.*mlp\.act"):
+        sites.resolve(config, ["mlp.gate", "attn"])
+
+
+@pytest.mark.parametrize("kind", ["llama4", "gpt", "lama", "xllama", None])
+def test_families_are_matched_exactly_and_unknown_ones_refused(kind: str | None) -> None:
+    with pytest.raises(ModelError, match=r"gpt_neox.*docs/models\.md"):
+        sites.family(SimpleNamespace(model_type=kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "experts", "layers"),
+    [
+        ("mixtral", {"num_local_experts": 5}, 5, (0, 1, 2, 3)),
+        ("qwen3_moe", {"num_experts": 6, "decoder_sparse_step": 2}, 6, (1, 3)),
+        ("qwen2_moe", {"num_experts": 6, "mlp_only_layers": [0, 2]}, 6, (1, 3)),
+        ("deepseek_v3", {"n_routed_experts": 8, "first_k_dense_replace": 3}, 8, (3,)),
+        ("gpt_oss", {"num_local_experts": 4}, 4, (0, 1, 2, 3)),
+    ],
+)
+def test_neurons_of_experts_are_expert_by_expert_in_the_layers_that_have_some(
+    kind: str, changes: dict[str, Any], experts: int, layers: tuple[int, ...]
+) -> None:
+    config = transformers.AutoConfig.for_model(kind, num_hidden_layers=4, **changes)
+    places = sites.places(config)
+    units = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+    for site in ("mlp.gate", "mlp.up", "mlp.act", "mlp.hidden"):
+        place = places[site]
+        assert (place.width, place.experts, place.layers) == (experts * units, experts, layers)
+    for site in ("moe.router", "moe.weight"):
+        assert (places[site].width, places[site].layers) == (experts, layers)
+    dense = places["dense.hidden"].layers if "dense.hidden" in places else ()
+    assert set(dense) == set(range(4)) - set(layers)
+    assert {site for site in places if places[site].layers == (0, 1, 2, 3)} >= {"attn.q", "attn.o"}
+
+
+def test_aliases_leave_out_what_is_as_wide_as_all_experts_together() -> None:
+    config = transformers.AutoConfig.for_model("deepseek_v3", num_hidden_layers=4)
+    chosen = sites.resolve(config, "mlp")
+    assert "mlp.gate" not in chosen
+    assert {"mlp.down", "moe.router", "moe.weight", "dense.gate", "shared.up"} <= set(chosen)
+    assert sites.resolve(config, "mlp.gate,attn")[0] == "mlp.gate"
+
+
+def test_a_family_without_experts_whose_configuration_asks_for_some_is_refused() -> None:
+    with pytest.raises(ModelError, match="8 experts"):
+        sites.family(transformers.LlamaConfig(num_experts=8))
+
+
+def test_the_table_is_data_only() -> None:
+    code = (
+        "import sys, relact.sites; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

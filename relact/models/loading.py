@@ -166,8 +166,20 @@ def _checked(loaded: LoadedModel) -> LoadedModel:
         if loaded.family not in sites.KNOWN:
             hooks.require_sites(loaded.model)
         shortcuts = selfcheck.of_model(loaded.model, ids, loaded.fingerprint, loaded.max_tokens)
-    notes = (*loaded.notes, *_of_tokenizer(loaded.tokenizer), *shortcuts.notes())
+    notes = (*loaded.notes, *_quantised(loaded.model), *_of_tokenizer(loaded.tokenizer), *shortcuts.notes())
     return replace(loaded, shortcuts=shortcuts, notes=notes)
+
+
+def _quantised(model: Any) -> tuple[str, ...]:
+    """How the weights are packed, which the fingerprint covers; what that does to values."""
+    settings = getattr(model.config, "quantization_config", None)
+    if settings is None:
+        return ()
+    about = settings if isinstance(settings, dict) else settings.to_dict()
+    method = str(about.get("quant_method", "unknown")).rpartition(".")[2].lower()
+    if about.get("load_in_8bit"):
+        return (f"quantised by {method} to int8: values depend on which prompts run together",)
+    return (f"quantised by {method}",)
 
 
 def _appends_end(tokenizer: Any) -> bool:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from relact import durable
 from relact.caches import cache_folder
@@ -25,8 +26,9 @@ from relact.models.forward import advance, pad
 from relact.sites import text_config
 
 LENGTH, PREFIX, LONGER = 24, 11, 31  # tokens of the prompt, of the part whose cache is used, of its neighbour
+SEEN = 6  # tokens that sparse attention picks while it is checked
 LEAST = 8  # tokens; a model that takes fewer is not checked
-VERSION = 1  # of the check itself
+VERSION = 2  # of the check itself
 
 
 @dataclass(frozen=True)
@@ -116,26 +118,42 @@ def check(model: Any, ids: Sequence[int], limit: int | None) -> Shortcuts:
         return Shortcuts(tolerance=tolerance, switch=switch)
     base, device = model.base_model, model.device
     row = torch.tensor([short], device=device)
+
+    def alone() -> Tensor:
+        states: Tensor = base(input_ids=row, use_cache=False)[0]
+        return states[0]  # [tokens, width]
+
+    def padded() -> Tensor:
+        both, mask = pad([short, tokens], device)
+        states: Tensor = base(input_ids=both, attention_mask=mask.long(), use_cache=False)[0]
+        return states[0, : len(short)]
+
+    def continued(at: int) -> Tensor:
+        first, cache = advance(base, row[:, :at])
+        second, _ = advance(base, row[:, at:], cache=cache)
+        return torch.cat([first[0], second[0]], dim=1)[0]
+
     with torch.inference_mode():
-        whole = base(input_ids=row, use_cache=False)[0][0]  # [tokens, width]
+        stepping = _apart(lambda: continued(len(short) - 1), alone())
+        with _few_seen(model):
+            whole = alone()
+            padding = _apart(padded, whole)
+            splitting = _apart(lambda: continued(PREFIX * len(short) // LENGTH), whole)
+    return Shortcuts(padding, splitting, stepping, tolerance, switch)
 
-        def padded() -> Tensor:
-            both, mask = pad([short, tokens], device)
-            states: Tensor = base(input_ids=both, attention_mask=mask.long(), use_cache=False)[0]
-            return states[0, : len(short)]
 
-        def continued(at: int) -> Tensor:
-            first, cache = advance(base, row[:, :at])
-            second, _ = advance(base, row[:, at:], cache=cache)
-            return torch.cat([first[0], second[0]], dim=1)[0]
-
-        return Shortcuts(
-            padding=_apart(padded, whole),
-            splitting=_apart(lambda: continued(PREFIX * len(short) // LENGTH), whole),
-            stepping=_apart(lambda: continued(len(short) - 1), whole),
-            tolerance=tolerance,
-            switch=switch,
-        )
+@contextmanager
+def _few_seen(model: nn.Module) -> Iterator[None]:
+    """Inside the block attention that picks what it looks at picks few tokens, as of a long prompt."""
+    picking = [part for part in model.modules() if isinstance(getattr(part, "index_topk", None), int)]
+    before = [part.index_topk for part in picking]
+    try:
+        for part in picking:
+            part.index_topk = min(int(part.index_topk), SEEN)
+        yield
+    finally:
+        for part, kept in zip(picking, before, strict=True):
+            part.index_topk = kept
 
 
 def _apart(run: Callable[[], Tensor], whole: Tensor) -> float | None:

@@ -44,6 +44,16 @@ def test_a_cache_that_changes_values_is_found(kind, fails):
     assert any("no prefix is shared" in note for note in found.notes()) == fails
 
 
+def test_padding_that_changes_what_sparse_attention_picks_is_found():
+    """It picks all of a short prompt: what padding does to a long one shows when few tokens are picked."""
+    model = shrunk.model("glm_moe_dsa")
+    before = [part.index_topk for part in model.modules() if hasattr(part, "index_topk")]
+    found = selfcheck.check(model, IDS, None)
+    assert not found.padded and found.stepped
+    assert any("padding changes values" in note for note in found.notes())
+    assert before and before == [part.index_topk for part in model.modules() if hasattr(part, "index_topk")]
+
+
 def test_it_is_remembered_by_fingerprint(tmp_path, monkeypatch):
     monkeypatch.setenv("RELACT_CACHE", str(tmp_path / "cache"))
     folder, calls = _saved(tmp_path / "m", "llama"), []
@@ -197,3 +207,24 @@ def test_a_family_of_the_users_own_is_checked_when_it_is_loaded(tmp_path, monkey
         rows.write_text(text)
         with pytest.raises(InputError, match=problem):
             loading.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"quant_method": "bitsandbytes", "load_in_8bit": True},
+            "values depend on which prompts run together",
+        ),
+        ({"quant_method": "gptq", "bits": 4}, "quantised by gptq"),
+    ],
+)
+def test_quantisation_is_named_and_in_the_identity(settings, said):
+    from relact.models import fingerprint
+
+    model = tiny.model()
+    before = fingerprint.of_model(model)
+    assert loading._quantised(model) == ()
+    model.config.quantization_config = settings
+    assert said in loading._quantised(model)[0]
+    assert fingerprint.of_model(model) != before
