@@ -21,6 +21,7 @@ from relact.ablating.conditions import Condition
 from relact.errors import InputError
 from relact.models import hooks
 from relact.models.loading import LoadedModel
+from relact.models.routed import Routed
 from relact.packed.store import open_store
 from relact.scoring import masks
 from relact.sites import SITES
@@ -111,15 +112,19 @@ def overriding(model: nn.Module, condition: Condition) -> Iterator[None]:
         yield
         return
 
-    def write(site: str, layer: int, values: Tensor) -> Tensor | None:
+    def write(site: str, layer: int, values: Tensor | Routed) -> Tensor | Routed | None:
         if (site, layer) not in wanted:
             return None
         neurons, new = wanted[site, layer]
-        if neurons[-1] >= values.shape[-1] or neurons[0] < 0:
-            there = f"count from 0 to {values.shape[-1] - 1}"
+        width = values.width if isinstance(values, Routed) else values.shape[-1]
+        if neurons[-1] >= width or neurons[0] < 0:
+            there = f"count from 0 to {width - 1}"
             raise InputError(f"no neuron {neurons[-1]}", where=f"{site} in layer {layer}", fix=there)
         at = torch.from_numpy(neurons).to(values.device)
         given = torch.from_numpy(np.array(new)).to(values.device)
+        if isinstance(values, Routed):
+            change = values.set if condition.factor is None else values.scaled
+            return change(1, torch.zeros_like(at), at, given, None)
         full = values.clone()  # the caller may hold the model's own tensor, or take gradients through it
         # a product is rounded once: factors stay float32
         full[..., at] = (full[..., at] * given if condition.factor is not None else given).to(values.dtype)

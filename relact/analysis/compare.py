@@ -289,7 +289,7 @@ def all_scores(
     """
     groups = query.groups_of(store, statistic)
     names = query.relations(next(iter(groups.values())))
-    return names, neurons_of({site: np.asarray(group[statistic][:]) for site, group in groups.items()})
+    return names, {site: np.asarray(groups[site][statistic][:]) for site in neurons_of(groups)}
 
 
 def _only_mask(store: Store) -> str:

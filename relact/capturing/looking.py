@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ import torch
 from relact.models import gradients, hooks
 from relact.models.forward import pad
 from relact.models.loading import LoadedModel
-from relact.models.routed import Routed
+from relact.models.routed import Routed, whole
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,8 @@ def by_token(
     found: dict[str, dict[int, np.ndarray]] = {site: {} for site in sites}
     owed: dict[str, dict[int, np.ndarray]] = {site: {} for site in sites if backward}
 
-    def keep(site: str, layer: int, values: Any) -> None:
-        whole = values.dense() if isinstance(values, Routed) else values
-        found[site][layer] = whole[0].detach().float().cpu().numpy().copy()
+    def keep(site: str, layer: int, values: torch.Tensor | Routed) -> None:
+        found[site][layer] = whole(values)[0].detach().float().cpu().numpy().copy()
 
     ends, trace = mask.sum(dim=1) - 1, None
     with ExitStack() as stack:
@@ -72,8 +70,7 @@ def by_token(
         loss = gradients.log_probability(logits, torch.tensor([token]), other)
     if trace is not None:
         for site, layer, values in gradients.products(trace, loss.sum()):
-            whole = values.dense() if isinstance(values, Routed) else values
-            owed[site][layer] = whole[0].float().cpu().numpy()
+            owed[site][layer] = whole(values)[0].float().cpu().numpy()
     layers = {site: sorted(of) for site, of in found.items()}
     return Tokens(_stacked(found), _stacked(owed), token, float(loss.detach()), layers)
 

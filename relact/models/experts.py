@@ -247,9 +247,7 @@ class _Run:
 
     def _written(self, added: Added, final: Tensor) -> Tensor:
         """[tokens, width]: of values that all tokens have."""
-        expert, unit = added.neurons // self._units, added.neurons % self._units
-        down = self.module.down_proj
-        columns = down[expert, unit] if self.module.is_transposed else down[expert, :, unit]
+        columns = columns_of(self.module, added.neurons)
         wide = columns.to(torch.promote_types(final.dtype, torch.float32)) * added.values[:, None]
         sums = wide.new_zeros(added.groups, final.shape[-1]).index_add(0, added.rows, wide).to(final.dtype)
         spread = final.new_zeros(added.groups, len(final) // added.groups, final.shape[-1])
@@ -257,9 +255,12 @@ class _Run:
         spread[:, at] = sums[:, None]
         return spread.view_as(final)
 
-    @property
-    def _units(self) -> int:
-        return int(self.module.down_proj.shape[1 if self.module.is_transposed else 2])
+
+def columns_of(module: Any, neurons: Tensor) -> Tensor:
+    """[n, width]: what each of some neurons of all experts writes per unit of ``mlp.hidden``."""
+    down: Tensor = module.down_proj if module.is_transposed else module.down_proj.transpose(1, 2)
+    neurons = neurons.to(down.device)
+    return down[neurons // down.shape[1], neurons % down.shape[1]]
 
 
 def _offsets(experts: Tensor, n_experts: int) -> Tensor:

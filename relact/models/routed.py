@@ -182,6 +182,11 @@ def tensor_of(values: Tensor | Routed) -> Tensor:
     return values.values if isinstance(values, Routed) else values
 
 
+def whole(values: Tensor | Routed) -> Tensor:
+    """[batch, tokens, neurons] of values of any site: of experts' only where that is small."""
+    return values.dense() if isinstance(values, Routed) else values
+
+
 def like(values: Tensor | Routed, tensor: Tensor) -> Tensor | Routed:
     """Other values of the same site, from such a tensor."""
     return values.of(tensor) if isinstance(values, Routed) else tensor

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from relact.models import hooks
+from relact.models.experts import columns_of
 from relact.models.loading import LoadedModel
 from relact.models.readout import Readout, norm_gain, refused
 from relact.schema import HIDDEN
-from relact.sites import family, widths
+from relact.sites import places, widths
 
 # norms between a part of a layer and the residual stream: site -> names, where the layer has the first one
 AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
@@ -68,21 +69,29 @@ def directions(model: nn.Module, site: str, layer: int, neurons: Sequence[int]) 
     block = hooks.find_layers(model)[1][layer]
     wanted = torch.as_tensor(list(neurons))
     if site in HIDDEN:
-        down = block.get_submodule(family(model.config).taps["mlp.hidden"].module)
-        weight = getattr(down, "weight", None)
-        if (
-            not isinstance(down, nn.Linear | Conv1D)
-            or not isinstance(weight, Tensor)
-            or not weight.is_floating_point()
-        ):
-            raise refused(model, f"the MLP of layer {layer} writes through {type(down).__name__}")
-        wanted = wanted.to(weight.device)
-        columns = weight.detach()[wanted] if isinstance(down, Conv1D) else weight.detach().T[wanted]
+        columns = _columns(model, block, layer, wanted)
     else:
         columns = torch.eye(widths(model.config)[site])[wanted]
     wide = columns.to(torch.promote_types(columns.dtype, torch.float32))
     norm = _norm_after(block, site)
     return wide if norm is None else wide * norm_gain(model, norm).to(wide.device, wide.dtype)
+
+
+def _columns(model: nn.Module, block: nn.Module, layer: int, neurons: Tensor) -> Tensor:
+    """[neuron, width] of hidden units: their columns of the MLP's last projection, or of their experts'."""
+    place = places(model.config)["mlp.hidden"]
+    down = block.get_submodule(place.taps[layer].module)
+    if place.experts:
+        return columns_of(down, neurons).detach()
+    weight = getattr(down, "weight", None)
+    if (
+        not isinstance(down, nn.Linear | Conv1D)
+        or not isinstance(weight, Tensor)
+        or not weight.is_floating_point()
+    ):
+        raise refused(model, f"the MLP of layer {layer} writes through {type(down).__name__}")
+    neurons = neurons.to(weight.device)
+    return weight.detach()[neurons] if isinstance(down, Conv1D) else weight.detach().T[neurons]
 
 
 def _norm_after(block: nn.Module, site: str) -> nn.Module | None:

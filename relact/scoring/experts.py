@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,10 +14,10 @@ from relact.scoring.magnitudes import magnitudes
 from relact.store.reading import Store
 
 
-def neurons_of(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without the sites whose neurons are whole experts, unless there are no others."""
-    found = {site: values for site, values in scores.items() if site not in (ROUTER, WEIGHT)}
-    return found or dict(scores)
+def neurons_of(sites: Iterable[str]) -> list[str]:
+    """Those whose neurons are no whole experts, or all where there are no others."""
+    every = list(sites)
+    return [site for site in every if site not in (ROUTER, WEIGHT)] or every
 
 
 def per_expert(

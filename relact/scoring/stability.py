@@ -14,6 +14,7 @@ from relact.errors import InputError
 from relact.progress import Progress, silent
 from relact.schema import HALF, MARGIN
 from relact.scoring import masks
+from relact.scoring.experts import neurons_of
 from relact.scoring.magnitudes import super_unit_masks
 from relact.scoring.quantities import wanted
 from relact.scoring.roles import labels_of
@@ -118,7 +119,9 @@ def _scored(
     workers: int,
 ) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Scores and margins from each half, float32 [relation, layer, neuron] per site."""
-    parts = wanted(store.streams, (statistic,))
+    every = wanted(store.streams, (statistic,))
+    chosen_among = neurons_of([part.site for part in every])
+    parts = [part for part in every if part.site in chosen_among]
     shapes = {
         part.site: (store.streams[part.stream].n_layers, store.streams[part.stream].width) for part in parts
     }

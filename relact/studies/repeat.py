@@ -92,6 +92,7 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
         ablate=AblateOptions(
             counted=mask.counted,
             keep_super_units=mask.without is None,
+            unit=mask.unit or AblateOptions.unit,
             seeds=record.seeds,
             # what controls were before they were matched to each relation's own set cannot be drawn any more
             control=record.control if record.control in CONTROLS else AblateOptions.control,

@@ -24,13 +24,16 @@ from relact import schema
 from relact.ablating.controls import Drawing
 from relact.analysis.experts import expert_use
 from relact.capturing.forecast import forecast
+from relact.capturing.looking import Target, by_token
 from relact.errors import InputError, ModelError
 from relact.models import loading
 from relact.models.hooks import visit
 from relact.models.loading import LoadedModel, encode
 from relact.models.targets import first_tokens
+from relact.models.writing import directions
 from relact.scoring import controls, masks
 from relact.scoring.experts import by_expert, loads_of
+from relact.scoring.stability import halves_of
 from relact.store import local
 from relact.store.local import LocalStore
 
@@ -484,3 +487,56 @@ def test_the_null_is_wide_enough_for_columns_of_zeros(where: str) -> None:
     null = relact.kernels.average_precision_null(positives, prompts, 20_000, seed=0)
     for share in (0.9, 0.95, 0.99):
         assert np.quantile(drawn, share) <= np.quantile(null, share) * 1.02
+
+
+# --- one text, and anybody's own code
+
+
+def test_a_text_is_looked_at_token_by_token(loaded: LoadedModel, store: LocalStore) -> None:
+    """What a store holds of a prompt is the mean, and the sum, of its tokens'."""
+    row, sites = 3, ("mlp.hidden", "moe.weight")
+    ids, text = tokens_of(loaded, store)[row], store.prompts(schema.IDENTIFY).loc[row]
+    target = int(first_tokens(loaded, [text["text"]], [text["object"]], ["en"])[0])
+    seen = by_token(loaded, ids[0].tolist(), sites, Target(target))
+    for site in sites:
+        np.testing.assert_allclose(seen.activation[site].mean(axis=0), values_of(store, site)[row], atol=1e-5)
+        owed = values_of(store, f"attributions/{site}")[row]
+        np.testing.assert_allclose(seen.attribution[site].sum(axis=0), owed, atol=1e-4)
+
+
+def test_neurons_are_overridden_in_anybodys_code(loaded: LoadedModel, store: LocalStore) -> None:
+    ids = tokens_of(loaded, store)[0]
+    weight = values_of(store, "moe.weight")[0, 1]
+    neuron = int(weight.argmax()) * UNITS + 5
+    with torch.no_grad():
+        intact = loaded.model(ids).logits
+        for scale in (None, 0.0):
+            with relact.overridden(loaded, [("mlp.hidden", 1, neuron)], scale=scale):
+                off = loaded.model(ids).logits
+            experts = loaded.model.model.layers[1].mlp.experts
+            kept, down = experts.down_proj.clone(), by_input(experts)
+            down[neuron // UNITS, neuron % UNITS] = 0
+            expected = loaded.model(ids).logits
+            experts.down_proj.copy_(kept)
+            assert torch.equal(off, expected) and not torch.equal(off, intact)
+    with pytest.raises(InputError, match="no neuron"), relact.overridden(loaded, [("mlp.hidden", 1, 10**6)]):
+        loaded.model(ids)
+
+
+def by_input(experts: Any) -> Tensor:
+    """[experts, units, width]."""
+    return experts.down_proj if experts.is_transposed else experts.down_proj.transpose(1, 2)
+
+
+def test_what_a_neuron_writes_is_its_column(loaded: LoadedModel) -> None:
+    neurons = [3, UNITS + 1, 5 * UNITS + 43]
+    experts = loaded.model.model.layers[1].mlp.experts
+    columns = by_input(experts).flatten(0, 1)[neurons]
+    torch.testing.assert_close(directions(loaded.model, "mlp.hidden", 1, neurons), columns)
+
+
+def test_halves_choose_neurons_too(store: LocalStore, loaded: LoadedModel) -> None:
+    found = relact.stability(store, k=5, splits=1)
+    assert found["relation"].tolist() == store.relations()
+    halves = next(iter(halves_of(store, k=5, splits=1)))
+    assert not {"moe.router", "moe.weight"} & set(halves.choices[0].sets)
