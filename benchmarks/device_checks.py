@@ -33,6 +33,7 @@ FAMILIES: dict[str, dict[str, int]] = {
     "gemma3_text": {"head_dim": 12},
     "phi3": {},
     "qwen3": {"head_dim": 12},
+    "olmoe": {"num_experts": 8, "num_experts_per_tok": 2},
 }
 CLOSE = 2e-4  # of the largest value: float32 sums in another order, through all layers
 CLOSE_BFLOAT16 = 0.1
