@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import zarr
 
 from relact import schema
 from relact.errors import StoreError
@@ -68,20 +71,29 @@ def _rows(store: Store, name: str) -> pd.DataFrame:
     return table.assign(mask=name)
 
 
-def of_neuron(store: Store, site: str, layer: int, index: int) -> tuple[list[str], list[str]] | None:
-    """(promoted, suppressed) of one neuron, or of another site of its hidden unit; None if nobody looked."""
-    alike = schema.HIDDEN if site in schema.HIDDEN else (site,)
+Words = tuple[list[str], list[str]]  # promoted, suppressed
+
+
+def written_by(store: Store) -> dict[tuple[str, int, int], Words]:
+    """(site, layer, index) -> what a neuron writes, of all that were looked at; of the first mask that has it.
+
+    Read without xarray, whose import takes longer.
+    """
+    found: dict[tuple[str, int, int], Words] = {}
     for name in store.children(LOOKS):
-        data = store.dataset(f"{LOOKS}/{name}")
-        sites = np.array([str(found) for found in data["site"].values])
-        here = np.isin(sites, alike) & (data["layer"].values == layer) & (data["neuron"].values == index)
-        if here.any():
-            at = int(np.flatnonzero(here)[0])
-            up, down = (
-                [str(word) for word in data[kind].values[at] if word] for kind in (PROMOTED, SUPPRESSED)
-            )
-            return up, down
-    return None
+        group = cast(zarr.Group, store.root[f"{LOOKS}/{name}"])
+        names = ("site", "layer", "neuron", PROMOTED, SUPPRESSED)
+        columns = [np.asarray(cast("zarr.Array[Any]", group[key])[...]) for key in names]
+        for site, layer, index, up, down in zip(*columns, strict=True):
+            words = [str(word) for word in up if word], [str(word) for word in down if word]
+            found.setdefault((str(site), int(layer), int(index)), words)
+    return found
+
+
+def of_neuron(known: Mapping[tuple[str, int, int], Words], site: str, layer: int, index: int) -> Words | None:
+    """What a neuron writes, or another site of its hidden unit; None if nobody looked."""
+    alike = schema.HIDDEN if site in schema.HIDDEN else (site,)
+    return next((known[other, layer, index] for other in alike if (other, layer, index) in known), None)
 
 
 def drivers(store: Store, name: str) -> dict[tuple[str, int, int], list[Driver]]:

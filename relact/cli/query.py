@@ -39,7 +39,11 @@ def top(
     opened = told_of(store, SCORES)
     frame = query.top(opened, relation=relation, n=n, sites=sites, statistic=statistic)
     if opened.children(LOOKS):
-        frame = frame.assign(promotes=[_promotes(opened, *place) for place in places_of(frame)])
+        from relact.analysis.looks import of_neuron, written_by
+
+        known = written_by(opened)
+        words = [of_neuron(known, *place) for place in places_of(frame)]
+        frame = frame.assign(promotes=[spoken(found[0], 4) if found else "" for found in words])
     show_frame(frame, as_json, output, heat=(statistic,))
 
 
@@ -90,21 +94,13 @@ def places_of(frame: pd.DataFrame) -> list[tuple[str, int, int]]:
     return [(str(site), int(layer), int(index)) for site, layer, index in rows]
 
 
-def _promotes(store: Store, site: str, layer: int, index: int) -> str:
-    """The first tokens that a neuron promotes, as far as the store knows."""
-    from relact.analysis.looks import of_neuron
-
-    found = of_neuron(store, site, layer, index)
-    return spoken(found[0], 4) if found else ""
-
-
 def _words(
     store: Store, site: str, layer: int, index: int, writes: bool, model: str | None
 ) -> tuple[list[str], list[str]] | None:
     """What a neuron promotes and suppresses: as stored, or read off the model where that is asked for."""
-    from relact.analysis.looks import of_neuron
+    from relact.analysis.looks import of_neuron, written_by
 
-    found = of_neuron(store, site, layer, index)
+    found = of_neuron(written_by(store), site, layer, index)
     if found is not None or not writes:
         return found
     from relact.studies.looks import words_of

@@ -166,7 +166,11 @@ def _rows(
     test, silent = _asked(relation, unseen[: options.test_size], schema.TEST, lambda fact: shown, options)
     left_out = dealt.split.leaking.get(options.language, 0) + hushed + silent
     both = len(dealt.test) - len(unseen)
-    return [*identify[: options.per_relation], *test], _note(left_out, both, options, len(test))
+    made = [*identify[: options.per_relation], *test]
+    note = _note(left_out, both, options, len(test))
+    if any(str(row["text"]).endswith(" ") for row in made):
+        note = "; ".join(filter(None, [note, "prompts end in a blank, which few answers follow"]))
+    return made, note
 
 
 def _asked(

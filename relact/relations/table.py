@@ -12,6 +12,7 @@ import pandas
 
 from relact import schema
 from relact.errors import InputError
+from relact.relations.identity import same
 from relact.relations.row import HALF
 
 COLUMNS = ("text", "relation", "subject", "object", "answers", "template", "language", "split", "shots")
@@ -165,8 +166,20 @@ def check(frame: pandas.DataFrame, *, where: object = "prompts") -> pandas.DataF
                 raise InputError(f"row {row}, column {column!r}: {value!r}", where=where, fix=fix)
             cells[column].append(cell)
     checked = pandas.DataFrame(cells, columns=list(COLUMNS))
+    _require_held_out(checked, where)
     checked.attrs = dict(frame.attrs)
     return checked
+
+
+def _require_held_out(frame: pandas.DataFrame, where: object) -> None:
+    """Refuse a subject of a relation that identifies and is tested: tables come from anywhere."""
+    roles: dict[tuple[str, str], str] = {}
+    for row, relation, subject, split in zip(
+        range(1, len(frame) + 1), frame["relation"], frame["subject"], frame["split"], strict=True
+    ):
+        if subject.strip() and roles.setdefault((relation, same(subject)), split) != split:
+            problem = f"row {row}: {subject!r:.80} of {relation} is in both splits"
+            raise InputError(problem, where=where, fix="let every subject identify or be tested, not both")
 
 
 def _cell(column: str, value: object) -> tuple[object, str]:

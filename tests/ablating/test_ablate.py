@@ -177,7 +177,7 @@ def test_a_killed_ablation_goes_on_where_it_was(copied, model, monkeypatch):
     result = ablate.ablate(
         copied, **options, progress=lambda stage, done, total, unit: again.append(done)
     ).load()
-    assert again[0] > steps[1]
+    assert again[0] == steps[1] < again[1]  # what is there is told at once
     xr.testing.assert_identical(result, expected)
     assert not journal.exists()
 

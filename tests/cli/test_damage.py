@@ -45,7 +45,10 @@ def test_a_damaged_store_misleads_nobody(place, number):
 @pytest.mark.parametrize("how", damage.DAMAGES)
 def test_what_is_used_is_checked(place, command, file, how):
     """The line names the file and how it is made anew; the file is one that the command reads."""
-    said = place.said(damage.Case(command, file, how, 0.5, 3))
+    at = (
+        0.02 if file == "zarr.json" else 0.5
+    )  # the end of the root's is for plain zarr alone: `relact verify`
+    said = place.said(damage.Case(command, file, how, at, 3))
     assert len(said.splitlines()) == 1 and f"/{file}: " in said and "run `relact " in said.lower()
 
 

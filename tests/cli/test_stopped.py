@@ -13,7 +13,13 @@ from helpers import sample
 
 from relact.store.verify import verify
 
-CODE = "from relact.cli.entry import main; main()"
+# signals as a shell gives them to a command, though the tests may run where some are ignored, as under nohup
+USUAL = (
+    "import signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+)
+CODE = f"{USUAL}from relact.cli.entry import main; main()"
 
 
 def start(*arguments):
@@ -71,7 +77,7 @@ def test_a_capture_that_is_told_to_stop_resumes_to_the_same_bytes(
 @pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(tmp_path):
     code = (
-        "import signal, time; from relact.cli import app, entry\n"
+        f"{USUAL}import time; from relact.cli import app, entry\n"
         "def slow():\n"
         "    try: print('begun', flush=True); time.sleep(60)\n"
         "    finally: print('ending', flush=True); time.sleep(60)\n"

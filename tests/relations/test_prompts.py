@@ -238,3 +238,17 @@ def test_an_unusable_relation_is_dropped_and_named_or_refused(odd, options, why)
         InputError, match=f"relation odd: none of 2 relations is usable; of the first: .*{why}"
     ):
         prompts.prompts([odd, replace(odd, name="other")], **options)
+
+
+def test_a_prompt_that_ends_in_a_blank_is_named():
+    made = Relation("r", {"en": ("The town of {} is ",)}, relation(12).facts)
+    assert "end in a blank" in table.summary(prompts.prompts([made])).loc[0, "note"]
+    assert "blank" not in table.summary(prompts.prompts([relation(12)])).loc[0, "note"]
+
+
+def test_a_table_with_a_subject_in_both_splits_is_refused():
+    frame = prompts.prompts([relation(12)])
+    tested = frame.index[frame["split"] == "test"][0]
+    frame.loc[tested, "subject"] = f" {frame['subject'][0].upper()}"
+    with pytest.raises(InputError, match=rf"row {tested + 1}: ' SUBJECT\d+' of r is in both splits"):
+        table.check(frame)

@@ -73,14 +73,15 @@ def test_an_interrupted_filter_goes_on_where_it_stopped(model, monkeypatch, tmp_
 
     def stopping(stage, done, total, unit):
         stages.append(stage)
-        raise KeyboardInterrupt
+        if done:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(answers, "decode", counting)
     with pytest.raises(KeyboardInterrupt):
         known(frame, model, progress=stopping)
     again = known(frame, model)
     known(frame, model)
-    assert stages == ["known"] and rows[0] == 14 > rows[1] > rows[2] == 0
+    assert set(stages) == {"known"} and rows[0] == 14 > rows[1] > rows[2] == 0
     monkeypatch.setenv("RELACT_CACHE", str(tmp_path / "other"))
     pd.testing.assert_frame_equal(known(frame, model), again)
 

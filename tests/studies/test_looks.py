@@ -184,7 +184,9 @@ def test_a_shared_store_answers_without_the_model(studied, no_model, tmp_path, c
     friend = {"mlp.hidden": "mlp.gate", "mlp.gate": "mlp.hidden", "mlp.up": "mlp.hidden"}.get(
         row.site, row.site
     )
-    assert stored_looks.of_neuron(local.open(path), friend, row.layer, row.neuron) == (
+    assert stored_looks.of_neuron(
+        stored_looks.written_by(local.open(path)), friend, row.layer, row.neuron
+    ) == (
         row.promoted,
         row.suppressed,
     )
