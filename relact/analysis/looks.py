@@ -75,7 +75,7 @@ Words = tuple[list[str], list[str]]  # promoted, suppressed
 
 
 def written_by(store: Store) -> dict[tuple[str, int, int], Words]:
-    """(site, layer, index) -> what a neuron writes, of all that were looked at; of the first mask that has it.
+    """(site, layer, index) -> what a neuron writes, of all looked at; of the first mask that has it.
 
     Read without xarray, whose import takes longer.
     """
