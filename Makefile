@@ -4,7 +4,7 @@
 #   make gemma   the same study on Gemma 3 270M, into demo/gemma.zarr: 230 MB to download, under Google's Gemma Terms of Use
 #   make test    lint, types and tests
 #   make lint | types | unit   one of those alone
-#   make quick   the tests that take no more than two seconds each: a minute on two cores
+#   make quick   the tests that take no more than two seconds each
 #   make reader  an install without torch answers questions, scores and reports
 #   make build   wheel and source distribution into dist/
 #   make look    open the demo's report in a headless browser, use its controls, keep screenshots
