@@ -17,7 +17,7 @@ from relact.ablating.options import PUBLISHED, AblateOptions
 from relact.errors import IdentityError, InputError
 from relact.models.loading import LoadedModel, encode, load
 from relact.models.targets import distractors, first_tokens
-from relact.relations.identity import same
+from relact.relations.identity import named_subjects, same
 from relact.relations.split import parts_of
 from relact.relations.table import check
 from relact.relations.verdict import RULE_VERSION
@@ -95,9 +95,9 @@ def tests_of(store: Store, tests: pd.DataFrame | None, part: str = "all") -> Tes
 def _require_held_out(store: Store, table: pd.DataFrame) -> None:
     """Refuse test prompts about subjects on which neurons were identified: that would inflate the effect."""
     known = store.prompts(schema.IDENTIFY)
-    identified = set(zip(known["relation"], map(same, known["subject"]), strict=True))
+    identified = named_subjects(known["relation"], known["subject"])
     asked = zip(table["relation"], table["subject"], strict=True)
-    both = sorted({(name, text) for name, text in asked if text.strip() and (name, same(text)) in identified})
+    both = sorted({(name, text) for name, text in asked if (name, same(text)) in identified})
     if both:
         problem = f"{len(both)} test subjects are also identification subjects, first {both[0][1]!r}"
         fix = "make them with the seed, shots and test size of the store's prompts"

@@ -23,7 +23,7 @@ from relact import schema
 from relact.capturing.objectives import Objective, objective_of, resolved
 from relact.errors import InputError, StoreError
 from relact.models.loading import LoadedModel, encode
-from relact.relations.identity import same
+from relact.relations.identity import named_subjects
 from relact.schema import DOCUMENT
 from relact.store import local, skeleton
 from relact.store.layout import array_of, site_of
@@ -324,11 +324,7 @@ def _require_separate(old: Tables, new: Tables) -> None:
     """No subject of a relation may be both captured and tested, as far as the new rows are concerned."""
 
     def subjects(rows: pd.DataFrame) -> set[tuple[str, str]]:
-        return {
-            (relation, same(subject))
-            for relation, subject in zip(rows["relation"], rows["subject"].astype(str), strict=True)
-            if subject.strip()
-        }
+        return named_subjects(rows["relation"], rows["subject"].astype(str))
 
     identify, test = schema.IDENTIFY, schema.TEST
     both = subjects(new[identify]) & (subjects(old[test]) | subjects(new[test]))

@@ -7,6 +7,7 @@ so are subjects under one key (``FR``), and those whose prompts read the same.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import replace
 
 from relact.relations.facts import Fact, Relation, plain
@@ -24,6 +25,12 @@ def same(subject: str) -> str:
         return " ".join(subject.casefold().split()) or subject
     shown = "".join(letter for letter in subject if unicodedata.category(letter) != INVISIBLE)
     return " ".join(unicodedata.normalize("NFKC", plain(shown)).split()) or subject
+
+
+def named_subjects(relations: Iterable[str], subjects: Iterable[str]) -> set[tuple[str, str]]:
+    """(relation, subject as it is compared) of prompts; of those without a subject nothing."""
+    named = zip(relations, subjects, strict=True)
+    return {(relation, same(subject)) for relation, subject in named if subject.strip()}
 
 
 def united(relation: Relation) -> Relation:

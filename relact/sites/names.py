@@ -13,7 +13,6 @@ from relact.errors import InputError
 
 _PARTS = ("gate", "act", "up", "hidden", "down")
 MLPS = ("mlp", "dense", "wide", "shared")  # groups whose sites are those of an MLP
-_ATTENTIONS = ("attn", "global")
 SITES = (
     *(f"mlp.{part}" for part in _PARTS),
     *(f"attn.{part}" for part in ("q", "k", "v", "o")),

@@ -93,11 +93,6 @@ def hexadecimal(checksum: int) -> str:
     return f"{checksum:08x}"
 
 
-def without_seal(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Attributes of a group as its author wrote them."""
-    return {name: value for name, value in attributes.items() if name != ATTRIBUTE}
-
-
 def _member(key: str, digits: str) -> bytes:
     return f'"{key}": "{digits}"'.encode()
 
