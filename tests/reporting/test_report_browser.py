@@ -116,7 +116,8 @@ def test_what_neurons_write_is_listed_and_linked(open_report, report, study):
     links = page.locator("#units tbody a").all_inner_texts()
     assert links == [f"{row.site}/{row.layer}/{row.neuron}" for row in table.itertuples()]
     page.locator("#units tbody a").nth(2).click()
-    assert page.locator("#h-one").inner_text() == links[2] and page.locator("#one").is_visible()
+    page.wait_for_function(f"document.getElementById('h-one').textContent === '{links[2]}'")
+    assert page.locator("#one").is_visible()
 
 
 def test_the_matrix_can_be_ordered_by_effect(open_report, report, study):
