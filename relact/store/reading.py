@@ -131,7 +131,7 @@ class Store(ABC):
         return tuple(dict.fromkeys(map(site_of, self.streams)))
 
     def is_mapped(self, stream: str) -> bool:
-        """Whether `columns` of the stream are views on mapped files."""
+        """Whether the stream's shards can be mapped: uncompressed, as relact lays them out."""
         return False
 
     def rows_of(self, block: int) -> tuple[int, int]:
@@ -163,14 +163,25 @@ class Store(ABC):
     def columns(self, stream: str, layer: int, start: int, stop: int) -> list[np.ndarray]:
         """Values of neurons ``start`` to ``stop``: a read-only array [rows, neurons] per block.
 
-        The store must be complete, and the slice lie inside one inner chunk (`Layout.span`). Zero-copy where
-        the shard can be mapped; through zarr, with the same numbers, where it cannot (compressed, packed, or
-        written by another tool).
+        The store must be complete, and the slice lie inside one inner chunk (`Layout.span`). In memory of
+        their own: whatever becomes of the files meanwhile is one line (`shards.read_chunk`).
+        """
+        return [self.copied(stream, layer, block, start, stop) for block in range(self.n_blocks)]
+
+    def views(self, stream: str, layer: int, start: int, stop: int) -> list[np.ndarray]:
+        """The same without a copy where the shards can be mapped; through zarr, with the same numbers, where
+        they cannot (compressed, packed, or written by another tool).
+
+        A file that is cut while its view is in use ends the process.
         """
         return [self.chunk(stream, layer, block, start, stop) for block in range(self.n_blocks)]
 
-    def chunk(self, stream: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
+    def copied(self, stream: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
         """The part of `columns` that lies in one block: [rows of the block, neurons]."""
+        return self.chunk(stream, layer, block, start, stop)
+
+    def chunk(self, stream: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
+        """The part of `views` that lies in one block."""
         first, last = self.rows_of(block)
         values = np.asarray(self.arrays[stream][first:last, layer, start:stop])
         values.flags.writeable = False

@@ -43,7 +43,7 @@ DAMAGED = "damaged: its checksum does not match"
 SHARD = re.compile(
     rf"(?P<quantity>{'|'.join(schema.ARRAYS)})/(?P<site>[^/]+)/(?P<array>\w+)/c\.(?P<block>\d+)\.(?P<layer>\d+)\.0"
 )
-MOST_BYTES = 1 << 31  # of a file that is read whole: an array's chunk, a document
+MOST_BYTES = 1 << 31  # of an array's chunk, which is read whole
 
 Version = tuple[int, int, int]
 
@@ -188,6 +188,10 @@ class Sealed:
         expected = seal.files.get(_below(key, group))
         if expected is None:
             return None
+        path = self.path / key
+        large = path.is_file() and path.stat().st_size > durable.DOCUMENT_BYTES
+        if large and (checksum := hexadecimal(durable.checksum_of(path))) != expected:
+            raise self._problem(key, _differs(checksum, expected))  # before it takes as much memory
         raw = self._bytes(key)
         if raw is None:
             raise self._problem(key, "missing")
@@ -276,7 +280,8 @@ class Sealed:
 
     def _bytes(self, key: str) -> bytes | None:
         try:
-            return durable.read(self.path / key, MOST_BYTES)
+            small = key.endswith(DOCUMENT) or key.startswith(f"{RECORDS}/c.")
+            return durable.read(self.path / key, durable.DOCUMENT_BYTES if small else MOST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -114,7 +114,7 @@ def test_a_mask_of_an_allowed_name_is_packed_unpacked_and_exported(tmp_path, nam
 
 
 @pytest.mark.parametrize(
-    "bad", ["intact", "random-1", "a\x1b[31m", "a\nb", " a", "a\x9b", "x" * 500, "a\u202eb"]
+    "bad", ["intact", "random", "random-1", "a\x1b[31m", "a\nb", " a", "a\x9b", "x" * 500, "a\u202eb"]
 )
 def test_relations_of_such_names_are_refused_where_prompts_are_made_and_captured(
     bad, tmp_path, tiny_prompts, model
