@@ -20,7 +20,7 @@ from relact.ablating.overrides import Chunk
 from relact.errors import InputError
 from relact.models import loading
 from relact.models.forward import advance
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.relations.facts import order
 
 ROWS = 8  # conditions in one forward pass: every token's logits are kept
@@ -78,7 +78,7 @@ def perplexity(
     texts: Sequence[str] | None = None,
     *,
     special_tokens: bool = True,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> np.ndarray:
     """exp of the mean negative log-likelihood per token under every condition, float64 [condition].
 
