@@ -268,7 +268,9 @@ def scores(store: Store, site: str) -> dict[str, zarr.Array[Any]]:
     """The arrays of ``scores/<site>`` by name; `StoreError` says how to make them."""
     group = f"{schema.SCORES}/{site}"
     if not store.has(group):
-        raise StoreError("no scores in this store", where=store.path, fix="run `relact score` first")
+        raise StoreError(
+            "no scores in this store", where=store.path, fix=f"run `relact score {store.path}` first"
+        )
     return dict(cast("zarr.Group", store.root[group]).arrays())
 
 

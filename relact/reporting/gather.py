@@ -336,5 +336,7 @@ def _provenance(store: Store) -> dict[str, Any]:
         for name in store.children(stage):
             stages[f"{stage}/{name}"] = store.attributes(f"{stage}/{name}")
     if not stages:
-        raise StoreError("no scores in this store", where=store.path, fix="run `relact score` first")
+        raise StoreError(
+            "no scores in this store", where=store.path, fix=f"run `relact score {store.path}` first"
+        )
     return {"store": store.describe(), "capture": manifest, **stages}

@@ -13,6 +13,7 @@ from dataclasses import replace
 from html import escape
 from itertools import pairwise
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -237,15 +238,33 @@ class Store(ABC):
         """The sites whose scores have a statistic, in the order of `sites`."""
         return tuple(site for site in self.sites if self.has(f"{schema.SCORES}/{site}/{statistic}"))
 
+    def named(self, stage: str, name: str | None = None) -> str:
+        """The mask or ablation of that name, or the only one; ``stage`` is ``masks`` or ``ablations``.
+
+        Raises:
+            InputError: says which there are, or else the command that makes one, or what it needs first.
+        """
+        there = self.children(stage)
+        if name in there or (name is None and len(there) == 1):
+            return there[0] if name is None else name
+        called = stage.removesuffix("s") if name is None else f"{stage.removesuffix('s')} {name!r}"
+        problem = f"{len(there)} {stage}" if name is None and there else f"no {called}"
+        if there:
+            fix = "name one of them"
+            raise InputError(f"{problem}, there are: {', '.join(there)}", where=self.path, fix=fix)
+        fix = f"run `{self._towards(stage)}` first"
+        raise InputError(f"{problem} in this store", where=self.path, fix=fix)
+
+    def _towards(self, stage: str) -> str:
+        """The next command on the way to a mask or an ablation."""
+        place, masks = quote(str(self.path)), self.children(schema.MASKS)
+        if stage == schema.ABLATIONS and masks:
+            return f"relact ablate {place} --mask {quote(masks[0])}"
+        return f"relact {'select' if self.has(schema.SCORES) else 'score'} {place}"
+
     def mask_record(self, name: str) -> schema.MaskRecord:
         """How the mask ``name`` was chosen; `InputError` lists those that there are."""
-        group = f"{schema.MASKS}/{name}"
-        if not self.has(group):
-            raise InputError(
-                f"no mask {name!r}, there are: {', '.join(self.children(schema.MASKS)) or 'none'}",
-                where=self.path,
-                fix="make it with `relact select`",
-            )
+        group = f"{schema.MASKS}/{self.named(schema.MASKS, name)}"
         return schema.MaskRecord.from_attributes(self.attributes(group), self.path)
 
     def ablation_record(self, name: str) -> schema.AblationRecord:
@@ -257,6 +276,7 @@ class Store(ABC):
     def _require(self, group: str) -> None:
         if not self.has(group):
             command = MAKERS.get(group.split("/")[0], "capture")
+            command += f" {quote(str(self.path))}" if command == MAKERS[schema.SCORES] else ""
             raise StoreError(
                 f"no {group} in this store", where=self.path, fix=f"run `relact {command}` first"
             )
@@ -322,8 +342,10 @@ def told(where: object, fix: str) -> Iterator[None]:
     """Whatever zarr and xarray raise on files that passed all checks is still one line, a `StoreError`."""
     try:
         yield
-    except RelactError:
+    except (RelactError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, RuntimeError) and "new thread" in str(error):  # no room for its stack
+            raise MemoryError(str(error)) from error
         problem = f"cannot be read ({type(error).__name__}: {error})"
         raise StoreError(problem, where=where, fix=fix) from error

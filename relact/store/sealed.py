@@ -116,7 +116,7 @@ class Sealed:
         """Some bytes of a file, which is checked as a whole (a shard once)."""
         if self._place(key) is None:
             raw = self.read(key)
-            return None if raw is None else _cut(raw, request)
+            return None if raw is None else raw[slice(*_bounds(request, len(raw)))]
         return self._of_shard(key, request)
 
     def has(self, key: str) -> bool:
@@ -397,8 +397,3 @@ def _bounds(request: ByteRequest, size: int) -> tuple[int, int]:
         case OffsetByteRequest(offset):
             return offset, size
     raise NotImplementedError(request)
-
-
-def _cut(raw: bytes, request: ByteRequest) -> bytes:
-    start, stop = _bounds(request, len(raw))
-    return raw[start:stop]
