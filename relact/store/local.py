@@ -52,7 +52,7 @@ class LocalStore(Store):
         self._maps = Maps()
         self._folders = {stream: str(blocks.shard_folder(path, stream)) for stream in self.streams}
         self.log = CommitLog(path, self.fields, self.n_blocks)
-        files.log = self.log
+        files.log, files.most = self.log, blocks.most_bytes(self.streams)
 
     def is_mapped(self, stream: str) -> bool:
         """Whether the stream's shards can be mapped: uncompressed, as relact lays them out."""

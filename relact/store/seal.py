@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,20 @@ def signed(raw: bytes, key: str) -> bytes:
 def files_below(folder: Path) -> Iterator[str]:
     """Relative names of all files below ``folder``, sorted, with forward slashes."""
     yield from sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def names_below(files: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Names directly in every folder, of files given by their paths."""
+    found: dict[str, set[str]] = {}
+    for name in files:
+        while name:
+            folder, _, last = name.rpartition("/")
+            inside = found.setdefault(folder, set())
+            if last in inside:
+                break
+            inside.add(last)
+            name = folder
+    return {folder: frozenset(names) for folder, names in found.items()}
 
 
 def hexadecimal(checksum: int) -> str:

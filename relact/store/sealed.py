@@ -25,7 +25,16 @@ from relact.errors import StoreError
 from relact.schema import DOCUMENT
 from relact.store import commits
 from relact.store.commits import CommitLog
-from relact.store.seal import EMPTY_GROUP, files_below, hexadecimal, intact, recorded, unlisted, was_sealed
+from relact.store.seal import (
+    EMPTY_GROUP,
+    files_below,
+    hexadecimal,
+    intact,
+    names_below,
+    recorded,
+    unlisted,
+    was_sealed,
+)
 
 MAKERS = {  # stage -> its command
     schema.SCORES: "score",
@@ -83,18 +92,20 @@ class Sealed:
 
     Attributes:
         log: which blocks are committed; without it no shard can be read.
+        most: bytes of a shard of every stream.
     """
 
     def __init__(self, path: Path, *, pinned: bool = False) -> None:
         self.path, self._pinned = path, pinned
         self.log: CommitLog | None = None
+        self.most: Mapping[str, int] = {}
         self._seals: dict[str, _Seal] = {}
         self._sound: dict[str, Version] = {}  # shards that were whole, as they were then
 
     def pinned(self) -> Sealed:
         """The same files, as they are from the first reading on."""
         other = Sealed(self.path, pinned=True)
-        other.log, other._sound = self.log, self._sound
+        other.log, other.most, other._sound = self.log, self.most, self._sound
         return other
 
     def read(self, key: str) -> bytes | None:
@@ -163,11 +174,11 @@ class Sealed:
             version = _version(path)
             if self._sound.get(path) == version:
                 return
-            checksum = durable.checksum_of(Path(path))
+            checksum = durable.checksum_of(Path(path), self.most.get(stream))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self._problem(key(), "missing") from error
         except OSError as error:
-            raise self._problem(key(), f"cannot be read ({error.strerror})") from error
+            raise self._problem(key(), error) from error
         assert self.log is not None
         fields = [at for at, name in enumerate(self.log.fields) if name.rpartition("/")[0] == stream]
         expected = int(self.log.record(block)[fields[place]])
@@ -189,7 +200,7 @@ class Sealed:
         if expected is None:
             return None
         path = self.path / key
-        large = path.is_file() and path.stat().st_size > durable.DOCUMENT_BYTES
+        large = path.is_file() and durable.DOCUMENT_BYTES < path.stat().st_size <= MOST_BYTES
         if large and (checksum := hexadecimal(durable.checksum_of(path))) != expected:
             raise self._problem(key, _differs(checksum, expected))  # before it takes as much memory
         raw = self._bytes(key)
@@ -220,7 +231,7 @@ class Sealed:
             problem = "was replaced since it was opened"
             raise StoreError(problem, where=self.path / key, fix="open it again")
         files = self._listed(group, key, raw)
-        self._seals[group] = found = _Seal(version, raw, files, _names(files or ()))
+        self._seals[group] = found = _Seal(version, raw, files, names_below(files or ()))
         return found
 
     def _listed(self, group: str, key: str, raw: bytes) -> Mapping[str, str] | None:
@@ -285,7 +296,7 @@ class Sealed:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise self._problem(key, f"cannot be read ({error.strerror})") from error
+            raise self._problem(key, error) from error
 
     def _on_disk(self, folder: str) -> list[str]:
         try:
@@ -301,9 +312,13 @@ class Sealed:
         ours = {*SKELETON, *MAKERS, DOCUMENT}
         return [name for name in found if name in ours or (self.path / name / DOCUMENT).is_file()]
 
-    def _problem(self, key: str, what: str) -> StoreError:
+    def _problem(self, key: str, what: str | OSError) -> StoreError:
         commands = ", then ".join(f"`{command}`" for command in repairs_of(self.path, stage_of(key)))
-        return StoreError(what, where=self.path / key, fix=f"run {commands}")
+        fix = f"run {commands}"
+        if isinstance(what, OSError):  # the file may be whole
+            fix = durable.UNREAD.get(what.errno or 0, fix)
+            what = f"cannot be read ({what.strerror})"
+        return StoreError(what, where=self.path / key, fix=fix)
 
 
 class Objects(Store):
@@ -364,20 +379,6 @@ class Objects(Store):
 def _version(path: str) -> Version:
     status = os.stat(path)  # noqa: PTH116  (called for every chunk)
     return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _names(files: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Names directly in every folder, of files given by their paths."""
-    found: dict[str, set[str]] = {}
-    for name in files:
-        while name:
-            folder, _, last = name.rpartition("/")
-            inside = found.setdefault(folder, set())
-            if last in inside:
-                break
-            inside.add(last)
-            name = folder
-    return {folder: frozenset(names) for folder, names in found.items()}
 
 
 def _below(key: str, group: str) -> str:

@@ -275,14 +275,11 @@ def _link(whole: Path, copy: Path) -> None:
     there = {}
     for entry in os.scandir(copy):
         one = wanted.get(entry.name)
-        if (
-            one is None
-            or entry.is_dir() != one.is_dir()
-            or (entry.is_file() and entry.inode() != one.inode())
-        ):
-            _remove(Path(entry.path))
-        else:
+        same = one is not None and (one.is_dir() if entry.is_dir() else entry.inode() == one.inode())
+        if same:
             there[entry.name] = entry
+        else:
+            _remove(Path(entry.path))
     for name, entry in wanted.items():
         if entry.is_dir():
             (copy / name).mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from helpers import sample
 from zarr.errors import ZarrUserWarning
 
 import relact
-from relact import kernels
+from relact import durable, kernels
 from relact.errors import StoreError
 from relact.scoring.check import check
 from relact.scoring.magnitudes import magnitudes
@@ -97,13 +97,34 @@ def test_what_others_leave_in_a_store_is_passed_over_without_a_word(whole, tmp_p
     assert verify(path).ok and all((path / name).is_file() for name in STRAY)
 
 
-@pytest.mark.parametrize("name", ["zarr.json", "scores/zarr.json", "prompts/identify/text/c/0"])
+@pytest.mark.parametrize("name", FILES)
 def test_an_endless_file_is_not_read(whole, tmp_path, name):
+    """Nobody waits for sixteen terabytes of nothing, and nobody makes room for them."""
     path = shutil.copytree(whole, tmp_path / "s.zarr")
     endless(path / name)
-    with pytest.raises(StoreError, match=r"bytes, more than|cannot be read"):
-        local.open(path).attributes("scores")
-        local.open(path).prompts("identify")
+    with pytest.raises(StoreError, match=r"bytes, more than|cannot be read|of this file|damaged"):
+        for shown in local.open(path).tree().subtree:
+            shown.load()
+    try:
+        assert [problem.file for problem in verify(path).problems] == [name]
+    except StoreError as error:
+        assert name == "zarr.json" and "cannot be read" in str(error)
+
+
+def test_a_large_file_that_is_not_what_was_written_takes_no_memory(whole, tmp_path, monkeypatch):
+    path = shutil.copytree(whole, tmp_path / "s.zarr")
+    monkeypatch.setattr(durable, "DOCUMENT_BYTES", 4096)  # far below what large files are
+    chunk = "scores/mlp.gate/on_p50/c/0/0/0"
+    os.truncate(path / chunk, 8192)
+
+    def held(*_):
+        raise AssertionError("read whole")
+
+    files = Sealed(path)
+    assert files.has(chunk)
+    monkeypatch.setattr(Sealed, "_bytes", held)
+    with pytest.raises(StoreError, match="damaged: its checksum is"):
+        files.read(chunk)
 
 
 READERS = {
