@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -337,6 +338,8 @@ def _provenance(store: Store) -> dict[str, Any]:
             stages[f"{stage}/{name}"] = store.attributes(f"{stage}/{name}")
     if not stages:
         raise StoreError(
-            "no scores in this store", where=store.path, fix=f"run `relact score {store.path}` first"
+            "no scores in this store",
+            where=store.path,
+            fix=f"run `relact score {quote(str(store.path))}` first",
         )
     return {"store": store.describe(), "capture": manifest, **stages}

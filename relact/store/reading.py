@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 READ_ONLY = "unpack it first: `relact unpack STORE FOLDER`"
 
+PUBLISHED_SHARE = 3000 / 835_584  # of the neurons that a relation's are
+
 
 class Store(ABC):
     """An opened store, as `relact.open_store` gives it and the verbs return it.
@@ -260,7 +262,10 @@ class Store(ABC):
         place, masks = quote(str(self.path)), self.children(schema.MASKS)
         if stage == schema.ABLATIONS and masks:
             return f"relact ablate {place} --mask {quote(masks[0])}"
-        return f"relact {'select' if self.has(schema.SCORES) else 'score'} {place}"
+        if not self.has(schema.SCORES):
+            return f"relact score {place}"
+        neurons = sum(lay.n_layers * lay.width for lay in self.layouts.values())
+        return f"relact select {place} --k {max(1, round(PUBLISHED_SHARE * neurons))}"
 
     def mask_record(self, name: str) -> schema.MaskRecord:
         """How the mask ``name`` was chosen; `InputError` lists those that there are."""
