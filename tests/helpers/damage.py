@@ -168,10 +168,10 @@ class Range:
 
     def fault(self, case: Case) -> str | None:
         """What is wrong with how a case ends; None when nothing is."""
-        expected = self._of_whole(case.command)
+        expected = self.of_whole(case.command)
         changed = self._damage(case)
         try:
-            found = self._ask(case.command)
+            found = self.ask(case.command)
         except HangError:
             return "hangs"
         except BaseException:  # a command that does not end as commands do is what is looked for
@@ -184,7 +184,7 @@ class Range:
         """What a command that is refused says."""
         self._damage(case)
         try:
-            return self._ask(case.command).said
+            return self.ask(case.command).said
         finally:
             self._restore(case)
 
@@ -203,9 +203,10 @@ class Range:
             return f"another result, in {names}"
         return f"exit {found.code}: {found.said[-2000:]}"
 
-    def _of_whole(self, command: str) -> Outcome:
+    def of_whole(self, command: str) -> Outcome:
+        """What a command gives of the whole store."""
         if command not in self._expected:
-            self._expected[command] = found = self._ask(command)
+            self._expected[command] = found = self.ask(command)
             assert found.code == 0, (command, found)
             self._renew()
         return self._expected[command]
@@ -239,7 +240,8 @@ class Range:
             _remove(path)
         _link(self.whole, self.store)
 
-    def _ask(self, command: str) -> Outcome:
+    def ask(self, command: str) -> Outcome:
+        """What a command gives of the store as it is now."""
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir()
         with _within(SECONDS):
