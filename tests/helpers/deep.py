@@ -12,6 +12,16 @@ from typing import Any
 import pytest
 
 only = pytest.mark.deep
+TYPES = (  # one of every kind of layer: fused, grouped, sliding, experts, linear attention, state space
+    "gpt2",
+    "gemma3",
+    "gpt_oss",
+    "llama",
+    "mamba2",
+    "mixtral",
+    "phi3",
+    "qwen3_next",
+)
 
 
 def rest(every: Iterable[Any], usual: Collection[Any]) -> list[Any]:
