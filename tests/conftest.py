@@ -81,8 +81,11 @@ def tiny_prompts() -> pd.DataFrame:
 def embedded_study(
     smollm2: LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
 ) -> LocalStore:
-    """A finished study of the embedded model: three blocks of float32, top-200, two random controls."""
-    return finished(tmp_path_factory, "embedded", smollm2, lambda: prompts)
+    """A finished study of the embedded model: three blocks of float32, top-200, two random controls.
+
+    Super-units are not looked for: on this model that takes three times as long as all the rest.
+    """
+    return finished(tmp_path_factory, "embedded", smollm2, lambda: prompts, keep_super_units=True)
 
 
 @pytest.fixture(scope="session")
@@ -124,12 +127,13 @@ def finished(
     prompts: Callable[[], pd.DataFrame],
     k: int = 200,
     capture: relact.CaptureOptions | None = None,
+    keep_super_units: bool = False,
 ) -> LocalStore:
     """A store that is captured, scored, selected and ablated, by whichever worker asks first."""
     from relact.store import local
 
     capture = capture or relact.CaptureOptions(dtype="float32", block=16)
-    ablate = relact.AblateOptions(seeds=(0, 1))
+    ablate = relact.AblateOptions(seeds=(0, 1), keep_super_units=keep_super_units)
 
     def make(path: Path) -> None:
         relact.run(prompts(), model=model, store=path, k=k, capture=capture, ablate=ablate)
