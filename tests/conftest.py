@@ -5,6 +5,7 @@ Heavy libraries are imported by the fixtures: the process that hands out the tes
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -83,9 +84,14 @@ def embedded_study(
 ) -> LocalStore:
     """A finished study of the embedded model: three blocks of float32, top-200, two random controls.
 
-    Super-units are not looked for: on this model that takes three times as long as all the rest.
+    Super-units are looked for with one sentence: all the text takes three times as long as the rest.
     """
-    return finished(tmp_path_factory, "embedded", smollm2, lambda: prompts, keep_super_units=True)
+    from relact.ablating import perplexity
+
+    sentence = perplexity.plain_text()[0].partition(".")[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(perplexity, "plain_text", lambda: [sentence])
+        return finished(tmp_path_factory, "embedded", smollm2, lambda: prompts)
 
 
 @pytest.fixture(scope="session")
@@ -127,13 +133,12 @@ def finished(
     prompts: Callable[[], pd.DataFrame],
     k: int = 200,
     capture: relact.CaptureOptions | None = None,
-    keep_super_units: bool = False,
 ) -> LocalStore:
     """A store that is captured, scored, selected and ablated, by whichever worker asks first."""
     from relact.store import local
 
     capture = capture or relact.CaptureOptions(dtype="float32", block=16)
-    ablate = relact.AblateOptions(seeds=(0, 1), keep_super_units=keep_super_units)
+    ablate = relact.AblateOptions(seeds=(0, 1))
 
     def make(path: Path) -> None:
         relact.run(prompts(), model=model, store=path, k=k, capture=capture, ablate=ablate)
@@ -147,6 +152,15 @@ def prompt_file(tiny_prompts: pd.DataFrame, tmp_path: Path) -> Path:
     from relact.relations import table
 
     return table.write(tiny_prompts, tmp_path / "prompts.parquet")
+
+
+# What is imported stays
+
+
+def pytest_collection_finish() -> None:
+    """The collector of garbage need not look again and again at the million objects of the libraries."""
+    gc.collect()
+    gc.freeze()
 
 
 # Commands
