@@ -84,7 +84,7 @@ def generate(
     total, left = int(sheet.wanted.sum()), sheet.missing()
     known = total - int(left.sum())
     if known and known < total:
-        LOG.info("resuming: %s of %s answers are known", f"{known:,}", f"{total:,}")
+        LOG.warning("resuming: %s of %s answers are known", f"{known:,}", f"{total:,}")
     progress("ablate", known, total, "answers")
 
     def finished(rows: Sequence[int], prompts: Sequence[int], replies: Replies) -> None:

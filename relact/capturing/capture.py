@@ -222,7 +222,7 @@ class _Run:
         total = sum(self.store.rows_of(block)[1] - self.store.committed_stop(block) for block in blocks)
         done, there = 0, self.store.n_prompts - total
         if there and total and len(blocks) == len(self.store.missing_blocks()):
-            LOG.info("resuming: %s of %s prompts are there", f"{there:,}", f"{self.store.n_prompts:,}")
+            LOG.warning("resuming: %s of %s prompts are there", f"{there:,}", f"{self.store.n_prompts:,}")
         self.progress("capture", 0, total, "prompts")
         free = [self.store.buffer() for _ in range(min(self.buffers, len(blocks)))]
         writing: list[Future[BlockBuffer]] = []  # one block at most; its result is its buffer, or an error

@@ -166,7 +166,7 @@ def _stages(root: Path, verdict: Verdict) -> Iterator[Expected]:
             for name, checksum in listed.items():
                 yield Expected(checksum, Problem("", f"{group}/{name}", group, command))
         elif raw == EMPTY_GROUP:
-            folders += sorted(child for child in folder.iterdir() if child.is_dir())
+            folders += sorted(child for child in folder.iterdir() if child.is_dir() and child.name[0] != ".")
         elif not raw and not any(folder.iterdir()):
             continue  # made for a stage whose writer was killed before it had one
         elif group.split("/")[0] in MAKERS or was_sealed(raw):
