@@ -11,7 +11,7 @@ import relact
 from relact import schema
 from relact.exchange.formats import SCORES
 from relact.packed.store import open_store
-from relact.reporting.gather import gather
+from relact.reporting import gather as gathering
 from relact.store.verify import verify
 
 NEURON_LISTS = ("json", "csv", "safetensors")
@@ -23,6 +23,12 @@ ABLATIONS = (*everything.ABLATIONS, *everything.MORE)
 def whole(everything):
     """A store with all of them."""
     return everything
+
+
+@pytest.fixture(scope="module")
+def matrices(whole):
+    """What a report says of its ablations."""
+    return gathering.ablations_of(whole)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["results", "activations"])
@@ -71,8 +77,9 @@ def test_masks(whole, shared, tmp_path, mask):
 
 
 @pytest.mark.parametrize("mask", deep.rest(MASKS, ("top-6", "attribution", "pair")))
-def test_a_mask_is_reported(whole, mask):
-    contents = gather(whole, mask=mask)
+def test_a_mask_is_reported(whole, matrices, monkeypatch, mask):
+    monkeypatch.setattr(gathering, "ablations_of", lambda store: matrices)  # the same for every mask
+    contents = gathering.gather(whole, mask=mask)
     labels = (
         whole.dataset(f"masks/{mask}/mlp.gate")["relation"].values.tolist() if mask != "attribution" else None
     )
