@@ -25,6 +25,11 @@ BLANK = "0" * 8  # where the digits of a document's own checksum will stand
 # every byte of a plain group
 EMPTY_GROUP = b'{\n  "attributes": {},\n  "zarr_format": 3,\n  "node_type": "group"\n}'
 
+LISTED, LAST = (
+    f',\n  "{CONSOLIDATED}": '.encode(),
+    b"\n}",
+)  # the last member, and what ends a document without
+
 
 def seal(folder: Path) -> None:
     """Record the checksums of all files below ``folder`` in its zarr.json."""
@@ -63,7 +68,15 @@ def intact(raw: bytes, key: str = SELF) -> bool:
 
 
 def unlisted(raw: bytes) -> bytes:
-    """A document's bytes as they were signed, before it had a listing; as they are where it has none."""
+    """A document's bytes as they were signed, before it had a listing; as they are where it has none.
+
+    A listing is hundreds of kilobytes where the rest is few: as relact writes it, it is cut off unread.
+    """
+    if CONSOLIDATED.encode() not in raw:
+        return raw
+    kept, found, _ = raw.partition(LISTED)
+    if found and _is_signed(kept + LAST, SELF):
+        return kept + LAST
     try:
         document = json.loads(raw)
         del document[CONSOLIDATED]

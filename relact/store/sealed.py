@@ -227,9 +227,9 @@ class Sealed:
         raw = self._bytes(key)
         if raw is None:
             raise self._problem(key, "missing")
-        if self._pinned and known is not None and unlisted(known.raw) != unlisted(raw):
-            problem = "was replaced since it was opened"
-            raise StoreError(problem, where=self.path / key, fix="open it again")
+        raw = short if intact(short := unlisted(raw)) else raw
+        if self._pinned and known is not None and known.raw != raw:
+            raise StoreError("was replaced since it was opened", where=self.path / key, fix="open it again")
         files = self._listed(group, key, raw)
         self._seals[group] = found = _Seal(version, raw, files, names_below(files or ()))
         return found
