@@ -52,9 +52,7 @@ ONCE = [(*used, damage.DAMAGES[at % len(damage.DAMAGES)]) for at, used in enumer
 def test_what_is_used_is_checked(place, case):
     """The line names the file and how it is made anew; the file is one that the command reads."""
     command, file, how = case
-    at = (
-        0.02 if file == "zarr.json" else 0.5
-    )  # the end of the root's is for plain zarr alone: `relact verify`
+    at = 0.002 if file == "zarr.json" else 0.5  # most of the root's is for plain zarr alone: `relact verify`
     said = place.said(damage.Case(command, file, how, at, 3))
     assert len(said.splitlines()) == 1 and f"/{file}: " in said and "run `relact " in said.lower()
 
