@@ -48,8 +48,8 @@ class Contents:
 
     Attributes:
         accuracy: choice, condition, relation, accuracy, intact, drop (in points of 100), low, high (95 %
-            interval of the drop), log_drop (nats of the answer's first token), clear (significant after
-            correction); conditions without ``intact``.
+            interval of the drop), log_drop (nats of the answer's first token), clear, log_clear (which of
+            both is significant after correction), prompts (of the relation); conditions without ``intact``.
         sweep: choice, k, relation (with `ALL`), whose (own, other, random), drop; of ablations like the first
             choice.
         overlap: site (with `ALL`), relation, other, shared, jaccard, expected.
@@ -70,7 +70,8 @@ class Contents:
         choices: k, the mean drops and the claims of every ablation by its name, those of the store's own
             prompts first, and of them the widest gap between own and other.
         units: neurons that somebody looked at, with what they write, see `units.units_of`.
-        board: criteria x k on the prompts for showing, see `analysis.leaderboard.leaderboard_of`.
+        board: criteria x k, see `analysis.leaderboard.leaderboard_of`: on the prompts that the choices above
+            show where every criterion has one k, on those for showing where there were several.
     """
 
     store: Path | str
@@ -134,7 +135,7 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
         mask=name,
         provenance=_provenance(opened),
         choices=choices,
-        board=leaderboard_of(opened, part=schema.TEST),
+        board=_board(opened),
         accuracy=accuracy,
         sweep=sweep,
         overlap=_overlap(labels, sets),
@@ -165,6 +166,12 @@ def _scores(store: Store) -> tuple[list[str], Mapping[str, np.ndarray]]:
     if store.has(schema.SCORES) or not store.children(schema.MASKS):
         return compare.all_scores(store)
     return store.relations(), {}
+
+
+def _board(store: Store) -> pd.DataFrame:
+    """Criteria on all test prompts; where a k can be chosen of several, on those that chose none."""
+    whole = leaderboard_of(store, part=ALL)
+    return whole if not whole["criterion"].duplicated().any() else leaderboard_of(store, part=schema.TEST)
 
 
 # --- neuron sets
