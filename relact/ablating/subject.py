@@ -62,7 +62,11 @@ def is_store(place: str | Path | Store | LoadedModel) -> bool:
 
 
 def subject_of(
-    place: str | Path | Store | LoadedModel, *, model: str | LoadedModel | None = None, device: str = "auto"
+    place: str | Path | Store | LoadedModel,
+    *,
+    model: str | LoadedModel | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> Subject:
     """A model by name, or a store with its own model, verified.
 
@@ -74,10 +78,14 @@ def subject_of(
     """
     if is_store(place):
         store = open_store(place)  # type: ignore[arg-type]
-        return Subject(model_of(store, model, device), store)
+        return Subject(model_of(store, model, device, trust_remote_code), store)
     if model is not None:
         raise InputError(f"{place} is a model itself", where="--model", fix="leave it out, or name a store")
-    loaded = place if isinstance(place, LoadedModel) else load(str(place), device=device)
+    loaded = (
+        place
+        if isinstance(place, LoadedModel)
+        else load(str(place), device=device, trust_remote_code=trust_remote_code)
+    )
     return Subject(loaded, None)
 
 

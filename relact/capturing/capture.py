@@ -69,6 +69,7 @@ def capture(
     attribution_path: str | None = CaptureOptions.attribution_path,
     model_dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     append: bool = False,
     repair: bool = False,
     progress: Progress = silent,
@@ -114,6 +115,7 @@ def capture(
         store,
         model_dtype=model_dtype,
         device=device,
+        trust_remote_code=trust_remote_code,
         append=append,
         repair=repair,
         progress=progress,
@@ -128,6 +130,7 @@ def capture_with(
     *,
     model_dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     append: bool = False,
     repair: bool = False,
     sink: Sink | None = None,
@@ -136,7 +139,9 @@ def capture_with(
     """`capture` with options that travel together; ``sink`` takes committed blocks elsewhere."""
     path, crew, table = Path(store), locks.Crew.of_environment(), read(prompts)
     local.check_target(path, damaged=repair)
-    loaded = load(model, dtype=model_dtype, device=_device_of(device, crew))
+    loaded = load(
+        model, dtype=model_dtype, device=_device_of(device, crew), trust_remote_code=trust_remote_code
+    )
     intake = prepare.take_in(loaded, table, options.record(loaded.model.config), compress=options.compress)
     intake = sized(intake, loaded, options, path)
 

@@ -77,7 +77,15 @@ def take_in(
     tables, tokens = _encode(loaded, table, settings.special_tokens)
     objective = objective_of(loaded, tables[schema.IDENTIFY], tokens, settings)
     manifest = schema.Manifest(
-        model=schema.ModelRecord(loaded.id, loaded.revision, loaded.fingerprint, loaded.dtype, loaded.family),
+        model=schema.ModelRecord(
+            loaded.id,
+            loaded.revision,
+            loaded.fingerprint,
+            loaded.dtype,
+            loaded.family,
+            loaded.code,
+            loaded.quantised,
+        ),
         tokenizer=loaded.tokenizer_fingerprint,
         capture=settings,
         prompts=describe(tables),

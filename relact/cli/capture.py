@@ -28,6 +28,7 @@ from relact.cli.options import (
     Steps,
     Target,
     TargetToken,
+    TrustRemoteCode,
 )
 from relact.cli.printing import say_stale, show, show_plans
 from relact.cli.progress import Stages
@@ -50,6 +51,7 @@ def capture(
     special_tokens: SpecialTokens = CaptureOptions.special_tokens,
     model_dtype: ModelDtype = "auto",
     device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     memory: Annotated[
         str | None, typer.Option(help="memory budget of the process, such as 8GiB; no limit by default")
     ] = None,
@@ -92,7 +94,14 @@ def capture(
             )
         begun = None if away else store
         planned = forecast(
-            options, model, prompt_file, begun, model_dtype=model_dtype, device=device, append=append
+            options,
+            model,
+            prompt_file,
+            begun,
+            model_dtype=model_dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            append=append,
         )
         return show_plans([planned], as_json)
     if away:
@@ -100,7 +109,7 @@ def capture(
             raise typer.BadParameter(
                 "only stores on disk are appended to or repaired", param_hint="--append/--repair"
             )
-        return _stream(options, model, prompt_file, store, model_dtype, device, as_json)
+        return _stream(options, model, prompt_file, store, model_dtype, device, trust_remote_code, as_json)
     from relact.capturing.capture import capture_with
 
     with Stages() as progress:
@@ -111,6 +120,7 @@ def capture(
             store,
             model_dtype=model_dtype,
             device=device,
+            trust_remote_code=trust_remote_code,
             append=append,
             repair=repair,
             progress=progress,
@@ -126,12 +136,20 @@ def _stream(
     url: str,
     model_dtype: str,
     device: str,
+    trust_remote_code: bool,
     as_json: bool,
 ) -> None:
     from relact.sharing.stream import stream_with
 
     with Stages() as progress:
         opened = stream_with(
-            options, model, prompt_file, url, model_dtype=model_dtype, device=device, progress=progress
+            options,
+            model,
+            prompt_file,
+            url,
+            model_dtype=model_dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
         )
     show(opened.describe(), as_json)

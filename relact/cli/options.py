@@ -73,6 +73,10 @@ BatchTokens = Annotated[int, typer.Option(help="tokens in one forward pass at mo
 SpecialTokens = Annotated[bool, typer.Option(help="let the tokenizer add its special tokens (BOS)")]
 ModelDtype = Annotated[str, typer.Option(help="dtype to load the model in: auto, float32, bfloat16, float16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="run the Python code that the model's folder brings along"),
+]
 Attribution = Annotated[
     bool,
     typer.Option(

@@ -61,17 +61,21 @@ def _plain(value: Any) -> Any:
 
 
 class _Told(logging.Handler):
-    """What is going on, a faint line each on stderr."""
+    """What is going on, a faint line each on a terminal; what is worth knowing a plain one, anywhere."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        err.print(record.getMessage(), style="dim", highlight=False, markup=False)
+        text, told = record.getMessage(), record.levelno >= logging.WARNING
+        if err.is_terminal:
+            err.print(escaped(text), style="" if told else "dim", highlight=False, markup=False)
+        else:
+            problem(text)
 
 
 def listen() -> None:
-    """Show on a terminal what is told to `relact.progress.LOG`."""
-    if err.is_terminal and not any(isinstance(known, _Told) for known in LOG.handlers):
+    """Show what is told to `relact.progress.LOG`: all of it on a terminal, warnings anywhere."""
+    if not any(isinstance(known, _Told) for known in LOG.handlers):
         LOG.addHandler(_Told())
-        LOG.setLevel(logging.INFO)
+    LOG.setLevel(logging.INFO if err.is_terminal else logging.WARNING)
 
 
 def pairs(values: Mapping[str, Any]) -> None:

@@ -50,7 +50,9 @@ class LoadedModel:
     tokenizer_fingerprint: str
     dtype: str
     family: str
-    notes: tuple[str, ...] = field(default=())  # choices made for the user, worth printing
+    notes: tuple[str, ...] = field(default=())  # choices made for the user; `load` tells them to `LOG`
+    code: str | None = None  # fingerprint of the checkpoint's own Python code, where that is what runs
+    quantised: str | None = None  # how its weights are packed
     shortcuts: Shortcuts = field(default_factory=Shortcuts)  # those that its self-check allows
 
     @property
@@ -123,7 +125,7 @@ def load(
             ``device_map``.
         device_map: spreads a large model over devices, main memory and disk with accelerate, e.g. "auto".
         revision: branch, tag or commit of a hub model; the commit it resolves to is recorded.
-        trust_remote_code: run the repository's own Python code. Off unless asked.
+        trust_remote_code: run the Python code that a checkpoint brings along. Off unless asked.
 
     Raises:
         ModelError: nothing there, no network, no safetensors, unknown family, mixture-of-experts, missing
@@ -156,9 +158,14 @@ def load(
         tokenizer_fingerprint=fingerprints.of_tokenizer(tokenizer),
         dtype=str(model.dtype).removeprefix("torch."),
         family=config.model_type,
-        notes=(*notes, *unused),
+        notes=(*notes, *unused, *_left_alone(config)),
+        code=fingerprints.of_code(model),
+        quantised=_quantised(model),
     )
-    return _checked(loaded)
+    loaded = _checked(loaded)
+    for note in loaded.notes:
+        LOG.warning("%s: %s", name, note)
+    return loaded
 
 
 def _checked(loaded: LoadedModel) -> LoadedModel:
@@ -168,20 +175,30 @@ def _checked(loaded: LoadedModel) -> LoadedModel:
         if loaded.family not in sites.KNOWN:
             hooks.require_sites(loaded.model)
         shortcuts = selfcheck.of_model(loaded.model, ids, loaded.fingerprint, loaded.max_tokens)
-    notes = (*loaded.notes, *_quantised(loaded.model), *_of_tokenizer(loaded.tokenizer), *shortcuts.notes())
+    quantised = (f"quantised by {loaded.quantised}",) if loaded.quantised else ()
+    notes = (*loaded.notes, *quantised, *_of_tokenizer(loaded.tokenizer), *shortcuts.notes())
     return replace(loaded, shortcuts=shortcuts, notes=notes)
 
 
-def _quantised(model: Any) -> tuple[str, ...]:
-    """How the weights are packed, which the fingerprint covers; what that does to values."""
+def _quantised(model: Any) -> str | None:
+    """How the weights are packed, which the fingerprint covers, and what that does to values."""
     settings = getattr(model.config, "quantization_config", None)
     if settings is None:
-        return ()
+        return None
     about = settings if isinstance(settings, dict) else settings.to_dict()
     method = str(about.get("quant_method", "unknown")).rpartition(".")[2].lower()
     if about.get("load_in_8bit"):
-        return (f"quantised by {method} to int8: values depend on which prompts run together",)
-    return (f"quantised by {method}",)
+        return f"{method} to int8: values depend on which prompts run together"
+    bits = 4 if about.get("load_in_4bit") else about.get("bits")
+    return f"{method} to {bits} bits" if bits else method
+
+
+def _left_alone(config: Any) -> tuple[str, ...]:
+    """A note on code that a checkpoint brings along and that does not run."""
+    brought = getattr(config, "auto_map", None) and type(config).__module__.startswith("transformers.")
+    if not brought:
+        return ()
+    return (f"its own Python code is not run: {config.model_type} is transformers' own",)
 
 
 def _appends_end(tokenizer: Any) -> bool:
@@ -330,12 +347,13 @@ def _explained(name: str) -> Iterator[None]:
     except RelactError:
         raise
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError, ... : no contract to rely on
-        raise ModelError(
-            f"cannot be loaded: {one_line(error)}",
-            where=name,
-            fix="check its files; one that brings code of its own is loaded in Python, by "
-            "relact.models.loading.load(..., trust_remote_code=True)",
-        ) from error
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                "brings Python code of its own, which runs only where that is asked for",
+                where=name,
+                fix="read its .py files, then add --trust-remote-code (in Python trust_remote_code=True)",
+            ) from error
+        raise ModelError(f"cannot be loaded: {one_line(error)}", where=name, fix="check its files") from error
 
 
 def _device(device: str) -> torch.device:

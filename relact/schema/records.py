@@ -38,13 +38,20 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """Which checkpoint produced the numbers."""
+    """Which checkpoint produced the numbers.
+
+    Attributes:
+        code: fingerprint of its own Python code, where that ran.
+        quantised: how its weights are packed, where they are.
+    """
 
     id: str
     revision: str | None
     fingerprint: str
     dtype: str
     family: str
+    code: str | None = None
+    quantised: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ class Manifest:
         """JSON-ready dictionary for ``attrs["relact"]``."""
         values = asdict(self) | {"format": self.format}
         values["tokenizer"] = {"fingerprint": self.tokenizer}
-        values["capture"] = plain(self.capture)
+        values["model"], values["capture"] = plain(self.model), plain(self.capture)
         return values if self.id else {name: value for name, value in values.items() if name != "id"}
 
     @classmethod

@@ -69,6 +69,7 @@ def stream(
     attribution_path: str | None = CaptureOptions.attribution_path,
     model_dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     licence: str | None = None,
     timeout: float = urls.TIMEOUT,
     progress: Progress = silent,
@@ -100,6 +101,7 @@ def stream(
         url,
         model_dtype=model_dtype,
         device=device,
+        trust_remote_code=trust_remote_code,
         licence=licence,
         timeout=timeout,
         progress=progress,
@@ -114,6 +116,7 @@ def stream_with(
     *,
     model_dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     licence: str | None = None,
     timeout: float = urls.TIMEOUT,
     progress: Progress = silent,
@@ -132,7 +135,15 @@ def stream_with(
     folder.mkdir(parents=True, exist_ok=True)
     store = folder / "store.zarr"
     opened = capture_with(
-        options, model, prompts, store, model_dtype=model_dtype, device=device, sink=remote, progress=progress
+        options,
+        model,
+        prompts,
+        store,
+        model_dtype=model_dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        sink=remote,
+        progress=progress,
     )
     remote.finish(opened, licence)
     shutil.rmtree(folder)

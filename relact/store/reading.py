@@ -267,9 +267,11 @@ class Store(ABC):
         """What the store holds, in words: names and values as `relact info` prints them."""
         manifest = self.manifest
         missing = len(self.missing_blocks())
+        made = {"code of its own": manifest.model.code, "quantised": manifest.model.quantised}
         return {
             "store": str(self.path),
             "model": f"{manifest.model.id} ({manifest.model.family}, {manifest.model.dtype})",
+            **{name: text for name, text in made.items() if text},
             "fingerprint": manifest.model.fingerprint,
             "relations": ", ".join(self.relations()),
             "prompts": f"{self.n_prompts} to identify, {manifest.n_prompts(schema.TEST)} to test",

@@ -120,6 +120,7 @@ def look(
     sites: str | Sequence[str] | None = None,
     model: str | LoadedModel | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> Look:
     """Activations and attributions of every token of one text: of all neurons of a site, some of them shown.
 
@@ -139,7 +140,7 @@ def look(
     Raises:
         InputError: neither text nor prompt, no such prompt, relation, site or neuron.
     """
-    subject = subject_of(place, model=model, device=device)
+    subject = subject_of(place, model=model, device=device, trust_remote_code=trust_remote_code)
     asked, target = _asked(subject, text, prompt, split, answer)
     shown = None if neurons is None else _listed(places_of(neurons))
     if shown is None and subject.store is not None:

@@ -151,13 +151,14 @@ def run(
     capture: CaptureOptions | None = None,
     scores: ScoreOptions | None = None,
     ablate: AblateOptions | None = None,
+    trust_remote_code: bool = False,
     progress: Progress = silent,
 ) -> Study:
     """Prompts, capture, score, select, ablate, look: from facts to an ablation matrix.
 
     Args:
         sources: as of `relact.prompts`, or a prompt table.
-        model, store: as in `capture`.
+        model, store, trust_remote_code: as in `capture`.
         k: neurons per relation to switch off; the preset's, or 400.
         preset: a published study's settings (`presets`); options of a step that are given here take the place
             of its own.
@@ -167,7 +168,8 @@ def run(
     recipe = recipe_of(preset, k=k, prompts=prompts, capture=capture, scores=scores, ablate=ablate)
     table = table_of(sources, recipe, reading)
     warn_of_dropped(table)
-    return follow(recipe, load(model), table, store, progress=progress)
+    loaded = load(model, trust_remote_code=trust_remote_code)
+    return follow(recipe, loaded, table, store, progress=progress)
 
 
 def recipe_of(
