@@ -106,6 +106,7 @@ class _Job:
             tuple(self.sets),
             pool=POOLED[self.options.tokens],
             special_tokens=special_tokens,
+            skip_first_token=bool(self.store.manifest.capture.skip_first_token),
             progress=progress,
         )
         tokens = encode(self.loaded, self.table["text"].tolist(), special_tokens=special_tokens)

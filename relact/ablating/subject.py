@@ -32,6 +32,11 @@ class Subject:
         """Whether the tokenizer adds its special tokens: as the store's prompts have them."""
         return self.store is None or self.store.manifest.capture.special_tokens
 
+    @property
+    def n_skipped(self) -> int:
+        """First tokens that are left out of the store's pools."""
+        return 0 if self.store is None else self.store.manifest.capture.n_skipped
+
     def require_store(self, what: str) -> Store:
         """The store; `InputError` where ``what`` needs one and there is none."""
         if self.store is None:

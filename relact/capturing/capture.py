@@ -67,6 +67,7 @@ def capture(
     attribution_method: str | None = CaptureOptions.attribution_method,
     attribution_steps: int | None = CaptureOptions.attribution_steps,
     attribution_path: str | None = CaptureOptions.attribution_path,
+    skip_first_token: bool = CaptureOptions.skip_first_token,
     model_dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
@@ -93,6 +94,7 @@ def capture(
             ``target_token``: its text or number.
         attribution_method: ``gradient``; ``direct``, ``increase`` (`capturing.writing`); ``integrated``, over
             ``attribution_steps`` along an ``attribution_path`` (`capturing.integrating`).
+        skip_first_token: leave the first token of every prompt out of all pools: often it is a sink.
         model_dtype, device: of a model that is loaded.
         append: add the table's prompts that the store does not have. repair: check every byte first, and
             capture damaged blocks again.
@@ -107,7 +109,7 @@ def capture(
     attributed = attribution, attribution_sites, attribution_pool, attribution_dtype, target, target_token
     method = attribution_method, attribution_steps, attribution_path
     stored = sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress
-    options = CaptureOptions(*stored, *attributed, *method)
+    options = CaptureOptions(*stored, *attributed, *method, skip_first_token)
     return capture_with(
         options,
         model,

@@ -24,6 +24,7 @@ from relact.cli.options import (
     ModelDtype,
     Pool,
     Sites,
+    SkipFirstToken,
     SpecialTokens,
     Steps,
     Target,
@@ -49,6 +50,7 @@ def capture(
     block: Block = CaptureOptions.block,
     batch_tokens: BatchTokens = CaptureOptions.batch_tokens,
     special_tokens: SpecialTokens = CaptureOptions.special_tokens,
+    skip_first_token: SkipFirstToken = CaptureOptions.skip_first_token,
     model_dtype: ModelDtype = "auto",
     device: Device = "auto",
     trust_remote_code: TrustRemoteCode = False,
@@ -82,7 +84,17 @@ def capture(
     attributed = attribution, attribution_sites, attribution_pool, attribution_dtype, target, target_token
     method = attribution_method, steps, path
     options = CaptureOptions(
-        sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress, *attributed, *method
+        sites,
+        pool,
+        dtype,
+        block,
+        batch_tokens,
+        special_tokens,
+        memory,
+        compress,
+        *attributed,
+        *method,
+        skip_first_token,
     )
     away = urls.is_url(store)
     if dry_run:

@@ -39,6 +39,8 @@ from relact.cli.options import (
     Shots,
     Sites,
     SkipBad,
+    SkipFirstToken,
+    SpecialTokens,
     Strict,
     SubjectColumn,
     Template,
@@ -115,6 +117,8 @@ def run_all(
     skip_bad: SkipBad = ReadingOptions.skip_bad,
     sites: Sites = str(CaptureOptions.sites),
     pool: Pool = CaptureOptions.pool,
+    special_tokens: SpecialTokens = CaptureOptions.special_tokens,
+    skip_first_token: SkipFirstToken = CaptureOptions.skip_first_token,
     dtype: Dtype = CaptureOptions.dtype,
     attribution: Attribution = CaptureOptions.attribution,
     negatives: Negatives = None,
@@ -204,7 +208,10 @@ def _recipe(context: typer.Context, preset: str | None) -> Recipe:
             ablate=replace(recipe.ablate, **tokens),
         )
     else:
-        captured = {name: given[name] for name in ("sites", "pool", "attribution")}
+        captured = {
+            name: given[name]
+            for name in ("sites", "pool", "attribution", "special_tokens", "skip_first_token")
+        }
         asked = {name: given[name] for name in ("mode", "tokens", "match", "perplexity")}
         recipe = Recipe(
             prompts=chosen_of(PromptOptions, context),

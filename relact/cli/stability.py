@@ -15,8 +15,8 @@ from relact.cli.options import (
     Statistic,
     StoreModel,
     StorePath,
-    Workers,
     TrustRemoteCode,
+    Workers,
 )
 from relact.cli.printing import show_frame
 from relact.cli.progress import Stages

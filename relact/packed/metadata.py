@@ -221,6 +221,7 @@ def check_manifest(attributes: Any, where: object) -> schema.Manifest:
     amounts = _is_whole(capture.block, 1, ROWS) and _is_whole(capture.batch, 1, LENGTH)
     require(amounts, "block or batch", where)
     require(isinstance(capture.special_tokens, bool), "special tokens", where)
+    require(capture.skip_first_token in (None, True), "first token", where)
     prompts, splits = manifest.prompts, (schema.IDENTIFY, schema.TEST)
     require(isinstance(prompts, dict) and set(prompts) == set(splits), "prompt sets", where)
     for split in splits:

@@ -76,6 +76,7 @@ class CaptureRecord:
         layers: of every site that is not in all of the model's layers, the numbers of those that it is in;
             None where there is no such site.
         experts: of every layer that has some, where neurons of a site are theirs (`BY_EXPERT`).
+        skip_first_token: True where the first token of every prompt is left out of pools, else None.
     """
 
     sites: tuple[str, ...]
@@ -87,6 +88,17 @@ class CaptureRecord:
     attribution: AttributionRecord | None = None
     layers: Mapping[str, tuple[int, ...]] | None = None
     experts: int | None = None
+    skip_first_token: bool | None = None
+
+    @property
+    def n_skipped(self) -> int:
+        """First tokens of every prompt that are left out of pools."""
+        return int(bool(self.skip_first_token))
+
+    @property
+    def pooled(self) -> str:
+        """The pool, in words."""
+        return f"{self.pool} without the first token" if self.skip_first_token else self.pool
 
     @property
     def every_site(self) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ def stream(
     attribution_method: str | None = CaptureOptions.attribution_method,
     attribution_steps: int | None = CaptureOptions.attribution_steps,
     attribution_path: str | None = CaptureOptions.attribution_path,
+    skip_first_token: bool = CaptureOptions.skip_first_token,
     model_dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
@@ -92,7 +93,17 @@ def stream(
     attributed = attribution, attribution_sites, attribution_pool, attribution_dtype, target, target_token
     method = attribution_method, attribution_steps, attribution_path
     options = CaptureOptions(
-        sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress, *attributed, *method
+        sites,
+        pool,
+        dtype,
+        block,
+        batch_tokens,
+        special_tokens,
+        memory,
+        compress,
+        *attributed,
+        *method,
+        skip_first_token,
     )
     return stream_with(
         options,

@@ -277,7 +277,7 @@ class Store(ABC):
             "prompts": f"{self.n_prompts} to identify, {manifest.n_prompts(schema.TEST)} to test",
             "sites": ", ".join(f"{site} {lay.n_layers} x {lay.width}" for site, lay in self.layouts.items()),
             "neurons": sum(lay.n_layers * lay.width for lay in self.layouts.values()),
-            "pool": manifest.capture.pool,
+            "pool": manifest.capture.pooled,
             "dtype": manifest.capture.dtype,
             **self._attributions(),
             "size": show_bytes(sum(lay.bytes for lay in self.streams.values())),

@@ -93,6 +93,7 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
             block=capture.block,
             batch_tokens=capture.batch,
             special_tokens=capture.special_tokens,
+            skip_first_token=bool(capture.skip_first_token),
             **_attribution(capture.attribution),
         ),
         scores=_scoring(mask.scores),

@@ -281,7 +281,12 @@ def forecast(
             for matrix in matrices
             if len(tests)
         ),
-        *(looking.forecast_of(loaded, texts, len(relations), of_attributions(x)) for x in recipe.criteria),
+        *(
+            looking.forecast_of(
+                loaded, texts, len(relations), of_attributions(x), special_tokens=capture.special_tokens
+            )
+            for x in recipe.criteria
+        ),
     ]
 
 

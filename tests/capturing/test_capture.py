@@ -33,14 +33,14 @@ POOLED = {
 }
 
 
-def by_hand(loaded, ids, pool):
+def by_hand(loaded, ids, pool, skipped=0):
     """{(site, layer): [width]} of one unpadded prompt, read by plain PyTorch hooks."""
     got, handles = {}, []
     for layer, block in enumerate(loaded.model.model.layers):
         for site, name in MODULES.items():
 
             def hook(module, inputs, output, key=(site, layer)):
-                got[key] = POOLED[pool](output[0])
+                got[key] = POOLED[pool](output[0][skipped:])
 
             handles.append(getattr(block.mlp, name).register_forward_hook(hook))
     with torch.inference_mode():
@@ -63,16 +63,17 @@ def test_the_embedded_model_pooled_by_hand(embedded_study, smollm2):
             np.testing.assert_allclose(stored, expected.numpy(), atol=2e-4, rtol=2e-4)
 
 
-def settings(pool, chosen, batch=60):
-    return schema.CaptureRecord(tuple(chosen), pool, "float32", 64, batch, True)
+def settings(pool, chosen, batch=60, skip=None):
+    return schema.CaptureRecord(tuple(chosen), pool, "float32", 64, batch, True, skip_first_token=skip)
 
 
-def captured(loaded, tokens, pool, chosen, batch=60):
+def captured(loaded, tokens, pool, chosen, batch=60, skip=None):
     """{site: [layer, prompt, neuron]} through the batched, prefix-sharing path."""
     widths = {site: loaded.widths[site] for site in chosen}
     dtypes = dict.fromkeys(chosen, "float32")
     buffer = BlockBuffer(layouts(len(tokens), len(tokens), loaded.n_layers, widths, dtypes))
-    assert sum(capture_rows(loaded, tokens, buffer, settings(pool, chosen, batch))) == len(tokens)
+    record = settings(pool, chosen, batch, skip)
+    assert sum(capture_rows(loaded, tokens, buffer, record)) == len(tokens)
     return {
         site: np.stack(
             [np.concatenate(list(buffer.shard(site, layer)), axis=1) for layer in range(loaded.n_layers)]
@@ -115,15 +116,17 @@ def test_batch_mates_padding_and_shared_prefixes_change_nothing(name):
             np.testing.assert_allclose(together[site][layer, row], expected.numpy(), atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("skip", [None, True])
 @pytest.mark.parametrize("pool", schema.POOLS)
-def test_every_pool_over_real_tokens_only(tiny_folder, pool):
+def test_every_pool_over_real_tokens_only(tiny_folder, pool, skip):
     loaded = loading.load(str(tiny_folder))
     with torch.no_grad():
         loaded.model.model.layers[1].mlp.up_proj.weight[7] = 0  # a neuron that is exactly 0 is not positive
-    tokens = mixed_prompts()
-    together = captured(loaded, tokens, pool, MODULES)
+    tokens = [ids for ids in mixed_prompts() if len(ids) > 1]
+    assert len(prefix_groups(tokens)) == 3
+    together = captured(loaded, tokens, pool, MODULES, skip=skip)
     for row, ids in enumerate(tokens):
-        for (site, layer), expected in by_hand(loaded, ids, pool).items():
+        for (site, layer), expected in by_hand(loaded, ids, pool, int(bool(skip))).items():
             np.testing.assert_allclose(together[site][layer, row], expected.numpy(), atol=1e-4, rtol=1e-4)
 
 

@@ -36,7 +36,19 @@ class OwnForCausalLM(LlamaForCausalLM):
         return found
 """
 FAMILIES = '[[family]]\nnames = ["own_llama"]\nlike = "llama"\n'
-WITH_MODEL = "ablate capture generate info leaderboard look neuron patch prompts run stability".split()
+WITH_MODEL = [
+    "ablate",
+    "capture",
+    "generate",
+    "info",
+    "leaderboard",
+    "look",
+    "neuron",
+    "patch",
+    "prompts",
+    "run",
+    "stability",
+]
 
 
 def _save(folder: Path, shift: float = 0.0, model_type: str = "own_llama") -> Path:
