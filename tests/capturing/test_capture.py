@@ -23,6 +23,7 @@ from relact.models.batches import prefix_groups
 from relact.models.hooks import visit
 from relact.store.blocks import BlockBuffer
 from relact.store.layout import layouts
+from relact.studies.repeat import recipe_of
 
 MODULES = {"mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.down": "down_proj"}
 POOLED = {
@@ -206,6 +207,35 @@ def test_a_prompt_longer_than_the_model_takes_is_named(tiny_folder, tiny_prompts
         capture(str(tiny_folder), prompts, tmp_path / "s.zarr")
     prompts.loc[3, "text"] = "a" * 127
     assert capture(str(tiny_folder), prompts, tmp_path / "s.zarr").prompts("identify").n_tokens[3] == 128
+
+
+def test_a_first_token_that_is_left_out_must_leave_another(tiny_folder, tiny_prompts, tmp_path):
+    prompts = tiny_prompts.copy()
+    prompts.loc[3, "text"] = "a"
+    skipping = {"skip_first_token": True, "special_tokens": False}
+    with pytest.raises(InputError, match="identification prompt 3: 1 tokens, and the first one is left out"):
+        capture(str(tiny_folder), prompts, tmp_path / "s.zarr", **skipping)
+    capture(str(tiny_folder), prompts, tmp_path / "s.zarr", skip_first_token=True)  # after <s>
+    assert relact.open_store(tmp_path / "s.zarr").describe()["pool"] == "mean without the first token"
+    with pytest.raises(IdentityError, match="skip_first_token"):
+        capture(str(tiny_folder), prompts, tmp_path / "s.zarr")
+    with pytest.raises(InputError, match="--skip-first-token"):
+        CaptureOptions(pool="last", skip_first_token=True)
+    CaptureOptions(pool="last", skip_first_token=True, attribution=True)  # of attributions
+
+
+def test_both_are_options_of_the_command(tiny_folder, prompt_file, tmp_path, command):
+    store = tmp_path / "s.zarr"
+    code, _, err = command("capture", tiny_folder, prompt_file, store, "--no-bos", "--skip-first-token")
+    assert code == 0, err
+    record = relact.open_store(store).manifest.capture
+    assert (record.special_tokens, record.skip_first_token) == (False, True)
+    relact.score(store)
+    code, _, err = command("ablate", store, "--k", 4, "--mode", "mean", "--seeds", 1)
+    assert code == 0, err
+    relact.ablate(store, k=3, seeds=[0], name="zero")
+    again = recipe_of(relact.open_store(store), "zero").capture
+    assert (again.special_tokens, again.skip_first_token) == (False, True)
 
 
 def test_values_too_large_for_float16_stop_the_capture_with_their_place(tmp_path, tiny_prompts):
