@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
@@ -30,6 +30,7 @@ from relact.progress import LOG, Progress, silent
 from relact.relations.table import read
 from relact.store import local, locks
 from relact.store.blocks import BlockBuffer
+from relact.store.coarse import tell
 from relact.store.local import LocalStore
 
 POLL = 0.2  # seconds between two looks at the other ranks' blocks
@@ -95,7 +96,7 @@ def capture(
         attribution_method: ``gradient``; ``direct``, ``increase`` (`capturing.writing`); ``integrated``, over
             ``attribution_steps`` along an ``attribution_path`` (`capturing.integrating`).
         skip_first_token: leave the first token of every prompt out of all pools: often it is a sink.
-        model_dtype, device: of a model that is loaded.
+        model_dtype, device, trust_remote_code: of a model that is loaded.
         append: add the table's prompts that the store does not have. repair: check every byte first, and
             capture damaged blocks again.
 
@@ -110,18 +111,9 @@ def capture(
     method = attribution_method, attribution_steps, attribution_path
     stored = sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress
     options = CaptureOptions(*stored, *attributed, *method, skip_first_token)
-    return capture_with(
-        options,
-        model,
-        prompts,
-        store,
-        model_dtype=model_dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        append=append,
-        repair=repair,
-        progress=progress,
-    )
+    loading = {"model_dtype": model_dtype, "device": device, "trust_remote_code": trust_remote_code}
+    how: dict[str, Any] = {**loading, "append": append, "repair": repair, "progress": progress}
+    return capture_with(options, model, prompts, store, **how)
 
 
 def capture_with(
@@ -179,6 +171,8 @@ def capture_with(
             objective = prepare.objective_in(loaded, opened, tokens, intake)
             buffers = _buffers(loaded, opened, intake, tokens, missing, options.budget)
             _Run(loaded, opened, tokens, objective, buffers, sink, progress).share(missing, crew)
+    if crew.rank == 0:
+        tell(opened)
     return opened
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -97,71 +97,50 @@ def capture(
         skip_first_token,
     )
     away = urls.is_url(store)
+    loading: dict[str, Any] = {
+        "model_dtype": model_dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+    }
     if dry_run:
-        from relact.capturing.forecast import forecast
-
         if repair:
-            raise typer.BadParameter(
-                "what a repair would do is told by `relact verify`", param_hint="--dry-run"
-            )
-        begun = None if away else store
-        planned = forecast(
-            options,
-            model,
-            prompt_file,
-            begun,
-            model_dtype=model_dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            append=append,
+            problem = "what a repair would do is told by `relact verify`"
+            raise typer.BadParameter(problem, param_hint="--dry-run")
+        return _plan(
+            options, model, prompt_file, None if away else store, loading | {"append": append}, as_json
         )
-        return show_plans([planned], as_json)
     if away:
         if append or repair:
-            raise typer.BadParameter(
-                "only stores on disk are appended to or repaired", param_hint="--append/--repair"
-            )
-        return _stream(options, model, prompt_file, store, model_dtype, device, trust_remote_code, as_json)
+            problem = "only stores on disk are appended to or repaired"
+            raise typer.BadParameter(problem, param_hint="--append/--repair")
+        return _stream(options, model, prompt_file, store, loading, as_json)
     from relact.capturing.capture import capture_with
 
+    how = {**loading, "append": append, "repair": repair}
     with Stages() as progress:
-        opened = capture_with(
-            options,
-            model,
-            prompt_file,
-            store,
-            model_dtype=model_dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            append=append,
-            repair=repair,
-            progress=progress,
-        )
+        opened = capture_with(options, model, prompt_file, store, **how, progress=progress)
     say_stale(opened, *RESULTS)
     show(opened.describe(), as_json)
 
 
-def _stream(
+def _plan(
     options: CaptureOptions,
     model: str,
     prompt_file: Path,
-    url: str,
-    model_dtype: str,
-    device: str,
-    trust_remote_code: bool,
+    begun: str | None,
+    how: dict[str, Any],
     as_json: bool,
+) -> None:
+    from relact.capturing.forecast import forecast
+
+    show_plans([forecast(options, model, prompt_file, begun, **how)], as_json)
+
+
+def _stream(
+    options: CaptureOptions, model: str, prompt_file: Path, url: str, loading: dict[str, Any], as_json: bool
 ) -> None:
     from relact.sharing.stream import stream_with
 
     with Stages() as progress:
-        opened = stream_with(
-            options,
-            model,
-            prompt_file,
-            url,
-            model_dtype=model_dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            progress=progress,
-        )
+        opened = stream_with(options, model, prompt_file, url, **loading, progress=progress)
     show(opened.describe(), as_json)

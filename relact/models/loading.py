@@ -135,17 +135,16 @@ def load(
     if isinstance(name, LoadedModel):
         return name
     if dtype != "auto" and dtype not in DTYPES:
-        raise InputError(
-            f"unknown dtype {dtype}", where="dtype", fix=f"choose from auto, {', '.join(DTYPES)}"
-        )
+        fix = f"choose from auto, {', '.join(DTYPES)}"
+        raise InputError(f"unknown dtype {dtype}", where="dtype", fix=fix)
     LOG.info("loading model %s", name)
     target = None if device_map is not None else _device(device)
     # refuses a family before its weights are fetched
     config, described = _config(name, revision, trust_remote_code)
     checkpoint = locate(name, revision=described.revision or revision, code=trust_remote_code)
     weight_dtype, notes = _dtype(dtype, config, target)
-    if target is not None and target.type != "cpu":
-        device_map = {"": target}  # straight to the device; quantised models cannot be moved later
+    if target is not None and target.type != "cpu":  # quantised models cannot be moved later
+        device_map = {"": target}
     model, unused = _weights(checkpoint, config, weight_dtype, device_map, trust_remote_code)
     model.eval().requires_grad_(False)
     tokenizer = _tokenizer(checkpoint, trust_remote_code)
@@ -162,14 +161,13 @@ def load(
         code=fingerprints.of_code(model),
         quantised=_quantised(model),
     )
-    loaded = _checked(loaded)
-    for note in loaded.notes:
-        LOG.warning("%s: %s", name, note)
-    return loaded
+    return _checked(loaded)
 
 
 def _checked(loaded: LoadedModel) -> LoadedModel:
-    """The model with the shortcuts that its self-check allows, and notes on the others and its tokenizer."""
+    """The model with the shortcuts that its self-check allows, and notes on the others and its tokenizer,
+    all of them told.
+    """
     ids = encode(loaded, [SAMPLE])[0]
     with _explained(loaded.id):
         if loaded.family not in sites.KNOWN:
@@ -177,6 +175,8 @@ def _checked(loaded: LoadedModel) -> LoadedModel:
         shortcuts = selfcheck.of_model(loaded.model, ids, loaded.fingerprint, loaded.max_tokens)
     quantised = (f"quantised by {loaded.quantised}",) if loaded.quantised else ()
     notes = (*loaded.notes, *quantised, *_of_tokenizer(loaded.tokenizer), *shortcuts.notes())
+    for note in notes:
+        LOG.warning("%s: %s", loaded.id, note)
     return replace(loaded, shortcuts=shortcuts, notes=notes)
 
 

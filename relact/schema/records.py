@@ -236,6 +236,7 @@ class ScoresRecord(_Result):
         prompts: digest of the identification prompts. model: its fingerprint.
         imported: names of another tool's files, where the scores come from those.
         own_negatives: whether relations called ``group=label`` were compared within their group alone.
+        coarse: site -> neurons that float16 holds coarsely, which makes ties (`store.coarse`).
     """
 
     relations: tuple[str, ...]
@@ -245,6 +246,7 @@ class ScoresRecord(_Result):
     model: str
     imported: tuple[str, ...] | None = None
     own_negatives: bool | None = None
+    coarse: Mapping[str, int] | None = field(default=None, compare=False)
 
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> ScoresRecord:

@@ -282,10 +282,17 @@ class Store(ABC):
             **self._attributions(),
             "size": show_bytes(sum(lay.bytes for lay in self.streams.values())),
             "blocks": f"{self.n_blocks - missing} of {self.n_blocks} committed",
-            "scores": "yes" if self.has(schema.SCORES) else "no",
+            "scores": self._scores(),
             "masks": ", ".join(self.children(schema.MASKS)) or "none",
             "ablations": ", ".join(self.children(schema.ABLATIONS)) or "none",
         }
+
+    def _scores(self) -> str:
+        """Whether there are some, and how many neurons are coarse (`store.coarse`)."""
+        if not self.has(schema.SCORES):
+            return "no"
+        counts = self.scores_record().coarse or {}
+        return f"yes; {sum(counts.values()):,} neurons are coarse in float16" if counts else "yes"
 
     def _attributions(self) -> dict[str, str]:
         record = self.manifest.capture.attribution

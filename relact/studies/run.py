@@ -250,7 +250,7 @@ def forecast(
     tests = table[table["split"] == schema.TEST]
     relation_of = table.loc[table["split"] == schema.IDENTIFY, "relation"].tolist()
     settings = resolved(loaded, capture.record(loaded.model.config))
-    every = loaded.widths
+    every, special = loaded.widths, {"special_tokens": capture.special_tokens}
     widths = {stream: every[site_of(stream)] for stream in settings.streams}
     rows = capture.block or block_of(len(relation_of))
     shapes = layouts(
@@ -277,14 +277,12 @@ def forecast(
         capturing.forecast(capture, loaded, table, store),
         scoring.forecast_of(recipe.scores, shapes, relation_of),
         *(
-            ablating.forecast_of(recipe.ablate, loaded, matrix, special_tokens=capture.special_tokens)
+            ablating.forecast_of(recipe.ablate, loaded, matrix, **special)
             for matrix in matrices
             if len(tests)
         ),
         *(
-            looking.forecast_of(
-                loaded, texts, len(relations), of_attributions(x), special_tokens=capture.special_tokens
-            )
+            looking.forecast_of(loaded, texts, len(relations), of_attributions(x), **special)
             for x in recipe.criteria
         ),
     ]

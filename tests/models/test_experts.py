@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers.integrations import moe
 
 from relact import sites
-from relact.errors import ModelError
 from relact.capturing.pooling import counted, pools
+from relact.errors import ModelError
 from relact.models import experts
 from relact.models.experts import ACT, BETWEEN, GATE, HIDDEN, UP, WEIGHT, tapped
 from relact.models.hooks import find_layers, visit
