@@ -72,7 +72,9 @@ class _Told(logging.Handler):
 
 
 def listen() -> None:
-    """Show what is told to `relact.progress.LOG`: all of it on a terminal, warnings anywhere."""
+    """Show what is told to `relact.progress.LOG`: on a terminal all of it, elsewhere what changes results or
+    says what is kept of them.
+    """
     if not any(isinstance(known, _Told) for known in LOG.handlers):
         LOG.addHandler(_Told())
     LOG.setLevel(logging.INFO if err.is_terminal else logging.WARNING)

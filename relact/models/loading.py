@@ -21,7 +21,7 @@ import transformers
 from relact import sites
 from relact.errors import InputError, ModelError, RelactError
 from relact.models import fingerprint as fingerprints
-from relact.models import gguf, hooks, selfcheck
+from relact.models import gguf, hooks, noted, selfcheck
 from relact.models.checkpoints import Checkpoint, locate
 from relact.models.quiet import one_line, quiet
 from relact.models.selfcheck import Shortcuts
@@ -29,7 +29,6 @@ from relact.progress import LOG
 
 _OF_LAYER = re.compile(r"(^|\.)(layers|h|blocks|block|layer)\.\d+\.")
 _BUFFER = re.compile(r"(rotary|inv_freq|masked_bias|attn\.bias|attention\.bias)")  # made anew by every model
-SAMPLE = "The capital of France is Paris, a city of more than two million people on the river Seine."
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -157,9 +156,9 @@ def load(
         tokenizer_fingerprint=fingerprints.of_tokenizer(tokenizer),
         dtype=str(model.dtype).removeprefix("torch."),
         family=config.model_type,
-        notes=(*notes, *unused, *_left_alone(config)),
+        notes=(*notes, *unused, *noted.left_alone(config)),
         code=fingerprints.of_code(model),
-        quantised=_quantised(model),
+        quantised=noted.quantised_by(model),
     )
     return _checked(loaded)
 
@@ -168,55 +167,16 @@ def _checked(loaded: LoadedModel) -> LoadedModel:
     """The model with the shortcuts that its self-check allows, and notes on the others and its tokenizer,
     all of them told.
     """
-    ids = encode(loaded, [SAMPLE])[0]
+    ids = encode(loaded, [noted.SAMPLE])[0]
     with _explained(loaded.id):
         if loaded.family not in sites.KNOWN:
             hooks.require_sites(loaded.model)
         shortcuts = selfcheck.of_model(loaded.model, ids, loaded.fingerprint, loaded.max_tokens)
     quantised = (f"quantised by {loaded.quantised}",) if loaded.quantised else ()
-    notes = (*loaded.notes, *quantised, *_of_tokenizer(loaded.tokenizer), *shortcuts.notes())
+    notes = (*loaded.notes, *quantised, *noted.of_tokenizer(loaded.tokenizer), *shortcuts.notes())
     for note in notes:
         LOG.warning("%s: %s", loaded.id, note)
     return replace(loaded, shortcuts=shortcuts, notes=notes)
-
-
-def _quantised(model: Any) -> str | None:
-    """How the weights are packed, which the fingerprint covers, and what that does to values."""
-    settings = getattr(model.config, "quantization_config", None)
-    if settings is None:
-        return None
-    about = settings if isinstance(settings, dict) else settings.to_dict()
-    method = str(about.get("quant_method", "unknown")).rpartition(".")[2].lower()
-    if about.get("load_in_8bit"):
-        return f"{method} to int8: values depend on which prompts run together"
-    bits = 4 if about.get("load_in_4bit") else about.get("bits")
-    return f"{method} to {bits} bits" if bits else method
-
-
-def _left_alone(config: Any) -> tuple[str, ...]:
-    """A note on code that a checkpoint brings along and that does not run."""
-    brought = getattr(config, "auto_map", None) and type(config).__module__.startswith("transformers.")
-    if not brought:
-        return ()
-    return (f"its own Python code is not run: {config.model_type} is transformers' own",)
-
-
-def _appends_end(tokenizer: Any) -> bool:
-    """Whether a tokenizer ends every text of itself."""
-    end = tokenizer.eos_token_id
-    return end is not None and list(tokenizer(SAMPLE)["input_ids"])[-1:] == [end]
-
-
-def _of_tokenizer(tokenizer: Any) -> tuple[str, ...]:
-    """What a tokenizer does to the ends of prompts."""
-    found = []
-    plain = list(tokenizer(SAMPLE)["input_ids"])
-    begin = tokenizer.bos_token_id
-    if _appends_end(tokenizer):
-        found.append(f"the tokenizer appends {tokenizer.eos_token}: it is taken off, prompts end open")
-    if begin is not None and plain[:2] == [begin, begin]:
-        found.append(f"the tokenizer puts {tokenizer.bos_token} in front twice")
-    return tuple(found)
 
 
 def describe(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
@@ -245,11 +205,12 @@ def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = 
     """
     if not texts:
         return []
-    rows = loaded.tokenizer(
-        list(texts), add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False
-    )["input_ids"]
+    with _explained(loaded.id, "its tokenizer fails"):
+        rows = loaded.tokenizer(
+            list(texts), add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False
+        )["input_ids"]
     ids = [list(map(int, row)) for row in rows]
-    if special_tokens and _appends_end(loaded.tokenizer):
+    if special_tokens and noted.appends_end(loaded.tokenizer):
         ids = [row[:-1] for row in ids]
     _require_embedded(loaded, ids)
     return ids
@@ -299,8 +260,15 @@ def _weights(
             trust_remote_code=code,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with both shapes
         )
-    lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    for name, stored, asked in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"{name} is {_by(stored)} in the checkpoint, {_by(asked)} by its config.json",
+            where=checkpoint.id,
+            fix="correct config.json, or fetch the model again",
+        )
+    lacking = sorted(report["missing_keys"])
     if lacking:  # transformers would go on with random numbers in their place
         raise ModelError(
             f"the checkpoint lacks {len(lacking)} of the model's weights, first {lacking[0]}",
@@ -311,6 +279,10 @@ def _weights(
         raise ModelError("its adapter was not loaded", where=checkpoint.id, fix="load it with a newer peft")
     notes = (f"with the adapter of {checkpoint.folder}",) if checkpoint.adapter else ()
     return model, (*notes, *_superfluous(sorted(report["unexpected_keys"]), checkpoint.id))
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _superfluous(names: Sequence[str], where: str) -> tuple[str, ...]:
@@ -339,7 +311,7 @@ def _tokenizer(checkpoint: Checkpoint, code: bool) -> Any:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(name: str, what: str = "cannot be loaded") -> Iterator[None]:
     """Run transformers silently; whatever it raises becomes one line that names the model."""
     try:
         with quiet():
@@ -353,7 +325,7 @@ def _explained(name: str) -> Iterator[None]:
                 where=name,
                 fix="read its .py files, then add --trust-remote-code (in Python trust_remote_code=True)",
             ) from error
-        raise ModelError(f"cannot be loaded: {one_line(error)}", where=name, fix="check its files") from error
+        raise ModelError(f"{what}: {one_line(error)}", where=name, fix="check its files") from error
 
 
 def _device(device: str) -> torch.device:

@@ -29,7 +29,7 @@ from relact.capturing.options import CaptureOptions
 from relact.errors import InputError, ModelError
 from relact.models.loading import LoadedModel, load
 from relact.plan import Plan
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.relations.options import PromptOptions, ReadingOptions
 from relact.relations.prompts import build, published, warn_of_dropped
 from relact.relations.sources import load_all
@@ -152,7 +152,7 @@ def run(
     scores: ScoreOptions | None = None,
     ablate: AblateOptions | None = None,
     trust_remote_code: bool = False,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> Study:
     """Prompts, capture, score, select, ablate, look: from facts to an ablation matrix.
 
@@ -194,7 +194,12 @@ def recipe_of(
 
 
 def follow(
-    recipe: Recipe, model: LoadedModel, table: pd.DataFrame, store: str | Path, *, progress: Progress = silent
+    recipe: Recipe,
+    model: LoadedModel,
+    table: pd.DataFrame,
+    store: str | Path,
+    *,
+    progress: Progress = in_notebooks,
 ) -> Study:
     """The steps after the prompts."""
     opened = capture_with(
@@ -219,7 +224,7 @@ def follow(
 
 
 def kept(
-    recipe: Recipe, model: LoadedModel, table: pd.DataFrame, progress: Progress = silent
+    recipe: Recipe, model: LoadedModel, table: pd.DataFrame, progress: Progress = in_notebooks
 ) -> pd.DataFrame:
     """The prompts of a study: all, or those whose answers the model knows; relations may be dropped."""
     if not recipe.known:
@@ -240,8 +245,7 @@ def _look(store: LocalStore, masks: Sequence[str], model: LoadedModel, progress:
 def forecast(
     recipe: Recipe, model: str | LoadedModel, table: pd.DataFrame, store: str | Path | None = None
 ) -> list[Plan]:
-    """What `follow` with the same arguments would write and need, step by step;
-    the model is loaded and timed.
+    """What `follow` with the same arguments would write and need, step by step; the model is loaded, timed.
 
     Nothing is written. What a ``store`` holds already is left out of the capture's plan. Where a recipe keeps
     only the prompts that the model answers, that is the first plan, and the others are those of all prompts.

@@ -82,7 +82,7 @@ def folder(own_family, tmp_path_factory):
 
 def test_code_of_its_own_runs_only_when_asked_for(folder):
     for asked in (loading.load, loading.describe):
-        with pytest.raises(ModelError, match="Python code of its own.*--trust-remote-code") as caught:
+        with pytest.raises(ModelError, match=r"Python code of its own.*--trust-remote-code") as caught:
             asked(str(folder))
         assert "\n" not in str(caught.value)
     loaded = loading.load(str(folder), trust_remote_code=True)
