@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from helpers import deep
 
 import relact
 from relact.analysis import query
@@ -165,7 +166,7 @@ def test_the_code_about_languages(tmp_path, monkeypatch):
     assert sorted(set(languages["relation"])) == ["de", "en", "es", "fr", "ja", "zh"]
 
 
-@pytest.mark.slow
+@deep.only  # some minutes on the embedded model
 def test_the_tutorial(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     names, printed = run_page("tutorial.md", command)

@@ -19,7 +19,7 @@ from relact.ablating.options import OBJECTS
 from relact.ablating.overrides import Chunk
 from relact.errors import InputError
 from relact.models import loading
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.relations.facts import order
 
 ROWS = 8  # conditions in one forward pass: every token's logits are kept
@@ -77,7 +77,7 @@ def perplexity(
     texts: Sequence[str] | None = None,
     *,
     special_tokens: bool = True,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> np.ndarray:
     """exp of the mean negative log-likelihood per token under every condition, float64 [condition].
 

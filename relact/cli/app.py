@@ -31,6 +31,7 @@ from relact.cli.score import score
 from relact.cli.select import select
 from relact.cli.sharing import list_stores, pack, pull, push, unpack
 from relact.cli.stability import stability
+from relact.cli.upgrade import upgrade
 from relact.cli.verify import check_store
 from relact.errors import RelactError
 from relact.progress import LOG
@@ -72,6 +73,7 @@ for name, command in (
     ("neuron", neuron),
     ("info", info),
     ("verify", check_store),
+    ("upgrade", upgrade),
     ("leaderboard", leaderboard),
     ("report", report),
     ("run", run_all),

@@ -68,10 +68,12 @@ class _Told(logging.Handler):
 
 
 def listen() -> None:
-    """Show on a terminal what is told to `relact.progress.LOG`."""
-    if err.is_terminal and not any(isinstance(known, _Told) for known in LOG.handlers):
+    """Show what is told to `relact.progress.LOG`: on a terminal all of it, elsewhere what changes results or
+    says what is kept of them.
+    """
+    if not any(isinstance(known, _Told) for known in LOG.handlers):
         LOG.addHandler(_Told())
-        LOG.setLevel(logging.INFO)
+    LOG.setLevel(logging.INFO if err.is_terminal else logging.WARNING)
 
 
 def pairs(values: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import shrunk, tiny
+from helpers import deep, shrunk, tiny
 
 from relact.ablating import decode, packs
 from relact.ablating.conditions import Condition
@@ -30,6 +30,7 @@ PACKED = (
     "cohere2",
 )
 APART = ("bloom", "mpt", "falcon/multi-head")
+USUAL = ("llama", "gpt2", "gemma2", "bloom")
 
 
 def loaded_tiny(name, shortcuts=Shortcuts()):  # noqa: B008, a frozen record
@@ -129,7 +130,7 @@ def keep(site, layer, values):
     return None
 
 
-@pytest.mark.parametrize("name", [*PACKED, *APART])
+@pytest.mark.parametrize("name", deep.rest([*PACKED, *APART], USUAL))
 @pytest.mark.parametrize("last", [False, True])
 def test_every_row_has_its_own_overrides_whatever_its_batch_mates(name, last):
     loaded = loaded_tiny(name)
