@@ -38,6 +38,7 @@ class Package:
         self._objects, self.shown = objects, shown
         self.contents = read_contents(objects.get(DOCUMENT, DOCUMENT_BYTES), shown)
         self._small: dict[str, bytes] = {}  # by checksum
+        self._asked_anew = False
         self._ends: dict[str, bytes] = {}  # the index of every shard that was asked for
         self._cache = Cache(shown) if cache else None
 
@@ -58,6 +59,10 @@ class Package:
         if chunk_of:
             check_object(raw, chunk_of, f"{self.shown}: {key}")
         return raw
+
+    def forget(self) -> None:
+        """Ask where the store is for every object from now on, also where the same bytes came before."""
+        self._asked_anew = True
 
     def unsealed(self, key: str) -> bytes:
         """The zarr.json of a group between the root and the stages, which no seal covers."""
@@ -111,9 +116,7 @@ class Package:
 
     def _summed(self, key: str, checksum: str, limit: int) -> bytes:
         """An object of known checksum: from memory, from disk, or from where the store is."""
-        if checksum in self._small:
-            return self._small[checksum]
-        raw = self._cache.get(checksum) if self._cache else None
+        raw = None if self._asked_anew else self._known(checksum)
         if raw is None:
             raw = self._objects.get(key, limit)
             arrived = hexadecimal(google_crc32c.value(raw))
@@ -125,6 +128,9 @@ class Package:
         if len(raw) <= SMALL_OBJECT:
             self._small[checksum] = raw
         return raw
+
+    def _known(self, checksum: str) -> bytes | None:
+        return self._small.get(checksum) or (self._cache.get(checksum) if self._cache else None)
 
 
 def open_package(location: Place) -> Package:

@@ -43,7 +43,7 @@ class Source:
         self, store: LocalStore, stages: Sequence[str], activations: bool, away: bool = False
     ) -> None:
         self.store, self.activations, self._away = store, activations, away
-        self.root = json.loads((store.path / DOCUMENT).read_bytes())
+        self.root = store.files.document("")
         self.model = without_path(store.manifest.model.id)
         self.root["attributes"][schema.ATTRIBUTE]["model"]["id"] = self.model
         self.root["attributes"][schema.ATTRIBUTE].pop("id", None)  # of this folder alone

@@ -93,16 +93,19 @@ def check(source: str | Path | Store, *, progress: Progress = in_notebooks) -> V
         raise StoreError("is not packed", where=source, fix="check it with `relact.verify`")
     verdict = Verdict(files=1, blocks=shared.n_blocks)
     contents = shared.package.contents
+    shared.package.forget()
 
     def judged(name: str, group: str, read: Callable[[], int], block: int | None = None) -> None:
         verdict.files += 1
         try:
             verdict.bytes += read()
         except StoreError as error:
-            verdict.problems.append(Problem(error.what, name, group, UNPACKED, block=block))
+            file = name if block is None else str(error.where).rpartition(": ")[2]
+            verdict.problems.append(Problem(error.what, file, group, UNPACKED, block=block))
 
     _check_sealed(shared)
-    names = sorted(contents.sums)
+    groups = (path for path, node in contents.nodes.items() if node["node_type"] == "group")
+    names = sorted({*contents.sums, *(f"{path}/{DOCUMENT}" for path in groups)})
     for number, name in enumerate(names, 1):
         judged(name, "/".join(name.split("/")[:2]), partial(_file_bytes, shared, name))
         progress("verify", number, len(names), "files")

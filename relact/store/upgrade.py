@@ -41,7 +41,7 @@ def upgrade(store: str | Path) -> Upgraded:
     """
     path = Path(store)
     opened = local.open(path)
-    listed = CONSOLIDATED in _root(path)
+    listed = CONSOLIDATED.encode() in durable.read(path / DOCUMENT, durable.DOCUMENT_BYTES)
     with local.writing(opened):  # which lists what is there
         done = [] if listed else [LISTING]
         if not opened.manifest.id:
@@ -51,8 +51,3 @@ def upgrade(store: str | Path) -> Upgraded:
             listing.write(path)
             done.append(ID)
     return Upgraded(path, opened.manifest.format, tuple(done))
-
-
-def _root(path: Path) -> dict[str, object]:
-    """The root's document."""
-    return dict(json.loads(durable.read(path / DOCUMENT, durable.DOCUMENT_BYTES)))

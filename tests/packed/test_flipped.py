@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from helpers import sample
 
+import relact
 from relact.errors import StoreError
 from relact.packed.store import open_store
 from relact.sharing.pack import pack
+from relact.sharing.unpack import check
+from relact.store.seal import files_below
 
 FLIPS = 150
 STREAMS = tuple(sample.WIDTHS)
@@ -77,3 +80,37 @@ def test_a_lost_shard_of_a_packed_folder_is_missing_not_empty(tmp_path):
     (path / "commits/record/c.0.0").unlink()
     with pytest.raises(StoreError, match=r"not in this package|no such file"):
         open_store(path).log.record(0)
+
+
+def test_every_file_that_a_packed_folder_lost_is_named(tmp_path):
+    """Also one whose bytes another file has, which are known once that was read."""
+    store = relact.score(sample.full(tmp_path / "s.zarr", 8))
+    for name in ("one", "other"):  # the same neurons, so the same files
+        relact.select(store, k=3, name=name)
+    path = pack(store, tmp_path / "p.zarr", activations=True).path
+    for file in files_below(path):
+        if file in ("zarr.json", "README.md"):
+            continue
+        (path / file).rename(tmp_path / "lost")
+        try:
+            said = " ".join(map(str, check(path).problems))
+        except StoreError as error:
+            said = str(error)
+        (tmp_path / "lost").rename(path / file)
+        assert file in said, (file, said)
+    assert check(path).ok
+
+
+@pytest.mark.parametrize("size", [0.3, 0.9])
+def test_a_root_whose_listing_is_cut_reads_packs_and_is_upgraded(tmp_path, size):
+    """The listing is for plain zarr; what it repeats is sealed elsewhere."""
+    store = relact.score(sample.full(tmp_path / "s.zarr", 8))
+    root = store.path / "zarr.json"
+    whole = root.read_bytes()
+    listed = whole.index(b'"consolidated_metadata"')
+    root.write_bytes(whole[: listed + int(size * (len(whole) - listed))])
+    pack(store.path, tmp_path / "p.zarr.zip")
+    assert len(relact.top(tmp_path / "p.zarr.zip", relation="size", n=2)) == 2
+    assert "zarr.json" in str(relact.verify(store.path).problems[0])
+    relact.upgrade(store.path)
+    assert b'"consolidated_metadata"' in root.read_bytes() and relact.verify(store.path).ok
