@@ -61,7 +61,7 @@ def problem_of(root: Path, raw: bytes) -> str:
     }:
         return "its consolidated metadata is damaged"
     odd = next((path for path, node in metadata.items() if _plain(node) != there.get(path)), None)
-    return f"its consolidated metadata of {odd} is not what lies there" if odd is not None else ""
+    return f"its consolidated metadata of {odd}/{DOCUMENT} is not what lies there" if odd is not None else ""
 
 
 def _nodes(root: Path, without: str | None) -> Iterator[tuple[str, Node]]:
