@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
 PARTS = {"lint", "types", "unit", "quick"}  # of `make test`
-ELSEWHERE = {"gemma", "device"}  # a large download, a GPU
+ELSEWHERE = {"gemma", "oldest", "device", "release"}  # large downloads, a GPU, the day of a release
 HANDS = {"menu", "clean"}
 # deep tests without a part in `make test`, and what stands for them there
 ALONE = {
@@ -17,7 +17,6 @@ ALONE = {
     "test_a_capture_stays_below_the_planned_peak": (
         "test_a_capture_of_several_times_its_memory_stays_below_the_planned_peak"
     ),
-    "test_the_table_of_types_is_what_tiny_models_of_them_say": "test_a_cache_that_changes_values_is_found",
     "test_the_tutorial": "test_every_step_alone",
 }
 
