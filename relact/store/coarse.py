@@ -38,7 +38,7 @@ def coarse(store: Store) -> dict[str, int]:
     """
     counts = {
         site: sum(
-            int(is_coarse(store.chunk(site, layer, 0, start, start + lay.span)).sum())
+            int(is_coarse(store.copied(site, layer, 0, start, start + lay.span)).sum())
             for layer in range(lay.n_layers)
             for start in range(0, lay.width, lay.span)
         )
