@@ -171,7 +171,7 @@ def capture_with(
             objective = prepare.objective_in(loaded, opened, tokens, intake)
             buffers = _buffers(loaded, opened, intake, tokens, missing, options.budget)
             _Run(loaded, opened, tokens, objective, buffers, sink, progress).share(missing, crew)
-    if crew.rank == 0:
+    if crew.rank == 0 and not sink:  # what goes elsewhere is there
         tell(opened)
     return opened
 
