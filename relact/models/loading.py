@@ -232,6 +232,14 @@ def _require_embedded(loaded: LoadedModel, ids: Sequence[Sequence[int]]) -> None
         )
 
 
+def require_positions(loaded: LoadedModel, ids: Sequence[int], where: str, *, more: int = 0) -> None:
+    """`InputError` for tokens that, with ``more`` after them, go beyond the model's last position."""
+    if loaded.max_tokens and len(ids) + more > loaded.max_tokens:
+        after = f" and {more} after them" if more else ""
+        problem = f"{len(ids)} tokens{after}, the model takes 1 to {loaded.max_tokens}"
+        raise InputError(problem, where=where, fix="shorten it, or ask for less")
+
+
 def _config(name: str, revision: str | None, code: bool) -> tuple[Any, Checkpoint]:
     checkpoint = locate(name, revision=revision, code=code, weights=False)
     with _explained(checkpoint.id):
@@ -307,7 +315,7 @@ def _superfluous(names: Sequence[str], where: str) -> tuple[str, ...]:
 def _tokenizer(checkpoint: Checkpoint, code: bool) -> Any:
     own = (checkpoint.folder / "tokenizer_config.json").is_file()
     folder = checkpoint.folder if own else checkpoint.described_in
-    with _explained(checkpoint.id):
+    with _explained(checkpoint.id, "its tokenizer cannot be loaded"):
         return transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=code, local_files_only=True
         )

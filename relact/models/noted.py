@@ -65,13 +65,17 @@ def appends_end(tokenizer: Any) -> bool:
     return end is not None and list(tokenizer(SAMPLE)["input_ids"])[-1:] == [end]
 
 
+def begins_twice(tokenizer: Any) -> bool:
+    """Whether a tokenizer puts two of its first tokens in front of a text."""
+    begin = tokenizer.bos_token_id
+    return begin is not None and list(tokenizer(SAMPLE)["input_ids"])[:2] == [begin, begin]
+
+
 def of_tokenizer(tokenizer: Any) -> tuple[str, ...]:
     """What a tokenizer does to the ends of prompts."""
     found = []
-    plain = list(tokenizer(SAMPLE)["input_ids"])
-    begin = tokenizer.bos_token_id
     if appends_end(tokenizer):
         found.append(f"the tokenizer appends {tokenizer.eos_token}: it is taken off, prompts end open")
-    if begin is not None and plain[:2] == [begin, begin]:
+    if begins_twice(tokenizer):
         found.append(f"the tokenizer puts {tokenizer.bos_token} in front twice")
     return tuple(found)

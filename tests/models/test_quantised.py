@@ -1,4 +1,4 @@
-"""Quantised checkpoints: loaded with how they are packed on record, or refused in a line that says what lacks."""
+"""Quantised checkpoints: loaded, and how they are packed recorded; or refused in a line with what lacks."""
 
 from __future__ import annotations
 
