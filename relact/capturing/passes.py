@@ -137,6 +137,8 @@ def _run_batch(
         return pool.finish(partial, lengths.to(partial.device)).to(stored)
 
     def keep(site: str, layer: int, values: torch.Tensor | Routed) -> None:
+        if isinstance(values, torch.Tensor):
+            values = values[:, -ids.shape[1] :]  # latent attention computes the prefix's keys again
         # a layer has its own device where a model is spread over several
         partial = pool.start(values, pooled.to(values.device), shortest)
         if prefix.tokens:
