@@ -1,4 +1,4 @@
-"""Where prompts begin and end: last positions, tokens that a tokenizer adds of itself, tokenizers of nothing."""
+"""Where prompts begin and end: last positions, tokens that a tokenizer adds of itself, or none at all."""
 
 from __future__ import annotations
 

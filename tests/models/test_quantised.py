@@ -1,4 +1,4 @@
-"""Quantised checkpoints: loaded, and how they are packed recorded; or refused in a line with what lacks."""
+"""Quantised checkpoints: loaded, with how they are packed recorded, or refused in a line with what lacks."""
 
 from __future__ import annotations
 
