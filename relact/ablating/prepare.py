@@ -14,6 +14,7 @@ from relact import schema
 from relact.ablating.answers import Exam
 from relact.ablating.journal import Journal
 from relact.ablating.options import PUBLISHED, AblateOptions
+from relact.capturing.prepare import require_room
 from relact.errors import IdentityError, InputError
 from relact.models.loading import LoadedModel, encode, load
 from relact.models.targets import distractors, first_tokens
@@ -107,11 +108,14 @@ def _require_held_out(store: Store, table: pd.DataFrame) -> None:
 def exam_of(store: Store, loaded: LoadedModel, tests: Tests, options: AblateOptions) -> Exam:
     """The test prompts as the model is asked them, each with the token of its answer and of a distractor."""
     special_tokens, table = store.manifest.capture.special_tokens, tests.table
+    ids = encode(loaded, table["text"].tolist(), special_tokens=special_tokens)
+    if loaded.max_tokens:
+        require_room(loaded, table.assign(**{schema.N_TOKENS: list(map(len, ids))}), loaded.max_tokens)
     columns = (table[name].tolist() for name in ("text", "object", "language"))
     targets = first_tokens(loaded, *columns, special_tokens=special_tokens)
     facts = [*pairs_of(store.prompts(schema.IDENTIFY), table), *pairs_of(table, table)]
     return Exam(
-        encode(loaded, table["text"].tolist(), special_tokens=special_tokens),
+        ids,
         tests.answers,
         targets,
         distractors(loaded, table, targets, facts, special_tokens=special_tokens),

@@ -18,7 +18,7 @@ from relact.ablating.overridden import Neurons, condition_of, mask_of, overridin
 from relact.ablating.subject import Subject, subject_of
 from relact.errors import InputError
 from relact.models.batches import same_length
-from relact.models.loading import LoadedModel, encode
+from relact.models.loading import LoadedModel, encode, require_positions
 from relact.models.quiet import quiet
 from relact.progress import Progress, in_notebooks
 from relact.schema import KIND_INTACT, KIND_OWN, KIND_RANDOM, RANDOM
@@ -174,6 +174,8 @@ def said(
     """The table of `generate`."""
     loaded = subject.loaded
     tokens = encode(loaded, texts, special_tokens=subject.special_tokens)
+    for number, ids in enumerate(tokens):
+        require_positions(loaded, ids, f"text {number}", more=options.max_new_tokens)
     _require_tokens(texts, tokens)
     lengths = [len(row) for row in tokens]
     # what is drawn must not depend on which prompts run together

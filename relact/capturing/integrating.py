@@ -93,5 +93,5 @@ def _gradients_at(
         output = loaded.model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
         total = gradients.log_probability(output.logits[:, 0], *objective.words()).sum()
     layers: Sequence[int] = list(leaves)
-    found = torch.autograd.grad(total, [leaves[layer] for layer in layers])
+    found = gradients.gradients_of(total, [leaves[layer] for layer in layers])
     return dict(zip(layers, found, strict=True))

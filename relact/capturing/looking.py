@@ -87,7 +87,7 @@ def pieces(loaded: LoadedModel, text: str, ids: Sequence[int], *, special_tokens
         return [str(tokenizer.decode([token])) for token in ids]
     spans = tokenizer(text, add_special_tokens=special_tokens, return_offsets_mapping=True)["offset_mapping"]
     parts, before = [], 0
-    for token, (_, stop) in zip(ids, spans, strict=True):
+    for token, (_, stop) in zip(ids, spans[: len(ids)], strict=True):  # an appended end is taken off
         special = token in tokenizer.all_special_ids and stop <= before
         parts.append(
             str(tokenizer.convert_ids_to_tokens(token)) if special else text[before : max(before, stop)]

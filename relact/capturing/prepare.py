@@ -22,7 +22,9 @@ import zarr
 from relact import schema
 from relact.capturing.objectives import Objective, objective_of, resolved
 from relact.errors import InputError, StoreError
+from relact.models import noted
 from relact.models.loading import LoadedModel, encode
+from relact.progress import LOG
 from relact.relations.identity import named_subjects
 from relact.schema import DOCUMENT
 from relact.store import local, skeleton
@@ -274,9 +276,10 @@ def _encode(
             tokens = ids
     if not tokens:
         raise InputError("no identification prompts", fix="build prompts with `relact prompts`")
+    _tell_begun_twice(loaded, tokens)
     _require_tokens(tokens, tables[schema.IDENTIFY]["text"].tolist(), loaded.max_tokens, settings.n_skipped)
     if limit := loaded.max_tokens:
-        _require_room(loaded, tables[schema.TEST], limit)
+        require_room(loaded, tables[schema.TEST], limit)
     return tables, tokens
 
 
@@ -297,7 +300,16 @@ def _require_tokens(
             raise InputError(problem, where=where, fix="shorten or drop it")
 
 
-def _require_room(loaded: LoadedModel, tests: pd.DataFrame, limit: int) -> None:
+def _tell_begun_twice(loaded: LoadedModel, tokens: Sequence[Sequence[int]]) -> None:
+    """Say where texts begin with the token that the tokenizer puts in front of them."""
+    begin = loaded.tokenizer.bos_token_id
+    twice = sum(list(ids[:2]) == [begin, begin] for ids in tokens)
+    if twice and not noted.begins_twice(loaded.tokenizer):
+        said = "%s prompts begin with %s, and the tokenizer puts another in front: --no-bos leaves that out"
+        LOG.warning(said, f"{twice:,}", loaded.tokenizer.bos_token)
+
+
+def require_room(loaded: LoadedModel, tests: pd.DataFrame, limit: int) -> None:
     """`InputError` for a test prompt whose longest answer would go beyond the model's last position."""
     longest = max((len(answer.encode()) for row in tests[schema.ANSWERS] for answer in row), default=0)
     near = tests[tests[schema.N_TOKENS] + longest + 1 > limit]  # no answer has more tokens than bytes

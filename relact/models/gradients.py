@@ -78,9 +78,24 @@ def log_probability(logits: Tensor, targets: Tensor, others: Tensor | None = Non
     return chosen - logits.gather(1, others.to(logits.device)[:, None])[:, 0]
 
 
+def gradients_of(total: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Of ``total``, with respect to each tensor; `ModelError` where some kernel lets none through."""
+    try:
+        found: tuple[Tensor, ...] = torch.autograd.grad(total, tensors)
+    except RuntimeError as error:
+        if "used in the graph" not in str(error) and "require grad" not in str(error):
+            raise
+        raise ModelError(
+            "gradients do not come through its layers, as with some quantised weights",
+            where="attribution",
+            fix="attribute a checkpoint that is not quantised, or capture activations alone",
+        ) from error
+    return found
+
+
 def products(trace: hooks.Trace, total: Tensor) -> Iterator[tuple[str, int, Tensor | Routed]]:
     """(site, layer, value times gradient of ``total``), [batch, tokens, width] in float32 at least."""
-    gradients = torch.autograd.grad(total, trace.tensors)
+    gradients = gradients_of(total, trace.tensors)
     for site, layer, values, of_values in trace.columns(gradients):
         value, gradient = tensor_of(values).detach(), tensor_of(of_values)
         wide = torch.promote_types(value.dtype, torch.float32)

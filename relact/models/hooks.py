@@ -58,7 +58,8 @@ class Trace:
         tensor = value.raw if isinstance(value, Routed) else value
         if not tensor.requires_grad:
             places = ", ".join(f"{spot.site} in layer {spot.layer}" for spot in spots)
-            raise ModelError("has no gradient", where=places, fix="choose another site")
+            fix = "choose another site, or a checkpoint that is not quantised"
+            raise ModelError("has no gradient", where=places, fix=fix)
         self.tensors.append(tensor)
         self._kept.append((value, spots))
 

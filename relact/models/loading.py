@@ -27,6 +27,7 @@ from relact.models.quiet import one_line, quiet
 from relact.models.selfcheck import Shortcuts
 from relact.progress import LOG
 
+FILES = "check its files"
 _OF_LAYER = re.compile(r"(^|\.)(layers|h|blocks|block|layer)\.\d+\.")
 _BUFFER = re.compile(r"(rotary|inv_freq|masked_bias|attn\.bias|attention\.bias)")  # made anew by every model
 DTYPES: Mapping[str, torch.dtype] = {
@@ -158,7 +159,7 @@ def load(
         family=config.model_type,
         notes=(*notes, *unused, *noted.left_alone(config)),
         code=fingerprints.of_code(model),
-        quantised=noted.quantised_by(model),
+        quantised=noted.quantised_by(model, config),
     )
     return _checked(loaded)
 
@@ -231,6 +232,14 @@ def _require_embedded(loaded: LoadedModel, ids: Sequence[Sequence[int]]) -> None
         )
 
 
+def require_positions(loaded: LoadedModel, ids: Sequence[int], where: str, *, more: int = 0) -> None:
+    """`InputError` for tokens that, with ``more`` after them, go beyond the model's last position."""
+    if loaded.max_tokens and len(ids) + more > loaded.max_tokens:
+        after = f" and {more} after them" if more else ""
+        problem = f"{len(ids)} tokens{after}, the model takes 1 to {loaded.max_tokens}"
+        raise InputError(problem, where=where, fix="shorten it, or ask for less")
+
+
 def _config(name: str, revision: str | None, code: bool) -> tuple[Any, Checkpoint]:
     checkpoint = locate(name, revision=revision, code=code, weights=False)
     with _explained(checkpoint.id):
@@ -251,7 +260,9 @@ def _weights(
     known = transformers.AutoModelForCausalLM._model_mapping
     sees = type(config) not in known and not getattr(config, "auto_map", None)
     kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
-    with _explained(checkpoint.id):
+    packed = noted.settings_of(config)
+    fix = "install what that names, load it where it runs, or use a checkpoint that is not quantised"
+    with _explained(checkpoint.id, fix=fix if packed else FILES):
         model, report = kind.from_pretrained(
             checkpoint.folder,
             dtype=dtype,
@@ -304,14 +315,14 @@ def _superfluous(names: Sequence[str], where: str) -> tuple[str, ...]:
 def _tokenizer(checkpoint: Checkpoint, code: bool) -> Any:
     own = (checkpoint.folder / "tokenizer_config.json").is_file()
     folder = checkpoint.folder if own else checkpoint.described_in
-    with _explained(checkpoint.id):
+    with _explained(checkpoint.id, "its tokenizer cannot be loaded"):
         return transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=code, local_files_only=True
         )
 
 
 @contextmanager
-def _explained(name: str, what: str = "cannot be loaded") -> Iterator[None]:
+def _explained(name: str, what: str = "cannot be loaded", fix: str = FILES) -> Iterator[None]:
     """Run transformers silently; whatever it raises becomes one line that names the model."""
     try:
         with quiet():
@@ -325,7 +336,7 @@ def _explained(name: str, what: str = "cannot be loaded") -> Iterator[None]:
                 where=name,
                 fix="read its .py files, then add --trust-remote-code (in Python trust_remote_code=True)",
             ) from error
-        raise ModelError(f"{what}: {one_line(error)}", where=name, fix="check its files") from error
+        raise ModelError(f"{what}: {one_line(error)}", where=name, fix=fix) from error
 
 
 def _device(device: str) -> torch.device:

@@ -23,7 +23,7 @@ from relact.analysis import query
 from relact.capturing.looking import Target, Tokens, by_token, pieces
 from relact.capturing.objectives import objective_of
 from relact.errors import InputError
-from relact.models.loading import LoadedModel, encode
+from relact.models.loading import LoadedModel, encode, require_positions
 from relact.models.targets import NONE, first_tokens
 from relact.models.writing import word
 from relact.reporting.highlight import highlighted
@@ -151,6 +151,7 @@ def look(
     ids = encode(subject.loaded, [asked], special_tokens=subject.special_tokens)[0]
     if not ids:
         raise InputError("no token", where="text", fix="give some text")
+    require_positions(subject.loaded, ids, "text")
     found = by_token(subject.loaded, ids, _sites(subject, shown, sites), target)
     if shown is None:
         shown = _carrying(found, n or MOST)

@@ -214,7 +214,7 @@ def test_quantisation_is_named_and_in_the_identity(settings, said):
 
     model = tiny.model()
     before = fingerprint.of_model(model)
-    assert noted.quantised_by(model) is None
-    model.config.quantization_config = settings
-    assert said in noted.quantised_by(model)
+    assert noted.quantised_by(model, model.config) is None
+    model.config.quantization_config, model.hf_quantizer = settings, object()
+    assert said in noted.quantised_by(model, model.config)
     assert fingerprint.of_model(model) != before
