@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def ablations_of(store: Store) -> tuple[dict[str, Choice], pd.DataFrame, pd.Data
     Returns:
         The choices, `Contents.accuracy` and `Contents.sweep`.
     """
-    choices, kinds = {}, {}
+    choices, kinds, prompts = {}, {}, cache(store.prompts)  # read once for all matrices
     matrices = [pd.DataFrame(columns=COLUMNS)]
     sweeps = [pd.DataFrame(columns=["choice", "k", "relation", "whose", "drop"])]
     for choice, k, dataset in _each(store):
@@ -81,7 +82,7 @@ def ablations_of(store: Store) -> tuple[dict[str, Choice], pd.DataFrame, pd.Data
         own, other, random = (float(means.get(name, np.nan)) for name in (OWN, OTHER, CONTROL))
         said, foreign = tuple(claims(found)), schema.ANSWERS in dataset
         statistic = criterion_of(dataset)[0]
-        asked, spoken = _asked(dataset, foreign), tuple(said_of(store, dataset))
+        asked, spoken = _asked(dataset, foreign), tuple(said_of(prompts, dataset))
         sets = int(found.attrs["n_random"])
         choices[choice] = Choice(k, statistic, own, other, random, said, asked, foreign, sets, spoken)
         settings = (str(dataset.attrs.get(name)) for name in ("mode", "scale", "tokens", "match", "part"))

@@ -48,11 +48,17 @@ def straightforward(loaded, text, off, n_tokens):
             handles.append(getattr(block.mlp, MODULES[site]).register_forward_hook(hook))
     ids = loaded.tokenizer(text, return_tensors="pt")
     with torch.inference_mode():
-        out = loaded.model.generate(**ids, max_new_tokens=n_tokens, do_sample=False)
-        logits = loaded.model(**ids).logits[0, -1]
+        out = loaded.model.generate(
+            **ids,
+            max_new_tokens=n_tokens,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
     for handle in handles:
         handle.remove()
-    return loaded.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True), logits
+    said = out.sequences[0, ids["input_ids"].shape[1] :]
+    return loaded.tokenizer.decode(said, skip_special_tokens=True), out.logits[0][0]
 
 
 def sets_of(study):
@@ -68,17 +74,18 @@ def sets_of(study):
 
 
 @pytest.mark.parametrize(
-    "names",
-    [("study", "model"), pytest.param(("embedded_study", "smollm2"), marks=pytest.mark.slow)],
+    ("names", "every"),
+    [(("study", "model"), 2), pytest.param(("embedded_study", "smollm2"), 6, marks=pytest.mark.slow)],
     ids=["random", "embedded"],
 )
-def test_verdicts_texts_and_numbers_equal_plain_generate(request, names):
+def test_verdicts_texts_and_numbers_equal_plain_generate(request, names, every):
     study, model = map(request.getfixturevalue, names)
     tests = study.prompts(schema.TEST)
+    assert set(tests[::every].relation) == set(study.relations())
     result = study.dataset("ablations/top-200").load()
     assert len(set(result["correct"].values.flat)) == 2
     for (condition, relation), neurons in sets_of(study).items():
-        for row, test in tests[::2].iterrows():
+        for row, test in tests[::every].iterrows():
             if relation not in (None, test.relation):
                 continue
             most = verdict.most_tokens(test.answers)

@@ -11,20 +11,22 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import mixtures
+from helpers import deep, mixtures
 from helpers.mixtures import IDS
 from torch import Tensor, nn
 from transformers.integrations import moe
 
 from relact import sites
+from relact.capturing.pooling import counted, pools
 from relact.errors import ModelError
 from relact.models import experts
 from relact.models.experts import ACT, BETWEEN, GATE, HIDDEN, UP, WEIGHT, tapped
 from relact.models.hooks import find_layers, visit
 from relact.models.routed import Routed
 
-every = pytest.mark.parametrize("name", mixtures.NAMES)
-some = pytest.mark.parametrize("name", ["olmoe", "gpt_oss", "nemotron_h", "aria_text", "deepseek_v4"])
+SOME = ("olmoe", "gpt_oss", "nemotron_h", "aria_text", "deepseek_v4")
+every = pytest.mark.parametrize("name", deep.rest(mixtures.NAMES, SOME))
+some = pytest.mark.parametrize("name", SOME)
 
 
 @cache
@@ -307,7 +309,7 @@ REFUSED = ("gemma4", "gemma4_text")  # with experts: they stand beside an MLP, w
 KNOWN = [name for name in mixtures.NAMES if name in sites.KNOWN and name not in REFUSED]
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", deep.rest(KNOWN, [name for name in SOME if name in KNOWN]))
 def test_sites_of_experts_are_read_in_their_layers(name: str) -> None:
     """Each once, as wide as the configuration says; `mlp.down` is down_proj of `mlp.hidden`."""
     model = built(name)
@@ -357,6 +359,20 @@ def test_pools_are_those_of_every_token(pooled: tuple[Routed, Tensor, Tensor]) -
     assert torch.equal(values.positive(mask), (real > 0).float().sum(dim=1))
     assert torch.equal(values.largest(mask), dense.masked_fill(~mask[..., None], -torch.inf).amax(dim=1))
     assert torch.allclose(values.last(mask), dense[[0, 1], [3, 5]])
+
+
+def test_pools_without_the_first_token_are_those_of_the_others(pooled: tuple[Routed, Tensor, Tensor]) -> None:
+    values, dense, mask = pooled
+    kept = counted(mask, 1)
+    rest = [dense[row, 1:][mask[row, 1:]].float() for row in range(len(mask))]
+    for name, expected in (
+        ("mean", [of.sum(dim=0) for of in rest]),
+        ("max", [of.amax(dim=0) for of in rest]),
+        ("last", [of[-1] for of in rest]),
+        ("positive", [(of > 0).float().sum(dim=0) for of in rest]),
+    ):
+        for given in (values, dense):
+            torch.testing.assert_close(pools(name).start(given, kept), torch.stack(expected))
 
 
 def test_padding_is_not_pooled_even_where_it_is_no_number(pooled: tuple[Routed, Tensor, Tensor]) -> None:

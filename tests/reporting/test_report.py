@@ -65,6 +65,9 @@ def test_several_k_in_one_group_are_a_sweep():
         def dataset(self, group):
             return sweep_of_two
 
+        def prompts(self, split):
+            raise AssertionError("nothing was said to them")
+
     choices, table, sweep = ablations_of(Fake())
     assert {name: found.k for name, found in choices.items()} == {"sweep, k = 10": 10, "sweep, k = 100": 100}
     gaps = [found.gap for found in choices.values()]
