@@ -40,6 +40,7 @@ from relact.errors import RelactError
 from relact.progress import LOG
 
 ADDRESSED = 4 << 30  # bytes of address space that reading commands never need; torch reserves more
+UNROOMY = (ImportError, OSError, RuntimeError, SystemError)  # how libraries tell that they found no room
 MODEL_COMMANDS = ("capture", "ablate", "patch", "look", "generate", "run")  # they take seconds to begin
 
 app = typer.Typer(
@@ -119,16 +120,13 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        if _is_cramped():
+        if isinstance(error, UNROOMY) and _is_cramped():
             _fail_for_memory(error)
         _fail(f"unexpected problem: {type(error).__name__}: {error}. Add --debug for the traceback", 1)
 
 
 def _is_cramped() -> bool:
-    """Whether this process may address less than the libraries need.
-
-    They tell it in their own ways: no new thread, a shared object that cannot be loaded.
-    """
+    """Whether this process may address less than the libraries may need."""
     return 0 <= resource.getrlimit(resource.RLIMIT_AS)[0] < ADDRESSED
 
 
