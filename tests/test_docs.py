@@ -20,6 +20,7 @@ from helpers import deep
 import relact
 from relact.analysis import query
 from relact.cli import app
+from relact.kernels import statistics
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -208,10 +209,46 @@ def test_every_command_is_in_the_readme():
 
 
 def test_links_between_pages_lead_somewhere():
-    for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
+    for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_page_is_in_the_sites_contents():
+    lines = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2].splitlines()
+    listed = [name for line in lines if (name := line.strip().removeprefix("- ")).endswith(".md")]
+    assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize(
+    "text, asks",
+    [
+        ('<script src="https://cdn.example/x.js"></script>', True),
+        ("<link rel=stylesheet href=//fonts.example/css>", True),
+        ("<style>@import url(https://fonts.example/css)</style>", True),
+        ('<img alt="" src="http://example/x.png">', True),
+        ('<a href="https://example/">read on</a><link rel="canonical" href="https://example/">', False),
+        ('<script src="assets/x.js"></script><img src="figures/own.svg">', False),
+    ],
+)
+def test_a_page_of_the_site_that_asks_a_network_is_found(tmp_path, text, asks):
+    spec = importlib.util.spec_from_file_location("build_site", ROOT / "tools" / "build_site.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "index.html").write_text(text)
+    assert bool([*module.fetched(tmp_path)]) == asks
+
+
+def test_the_code_about_criteria(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(study.path, tmp_path / "study.zarr")
+    try:
+        names = run_code("howto/criterion.md")
+    finally:
+        del statistics.STATISTICS["gap"]
+    assert names["name"] == "gap-top-100"
+    assert {"gap", "average_precision"} <= set(relact.open("study.zarr")["scores/mlp.gate"].data_vars)
 
 
 def test_the_table_of_types_has_a_row_of_every_one():

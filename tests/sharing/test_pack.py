@@ -4,8 +4,10 @@ nothing local leaks.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,8 +30,11 @@ from relact.packed.store import open_store
 from relact.sharing import card, catalogue
 from relact.sharing.pack import pack
 from relact.sharing.unpack import unpack
+from relact.store import local as folders
 from relact.store import skeleton, verify
 from relact.store.seal import files_below
+
+ROOT = Path(relact.__file__).parents[1]
 
 
 def contents(folder):
@@ -296,3 +301,18 @@ def test_a_committed_store_is_what_the_catalogue_says(name, tmp_path):
         best = query.top(listed.location, relation="country_capital", n=20, by=by).iloc[0]
         chosen = store.dataset(f"masks/{mask}/{best['site']}")["mask"]
         assert bool(chosen.sel(relation="country_capital", layer=best["layer"], neuron=best["neuron"]))
+
+
+def test_a_catalogue_is_held_to_a_study_that_was_made_again(study, tmp_path):
+    spec = importlib.util.spec_from_file_location("tools_catalogue", ROOT / "tools" / "catalogue.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    relact.pack(study, tmp_path / "p.zarr.zip", stages=["masks", "ablations"])
+    stored = open_store(tmp_path / "p.zarr.zip")
+    assert list(tool.differences(stored, study)) == []
+    again = shutil.copytree(study.path, tmp_path / "again.zarr")
+    folders.drop(again, "masks/top-200")
+    assert list(tool.differences(stored, folders.open(again))) == ["masks/top-200: not in the study"]
+    relact.select(again, k=200, kind="bottom", name="top-200")
+    (said,) = tool.differences(stored, folders.open(again))
+    assert re.fullmatch(r"masks/top-200: 0\.\d+ of its neurons are the study's", said)
