@@ -78,7 +78,7 @@ def family(config: Any) -> Family:
     row = _BY_NAME.get(name) or own.rows(_BY_NAME).get(name)
     if row is None:
         raise _unknown(name)
-    if row.text:
+    if row.text and text_config(config) is not config:
         row = replace(row, groups=family(text_config(config)).groups)
     elif (experts := rules.n_experts(config)) > 1 and "moe.weight" not in row.taps and not row.unread:
         raise ModelError(
