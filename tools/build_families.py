@@ -28,18 +28,31 @@ BEGIN, END = "<!-- types: made by tools/build_families.py -->", "<!-- end of typ
 def table(rows: Mapping[str, str]) -> str:
     """The table as text, of every known type's row."""
     known = comparison.KINDS
-    others = [kind for kind in shrunk.TYPES if kind not in sites.KNOWN]
     lines = [
         f"{sum(kind in shrunk.TYPES for kind in known)} of {len(shrunk.TYPES)} causal types, "
-        f"and {sum(kind in shrunk.WRAPPERS for kind in known)} that also see, by their text model.",
+        f"and {sum(kind in shrunk.WRAPPERS for kind in known)} of {len(shrunk.WRAPPERS)} more that also see, "
+        "by their text model.",
         "",
         "| `model_type` | sites | the self-check leaves out |",
         "|---|---|---|",
         *(rows[kind] for kind in sorted(known)),
         "",
-        f"Refused, for they have no row: {', '.join(f'`{kind}`' for kind in others)}.",
+        *_refused(),
     ]
     return "\n".join(lines)
+
+
+def _refused() -> list[str]:
+    """What is said of every other type of the installed transformers."""
+    others = [kind for kind in (*shrunk.TYPES, *shrunk.WRAPPERS) if kind not in sites.KNOWN]
+    by_reason: dict[str, list[str]] = {}
+    for kind in sorted(others):
+        by_reason.setdefault(sites.REFUSED.get(kind, "has no row"), []).append(f"`{kind}`")
+    return [
+        "| refused, since it | `model_type` |",
+        "|---|---|",
+        *(f"| {reason} | {', '.join(kinds)} |" for reason, kinds in by_reason.items()),
+    ]
 
 
 def placed(page: str, table: str) -> str:

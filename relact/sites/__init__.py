@@ -10,11 +10,12 @@ Tap(module='mlp.down_proj', side='input', fused=(), per='', item=None, again=Fal
 
 Pure data and integers: nothing here imports torch or transformers. `names` of sites; `taps`: the records that
 rows are made of; `rules`: what a configuration says; `groups`: what layers are made of; `families`: the rows;
-`table`: what they say of one model.
+`refused`: what can have none; `table`: what they say of one model.
 """
 
 from relact.sites.families import FAMILIES
 from relact.sites.names import ALIASES, SITES, expand
+from relact.sites.refused import REFUSED
 from relact.sites.table import (
     KNOWN,
     Place,
@@ -38,6 +39,7 @@ __all__ = [
     "INPUT",
     "KNOWN",
     "OUTPUT",
+    "REFUSED",
     "SITES",
     "Family",
     "Group",

@@ -7,6 +7,7 @@ from relact.sites.groups import mixer
 from relact.sites.taps import OUTPUT, Tap
 
 LINEAR = rules.of_kind("linear_attention", "mamba")
+SLIDING = rules.of_kind("sliding_attention")
 FULL = rules.of_kind("full_attention", "sliding_attention", "attention")
 DELTA = mixer(
     "lin",
@@ -37,6 +38,27 @@ DELTA_SPLIT = mixer(
     },
     "linear_attn.o_proj",
     rules.delta_widths,
+    LINEAR,
+)
+DELTA_WIDE = mixer(
+    "lin",
+    {
+        **{f"lin.{part}": Tap(f"self_attn.{part}_proj") for part in "qkv"},
+        "lin.z": Tap("self_attn.g_b_proj"),
+    },
+    "self_attn.o_proj",
+    rules.even_widths(("linear_num_heads", "num_attention_heads"), ("linear_head_dim", "head_dim")),
+    LINEAR,
+)
+_QKV = ("lin.q", "lin.k", "lin.v")
+LIGHTNING = mixer(
+    "lin",
+    {
+        **{site: Tap("self_attn.qkv_proj", OUTPUT, _QKV, "head") for site in _QKV},
+        "lin.z": Tap("self_attn.output_gate"),
+    },
+    "self_attn.out_proj",
+    rules.even_widths(("num_attention_heads",), ("head_dim",)),
     LINEAR,
 )
 CONVOLUTION = mixer(

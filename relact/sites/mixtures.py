@@ -16,8 +16,17 @@ from relact.sites.groups import (
     plain,
     state_space,
 )
-from relact.sites.mixers import CONVOLUTION, DELTA, DELTA_FUSED, FULL, LINEAR
-from relact.sites.taps import Family, Group
+from relact.sites.mixers import (
+    CONVOLUTION,
+    DELTA,
+    DELTA_FUSED,
+    DELTA_WIDE,
+    FULL,
+    LIGHTNING,
+    LINEAR,
+    SLIDING,
+)
+from relact.sites.taps import Family, Group, Tap
 
 _LAYERS = "model.layers"
 _DENSE = rules.without(rules.routed)
@@ -140,6 +149,37 @@ MIXTURES: tuple[Family, ...] = (
             attention(),
         ),
         unread=True,
+    ),
+    Family(
+        ("hunyuan_v1_moe",),
+        _LAYERS,
+        (experts(), gated("mlp.shared_mlp", group="shared"), attention()),
+    ),
+    Family(
+        ("mimo_v2_flash",),
+        _LAYERS,
+        (
+            *_mixture(shared=None),
+            attention(parts="qo"),
+            *(
+                Group(
+                    {f"{group}.{part}": Tap(f"self_attn.{part}_proj") for part in "kv"},
+                    rules.own_value_widths(group, times),
+                    layers,
+                )
+                for group, times, layers in (("attn", 2, SLIDING), ("global", 1, rules.without(SLIDING)))
+            ),
+        ),
+    ),
+    Family(
+        ("kimi_linear",),
+        _LAYERS,
+        (*_mixture(), *latent(FULL), DELTA_WIDE),
+    ),
+    Family(
+        ("minimax",),
+        _LAYERS,
+        (*_mixture(shared=None), attention(layers=FULL), LIGHTNING),
     ),
     Family(("gpt_oss", "phimoe"), _LAYERS, (*_mixture(router="router", shared=None), attention())),
     Family(

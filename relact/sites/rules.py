@@ -186,6 +186,16 @@ def attention_widths(
     return rule
 
 
+def own_value_widths(group: str, times: int) -> Widths:
+    """Of keys and values whose heads differ in size, ``times`` as many as the configuration says."""
+
+    def rule(config: Any) -> Mapping[str, int]:
+        heads = times * kv_heads(config)
+        return {f"{group}.k": heads * head_size(config), f"{group}.v": heads * int(config.v_head_dim)}
+
+    return rule
+
+
 def latent_widths(config: Any) -> Mapping[str, int]:
     """Of attention through latent vectors: keys are those parts that are each head's own."""
     heads, own, turned = config.num_attention_heads, config.qk_nope_head_dim, config.qk_rope_head_dim
@@ -207,6 +217,22 @@ def delta_widths(config: Any) -> Mapping[str, int]:
         **dict.fromkeys(("lin.v", "lin.z", "lin.hidden"), values),
         "lin.out": int(config.hidden_size),
     }
+
+
+def even_widths(heads: Sequence[str], size: Sequence[str]) -> Widths:
+    """Of linear attention whose queries, keys and values are as wide.
+
+    Args:
+        heads, size: names, one of which says how many heads, and how large they are.
+    """
+
+    def rule(config: Any) -> Mapping[str, int]:
+        per_head = first_of(config, size) or head_size(config)
+        inner = int(first_of(config, heads)) * int(per_head)
+        parts = dict.fromkeys(("q", "k", "v", "z", "hidden"), inner) | {"out": int(config.hidden_size)}
+        return {f"lin.{part}": width for part, width in parts.items()}
+
+    return rule
 
 
 def _expanded(config: Any) -> int:

@@ -14,6 +14,7 @@ from relact.sites import names as site_names
 from relact.sites import own, rules
 from relact.sites.families import FAMILIES
 from relact.sites.names import ALIASES, BY_EXPERT, MORE, SITES
+from relact.sites.refused import REFUSED
 from relact.sites.taps import EXPERTS, Family, Part, Tap
 
 _BY_NAME: Mapping[str, Family] = {name: row for row in FAMILIES for name in row.names}
@@ -76,11 +77,7 @@ def family(config: Any) -> Family:
     name = getattr(config, "model_type", None) or "without model_type"
     row = _BY_NAME.get(name) or own.rows(_BY_NAME).get(name)
     if row is None:
-        raise ModelError(
-            f"not in the table of families ({', '.join(KNOWN)})",
-            where=f"model family {name}",
-            fix=f"name a file with a row for it in {own.VARIABLE}, see docs/models.md",
-        )
+        raise _unknown(name)
     if row.text and text_config(config) is not config:
         row = replace(row, groups=family(text_config(config)).groups)
     elif (experts := rules.n_experts(config)) > 1 and "moe.weight" not in row.taps and not row.unread:
@@ -90,6 +87,18 @@ def family(config: Any) -> Family:
             fix="check its configuration, or add a row to FAMILIES in relact/sites/families.py",
         )
     return row
+
+
+def _unknown(name: str) -> ModelError:
+    """Why a type has no row, or what a row would need."""
+    where = f"model family {name}"
+    if name in REFUSED:
+        return ModelError(REFUSED[name], where=where, fix="choose one of the decoders in docs/models.md")
+    return ModelError(
+        f"not in the table of families ({', '.join(KNOWN)})",
+        where=where,
+        fix=f"name a file with a row for it in {own.VARIABLE}, see docs/models.md",
+    )
 
 
 def text_config(config: Any) -> Any:

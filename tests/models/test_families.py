@@ -5,16 +5,46 @@ tests/test_sites.py recomputes usual families by hand.
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
-from helpers import comparison, deep
+from helpers import comparison, deep, shrunk
+
+from relact import sites
+from relact.errors import ModelError
+from relact.models import loading
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text().splitlines()
 USUAL = (*deep.TYPES, "deepseek_v2", "openai-gpt")  # and latent attention, and no cache at all
+UNREADABLE = ("gemma4_assistant",)  # what its type alone says has sizes that do not go together
 
 
 @pytest.mark.parametrize("kind", deep.rest(comparison.KINDS, USUAL))
-def test_a_type_is_what_its_weights_hooks_and_generation_say(kind: str) -> None:
+def test_a_type_is_what_its_weights_hooks_and_generation_say(kind: str, tmp_path: Path) -> None:
     """Its row of the documentation is what was found; see `helpers.comparison` for what is compared."""
     assert comparison.of(kind) in PAGE, "run `python tools/build_families.py`"
+    described = loading.describe(named(tmp_path, kind))  # of the sizes that transformers takes for granted
+    assert set(described.sites) <= set(sites.SITES) and min(described.sites.values()) > 0
+
+
+def named(folder: Path, kind: str) -> str:
+    """A model's folder that says its type and nothing else."""
+    (folder / kind).mkdir()
+    (folder / kind / "config.json").write_text(json.dumps({"model_type": kind}))
+    return str(folder / kind)
+
+
+def test_every_other_type_is_refused_in_a_line(tmp_path: Path) -> None:
+    """Of what transformers makes of text, alone or beside pictures."""
+    others = {*shrunk.TYPES, *shrunk.WRAPPERS} - {*sites.KNOWN, *UNREADABLE}
+    for kind in sorted(others):
+        with pytest.raises(ModelError) as refusal:
+            loading.describe(named(tmp_path, kind))
+        reason = sites.REFUSED.get(kind, "not in the table of families")
+        assert re.fullmatch(rf"model family {kind}: {reason}[^\n]+", str(refusal.value))
+
+
+def test_what_is_refused_is_installed_and_has_no_row() -> None:
+    assert sites.REFUSED.keys() <= {*shrunk.TYPES, *shrunk.WRAPPERS} - set(sites.KNOWN)
