@@ -66,7 +66,13 @@ Block = Annotated[int | None, typer.Option(help="prompts committed together (abo
 BatchTokens = Annotated[int, typer.Option(help="tokens in one forward pass at most")]
 SpecialTokens = Annotated[bool, typer.Option(help="let the tokenizer add its special tokens (BOS)")]
 ModelDtype = Annotated[str, typer.Option(help="dtype to load the model in: auto, float32, bfloat16, float16")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:1; for a model larger than a card balanced, over all cards, main memory "
+        "and disk, or a device map in a .json file"
+    ),
+]
 Attribution = Annotated[
     bool,
     typer.Option(

@@ -23,6 +23,7 @@ from relact.errors import InputError, ModelError, RelactError
 from relact.models import fingerprint as fingerprints
 from relact.models import gguf, hooks, selfcheck
 from relact.models.checkpoints import Checkpoint, locate
+from relact.models.placing import placed
 from relact.models.quiet import one_line, quiet
 from relact.models.selfcheck import Shortcuts
 from relact.progress import LOG
@@ -119,9 +120,9 @@ def load(
 
     Args:
         dtype: "auto" is the checkpoint's own (float16 becomes float32 on a CPU), else a name in ``DTYPES``.
-        device: "auto" is the first CUDA device if there is one, else the CPU; not used together with
-            ``device_map``.
-        device_map: spreads a large model over devices, main memory and disk with accelerate, e.g. "auto".
+        device: "auto" is the first CUDA device if there is one, else the CPU; "balanced" spreads a large
+            model over all of them, main memory and disk, see `placing.placed`.
+        device_map: as transformers takes it, instead of ``device``.
         revision: branch, tag or commit of a hub model; the commit it resolves to is recorded.
         trust_remote_code: run the repository's own Python code. Off unless asked.
 
@@ -137,13 +138,11 @@ def load(
             f"unknown dtype {dtype}", where="dtype", fix=f"choose from auto, {', '.join(DTYPES)}"
         )
     LOG.info("loading model %s", name)
-    target = None if device_map is not None else _device(device)
+    target, device_map = placed(device, device_map)
     # refuses a family before its weights are fetched
     config, described = _config(name, revision, trust_remote_code)
     checkpoint = locate(name, revision=described.revision or revision, code=trust_remote_code)
     weight_dtype, notes = _dtype(dtype, config, target)
-    if target is not None and target.type != "cpu":
-        device_map = {"": target}  # straight to the device; quantised models cannot be moved later
     model, unused = _weights(checkpoint, config, weight_dtype, device_map, trust_remote_code)
     model.eval().requires_grad_(False)
     tokenizer = _tokenizer(checkpoint, trust_remote_code)
@@ -349,17 +348,6 @@ def _explained(name: str, what: str = "cannot be loaded") -> Iterator[None]:
             where=name,
             fix="check its files; one that brings code of its own is loaded in Python, by "
             "relact.models.loading.load(..., trust_remote_code=True)",
-        ) from error
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"cannot use {device}: {one_line(error)}", where="device", fix="give cpu or cuda"
         ) from error
 
 
