@@ -23,7 +23,7 @@ from relact.errors import InputError, ModelError, RelactError
 from relact.models import fingerprint as fingerprints
 from relact.models import gguf, hooks, selfcheck
 from relact.models.checkpoints import Checkpoint, locate
-from relact.models.placing import placed
+from relact.models.placing import entrance, placed
 from relact.models.quiet import one_line, quiet
 from relact.models.selfcheck import Shortcuts
 from relact.progress import LOG
@@ -57,8 +57,7 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the token ids go."""
-        device: torch.device = self.model.device
-        return device
+        return entrance(self.model)
 
     @property
     def n_layers(self) -> int:

@@ -1,4 +1,4 @@
-"""Where a model goes: one device, or spread over several, main memory and disk.
+"""Where a model goes: one device, or spread over several, main memory and disk; and where its weights are.
 
 >>> placed("cpu")
 (device(type='cpu'), None)
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from relact.errors import InputError
 from relact.models.quiet import one_line
@@ -41,6 +42,33 @@ def placed(device: str, device_map: Any = None) -> tuple[torch.device | None, An
     target = _one(device)
     # straight to a device other than the CPU: quantised models cannot be moved later
     return target, None if target.type == "cpu" else {"": target}
+
+
+def held(module: nn.Module, name: str) -> Tensor:
+    """A module's weight with its values: of one that accelerate keeps in main memory or on disk the module
+    itself has only the shape.
+    """
+    weight: Tensor = getattr(module, name)
+    if not weight.is_meta:
+        return weight
+    found: Tensor = next(
+        hook.weights_map[name] for hook in _hooks(module) if getattr(hook, "weights_map", None) is not None
+    )
+    return found
+
+
+def entrance(model: Any) -> torch.device:
+    """Where the token ids go."""
+    device: torch.device = model.device
+    if device.type != "meta":
+        return device
+    return next(torch.device(hook.execution_device) for hook in _hooks(model.get_input_embeddings()))
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    """Accelerate's; it nests them in a sequence when a module has several."""
+    hook = getattr(module, "_hf_hook", None)
+    return list(getattr(hook, "hooks", None) or [hook])
 
 
 def _one(device: str) -> torch.device:
