@@ -12,7 +12,7 @@ from relact.ablating.decode import Questions, Replies, decode
 from relact.ablating.journal import Entry, Journal
 from relact.ablating.options import PUBLISHED, AblateOptions
 from relact.models.loading import LoadedModel
-from relact.progress import LOG, Progress, silent
+from relact.progress import LOG, Progress, in_notebooks
 from relact.relations.verdict import decide, is_open, most_tokens
 
 PAPER_TOKENS = 2  # greedy, as the published method
@@ -67,7 +67,7 @@ def generate(
     last: bool = False,
     batch_tokens: int = AblateOptions.batch_tokens,
     turn: tuple[int, int] = (0, 1),
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> Replies:
     """Greedy replies up to the token that decides, of every prompt under every condition.
 

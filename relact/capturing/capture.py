@@ -24,7 +24,7 @@ from relact.capturing.options import CaptureOptions
 from relact.capturing.passes import capture_rows
 from relact.capturing.sizing import passes_of, shape_of, sized
 from relact.models.loading import LoadedModel, load
-from relact.progress import LOG, Progress, silent
+from relact.progress import LOG, Progress, in_notebooks
 from relact.relations.table import read
 from relact.store import local, locks
 from relact.store.blocks import BlockBuffer
@@ -69,7 +69,7 @@ def capture(
     device: str = "auto",
     append: bool = False,
     repair: bool = False,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> LocalStore:
     """Capture the identification prompts of a prompt table into a store; resume one that was interrupted.
 
@@ -129,7 +129,7 @@ def capture_with(
     append: bool = False,
     repair: bool = False,
     sink: Sink | None = None,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> LocalStore:
     """`capture` with options that travel together; ``sink`` takes committed blocks elsewhere."""
     path, crew, table = Path(store), locks.Crew.of_environment(), read(prompts)

@@ -1,4 +1,4 @@
-"""What docs/cluster.md says of several processes: torchrun's and an array's."""
+"""What docs/cluster.md says of several processes (torchrun, an array) and of models that are spread."""
 
 from __future__ import annotations
 
@@ -10,49 +10,51 @@ import sys
 
 import pytest
 import xarray as xr
-from helpers import sample
+from helpers import sample, victims
 
 import relact
 from relact.store import local
 
-ONE = [sys.executable, "-m", "relact", "capture"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "relact"]
-OPTIONS = ("--sites", "mlp.up", "--attribution", "--block", "4")
+OPTIONS = ("--sites", "mlp.up", "--attribution", "--block", "4", "--device", "cpu")
+RANKS = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
 
 
-def finish(*children):
+def forked(arguments, *environments):
+    """The same command once for every environment, all at a time, each in a process of its own."""
+    context = victims.context()
+    children = [
+        context.Process(target=victims.command, args=([*map(str, arguments)], environment))
+        for environment in environments
+    ]
     for child in children:
-        _, err = child.communicate(timeout=180)
-        assert child.returncode == 0, err
-
-
-def begin(command, *arguments, **variables):
-    filled = [str(argument) for argument in (*command, *arguments, "--device", "cpu")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.Popen(
-        filled, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
-    )
+        child.start()
+    for child in children:
+        child.join(180)
+    assert [child.exitcode for child in children] == [0] * len(environments)
 
 
 @pytest.mark.slow
 def test_processes_of_torchrun_and_of_an_array_write_what_one_writes(tmp_path, tiny_folder, prompt_file):
     one, torchrun, array = (tmp_path / f"{name}.zarr" for name in ("one", "torchrun", "array"))
-    finish(begin(ONE, tiny_folder, prompt_file, one, *OPTIONS))
-    finish(begin([*TORCHRUN, "capture"], tiny_folder, prompt_file, torchrun, *OPTIONS))
-    ranks = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
-    finish(*(begin(ONE, tiny_folder, prompt_file, array, *OPTIONS, **rank) for rank in ranks))
+    forked(("capture", tiny_folder, prompt_file, one, *OPTIONS), {})
+    filled = [str(part) for part in (*TORCHRUN, "capture", tiny_folder, prompt_file, torchrun, *OPTIONS)]
+    ran = subprocess.run(
+        filled, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180
+    )
+    assert ran.returncode == 0, ran.stderr
+    forked(("capture", tiny_folder, prompt_file, array, *OPTIONS), *RANKS)
     expected = sample.without_time(sample.files(one))
     for path in (torchrun, array):
         assert sample.without_time(sample.files(path)) == expected
 
 
 @pytest.mark.slow
-def test_processes_of_torchrun_ablate_what_one_ablates(tiny_study, tmp_path):
+def test_processes_of_a_launch_ablate_what_one_ablates(tiny_study, tmp_path):
     one, two = (tmp_path / f"{name}.zarr" for name in ("one", "two"))
     for path in (one, two):
         shutil.copytree(tiny_study.path, path)
-    asked = ("--k", 6, "--seeds", 1, "--json")
-    finish(begin([*TORCHRUN, "ablate"], two, *asked))
+    forked(("ablate", two, "--k", 6, "--seeds", 1, "--device", "cpu"), *RANKS)
     relact.ablate(one, k=6, seeds=[0], device="cpu")
     found = [local.open(path).dataset("ablations/top-6").load() for path in (one, two)]
     xr.testing.assert_identical(*found)
