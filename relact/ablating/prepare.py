@@ -129,11 +129,19 @@ def pairs_of(prompts: pd.DataFrame, like: pd.DataFrame) -> list[tuple[str, str]]
     return list(zip(facts["relation"], facts["object"], strict=True))
 
 
-def model_of(store: Store, model: str | LoadedModel | None, device: str) -> LoadedModel:
+def model_of(
+    store: Store, model: str | LoadedModel | None, device: str, trust_remote_code: bool
+) -> LoadedModel:
     """The store's model, verified by fingerprint."""
     recorded = store.manifest.model
     commit = None if (recorded.revision or "").startswith("sha256:") else recorded.revision  # of a hub model
-    loaded = load(model or recorded.id, dtype=recorded.dtype, revision=commit, device=device)
+    loaded = load(
+        model or recorded.id,
+        dtype=recorded.dtype,
+        revision=commit,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
     for name, stored, present in (
         ("model fingerprint", recorded.fingerprint, loaded.fingerprint),
         ("tokenizer fingerprint", store.manifest.tokenizer, loaded.tokenizer_fingerprint),
@@ -154,10 +162,11 @@ class StoreModel:
     store: Store
     given: str | LoadedModel | None
     device: str
+    trust_remote_code: bool
 
     @cached_property
     def model(self) -> LoadedModel:
-        return model_of(self.store, self.given, self.device)
+        return model_of(self.store, self.given, self.device, self.trust_remote_code)
 
 
 def masks_of(

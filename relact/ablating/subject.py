@@ -32,6 +32,11 @@ class Subject:
         """Whether the tokenizer adds its special tokens: as the store's prompts have them."""
         return self.store is None or self.store.manifest.capture.special_tokens
 
+    @property
+    def n_skipped(self) -> int:
+        """First tokens that are left out of the store's pools."""
+        return 0 if self.store is None else self.store.manifest.capture.n_skipped
+
     def require_store(self, what: str) -> Store:
         """The store; `InputError` where ``what`` needs one and there is none."""
         if self.store is None:
@@ -41,15 +46,7 @@ class Subject:
 
     def mask(self, name: str | None) -> str:
         """The stored mask of that name, or the only one that there is."""
-        store = self.require_store("a mask")
-        there = store.children(schema.MASKS)
-        if name is None and len(there) == 1:
-            return there[0]
-        if name not in there:
-            problem = "name the mask" if name is None else f"no mask {name!r}"
-            fix = f"there are: {', '.join(there) or 'none, make one with `relact select`'}"
-            raise InputError(problem, where=store.path, fix=fix)
-        return name
+        return self.require_store("a mask").named(schema.MASKS, name)
 
 
 def is_store(place: str | Path | Store | LoadedModel) -> bool:
@@ -62,7 +59,11 @@ def is_store(place: str | Path | Store | LoadedModel) -> bool:
 
 
 def subject_of(
-    place: str | Path | Store | LoadedModel, *, model: str | LoadedModel | None = None, device: str = "auto"
+    place: str | Path | Store | LoadedModel,
+    *,
+    model: str | LoadedModel | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> Subject:
     """A model by name, or a store with its own model, verified.
 
@@ -74,10 +75,14 @@ def subject_of(
     """
     if is_store(place):
         store = open_store(place)  # type: ignore[arg-type]
-        return Subject(model_of(store, model, device), store)
+        return Subject(model_of(store, model, device, trust_remote_code), store)
     if model is not None:
         raise InputError(f"{place} is a model itself", where="--model", fix="leave it out, or name a store")
-    loaded = place if isinstance(place, LoadedModel) else load(str(place), device=device)
+    loaded = (
+        place
+        if isinstance(place, LoadedModel)
+        else load(str(place), device=device, trust_remote_code=trust_remote_code)
+    )
     return Subject(loaded, None)
 
 

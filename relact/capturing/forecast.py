@@ -31,6 +31,7 @@ def forecast(
     *,
     model_dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     append: bool = False,
 ) -> Plan:
     """What `capture` with the same arguments would write, and need.
@@ -41,7 +42,7 @@ def forecast(
     Args:
         store: where it may have begun already; None, or a place where nothing is, for a new one.
     """
-    loaded = load(model, dtype=model_dtype, device=device)
+    loaded = load(model, dtype=model_dtype, device=device, trust_remote_code=trust_remote_code)
     path = Path(store) if store is not None and Path(store).exists() else None
     record = options.record(loaded.model.config)
     intake = prepare.take_in(loaded, read(prompts), record, compress=options.compress)

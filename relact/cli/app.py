@@ -5,8 +5,11 @@ Heavy libraries are imported inside the commands, so that ``relact --help`` answ
 
 from __future__ import annotations
 
+import logging
+import os
+import resource
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -36,6 +39,8 @@ from relact.cli.verify import check_store
 from relact.errors import RelactError
 from relact.progress import LOG
 
+ADDRESSED = 4 << 30  # bytes of address space that reading commands never need; torch reserves more
+UNROOMY = (ImportError, OSError, RuntimeError, SystemError)  # how libraries tell that they found no room
 MODEL_COMMANDS = ("capture", "ablate", "patch", "look", "generate", "run")  # they take seconds to begin
 
 app = typer.Typer(
@@ -93,6 +98,8 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     terminal.listen()
+    if not debug:  # of a failure, zarr's other reads would follow it in tracebacks
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     if arguments[:1] and arguments[0] in MODEL_COMMANDS and "--help" not in arguments:
         LOG.info("loading torch and transformers")
     try:
@@ -109,12 +116,27 @@ def main() -> None:
     except MemoryError as error:
         if debug:
             raise
-        advice = "Give a smaller --memory, or raise the limit (`ulimit -v`)"
-        _fail(f"not enough memory ({error or 'nothing more can be allocated'}). {advice}", 1)
+        _fail_for_memory(error)
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, UNROOMY) and _is_cramped():
+            _fail_for_memory(error)
         _fail(f"unexpected problem: {type(error).__name__}: {error}. Add --debug for the traceback", 1)
+
+
+def _is_cramped() -> bool:
+    """Whether this process may address less than the libraries may need."""
+    return 0 <= resource.getrlimit(resource.RLIMIT_AS)[0] < ADDRESSED
+
+
+def _fail_for_memory(error: Exception) -> NoReturn:
+    advice = "Give a smaller --memory, or raise the limit (`ulimit -v`)"
+    what = str(error).partition("\n")[0] or "nothing more can be allocated"
+    terminal.problem(f"not enough memory ({what}). {advice}")
+    if _is_cramped():
+        os._exit(1)  # what was loaded by half may end the process in its own way when it is unloaded
+    sys.exit(1)
 
 
 def _fail(text: str, code: int) -> None:

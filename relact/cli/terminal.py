@@ -61,10 +61,14 @@ def _plain(value: Any) -> Any:
 
 
 class _Told(logging.Handler):
-    """What is going on, a faint line each on stderr."""
+    """What is going on, a faint line each on a terminal; what is worth knowing a plain one, anywhere."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        err.print(record.getMessage(), style="dim", highlight=False, markup=False)
+        text, told = record.getMessage(), record.levelno >= logging.WARNING
+        if err.is_terminal:
+            err.print(escaped(text), style="" if told else "dim", highlight=False, markup=False)
+        else:
+            problem(text)
 
 
 def listen() -> None:

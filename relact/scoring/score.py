@@ -1,7 +1,8 @@
 """Score: one sort per neuron for every relation, in tasks of one neuron span, within a memory budget.
 
-A task reads one span of one layer from every block (mapped, no copy), ranks it once and returns the
-statistics of all relations. Tasks are independent, so any scheduler (`schedulers`) gives the same bits.
+A task reads one span of one layer from every block, ranks it once and returns all relations' statistics.
+Tasks are independent, so any scheduler (`schedulers`) gives the same bits. What is ranked is copied from the
+shards, not mapped: a file that is cut meanwhile is one line, not the end of the process.
 Relations that are stored already for the same prompts, labels and model are taken over, not computed again.
 """
 
@@ -32,6 +33,7 @@ from relact.scoring.quantities import Wanted, wanted
 from relact.scoring.roles import labels_of
 from relact.scoring.schedulers import on_scheduler
 from relact.store import local
+from relact.store.coarse import coarse, tell
 from relact.store.layout import quantity_of, site_of
 from relact.store.local import LocalStore
 from relact.store.reading import Store
@@ -98,7 +100,9 @@ def score(
     options = ScoreOptions(
         relations, negatives, seed, statistics, workers, memory, scheduler, device, own_negatives
     )
-    return score_with(options, store, progress=progress)
+    scored = score_with(options, store, progress=progress)
+    tell(scored)
+    return scored
 
 
 def score_with(
@@ -116,6 +120,7 @@ def score_with(
         prompts=opened.manifest.prompts_digest(schema.IDENTIFY),
         model=opened.manifest.model.fingerprint,
         own_negatives=options.own_negatives or None,
+        coarse=coarse(opened) or None,
     )
     stored = opened.scores_record() if opened.has(schema.SCORES) else None
     if stored and not stored.imported:

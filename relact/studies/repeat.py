@@ -26,6 +26,7 @@ def repeat(
     *,
     model: str | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     ablation: str | None = None,
     progress: Progress = in_notebooks,
 ) -> Study:
@@ -44,7 +45,13 @@ def repeat(
     recorded = source.manifest.model
     recipe = recipe_of(source, ablation)
     commit = None if (recorded.revision or "").startswith("sha256:") or model else recorded.revision
-    loaded = load(model or recorded.id, dtype=recorded.dtype, revision=commit, device=device)
+    loaded = load(
+        model or recorded.id,
+        dtype=recorded.dtype,
+        revision=commit,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
     if loaded.fingerprint != recorded.fingerprint:
         raise IdentityError(
             f"the store records model fingerprint {recorded.fingerprint} ({recorded.id}), this one has "
@@ -59,11 +66,8 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
     """What the store records, as a recipe that repeats it."""
     capture = store.manifest.capture
     names = store.children(schema.ABLATIONS)
-    if not names or (ablation and ablation not in names):
-        known = ", ".join(names) or "none"
-        raise InputError(
-            f"no ablation {ablation or ''} to repeat", where=store.path, fix=f"there are: {known}"
-        )
+    if ablation or not names:
+        store.named(schema.ABLATIONS, ablation)
     records = {name: store.ablation_record(name) for name in ([ablation] if ablation else names)}
     # of a study with attributions `run` makes a second one, beside that which the recipe names
     published = [each for each in records.values() if each.masks[0].statistic == schema.AVERAGE_PRECISION]
@@ -86,6 +90,7 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
             block=capture.block,
             batch_tokens=capture.batch,
             special_tokens=capture.special_tokens,
+            skip_first_token=bool(capture.skip_first_token),
             **_attribution(capture.attribution),
         ),
         scores=_scoring(mask.scores),
