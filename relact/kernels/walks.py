@@ -33,6 +33,24 @@ def both(*groups: types.Type) -> list[Any]:
     return [types.boolean(*columns, *groups, *ranks, *out) for columns in begin]
 
 
+@numba.njit(nogil=True)
+def _sorted(
+    bits: Any, column: Any, keys: Any, ordered: bool, infinity: int, runs: Any, space: Any
+) -> tuple[Any, bool]:
+    """The sorted keys [2, prompts] of this column and the next, and whether there is a NaN.
+
+    Args:
+        bits: [columns, prompts or more]. keys: [2, prompts] to work in; or ``ordered``: those of every column
+            already, of an odd number the last one twice.
+        infinity, runs, space: as for `sort_two`.
+    """
+    if ordered:
+        pair = keys[column : column + 2]
+        return pair, has_nan(pair, infinity)
+    pair, following = keys[:2], min(column + 1, bits.shape[0] - 1)
+    return pair, sort_two(bits[column], bits[following], infinity, runs, space, pair)
+
+
 @kernel(*both(reads(i8, 1), reads(i8, 1)))
 def rank_partition(
     bits: np.ndarray,
@@ -52,9 +70,7 @@ def rank_partition(
     """Statistics of relations whose positives are one class each, against all other prompts.
 
     Args:
-        bits: [columns, prompts or more]. keys: [2, prompts] to work in; or ``ordered``: those of every column
-            already, of an odd number the last one twice.
-        infinity, runs: as for `sort_two`.
+        bits, keys, ordered, infinity, runs: see `_sorted`.
         stops: [classes + 1] prompts in all classes before each. class_of: [relations].
         reciprocals: [prompts + 1], 1/n at n.
         on, off: [relations, ranks] from 0, ascending; a rank of -1 is skipped.
@@ -72,11 +88,8 @@ def rank_partition(
     sums, places = state.view(np.float64), np.empty((2, keys.shape[1]), np.uint32)
     for column in range(0, columns, 2):
         lanes = min(2, columns - column)
-        pair = keys[column : column + 2] if ordered else keys[:2]
-        if ordered:
-            missing |= has_nan(pair, infinity)
-        else:
-            missing |= sort_two(bits[column], bits[column + lanes - 1], infinity, runs, space, pair)
+        pair, found = _sorted(bits, column, keys, ordered, infinity, runs, space)
+        missing |= found
         if precision.size:
             walk_partition(pair, stops, state, reciprocals)
             for r in range(class_of.size):
@@ -187,11 +200,8 @@ def rank_roles(
     lists = np.empty((2, keys.shape[1] + 1), np.int64)  # values of negatives, of positives
     for column in range(0, columns, 2):
         lanes = min(2, columns - column)
-        pair = keys[column : column + 2] if ordered else keys[:2]
-        if ordered:
-            missing |= has_nan(pair, infinity)
-        else:
-            missing |= sort_two(bits[column], bits[column + lanes - 1], infinity, runs, space, pair)
+        pair, found = _sorted(bits, column, keys, ordered, infinity, runs, space)
+        missing |= found
         for lane in range(lanes):
             n = column + lane
             for r in range(roles.shape[0]):
