@@ -1,5 +1,6 @@
 """Packing a study, opening it over http from loopback, the top-20 query: bytes and requests,
-and time against a local store.
+and time against a local store. Then blocks streamed to an S3 server of its own process (moto), as a capture
+sends them, against the same bytes put there as they are.
 
     python benchmarks/bench_share.py [--quick] [--json FILE] [--store STORE]
 
@@ -11,11 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.request import urlopen
 
+import bench_store
+import boto3
 import numpy as np
 import pandas as pd
 
@@ -24,8 +32,11 @@ from servers import Plain, Ranged, serving
 
 from relact import schema
 from relact.analysis import query
+from relact.packed import urls
 from relact.scoring import arrays
+from relact.sharing import stream
 from relact.sharing.pack import pack
+from relact.store import blocks
 from relact.store import local as stores
 from relact.store.skeleton import Blueprint
 
@@ -61,6 +72,50 @@ def made(path: Path, relations: int) -> Path:
             for array in arrays.create_arrays(built.create_group(site), lay, names, schema.STATISTICS):
                 array[:] = generator.random(array.shape, np.float32)
     return path
+
+
+@contextmanager
+def bucket(port: int = 5089) -> Iterator[str]:
+    """An S3 server of its own process; gives the URL of an empty bucket."""
+    address = f"http://127.0.0.1:{port}"
+    named = {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "REGION": "us-east-1"}
+    os.environ.update({f"AWS_{name}": value for name, value in {**named, "ENDPOINT_URL": address}.items()})
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], **quiet)
+    try:
+        for _ in range(300):
+            try:
+                urlopen(address).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="neurons")
+        yield "s3://neurons"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def streamed(folder: Path, url: str, layers: int, n_blocks: int) -> dict[str, float]:
+    """Bytes per second of blocks, sent as a capture sends them, and put there as they are."""
+    prompts = n_blocks * bench_store.layout.BLOCK
+    store = bench_store.create(folder / "streamed.zarr", prompts, layers)
+    random = np.random.default_rng(0)
+    shape = (store.manifest.capture.block, layers, bench_store.WIDTH)
+    bench_store.write(store, random.standard_normal(shape, np.float32))
+    raws = [path.read_bytes() for path in blocks.shard_paths(store.path, store.streams, 0)]
+    remote, plain = stream._Remote(urls.place(f"{url}/s.zarr")), urls.place(f"{url}/plain")
+    sent, put = [], []
+    for block in range(n_blocks):
+        started = time.perf_counter()
+        with ThreadPoolExecutor(stream.UPLOADS) as pool:
+            list(pool.map(plain.put, map(str, range(len(raws))), raws))
+        put.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        remote.committed(store, block)
+        sent.append(time.perf_counter() - started)
+    size = sum(map(len, raws))
+    return {"bytes": size, "stream_mb_s": size / min(sent) / 1e6, "put_mb_s": size / min(put) / 1e6}
 
 
 def main() -> None:
@@ -105,6 +160,12 @@ def main() -> None:
                 f"top 20 over http: {len(server.paths)} requests, "
                 f"{server.bytes:,} bytes ({server.bytes / size:.2%}), {taken / local:.2f} x the local query"
             )
+        with bucket() as url:
+            results.append(streamed(folder, url, 4 if options.quick else 16, 3 if options.quick else 8))
+        print(
+            f"blocks of {results[-1]['bytes']:,.0f} bytes: {results[-1]['stream_mb_s']:.0f} MB/s streamed, "
+            f"{results[-1]['put_mb_s']:.0f} MB/s put as they are"
+        )
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
 

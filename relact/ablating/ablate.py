@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -17,10 +17,11 @@ import pandas as pd
 import xarray as xr
 
 from relact import schema
-from relact.ablating import conditions, prepare
+from relact.ablating import conditions, prepare, ranks
 from relact.ablating.answers import generate
 from relact.ablating.conditions import Condition, Replacements
 from relact.ablating.controls import Drawing
+from relact.ablating.decode import Replies
 from relact.ablating.journal import Journal
 from relact.ablating.means import means_of
 from relact.ablating.options import TEXT, AblateOptions
@@ -29,13 +30,11 @@ from relact.ablating.perplexity import texts_of
 from relact.ablating.prepare import StoreModel, Tests
 from relact.ablating.register import register
 from relact.ablating.result import Result
-from relact.ablating.super_units import ensure_super_units
-from relact.errors import InputError
 from relact.models.loading import LoadedModel
 from relact.progress import Progress, in_notebooks
 from relact.relations.verdict import RULE_VERSION
 from relact.scoring import masks
-from relact.store import local
+from relact.store import local, locks
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.skeleton import padded
@@ -134,46 +133,25 @@ def ablate_with(
         hypotheses: register settings and hypotheses before anything is run, see `register`; none given are
             the usual ones.
     """
-    opened = local.writable(store)
-    local.recover(opened)
+    opened, crew = local.writable(store), locks.Crew.of_environment()
+    if crew.rank == 0:
+        local.recover(opened)
     if name:
         prepare.require_name(opened, name)
     asked = prepare.tests_of(opened, tests, options.part)
     loaded = model if isinstance(model, StoreModel) else StoreModel(opened, model, device, trust_remote_code)
-    masks_ = masks_of(opened, options, mask, k, loaded, progress)
+    masks_ = prepare.masks_of(opened, options, mask, k, loaded, progress)
     name = name or "-".join([prepare.name_of(masks_, options), *suffix])
     prepare.require_name(opened, name)
-    record = _record_of(opened, options, masks_, asked)
-    if hypotheses is not None:
-        digest = register(opened, name, options, record.masks, asked.digest, hypotheses)
-        record = replace(record, registration=digest)
-    group = f"{schema.ABLATIONS}/{name}"
-    if opened.has(group) and _is_current(opened, name, record):
-        return opened.dataset(group)
-    journal = prepare.journal_of(opened, name, asked, options)
-    prepare.recall(opened, journal, asked, options)
-    job = _Job.of(opened, masks_, asked, loaded.model, options)
-    job.result(record, journal, progress).write(opened, name)
-    journal.remove()
-    return opened.dataset(group)
-
-
-def masks_of(
-    store: LocalStore,
-    options: AblateOptions,
-    mask: str | None,
-    k: int | Sequence[int] | None,
-    model: StoreModel,
-    progress: Progress,
-) -> list[str]:
-    """Names of the masks, one per k; selected first where they are not there."""
-    if (mask is None) == (k is None):
-        raise InputError("name one mask, or k", where="--mask/--k", fix="give exactly one of them")
-    if mask is not None:
-        return [mask]
-    if not options.keep_super_units:
-        ensure_super_units(store, lambda: model.model, progress)
-    return [masks.select_with(options.selection(size), store) for size in prepare.ks_of(k)]
+    run = _Run(opened, name, masks_, k is not None, asked, loaded, options, hypotheses, crew, progress)
+    if crew.size > 1:
+        own = replace(crew, launch=f"{crew.launch} {name}")  # several ablations may follow each other
+        ranks.together(opened.path, own, run)
+    else:
+        run.begin()
+        if not run.is_there():
+            run.finish()
+    return opened.dataset(run.group)
 
 
 def _is_current(store: Store, name: str, record: schema.AblationRecord) -> bool:
@@ -208,6 +186,69 @@ def _record_of(
         rule=RULE_VERSION,
         perplexity_of=options.perplexity_of if options.perplexity else None,
     )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """An ablation, from what was asked to what is stored."""
+
+    store: LocalStore
+    name: str
+    masks: list[str]
+    selected: bool  # the masks, for a k
+    tests: Tests
+    model: StoreModel
+    options: AblateOptions
+    hypotheses: Sequence[str] | None
+    crew: locks.Crew
+    progress: Progress
+
+    @property
+    def group(self) -> str:
+        return f"{schema.ABLATIONS}/{self.name}"
+
+    @property
+    def record(self) -> schema.AblationRecord:
+        """What the result will say of itself."""
+        record = _record_of(self.store, self.options, self.masks, self.tests)
+        digest = self._registered(record) if self.hypotheses is not None else None
+        return replace(record, registration=digest)
+
+    def _registered(self, record: schema.AblationRecord) -> str:
+        return register(
+            self.store, self.name, self.options, record.masks, self.tests.digest, self.hypotheses or ()
+        )
+
+    def begin(self) -> None:
+        """Write the registration, if there is to be one."""
+        _ = self.record
+
+    def is_there(self) -> bool:
+        """Whether the result is stored, of masks that are and, if a k selects them, of the stored scores."""
+        store = self.store
+        if not all(map(store.has, (self.group, *(f"{schema.MASKS}/{name}" for name in self.masks)))):
+            return False
+        scores = store.scores_record() if self.selected else None
+        current = not scores or all(store.mask_record(name).scores == scores for name in self.masks)
+        return current and _is_current(store, self.name, self.record)
+
+    def share(self) -> None:
+        """Ask what is this rank's turn."""
+        self._job().replies(self._journal(), self.progress, (self.crew.rank, self.crew.size))
+
+    def finish(self) -> None:
+        """Ask what no journal knows, and write the result."""
+        journal = self._journal()
+        self._job().result(self.record, journal, self.progress).write(self.store, self.name)
+        journal.remove()
+
+    def _journal(self) -> Journal:
+        journal = prepare.journal_of(self.store, self.name, self.tests, self.options, self.crew.rank)
+        prepare.recall(self.store, journal, self.tests, self.options)
+        return journal
+
+    def _job(self) -> _Job:
+        return _Job.of(self.store, self.masks, self.tests, self.model.model, self.options)
 
 
 @dataclass(frozen=True)
@@ -252,22 +293,32 @@ class _Job:
         """Whether there are several k."""
         return len(self.every) > 1
 
-    def result(self, record: schema.AblationRecord, journal: Journal, progress: Progress) -> Result:
-        """Everything that is to be stored."""
-        flat = list(chain.from_iterable(self.every))
+    @cached_property
+    def asked(self) -> tuple[list[Condition], np.ndarray]:
+        """Conditions of every k, then the steps of a sweep; on which prompts: bool [condition, prompt]."""
         steps = [conditions.added(*pair) for pair in pairwise([[], *self.every])] if self.sweep else []
-        flat_steps = list(chain.from_iterable(steps))
-        wanted = conditions.asked_on([*flat, *flat_steps], self.tests.relation_of)
-        replies = generate(
+        flat = [*chain.from_iterable(self.every), *chain.from_iterable(steps)]
+        return flat, conditions.asked_on(flat, self.tests.relation_of)
+
+    def replies(self, journal: Journal, progress: Progress, turn: tuple[int, int] = (0, 1)) -> Replies:
+        """What is said under all of them, or in one rank's ``turn``; see `answers.generate`."""
+        flat, wanted = self.asked
+        return generate(
             self.loaded,
             prepare.exam_of(self.store, self.loaded, self.tests, self.options),
-            [*flat, *flat_steps],
+            flat,
             wanted=wanted,
             journal=journal,
             last=self.options.tokens == "last",
             batch_tokens=self.options.batch_tokens,
+            turn=turn,
             progress=progress,
         )
+
+    def result(self, record: schema.AblationRecord, journal: Journal, progress: Progress) -> Result:
+        """Everything that is to be stored."""
+        wanted, n_whole = self.asked[1], sum(map(len, self.every))
+        replies = self.replies(journal, progress)
         names = list(dict.fromkeys(condition.name for condition in self.every[0]))
         rows = self._rows(names, wanted)
         text, certain, difference = (
@@ -284,7 +335,7 @@ class _Job:
             text,
             {schema.LOG_PROBABILITY: certain, schema.LOGIT_DIFFERENCE: difference},
             self._digests(names),
-            _of_own(replies.texts[len(flat) :], wanted[len(flat) :], len(steps)) if self.sweep else None,
+            _of_own(replies.texts[n_whole:], wanted[n_whole:], len(self.every)) if self.sweep else None,
             self._perplexities(progress),
         )
 

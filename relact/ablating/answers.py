@@ -66,6 +66,7 @@ def generate(
     journal: Journal | None = None,
     last: bool = False,
     batch_tokens: int = AblateOptions.batch_tokens,
+    turn: tuple[int, int] = (0, 1),
     progress: Progress = in_notebooks,
 ) -> Replies:
     """Greedy replies up to the token that decides, of every prompt under every condition.
@@ -73,10 +74,10 @@ def generate(
     Args:
         wanted: bool [condition, prompt]; None is everything.
         journal: holds what is already known, and is told what is found; equal conditions run once.
-        last, batch_tokens: see `decode.decode`.
+        last, batch_tokens, turn: see `decode.decode`.
 
     Returns:
-        All [condition, prompt]; a text that is not wanted may be None, its numbers NaN.
+        All [condition, prompt]; a text that is not wanted, or another's turn, may be None, its numbers NaN.
     """
     if wanted is None:
         wanted = np.ones((len(conditions), len(exam.tokens)), bool)
@@ -101,6 +102,7 @@ def generate(
         wanted=sheet.wanted,
         todo=sheet.missing(),
         batch_tokens=batch_tokens,
+        turn=turn,
     )
     return Replies(*(x[sheet.row_of] for x in (sheet.texts, *sheet.numbers)))
 

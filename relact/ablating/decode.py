@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 import numpy as np
@@ -88,6 +89,7 @@ def decode(
     wanted: np.ndarray | None = None,
     todo: np.ndarray | None = None,
     batch_tokens: int = AblateOptions.batch_tokens,
+    turn: tuple[int, int] = (0, 1),
 ) -> None:
     """Greedy continuation of every prompt under every condition, in pieces.
 
@@ -98,8 +100,9 @@ def decode(
             alone, so that a run that goes on computes what an uninterrupted one does.
         todo: bool [condition, prompt], what of it is still to be done; None is all of it.
         batch_tokens: tokens of all conditions in one forward pass.
+        turn: of so many processes that take pieces in turn, the number of this, from 0, and how many.
     """
-    tokens = questions.tokens
+    tokens, chunks = questions.tokens, count()
     wanted = np.ones((len(conditions), len(tokens)), bool) if wanted is None else wanted
     todo = wanted if todo is None else todo
     order = sorted(range(len(conditions)), key=lambda at: (conditions[at].first_layer() or 0, at))
@@ -108,7 +111,7 @@ def decode(
     with torch.inference_mode():
         for group in _groups(tokens, wanted, loaded.shortcuts):
             asked = [at for at in order if wanted[at, group.rows[0]]]
-            for start in range(0, len(asked), CONDITIONS):
+            for start, chunk in zip(range(0, len(asked), CONDITIONS), chunks, strict=False):
                 part = asked[start : start + CONDITIONS]
                 if not todo[np.ix_(part, group.rows)].any():
                     continue
@@ -116,7 +119,10 @@ def decode(
                     together = [conditions[at] for at in part[:: 1 + len(part) // TRIED]]
                     packable = _can_pack(loaded, together, tokens[group.rows[0]])
                 work = _Work(loaded, questions, conditions, group.prefix, last, packable, anew)
-                for rows, packed in _cut(loaded, tokens, group, 1 + len(part), batch_tokens, packable):
+                cut = _cut(loaded, tokens, group, 1 + len(part), batch_tokens, packable)
+                for number, (rows, packed) in enumerate(cut, chunk):
+                    if number % turn[1] != turn[0]:
+                        continue
                     left = tuple(at for at in part if todo[at, rows].any())
                     for prompts, replies in work.replies(left, rows, packed):
                         finished(left, prompts, replies)

@@ -9,10 +9,10 @@ from typing import Any
 
 import xarray as xr
 
-from relact.ablating.ablate import ablate_with, masks_of
+from relact.ablating.ablate import ablate_with
 from relact.ablating.conditions import SCALE
 from relact.ablating.options import AblateOptions
-from relact.ablating.prepare import StoreModel, name_of
+from relact.ablating.prepare import StoreModel, masks_of, name_of
 from relact.errors import InputError
 from relact.models.loading import LoadedModel
 from relact.progress import Progress, in_notebooks

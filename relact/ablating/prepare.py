@@ -14,15 +14,18 @@ from relact import schema
 from relact.ablating.answers import Exam
 from relact.ablating.journal import Journal
 from relact.ablating.options import PUBLISHED, AblateOptions
+from relact.ablating.super_units import ensure_super_units
 from relact.capturing.prepare import require_room
 from relact.errors import IdentityError, InputError
 from relact.models.loading import LoadedModel, encode, load
 from relact.models.targets import distractors, first_tokens
+from relact.progress import Progress
 from relact.relations.identity import named_subjects, same
 from relact.relations.split import parts_of
 from relact.relations.table import check
 from relact.relations.verdict import RULE_VERSION
-from relact.store import aside
+from relact.scoring import masks
+from relact.store import aside, locks
 from relact.store.local import LocalStore
 from relact.store.reading import Store
 
@@ -170,13 +173,33 @@ class StoreModel:
         return model_of(self.store, self.given, self.device, self.trust_remote_code)
 
 
-def journal_of(store: LocalStore, name: str, tests: Tests, options: AblateOptions) -> Journal:
-    """The journal of the ablation ``name``, beside the store."""
+def masks_of(
+    store: LocalStore,
+    options: AblateOptions,
+    mask: str | None,
+    k: int | Sequence[int] | None,
+    model: StoreModel,
+    progress: Progress,
+) -> list[str]:
+    """Names of the masks, one per k; selected first where they are not there, by rank 0 of a launch."""
+    if (mask is None) == (k is None):
+        raise InputError("name one mask, or k", where="--mask/--k", fix="give exactly one of them")
+    if mask is not None:
+        return [mask]
+    if locks.Crew.of_environment().rank:
+        return [masks.name_of(options.selection(size)) for size in ks_of(k)]
+    if not options.keep_super_units:
+        ensure_super_units(store, lambda: model.model, progress)
+    return [masks.select_with(options.selection(size), store) for size in ks_of(k)]
+
+
+def journal_of(store: LocalStore, name: str, tests: Tests, options: AblateOptions, rank: int = 0) -> Journal:
+    """The journal of the ablation ``name``, beside the store; see `Journal` for ``rank``."""
     read = "two tokens" if options.match == PUBLISHED else f"rule {RULE_VERSION}"
     asked = f"{tests.digest} {options.part} {options.tokens} {read}"
     identity = f"{aside.owner(store.path)} {store.manifest.model.fingerprint} {asked}"
     real = aside.home(store.path)
-    return Journal(real.with_name(f".{real.name}.{name}.jsonl"), identity)
+    return Journal(real.with_name(f".{real.name}.{name}.jsonl"), identity, rank)
 
 
 def recall(store: Store, journal: Journal, tests: Tests, options: AblateOptions) -> None:

@@ -8,7 +8,6 @@ block while the model works on the next one. The processes of one ``accelerate l
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
-import torch
 
 from relact import schema
 from relact.capturing import prepare
@@ -133,9 +131,7 @@ def capture_with(
     """`capture` with options that travel together; ``sink`` takes committed blocks elsewhere."""
     path, crew, table = Path(store), locks.Crew.of_environment(), read(prompts)
     local.check_target(path, damaged=repair)
-    loaded = load(
-        model, dtype=model_dtype, device=_device_of(device, crew), trust_remote_code=trust_remote_code
-    )
+    loaded = load(model, dtype=model_dtype, device=device, trust_remote_code=trust_remote_code)
     intake = prepare.take_in(loaded, table, options.record(loaded.model.config), compress=options.compress)
     intake = sized(intake, loaded, options, path)
 
@@ -258,10 +254,3 @@ class _Run:
             self.sink.committed(self.store, block)
         buffer.clear()
         return buffer
-
-
-def _device_of(device: str, crew: locks.Crew) -> str:
-    """The ranks of one launch take the device of their number."""
-    if device == "auto" and crew.size > 1 and torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', crew.rank)}"
-    return device

@@ -79,7 +79,13 @@ SkipFirstToken = Annotated[
     ),
 ]
 ModelDtype = Annotated[str, typer.Option(help="dtype to load the model in: auto, float32, bfloat16, float16")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:1; for a model larger than a card balanced, over all cards, main memory "
+        "and disk, or a device map in a .json file"
+    ),
+]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="run the Python code that the model's folder brings along"),

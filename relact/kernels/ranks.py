@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from relact.errors import InputError
-from relact.kernels import moments, walks
+from relact.kernels import moments, sorting, walks
 from relact.kernels.average_precision import MOST_STATES, STATE
 from relact.kernels.columns import (
     COPIED_TOGETHER,
@@ -120,6 +120,7 @@ class _Table:
     orders: tuple[np.ndarray, ...]  # uint32 [rows] of each block: its rows by class
     order: np.ndarray  # int64 [prompts]: their numbers, as they follow each other in a column
     runs: np.ndarray  # int64 [runs, 3]: neighbours of one class in it, as for sorting
+    words: np.ndarray  # uint32 [prompts]: what stands for their classes in keys
     stops: np.ndarray  # int64 [classes + 1]: prompts in all classes before each
     positives: np.ndarray  # int64 [relations, 1]
     negatives: np.ndarray  # int64 [relations, 1]
@@ -135,6 +136,7 @@ class _Table:
         orders = tuple(np.argsort(part, kind="stable").astype(np.uint32) for part in classes)
         order = np.concatenate([first + part for first, part in zip(stops - lengths, orders, strict=True)])
         partition = labels.partition and len(labels.roles) <= MOST_STATES
+        step = STATE if partition else 1
         return cls(
             labels=labels,
             partition=partition,
@@ -142,7 +144,8 @@ class _Table:
             roles=np.ascontiguousarray(labels.roles.T),
             orders=orders,
             order=order,
-            runs=runs_of(labels.classes[order], STATE if partition else 1),
+            runs=runs_of(labels.classes[order], step),
+            words=(labels.classes[order] * step).astype(np.uint32),
             stops=np.concatenate([[0], np.cumsum(labels.class_sizes)]).astype(np.int64),
             positives=labels.count(POSITIVE)[:, None],
             negatives=labels.count(NEGATIVE)[:, None],
@@ -153,7 +156,7 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Buffers:
-    """Memory reused from tile to tile: the columns copied and two columns' keys."""
+    """Memory reused from tile to tile: the columns copied and two columns' keys, or all of theirs."""
 
     bits: np.ndarray
     keys: np.ndarray
@@ -168,7 +171,8 @@ class _Buffers:
             # odd, or a prompt's values of all columns compete for few lines
             lines = -(-labels.prompts // line) | 1
             bits = np.empty((COPIED_TOGETHER, lines * line), stored.bits)
-            buffers = cls(bits, np.empty((2, labels.prompts), stored.key))
+            columns = COPIED_TOGETHER if sorting.by_numpy(labels.prompts) else 2
+            buffers = cls(bits, np.empty((columns, labels.prompts), stored.key))
         yield buffers
         if buffers.bits.nbytes <= MOST_KEPT:
             _kept.buffers = buffers
@@ -188,7 +192,8 @@ def _rank(
     """Fill the statistics among ``results`` [relations, columns] that need an order or all values.
 
     Args:
-        bits: [columns, prompts or more]. keys: [2, prompts] to work in.
+        bits: [columns, prompts or more]. keys: [2, prompts] to work in, or for all columns, and one more of
+            an odd number: then NumPy sorts.
         first: the number of the first column.
     """
     shape, none = (len(table.positives), len(bits)), (0, 0)
@@ -196,7 +201,12 @@ def _rank(
     order = np.zeros((quantiles.on.shape[1] + quantiles.off.shape[1], *shape), np.int64)
     precision = results.get(AVERAGE_PRECISION, np.empty(none))
     wins = np.empty(shape if AUROC in results else none, np.int64)
-    columns = bits, keys, FORMATS[dtype].infinity, table.runs
+    ordered = len(keys) > 2
+    if ordered:
+        sorting.pack(bits, table.words, keys)
+        keys[: len(bits)].sort(axis=1)
+        keys[len(bits) : len(bits) + len(bits) % 2] = keys[len(bits) - 1]
+    columns = bits, keys, ordered, FORMATS[dtype].infinity, table.runs
     outputs = table.reciprocals, quantiles.on, quantiles.off, precision, wins, order
     if table.partition:
         missing = walks.rank_partition(*columns, table.stops, table.class_of, *outputs)

@@ -6,23 +6,40 @@ floats give uint32 keys, sorted by digits of 7 and 9 bits (the upper one is crow
 exponents), float32 gives uint64 by three of 11. Prompts go in ordered by class and equal keys keep their
 order, so the class is never compared. Where a key goes depends on the key before it with the same digit; two
 columns are sorted together, to wait less. Without AVX-512 this takes half to two thirds of the time of
-``numpy.sort``.
+``numpy.sort``; with it, NumPy is faster on few prompts: `by_numpy`. The keys are the same.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import llvmlite.binding
 import numba
 import numpy as np
 from numba import types, uint16, uint32, uint64
 from numba.extending import overload
+
+from relact.kernels.jit import kernel, reads
 
 CLASS_BITS = 16
 CLASS = (1 << CLASS_BITS) - 1  # the bits of what stands for the class
 VALUE = 1 << CLASS_BITS  # the smallest difference between keys of different values
 LOW_BITS, LOW = uint16(7), uint16(127)  # of 16-bit floats
 HIGH = uint32(CLASS_BITS + 7)
+FEW = 4096  # prompts, up to which NumPy sorts faster with AVX-512: so measured, for both widths of keys
+WIDE = ("avx512f", "avx512dq", "avx512bw", "avx512vl")  # what NumPy's own sort asks for
+
+
+def by_numpy(prompts: int) -> bool:
+    """Whether `pack` and ``numpy.sort`` fill a column's sorted keys faster than `sort_two`."""
+    return prompts <= FEW and _has_wide()
+
+
+@cache
+def _has_wide() -> bool:
+    features = llvmlite.binding.get_host_cpu_features()
+    return all(features.get(name, False) for name in WIDE)
 
 
 def runs_of(classes: np.ndarray, step: int = 1) -> np.ndarray:
@@ -36,6 +53,30 @@ def runs_of(classes: np.ndarray, step: int = 1) -> np.ndarray:
     class_of_run = classes[starts].astype(np.int64)
     runs = np.stack([class_of_run * step, starts, np.append(starts[1:], classes.size)], axis=1)
     return runs[np.argsort(class_of_run, kind="stable")]
+
+
+@kernel(
+    types.void(reads(types.uint16, 2), reads(types.uint32, 1), types.Array(types.uint32, 2, "C")),
+    types.void(reads(types.uint32, 2), reads(types.uint32, 1), types.Array(types.uint64, 2, "C")),
+)
+def pack(bits: np.ndarray, classes: np.ndarray, keys: np.ndarray) -> None:
+    """Fill keys [columns, prompts], not yet sorted, from bits [columns, prompts or more] and what stands for
+    each prompt's class.
+    """
+    for column in range(bits.shape[0]):
+        from_, to = bits[column], keys[column]
+        for p in range(to.size):
+            to[p] = key_of(from_[p], classes[p])
+
+
+def key_of(bits: int, class_bits: int) -> int:
+    """In kernels: the key of a value's bits, for their width."""
+    raise NotImplementedError
+
+
+def has_nan(keys: np.ndarray, infinity: int) -> bool:
+    """In kernels: whether sorted keys [2, prompts] hold a NaN; ``infinity`` as for `sort_two`."""
+    raise NotImplementedError
 
 
 def scratch(keys: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -63,6 +104,16 @@ def sort_two(
     raise NotImplementedError
 
 
+@overload(key_of)
+def _key_of(bits: Any, class_bits: Any) -> Any:
+    return _key_of_half if bits == types.uint16 else _key_of_single
+
+
+@overload(has_nan)
+def _nan_of(keys: Any, infinity: Any) -> Any:
+    return _nan_of_halves if keys.dtype == types.uint32 else _nan_of_singles
+
+
 @overload(scratch)
 def _scratch_of(keys: Any) -> Any:
     return _scratch_of_halves if keys.dtype == types.uint32 else _scratch_of_singles
@@ -71,6 +122,26 @@ def _scratch_of(keys: Any) -> Any:
 @overload(sort_two)
 def _sort_of(bits0: Any, bits1: Any, infinity: Any, runs: Any, scratch: Any, keys: Any) -> Any:
     return _sort_halves if keys.dtype == types.uint32 else _sort_singles
+
+
+def _key_of_half(bits: Any, class_bits: Any) -> Any:
+    magnitude = bits & uint16(0x7FFF)
+    ordered = uint16(0x8000) - magnitude if bits >> uint16(15) else uint16(0x8000) + magnitude
+    return (uint32(uint16(ordered)) << uint32(CLASS_BITS)) | class_bits
+
+
+def _key_of_single(bits: Any, class_bits: Any) -> Any:
+    magnitude = bits & uint32(0x7FFFFFFF)
+    ordered = uint32(0x80000000) - magnitude if bits >> uint32(31) else uint32(0x80000000) + magnitude
+    return (uint64(uint32(ordered)) << uint64(CLASS_BITS)) | uint64(class_bits)
+
+
+def _nan_of_halves(keys: Any, infinity: Any) -> Any:
+    return _has_nan(keys[0], 0x8000, infinity) or _has_nan(keys[1], 0x8000, infinity)
+
+
+def _nan_of_singles(keys: Any, infinity: Any) -> Any:
+    return _has_nan(keys[0], 0x80000000, infinity) or _has_nan(keys[1], 0x80000000, infinity)
 
 
 def _scratch_of_halves(keys: Any) -> Any:
@@ -100,7 +171,7 @@ def _sort_halves(bits0: Any, bits1: Any, infinity: Any, runs: Any, scratch: Any,
     for i in range(uint64(half0.size)):
         _put(half0[i], half0[i] >> HIGH, high0, keys0)
         _put(half1[i], half1[i] >> HIGH, high1, keys1)
-    return _has_nan(keys0, 0x8000, infinity) or _has_nan(keys1, 0x8000, infinity)
+    return has_nan(keys, infinity)
 
 
 @numba.njit(nogil=True)
@@ -124,7 +195,7 @@ def _scratch_of_singles(keys: Any) -> Any:
 def _sort_singles(bits0: Any, bits1: Any, infinity: Any, runs: Any, scratch: Any, keys: Any) -> Any:
     _sort_single(bits0, runs, scratch, keys[0])
     _sort_single(bits1, runs, scratch, keys[1])
-    return _has_nan(keys[0], 0x80000000, infinity) or _has_nan(keys[1], 0x80000000, infinity)
+    return has_nan(keys, infinity)
 
 
 @numba.njit(nogil=True)

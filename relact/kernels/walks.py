@@ -16,7 +16,7 @@ from numba import types, uint64
 
 from relact.kernels.average_precision import STATE, walk_partition, walk_roles
 from relact.kernels.jit import kernel, reads
-from relact.kernels.sorting import CLASS, CLASS_BITS, VALUE, scratch, sort_two
+from relact.kernels.sorting import CLASS, CLASS_BITS, VALUE, has_nan, scratch, sort_two
 
 f8, i1, i8 = types.float64, types.int8, types.int64
 u2, u4, u8 = types.uint16, types.uint32, types.uint64
@@ -25,17 +25,37 @@ u2, u4, u8 = types.uint16, types.uint32, types.uint64
 def both(*groups: types.Type) -> list[Any]:
     """A kernel's signatures for 16-bit and for 32-bit floats; ``groups`` say who is positive for what."""
     begin = [
-        (reads(bits, 2), types.Array(key, 2, "C"), i8, reads(i8, 2)) for bits, key in ((u2, u4), (u4, u8))
+        (reads(bits, 2), types.Array(key, 2, "C"), types.boolean, i8, reads(i8, 2))
+        for bits, key in ((u2, u4), (u4, u8))
     ]
     ranks = reads(f8, 1), reads(i8, 2), reads(i8, 2)
     out = types.Array(f8, 2, "A"), types.Array(i8, 2, "C"), types.Array(i8, 3, "C")
     return [types.boolean(*columns, *groups, *ranks, *out) for columns in begin]
 
 
+@numba.njit(nogil=True)
+def _sorted(
+    bits: Any, column: Any, keys: Any, ordered: bool, infinity: int, runs: Any, space: Any
+) -> tuple[Any, bool]:
+    """The sorted keys [2, prompts] of this column and the next, and whether there is a NaN.
+
+    Args:
+        bits: [columns, prompts or more]. keys: [2, prompts] to work in; or ``ordered``: those of every column
+            already, of an odd number the last one twice.
+        infinity, runs, space: as for `sort_two`.
+    """
+    if ordered:
+        pair = keys[column : column + 2]
+        return pair, has_nan(pair, infinity)
+    pair, following = keys[:2], min(column + 1, bits.shape[0] - 1)
+    return pair, sort_two(bits[column], bits[following], infinity, runs, space, pair)
+
+
 @kernel(*both(reads(i8, 1), reads(i8, 1)))
 def rank_partition(
     bits: np.ndarray,
     keys: np.ndarray,
+    ordered: bool,
     infinity: int,
     runs: np.ndarray,
     stops: np.ndarray,
@@ -50,7 +70,7 @@ def rank_partition(
     """Statistics of relations whose positives are one class each, against all other prompts.
 
     Args:
-        bits: [columns, prompts or more]. keys: [2, prompts] to work in. infinity, runs: as for `sort_two`.
+        bits, keys, ordered, infinity, runs: see `_sorted`.
         stops: [classes + 1] prompts in all classes before each. class_of: [relations].
         reciprocals: [prompts + 1], 1/n at n.
         on, off: [relations, ranks] from 0, ascending; a rank of -1 is skipped.
@@ -68,24 +88,25 @@ def rank_partition(
     sums, places = state.view(np.float64), np.empty((2, keys.shape[1]), np.uint32)
     for column in range(0, columns, 2):
         lanes = min(2, columns - column)
-        missing |= sort_two(bits[column], bits[column + lanes - 1], infinity, runs, space, keys)
+        pair, found = _sorted(bits, column, keys, ordered, infinity, runs, space)
+        missing |= found
         if precision.size:
-            walk_partition(keys, stops, state, reciprocals)
+            walk_partition(pair, stops, state, reciprocals)
             for r in range(class_of.size):
                 c = class_of[r]
                 for lane in range(lanes):
                     precision[r, column + lane] = sums[STATE * c + 2 * lane + 1] / (stops[c + 1] - stops[c])
         if wins.size:
             for lane in range(lanes):
-                _midranks(keys[lane], midranks)
+                _midranks(pair[lane], midranks)
                 for r in range(class_of.size):
                     c = class_of[r]
                     wins[r, column + lane] = midranks[c] - (stops[c + 1] - stops[c]) ** 2
         if order.size:
-            _list_places(keys, stops, state, places)
+            _list_places(pair, stops, state, places)
             for lane in range(lanes):
                 _order_statistics(
-                    keys[lane], places[lane], stops, class_of, on, off, order[:, :, column + lane]
+                    pair[lane], places[lane], stops, class_of, on, off, order[:, :, column + lane]
                 )
     return missing
 
@@ -158,6 +179,7 @@ def _positives_before(places: Any, rank: int) -> int:
 def rank_roles(
     bits: np.ndarray,
     keys: np.ndarray,
+    ordered: bool,
     infinity: int,
     runs: np.ndarray,
     roles: np.ndarray,
@@ -178,11 +200,12 @@ def rank_roles(
     lists = np.empty((2, keys.shape[1] + 1), np.int64)  # values of negatives, of positives
     for column in range(0, columns, 2):
         lanes = min(2, columns - column)
-        missing |= sort_two(bits[column], bits[column + lanes - 1], infinity, runs, space, keys)
+        pair, found = _sorted(bits, column, keys, ordered, infinity, runs, space)
+        missing |= found
         for lane in range(lanes):
             n = column + lane
             for r in range(roles.shape[0]):
-                mean, won = walk_roles(keys[lane], roles[r], reciprocals, lists)
+                mean, won = walk_roles(pair[lane], roles[r], reciprocals, lists)
                 if precision.size:
                     precision[r, n] = mean
                 if wins.size:

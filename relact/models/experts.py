@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from transformers.integrations import moe
 
 from relact.errors import ModelError
+from relact.models.placing import held
 from relact.models.routed import Added, Routed
 
 NAME = "relact"  # of our function in the registry
@@ -258,7 +259,8 @@ class _Run:
 
 def columns_of(module: Any, neurons: Tensor) -> Tensor:
     """[n, width]: what each of some neurons of all experts writes per unit of ``mlp.hidden``."""
-    down: Tensor = module.down_proj if module.is_transposed else module.down_proj.transpose(1, 2)
+    weight = held(module, "down_proj")
+    down = weight if module.is_transposed else weight.transpose(1, 2)
     neurons = neurons.to(down.device)
     return down[neurons // down.shape[1], neurons % down.shape[1]]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from relact.errors import ModelError
+from relact.models.placing import held
 
 # Say where a configuration came from or how it is run, not what it computes; dtype is told by every tensor.
 _VOLATILE = {
@@ -61,7 +61,7 @@ def of_model(model: Any) -> str:
         if not isinstance(value, Tensor):  # quantisation settings of some layers
             digest.update(f"{name} {value!r}\n".encode())
             continue
-        tensor = _offloaded(model, name) if value.is_meta else value
+        tensor = _held(model, name) if value.is_meta else value
         key = (tensor.data_ptr(), tensor.shape, tensor.dtype)
         if value.is_meta or key not in known or type(tensor) not in PLAIN:
             known[key] = _crc32c(tensor)
@@ -125,18 +125,7 @@ def _crc32c(tensor: Tensor) -> int:
     return int(google_crc32c.value(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
 
 
-def _offloaded(model: nn.Module, name: str) -> Tensor:
-    """A tensor that accelerate keeps on disk or in host memory: the module itself holds only its shape."""
+def _held(model: nn.Module, name: str) -> Tensor:
+    """A tensor of the model that accelerate keeps elsewhere."""
     path, _, leaf = name.rpartition(".")
-    hook = getattr(model.get_submodule(path), "_hf_hook", None)
-    for candidate in _flat(hook):
-        weights = getattr(candidate, "weights_map", None)
-        if weights is not None:
-            tensor: Tensor = weights[leaf]
-            return tensor
-    raise LookupError(name)
-
-
-def _flat(hook: Any) -> Iterator[Any]:
-    """accelerate nests hooks in a sequence when a module has several."""
-    yield from getattr(hook, "hooks", None) or [hook]
+    return held(model.get_submodule(path), leaf)

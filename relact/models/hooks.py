@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from relact.errors import ModelError
 from relact.models import experts
+from relact.models.placing import entrance
 from relact.models.routed import Routed, like, tensor_of
 from relact.sites import EXPERTS, INPUT, Part, Tap, family, part, places, resolve
 
@@ -165,7 +166,7 @@ def _serving(
 
 def require_sites(model: nn.Module) -> None:
     """`ModelError` unless every site of the model is read once in a forward pass, as wide as its row says."""
-    ids = torch.ones((1, 4), dtype=torch.long, device=next(model.parameters()).device)
+    ids = torch.ones((1, 4), dtype=torch.long, device=entrance(model))
     with torch.inference_mode(), visit(model, list(places(model.config)), lambda *_: None):
         model(input_ids=ids, use_cache=False)
 

@@ -23,6 +23,7 @@ from relact.errors import InputError, ModelError, RelactError
 from relact.models import fingerprint as fingerprints
 from relact.models import gguf, hooks, noted, selfcheck
 from relact.models.checkpoints import Checkpoint, locate
+from relact.models.placing import entrance, placed
 from relact.models.quiet import one_line, quiet
 from relact.models.selfcheck import Shortcuts
 from relact.progress import LOG
@@ -58,8 +59,7 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the token ids go."""
-        device: torch.device = self.model.device
-        return device
+        return entrance(self.model)
 
     @property
     def n_layers(self) -> int:
@@ -121,9 +121,9 @@ def load(
 
     Args:
         dtype: "auto" is the checkpoint's own (float16 becomes float32 on a CPU), else a name in ``DTYPES``.
-        device: "auto" is the first CUDA device if there is one, else the CPU; not used together with
-            ``device_map``.
-        device_map: spreads a large model over devices, main memory and disk with accelerate, e.g. "auto".
+        device: "auto" is the first CUDA device if there is one, else the CPU; "balanced" spreads a large
+            model over all of them, main memory and disk, see `placing.placed`.
+        device_map: as transformers takes it, instead of ``device``.
         revision: branch, tag or commit of a hub model; the commit it resolves to is recorded.
         trust_remote_code: run the Python code that a checkpoint brings along. Off unless asked.
 
@@ -138,13 +138,11 @@ def load(
         fix = f"choose from auto, {', '.join(DTYPES)}"
         raise InputError(f"unknown dtype {dtype}", where="dtype", fix=fix)
     LOG.info("loading model %s", name)
-    target = None if device_map is not None else _device(device)
+    target, device_map = placed(device, device_map)
     # refuses a family before its weights are fetched
     config, described = _config(name, revision, trust_remote_code)
     checkpoint = locate(name, revision=described.revision or revision, code=trust_remote_code)
     weight_dtype, notes = _dtype(dtype, config, target)
-    if target is not None and target.type != "cpu":  # quantised models cannot be moved later
-        device_map = {"": target}
     model, unused = _weights(checkpoint, config, weight_dtype, device_map, trust_remote_code)
     model.eval().requires_grad_(False)
     tokenizer = _tokenizer(checkpoint, trust_remote_code)
@@ -337,17 +335,6 @@ def _explained(name: str, what: str = "cannot be loaded", fix: str = FILES) -> I
                 fix="read its .py files, then add --trust-remote-code (in Python trust_remote_code=True)",
             ) from error
         raise ModelError(f"{what}: {one_line(error)}", where=name, fix=fix) from error
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"cannot use {device}: {one_line(error)}", where="device", fix="give cpu or cuda"
-        ) from error
 
 
 def _dtype(asked: str, config: Any, target: torch.device | None) -> tuple[torch.dtype | str, tuple[str, ...]]:

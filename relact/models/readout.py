@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from relact.errors import ModelError
 from relact.models import hooks
+from relact.models.placing import held
 from relact.sites import Tap, places, text_config
 
 NORMS = ("norm", "ln_f", "norm_f", "final_layer_norm", "final_layernorm")  # after the last layer
@@ -49,17 +50,17 @@ class Readout:
         head = model.get_output_embeddings()
         norm = next((part for name in NORMS if (part := getattr(owner, name, None)) is not None), None)
         width = _width(model)
-        readable = isinstance(head, nn.Linear) and head.weight.shape[1] == width
-        if not isinstance(norm, nn.Module) or not readable:
+        if not isinstance(norm, nn.Module) or not isinstance(head, nn.Linear) or head.in_features != width:
             raise refused(model, "its final norm or its head is not of a kind that can be read")
         centred, eps, gain, offset = _norm(model, norm)
         wide = gain.dtype
-        shift = torch.zeros(len(head.weight), dtype=wide, device=head.weight.device)
+        weight = held(head, "weight").detach()
+        shift = torch.zeros(len(weight), dtype=wide, device=weight.device)
         if head.bias is not None:
-            shift = shift + head.bias.detach().to(wide)
+            shift = shift + held(head, "bias").detach().to(wide)
         if offset is not None:
-            shift = shift + head.weight.detach().to(wide) @ offset.to(head.weight.device)
-        return cls(centred, eps, gain.to(head.weight.device), head.weight.detach(), shift)
+            shift = shift + weight.to(wide) @ offset.to(weight.device)
+        return cls(centred, eps, gain.to(weight.device), weight, shift)
 
     def centre(self, states: Tensor) -> Tensor:
         """States [..., width] as the norm takes them, on the head's device, in float32 at least."""
@@ -161,13 +162,14 @@ def _residual(model: nn.Module, layer: int, down: nn.Module, seen: dict[tuple[st
         raise refused(model, f"the MLP of layer {layer} writes through {type(down).__name__}")
     if not weight.is_floating_point():
         raise refused(model, f"the MLP of layer {layer} has packed weights")
+    weight = held(down, "weight")
     values = {name: seen[name, layer] for name in ("in", "attn.o", "mlp.hidden", "out")}
     wide = torch.promote_types(weight.dtype, torch.float32)
     taken = {name: value.to(weight.device, wide) for name, value in values.items()}
     columns = weight.detach() if isinstance(down, Conv1D) else weight.detach().T
     written = taken["attn.o"] + taken["mlp.hidden"] @ columns.to(wide)
     if isinstance(down.bias, Tensor):
-        written = written + down.bias.detach().to(wide)
+        written = written + held(down, "bias").detach().to(wide)
     if not _same(taken["out"] - taken["in"], written, (values["in"], values["out"])):
         raise refused(
             model, f"layer {layer} does not add its MLP's output as it is, a norm or factor between"
@@ -177,15 +179,18 @@ def _residual(model: nn.Module, layer: int, down: nn.Module, seen: dict[tuple[st
 
 def _norm(model: nn.Module, norm: nn.Module) -> tuple[bool, float, Tensor, Tensor | None]:
     """(centred, eps, gain, bias) of a norm: of all kinds the one that does what the module does."""
-    weight, offset = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    weight, offset = (
+        held(norm, name) if isinstance(getattr(norm, name, None), Tensor) else None
+        for name in ("weight", "bias")
+    )
     eps = next((getattr(norm, name) for name in ("eps", "variance_epsilon") if hasattr(norm, name)), 1e-5)
-    width, like = _width(model), weight if isinstance(weight, Tensor) else _first(model)
+    width, like = _width(model), _first(model) if weight is None else weight
     wide = torch.promote_types(like.dtype, torch.float32)
     tried = torch.randn(4, width, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
     with torch.no_grad():
         expected = norm(tried + 0.5).to(wide)  # not centred by itself
     own = torch.ones(width, dtype=wide, device=like.device) if weight is None else weight.detach().to(wide)
-    bias = offset.detach().to(wide) if isinstance(offset, Tensor) else None
+    bias = None if offset is None else offset.detach().to(wide)
     best = None
     for centred in (False, True):
         for gain in (own, 1 + own):  # Gemma's and Nemotron's weights are what is added to 1
@@ -206,7 +211,7 @@ def _width(model: nn.Module) -> int:
 
 
 def _first(model: nn.Module) -> Tensor:
-    return next(model.parameters())
+    return next(parameter for parameter in model.parameters() if not parameter.is_meta)
 
 
 def _same(found: Tensor, expected: Tensor, added: Sequence[Tensor]) -> bool:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from relact import durable
 from relact.caches import cache_folder
 from relact.models.forward import advance, pad
+from relact.models.placing import entrance
 from relact.sites import text_config
 
 LENGTH, PREFIX, LONGER = 24, 11, 31  # tokens of the prompt, of the part whose cache is used, of its neighbour
@@ -96,7 +97,7 @@ def of_model(model: Any, ids: Sequence[int], fingerprint: str, limit: int | None
         ids: tokens of some text; they are repeated as often as it takes.
         limit: tokens that the model takes.
     """
-    facts = [VERSION, torch.__version__, transformers.__version__, str(model.dtype), model.device.type]
+    facts = [VERSION, torch.__version__, transformers.__version__, str(model.dtype), entrance(model).type]
     facts += [fingerprint, str(getattr(model.config, "_attn_implementation", ""))]
     name = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
     path = cache_folder() / "self-checks" / f"{name}.json"
@@ -121,7 +122,7 @@ def check(model: Any, ids: Sequence[int], limit: int | None) -> Shortcuts:
     short = tokens[: LENGTH * longest // LONGER]
     if longest < LEAST:
         return Shortcuts(tolerance=tolerance, switch=switch)
-    base, device = model.base_model, model.device
+    base, device = model.base_model, entrance(model)
     row = torch.tensor([short], device=device)
 
     def alone() -> Tensor:

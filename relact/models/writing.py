@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from relact.models import hooks
 from relact.models.experts import columns_of
 from relact.models.loading import LoadedModel
+from relact.models.placing import held
 from relact.models.readout import Readout, norm_gain, refused
 from relact.schema import HIDDEN
 from relact.sites import places, widths
@@ -90,6 +91,7 @@ def _columns(model: nn.Module, block: nn.Module, layer: int, neurons: Tensor) ->
         or not weight.is_floating_point()
     ):
         raise refused(model, f"the MLP of layer {layer} writes through {type(down).__name__}")
+    weight = held(down, "weight")
     neurons = neurons.to(weight.device)
     return weight.detach()[neurons] if isinstance(down, Conv1D) else weight.detach().T[neurons]
 

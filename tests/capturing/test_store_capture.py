@@ -152,7 +152,7 @@ def test_repair_captures_damaged_blocks_again(loaded, tmp_path, name, attributio
 @pytest.mark.slow
 def test_two_ranks_write_what_one_writes(loaded, tmp_path):
     one, two, context = tmp_path / "one.zarr", tmp_path / "two.zarr", victims.context()
-    capture(loaded, victims.prompts(), one, block=4)
+    capture(loaded, victims.prompts(), one, block=4, attribution=True)
     ranks = [context.Process(target=victims.one_rank, args=(two, rank, 2)) for rank in (1, 0)]
     for rank in ranks:
         rank.start()
@@ -166,7 +166,7 @@ def test_two_ranks_write_what_one_writes(loaded, tmp_path):
 @pytest.mark.slow
 def test_rank_0_does_the_work_of_a_rank_that_died(loaded, tmp_path):
     one, two, context = tmp_path / "one.zarr", tmp_path / "two.zarr", victims.context()
-    capture(loaded, victims.prompts(), one, block=2)
+    capture(loaded, victims.prompts(), one, block=2, attribution=True)
     first, second = (context.Process(target=victims.one_rank, args=(two, rank, 2, 2)) for rank in (0, 1))
     first.start()
     second.start()

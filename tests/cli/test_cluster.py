@@ -1,23 +1,30 @@
-"""What docs/cluster.md says of several processes: torchrun's and an array's."""
+"""What docs/cluster.md says of several processes (torchrun, an array) and of models that are spread."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+import xarray as xr
 from helpers import sample, victims
 
-RUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "relact", "capture"]
+import relact
+from relact.store import local
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "relact"]
 OPTIONS = ("--sites", "mlp.up", "--attribution", "--block", "4", "--device", "cpu")
+RANKS = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
 
 
 def forked(arguments, *environments):
     """The same command once for every environment, all at a time, each in a process of its own."""
     context = victims.context()
     children = [
-        context.Process(target=victims.command, args=([*map(str, arguments), *OPTIONS], environment))
+        context.Process(target=victims.command, args=([*map(str, arguments)], environment))
         for environment in environments
     ]
     for child in children:
@@ -30,14 +37,70 @@ def forked(arguments, *environments):
 @pytest.mark.slow
 def test_processes_of_torchrun_and_of_an_array_write_what_one_writes(tmp_path, tiny_folder, prompt_file):
     one, torchrun, array = (tmp_path / f"{name}.zarr" for name in ("one", "torchrun", "array"))
-    forked(("capture", tiny_folder, prompt_file, one), {})
-    filled = [str(part) for part in (*RUN, tiny_folder, prompt_file, torchrun, *OPTIONS)]
+    forked(("capture", tiny_folder, prompt_file, one, *OPTIONS), {})
+    filled = [str(part) for part in (*TORCHRUN, "capture", tiny_folder, prompt_file, torchrun, *OPTIONS)]
     ran = subprocess.run(
         filled, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180
     )
     assert ran.returncode == 0, ran.stderr
-    ranks = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
-    forked(("capture", tiny_folder, prompt_file, array), *ranks)
+    forked(("capture", tiny_folder, prompt_file, array, *OPTIONS), *RANKS)
     expected = sample.without_time(sample.files(one))
     for path in (torchrun, array):
         assert sample.without_time(sample.files(path)) == expected
+
+
+@pytest.mark.slow
+def test_processes_of_a_launch_ablate_what_one_ablates(tiny_study, tmp_path):
+    one, two = (tmp_path / f"{name}.zarr" for name in ("one", "two"))
+    for path in (one, two):
+        shutil.copytree(tiny_study.path, path)
+    forked(("ablate", two, "--k", 6, "--seeds", 1, "--device", "cpu"), *RANKS)
+    relact.ablate(one, k=6, seeds=[0], device="cpu")
+    found = [local.open(path).dataset("ablations/top-6").load() for path in (one, two)]
+    xr.testing.assert_identical(*found)
+
+
+@pytest.fixture
+def spread(tmp_path):
+    """A device map that leaves most of the tiny model on disk, as a file."""
+    places = {f"model.layers.{number}": "disk" for number in range(1, 3)}
+    places |= dict.fromkeys(("model.layers.0", "model.norm", "model.rotary_emb"), "cpu")
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps(places | {"model.embed_tokens": "disk", "lm_head": "disk"}))
+    return path
+
+
+def test_every_command_takes_a_model_that_is_spread(command, tiny_folder, prompt_file, tmp_path, spread):
+    one, two = (tmp_path / f"{name}.zarr" for name in ("one", "two"))
+    for path, device in ((one, "cpu"), (two, spread)):
+        asked = ("--sites", "mlp.up", "--attribution", "--device", device)
+        assert command("capture", tiny_folder, prompt_file, path, *asked)[0] == 0
+        assert command("score", path)[0] == command("select", path, "--k", 5)[0] == 0
+    assert sample.without_time(sample.files(one)) == sample.without_time(sample.files(two))
+    for asked in (
+        ("ablate", "--mask", "top-5", "--seeds", 1, "--json"),
+        ("generate", "size is", "--mask", "top-5", "--relation", "size", "--max-new-tokens", 3, "--json"),
+        ("look", "size is", "--json"),
+        ("look", "--mask", "top-5", "--json"),
+    ):
+        told = [
+            command(asked[0], path, *asked[1:], "--device", device)
+            for path, device in ((one, "cpu"), (two, spread))
+        ]
+        assert [code for code, _, _ in told] == [0, 0], told
+        assert told[0][1].replace(one.name, two.name) == told[1][1]
+
+
+def test_a_run_takes_a_model_that_is_spread(command, tiny_folder, prompt_file, tmp_path, spread):
+    store, asked = tmp_path / "s.zarr", ("--k", 5, "--seeds", 1, "--device", spread)
+    code, _, err = command("run", prompt_file, "--model", tiny_folder, "--store", store, *asked)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"lm_head": null}', "no json", None])
+def test_what_is_no_device_map_is_refused(command, tiny_folder, prompt_file, tmp_path, text):
+    path = tmp_path / "map.json"
+    if text is not None:
+        path.write_text(text)
+    code, _, err = command("capture", tiny_folder, prompt_file, tmp_path / "s.zarr", "--device", path)
+    assert code == 1 and "is no device map" in err

@@ -164,6 +164,12 @@ def drop(path: Path, group: str) -> None:
 
 def one_rank(path: Path, rank: int, size: int, block: int = 4) -> None:
     """Capture as one of the processes that ``accelerate launch`` or ``torchrun`` start."""
+    as_rank(rank, size)
+    capture.capture(loaded(), prompts(), path, block=block, attribution=True)
+
+
+def as_rank(rank: int, size: int) -> None:
+    """Be one of the processes of a launch from now on."""
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank),
@@ -172,7 +178,21 @@ def one_rank(path: Path, rank: int, size: int, block: int = 4) -> None:
         MASTER_ADDR="localhost",
         MASTER_PORT="29500",
     )
-    capture.capture(loaded(), prompts(), path, block=block)
+
+
+def ablating_rank(path: Path, rank: int, size: int, hung: Any = None) -> None:
+    """Ablate as one of the processes of a launch; with an event ``hung``: stop for good after a first piece,
+    and set it.
+    """
+    as_rank(rank, size)
+
+    def hang(stage: str, done: int, total: int, unit: str) -> None:
+        if done:
+            hung.set()
+            signal.pause()
+
+    told = {} if hung is None else {"progress": hang}
+    ablate.ablate(path, mask="top-5", model=loaded(), seeds=[0], **told)
 
 
 def command(arguments: list[str], environment: dict[str, str]) -> None:

@@ -171,6 +171,35 @@ def test_more_relations_than_fit_the_fast_path(monkeypatch: pytest.MonkeyPatch) 
         np.testing.assert_allclose(found, expected[name], rtol=CLOSE)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("neurons", [129, 6])
+def test_whichever_sort_the_results_are_the_same_bits(
+    dtype: type, neurons: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(5)
+    values = random.normal(size=(90, neurons)).round(1).astype(dtype)
+    values[random.integers(0, 90, 9), 0] = [np.inf, -np.inf, 0.0, -0.0, 0.0, 1.0, 1.0, 2.0, 3.0]
+    for labels in (labels_of_every_kind(random, 90, kind) for kind in range(4)):
+        found = []
+        for numpys in (True, False):
+            monkeypatch.setattr(ranks.sorting, "by_numpy", lambda prompts, numpys=numpys: numpys)
+            monkeypatch.setattr(ranks, "_kept", threading.local())  # buffers of one do not serve the other
+            found.append(rank_statistics([values[:40], values[40:]], labels, list(STATISTICS)))
+        for name in STATISTICS:
+            np.testing.assert_array_equal(found[0][name], found[1][name])
+
+
+@pytest.mark.parametrize("numpys", [True, False])
+def test_whichever_sort_a_nan_is_refused(numpys: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks.sorting, "by_numpy", lambda prompts: numpys)
+    monkeypatch.setattr(ranks, "_kept", threading.local())
+    for sign in (1, -1):
+        values = np.ones((30, 7), np.float16)
+        values[21, 6] = np.copysign(np.nan, sign)
+        with pytest.raises(NotANumber, match="neuron 6 on prompt 21 is NaN"):
+            rank_statistics([values], Labels.one_vs_rest(["b", "a", "c"] * 10))
+
+
 def test_infinities_of_both_signs_are_no_nan() -> None:
     values = np.array([[np.inf], [-np.inf], [1.0], [2.0]], np.float16)
     with warnings.catch_warnings():
