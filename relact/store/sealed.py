@@ -314,7 +314,11 @@ class Objects(Store):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        if byte_range is None:
+        if byte_range is None and key.endswith(DOCUMENT):  # sooner read than a thread is begun
+            raw = self.files.read(key)
+            # zarr parses a listing of all groups, used or not: longer than it takes to open the store
+            raw = unlisted(raw) if raw and key == DOCUMENT else raw
+        elif byte_range is None:
             raw = await asyncio.to_thread(self.files.read, key)
         else:
             raw = await asyncio.to_thread(self.files.part, key, byte_range)
