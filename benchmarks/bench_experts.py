@@ -1,6 +1,6 @@
 """What reading a mixture of experts costs beside its bare forward passes in the same batches.
 
-Run ``python benchmarks/bench_experts.py`` (two minutes) or ``--quick`` (half a minute). On a random OLMoE of
+Run ``python benchmarks/bench_experts.py`` (two minutes) or ``--quick`` (seconds). On a random OLMoE of
 16 experts, two of them per token, every batch runs in turn
 
 - bare: the base model's forward pass of it, nothing read;
@@ -45,11 +45,12 @@ def main() -> None:
     torch.set_num_threads(1)
     model = mixture()
     assert set(CaptureOptions().record(model.config).sites) == set(WAYS["default"])
-    batches = [batch(seed) for seed in range(3 if args.quick else 10)]
+    n_batches, times = (1, 3) if args.quick else (10, TIMES)
+    batches = [batch(seed) for seed in range(n_batches)]
     seconds = dict.fromkeys(WAYS, 0.0)
     for ids, mask in batches:
         best = dict.fromkeys(WAYS, np.inf)
-        for _ in range(TIMES):
+        for _ in range(times):
             for name, sites in WAYS.items():
                 best[name] = min(best[name], timed(partial(run, model, ids, mask, sites)))
         seconds = {name: seconds[name] + best[name] for name in WAYS}

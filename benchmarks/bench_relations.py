@@ -1,9 +1,9 @@
 """What the embedded model knows of every bundled relation: accuracy on held-out facts,
 as docs/relations.md lists it.
 
-Run ``python benchmarks/bench_relations.py`` (minutes) or ``--quick`` (two relations). Five examples in the
-prompt, first template, greedy answers read on until they are decided, the rule ``prefix``, seed 0, up to 50
-facts held out per relation.
+Run ``python benchmarks/bench_relations.py`` (minutes) or ``--quick`` (two relations, eight facts of each).
+Five examples in the prompt, first template, greedy answers read on until they are decided, the rule
+``prefix``, seed 0, up to 50 facts held out per relation.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from relact.ablating.conditions import INTACT_MODEL
 from relact.ablating.result import judged
 from relact.models import loading
 from relact.relations import prompts, sources
+from relact.relations.options import PromptOptions
 
 ENOUGH = 0.4
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two relations only")
+    parser.add_argument("--quick", action="store_true", help="eight facts of two relations")
     parser.add_argument("--shots", type=int, default=5)
     parser.add_argument("--language", default="en")
     parser.add_argument("--json", type=Path, help="write all figures here")
@@ -32,7 +33,8 @@ def main() -> None:
     loaded = loading.load("smollm2")
     accuracy = {}
     for relation in relations[:2] if args.quick else relations:
-        frame = prompts.prompts([relation], shots=args.shots, language=args.language)
+        size = 8 if args.quick else PromptOptions.test_size
+        frame = prompts.prompts([relation], shots=args.shots, language=args.language, test_size=size)
         tests = frame[frame["split"] == "test"]
         answers = tests["answers"].tolist()
         exam = Exam(loading.encode(loaded, tests["text"].tolist()), answers)

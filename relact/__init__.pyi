@@ -54,6 +54,7 @@ from .sharing.publish import push as push
 from .sharing.stream import stream as stream
 from .sharing.unpack import unpack as unpack
 from .store.reading import Store as Store
+from .store.upgrade import upgrade as upgrade
 from .store.verify import verify as verify
 from .studies.leaderboard import leaderboard as leaderboard
 from .studies.look import Look as Look

@@ -24,7 +24,7 @@ class Progress(Protocol):
     def __call__(self, stage: str, done: int, total: int, unit: str) -> None: ...
 
 
-def silent(stage: str, done: int, total: int, unit: str) -> None:
+def in_notebooks(stage: str, done: int, total: int, unit: str) -> None:
     """Report nothing; but in a notebook, where nobody would look for an argument, a bar appears."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None

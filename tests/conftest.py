@@ -5,6 +5,7 @@ Heavy libraries are imported by the fixtures: the process that hands out the tes
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -81,8 +82,16 @@ def tiny_prompts() -> pd.DataFrame:
 def embedded_study(
     smollm2: LoadedModel, prompts: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
 ) -> LocalStore:
-    """A finished study of the embedded model: three blocks of float32, top-200, two random controls."""
-    return finished(tmp_path_factory, "embedded", smollm2, lambda: prompts)
+    """A finished study of the embedded model: three blocks of float32, top-200, two random controls.
+
+    Super-units are looked for with one sentence: all the text takes three times as long as the rest.
+    """
+    from relact.ablating import perplexity
+
+    sentence = perplexity.plain_text()[0].partition(".")[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(perplexity, "plain_text", lambda: [sentence])
+        return finished(tmp_path_factory, "embedded", smollm2, lambda: prompts)
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +152,15 @@ def prompt_file(tiny_prompts: pd.DataFrame, tmp_path: Path) -> Path:
     from relact.relations import table
 
     return table.write(tiny_prompts, tmp_path / "prompts.parquet")
+
+
+# What is imported stays
+
+
+def pytest_collection_finish() -> None:
+    """The collector of garbage need not look again and again at the million objects of the libraries."""
+    gc.collect()
+    gc.freeze()
 
 
 # Commands

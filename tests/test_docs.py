@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from helpers import deep
 
 import relact
 from relact.analysis import query
@@ -165,7 +166,7 @@ def test_the_code_about_languages(tmp_path, monkeypatch):
     assert sorted(set(languages["relation"])) == ["de", "en", "es", "fr", "ja", "zh"]
 
 
-@pytest.mark.slow
+@deep.only  # some minutes on the embedded model
 def test_the_tutorial(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     names, printed = run_page("tutorial.md", command)
@@ -213,7 +214,7 @@ def test_links_between_pages_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.slow
+@deep.only
 def test_the_table_of_types_is_what_tiny_models_of_them_say():
     spec = importlib.util.spec_from_file_location("build_families", ROOT / "tools" / "build_families.py")
     families = importlib.util.module_from_spec(spec)

@@ -32,7 +32,7 @@ from relact.ablating.result import Result
 from relact.ablating.super_units import ensure_super_units
 from relact.errors import InputError
 from relact.models.loading import LoadedModel
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.relations.verdict import RULE_VERSION
 from relact.scoring import masks
 from relact.store import local
@@ -67,7 +67,7 @@ def ablate(
     batch_tokens: int = AblateOptions.batch_tokens,
     scale: float | None = AblateOptions.scale,
     unit: str = AblateOptions.unit,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> xr.Dataset:
     """Switch off every relation's neurons in turn and write which test prompts stay correct:
     ``ablations/<name>``.
@@ -114,7 +114,7 @@ def ablate_with(
     suffix: Sequence[str] = (),
     device: str = "auto",
     hypotheses: Sequence[str] | None = None,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> xr.Dataset:
     """`ablate` with options that travel together.
 

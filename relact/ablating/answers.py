@@ -12,7 +12,7 @@ from relact.ablating.decode import Questions, Replies, decode
 from relact.ablating.journal import Entry, Journal
 from relact.ablating.options import PUBLISHED, AblateOptions
 from relact.models.loading import LoadedModel
-from relact.progress import LOG, Progress, silent
+from relact.progress import LOG, Progress, in_notebooks
 from relact.relations.verdict import decide, is_open, most_tokens
 
 PAPER_TOKENS = 2  # greedy, as the published method
@@ -66,7 +66,7 @@ def generate(
     journal: Journal | None = None,
     last: bool = False,
     batch_tokens: int = AblateOptions.batch_tokens,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> Replies:
     """Greedy replies up to the token that decides, of every prompt under every condition.
 
@@ -84,7 +84,7 @@ def generate(
     total, left = int(sheet.wanted.sum()), sheet.missing()
     known = total - int(left.sum())
     if known and known < total:
-        LOG.info("resuming: %s of %s answers are known", f"{known:,}", f"{total:,}")
+        LOG.warning("resuming: %s of %s answers are known", f"{known:,}", f"{total:,}")
     progress("ablate", known, total, "answers")
 
     def finished(rows: Sequence[int], prompts: Sequence[int], replies: Replies) -> None:

@@ -1,4 +1,4 @@
-"""A row for every condition and prompt, for models that cannot take packs."""
+"""A row for every condition and prompt, for models that cannot take packs: from a cache, or read anew."""
 
 from __future__ import annotations
 
@@ -43,5 +43,44 @@ class Apart:
             output, self.cache = advance(
                 self.chunk.model, ids.reshape(-1, 1), cache=self.cache, logits_to_keep=1
             )
-        best = output.logits[:, -1].argmax(dim=-1).reshape(ids.shape).tolist()
-        return [[row[at] for at in prompts] for row, prompts in zip(best, open_, strict=True)]
+        self.logits = output.logits[:, -1].unflatten(0, ids.shape)
+        return _best(self.logits, open_)
+
+
+class Anew:
+    """As `Apart`, of models that compute something else after a cache: each token is read with all before it.
+
+    Each has the whole of its prompt, whatever other prompts it shares a beginning with.
+    """
+
+    def __init__(self, chunk: Chunk, tokens: Sequence[Sequence[int]], rows: Sequence[int]) -> None:
+        self.chunk = chunk
+        self.ids = torch.tensor([tokens[row] for row in rows], device=chunk.device)  # [prompts, tokens]
+        self.logits = self._read(self.ids.expand(chunk.n_rows, -1, -1))
+
+    def more(self, said: Sequence[Sequence[list[int]]], open_: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The next greedy token of every row's ``open_`` prompts, after what was ``said`` [row][prompt].
+
+        What a closed one says is filled up, and not looked at.
+        """
+        longest = max(len(tokens) for row in said for tokens in row)
+        filled = [[[*tokens, *[0] * (longest - len(tokens))] for tokens in row] for row in said]
+        new = torch.tensor(filled, device=self.ids.device)  # [rows, prompts, new tokens]
+        self.logits = self._read(torch.cat([self.ids.expand(len(said), -1, -1), new], dim=-1))
+        return _best(self.logits, open_)
+
+    def _read(self, ids: Tensor) -> Tensor:
+        """[rows, prompts, words] of what follows ids [rows, prompts, tokens]."""
+        _, prompts, length = ids.shape
+        last = torch.arange(self.ids.shape[1] - 1, length, device=ids.device)  # and what was said
+        ends = (torch.arange(prompts, device=ids.device)[:, None] * length + last).flatten()
+        with self.chunk.overridden(joining=False, ends=ends if self.chunk.last else None):
+            output = self.chunk.model(input_ids=ids.flatten(0, 1), use_cache=False, logits_to_keep=1)
+        logits: Tensor = output.logits[:, -1].unflatten(0, ids.shape[:2])
+        return logits
+
+
+def _best(logits: Tensor, open_: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The likeliest token of every row's ``open_`` prompts, of logits [rows, prompts, words]."""
+    best = logits.argmax(dim=-1).tolist()
+    return [[row[at] for at in prompts] for row, prompts in zip(best, open_, strict=True)]

@@ -230,7 +230,10 @@ def replacements(
     values_of = {}
     for site in sites:
         scores = store.dataset(f"{schema.SCORES}/{site}")
-        if mode not in STATISTICS or mode not in scores:
+        if mode in STATISTICS and mode not in scores:
+            fix = f"capture `--sites {site}` too, beside the attributions: their sets are set to activations"
+            raise InputError(f"{mode} of {site} is not stored", where="mode", fix=fix)
+        if mode not in STATISTICS:
             stored = [name for name in STATISTICS if name in scores]
             raise InputError(
                 f"unknown mode {mode!r}", where="mode", fix=f"use one of {', '.join((*MODES, *stored))}"

@@ -3,8 +3,9 @@
 One forward pass holds a batch row per condition, and in it one sequence with many prompts (of one prefix
 group) side by side (`packs`). What follows the first token is decoded only where the verdict is still open.
 
-Models whose attention does not allow packs (ALiBi, for one; a trial pass finds out) get a row per condition
-and prompt (`apart`).
+Models whose attention does not allow packs (ALiBi, for one; trial passes find out) get a row per condition
+and prompt (`apart`), and those that the self-check finds to compute something else after a cache read
+everything anew for every token.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relact.ablating.apart import Apart
+from relact.ablating.apart import Anew, Apart
 from relact.ablating.conditions import Condition
 from relact.ablating.options import AblateOptions
 from relact.ablating.overrides import Chunk
@@ -25,10 +26,12 @@ from relact.ablating.packs import Full, Pack, packs, window_of
 from relact.errors import ModelError
 from relact.models.batches import PrefixGroup, Ways, groups_of, prefix_groups, same_length
 from relact.models.loading import LoadedModel
-from relact.models.selfcheck import Shortcuts, changes
+from relact.models.selfcheck import Shortcuts
 
 CONDITIONS = 48  # of one forward pass
 SHORT_PREFIX = 2  # tokens; conditions multiply what a shared prefix saves, so even this pays
+TRIAL = (3, 5, 4)  # tokens of the prefix and of the two prompts on which packs are tried
+TRIED = 4  # conditions of a trial, or less
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ Finished = Callable[[Sequence[int], Sequence[int], Replies], None]
 class Batch(Protocol):
     """Prompts that run together under all conditions of a chunk."""
 
-    logits: Tensor  # [rows, prompts, words] of what follows every prompt
+    logits: Tensor  # [rows, prompts, words] of what follows every prompt, or every one that was read on
 
     def more(self, said: Sequence[Sequence[list[int]]], open_: Sequence[Sequence[int]]) -> list[list[int]]:
         """The next greedy token of every row's ``open_`` prompts, after what was ``said`` [row][prompt]."""
@@ -99,7 +102,7 @@ def decode(
     wanted = np.ones((len(conditions), len(tokens)), bool) if wanted is None else wanted
     todo = wanted if todo is None else todo
     order = sorted(range(len(conditions)), key=lambda at: (conditions[at].first_layer() or 0, at))
-    packable: bool | None = None
+    packable = None if loaded.shortcuts.stepped else False
     with torch.inference_mode():
         for group in _groups(tokens, wanted, loaded.shortcuts):
             asked = [at for at in order if wanted[at, group.rows[0]]]
@@ -108,8 +111,8 @@ def decode(
                 if not todo[np.ix_(part, group.rows)].any():
                     continue
                 if packable is None:
-                    together = [conditions[at] for at in part]
-                    packable = _can_pack(loaded, together, tokens, group, batch_tokens)
+                    together = [conditions[at] for at in part[:: 1 + len(part) // TRIED]]
+                    packable = _can_pack(loaded, together, tokens[group.rows[0]])
                 work = _Work(loaded, questions, conditions, group.prefix, last, packable)
                 for rows, packed in _cut(loaded, tokens, group, 1 + len(part), batch_tokens, packable):
                     left = tuple(at for at in part if todo[at, rows].any())
@@ -148,9 +151,10 @@ def _groups(
 
     Prompts that share no long prefix are grouped again by the little they share.
     """
-    for group in groups_of(tokens, Ways(whole=not shortcuts.split, switch=shortcuts.switch)):
+    sharing = _shares(shortcuts)
+    for group in groups_of(tokens, Ways(whole=not sharing, switch=shortcuts.switch)):
         inner = [group]
-        if not group.prefix and shortcuts.split and shortcuts.switch is None:
+        if not group.prefix and sharing and shortcuts.switch is None:
             again = prefix_groups([tokens[row] for row in group.rows], floor=SHORT_PREFIX)
             inner = [PrefixGroup(part.prefix, tuple(group.rows[row] for row in part.rows)) for part in again]
         for part in inner:
@@ -218,8 +222,9 @@ class _Work:
             except Full:  # answers too long for a window that all prompts of the pack share
                 pass
         lengths = [len(row) for row in tokens]
+        kind = Apart if self.loaded.shortcuts.stepped else Anew
         for alike in same_length(rows, lengths, len(rows)):
-            yield alike, self._read(self.chunk, Apart(self.chunk, tokens, alike), alike)
+            yield alike, self._read(self.chunk, kind(self.chunk, tokens, alike), alike)
 
     def _read(self, chunk: Chunk, batch: Batch, prompts: Sequence[int]) -> Replies:
         """Read on until every verdict is decided; then the replies under the chunk's conditions."""
@@ -230,7 +235,7 @@ class _Work:
         wanted = set(chunk.row_of)
         open_ = [list(range(len(prompts))) if row in wanted else [] for row in range(len(said))]
         while any(open_ := [self._open(prompts, *row) for row in zip(said, texts, open_, strict=True)]):
-            self._require_steps(prompts, said)
+            self._require_one_rotation(prompts, said)
             for row, new in enumerate(batch.more(said, open_)):
                 for at, token in zip(open_[row], new, strict=True):
                     said[row][at].append(token)
@@ -238,16 +243,9 @@ class _Work:
                     texts[row][at] = text
         return Replies(np.array(texts, object)[chunk.row_of], *(x[chunk.row_of] for x in graded))
 
-    def _require_steps(self, prompts: Sequence[int], said: Sequence[Sequence[list[int]]]) -> None:
+    def _require_one_rotation(self, prompts: Sequence[int], said: Sequence[Sequence[list[int]]]) -> None:
         """`ModelError` where the next token would not be the one that the whole text gives."""
-        shortcuts = self.loaded.shortcuts
-        if not shortcuts.stepped:
-            raise ModelError(
-                f"its answers cannot be read on: a step after a cache {changes(shortcuts.stepping)}",
-                where=self.loaded.id,
-                fix="ask for one token, or use a device on which it has a cache that works",
-            )
-        switch, tokens = shortcuts.switch, self.questions.tokens
+        switch, tokens = self.loaded.shortcuts.switch, self.questions.tokens
         for at, prompt in enumerate(prompts):
             most = len(tokens[prompt]) + max(len(row[at]) for row in said)
             if switch and len(tokens[prompt]) <= switch < most:
@@ -304,26 +302,37 @@ def _end_tokens(loaded: LoadedModel) -> set[int]:
     return {ends} if isinstance(ends, int) else set(ends)
 
 
-def _can_pack(
-    loaded: LoadedModel,
-    conditions: Sequence[Condition],
-    tokens: Sequence[Sequence[int]],
-    group: PrefixGroup,
-    batch_tokens: int,
-) -> bool:
-    """Whether the model computes the same for prompts in a pack as for prompts apart,
-    by trying the first pack.
+def _can_pack(loaded: LoadedModel, conditions: Sequence[Condition], like: Sequence[int]) -> bool:
+    """Whether the model computes the same for prompts in a pack as for prompts apart, by trying a small one:
+    two prompts after a prefix, where one may be shared, and a token that follows each.
+
+    Args:
+        like: tokens of some prompt, of which the trial's are made.
     """
+    n_prefix = TRIAL[0] if _shares(loaded.shortcuts) else 0
+    few = (list(like) * (1 + sum(TRIAL) // len(like)))[: sum(TRIAL)]
+    prefix, rest = few[:n_prefix], few[TRIAL[0] :]
+    tokens = [[*prefix, *rest[: TRIAL[1]]], [*prefix, *rest[TRIAL[1] :]]]
+    plain = Chunk(loaded, conditions, prefix, last=False, joining=False)
+    expected = [_two_steps(Apart(plain, tokens, [row]), 1, few[0]) for row in range(2)]
     try:
-        chunk = Chunk(loaded, conditions, group.prefix, last=False, joining=True)
-        pack, packed = next(_cut(loaded, tokens, group, 1 + len(conditions), batch_tokens, True))
-        if not packed:
-            return True
-        packed_logits = Pack(chunk, tokens, pack).logits[:, -1]
+        chunk = Chunk(loaded, conditions, prefix, last=False, joining=True)
+        found = _two_steps(Pack(chunk, tokens, range(2)), 2, few[0])
     # no position_ids, a batch that may not grow, another form of mask
-    except (TypeError, ValueError, RuntimeError, AttributeError):
+    except (TypeError, ValueError, RuntimeError, AttributeError, Full):
         return False
-    plain = Chunk(loaded, conditions, group.prefix, last=False, joining=False)
-    expected = Apart(plain, tokens, pack[-1:]).logits[:, 0]
-    tolerance = torch.finfo(packed_logits.dtype).eps ** 0.5 * (expected.max() - expected.min())
-    return bool((packed_logits - expected).abs().max() <= tolerance)
+    wanted = torch.cat(expected, dim=1)
+    tolerance = torch.finfo(found.dtype).eps ** 0.5 * (wanted.max() - wanted.min())
+    return bool((found - wanted).abs().max() <= tolerance)
+
+
+def _two_steps(batch: Batch, n_prompts: int, token: int) -> Tensor:
+    """Logits [rows, prompts, 2, words] of what follows every prompt, and of what follows a token after it."""
+    first, n_rows = batch.logits, len(batch.logits)
+    batch.more([[[token]] * n_prompts] * n_rows, [range(n_prompts)] * n_rows)
+    return torch.stack([first, batch.logits], dim=2)
+
+
+def _shares(shortcuts: Shortcuts) -> bool:
+    """Whether prompts may share a prefix, and go on from it."""
+    return shortcuts.split and shortcuts.stepped

@@ -15,7 +15,7 @@ from relact.ablating.options import AblateOptions
 from relact.ablating.prepare import StoreModel, name_of
 from relact.errors import InputError
 from relact.models.loading import LoadedModel
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.store import local
 from relact.store.reading import Store
 
@@ -31,7 +31,7 @@ def ablate_doses(
     name: str | None = None,
     suffix: Sequence[str] = (),
     device: str = "auto",
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
     **asked: Any,
 ) -> dict[str, xr.Dataset]:
     """`ablate_with` once per factor: results by their names, ``<mask>-x0.5``, or ``<name>-x0.5``.

@@ -12,7 +12,7 @@ from relact import schema
 from relact.capturing.options import CaptureOptions
 from relact.capturing.passes import capture_rows
 from relact.models.loading import LoadedModel, encode
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.store.reading import Store
 
 
@@ -24,7 +24,7 @@ def means_over(
     *,
     pool: str = "mean",
     special_tokens: bool = True,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> dict[str, np.ndarray]:
     """Mean activations of the prompts of every group: float32 [group, layer, neuron] per site.
 

@@ -104,7 +104,7 @@ class Chunk:
                     if isinstance(values, Routed):
                         values = (values.scaled if multiply else values.set)(n_rows, *entry, ends)
                     else:
-                        _overwrite(values, n_rows, entry, ends, multiply)
+                        values = _overwritten(values, n_rows, entry, ends, multiply)
             return values
 
         places = self.set.keys() | self.scaled.keys()
@@ -121,16 +121,18 @@ class Chunk:
             yield
 
 
-def _overwrite(
+def _overwritten(
     values: Tensor, n_rows: int, entry: tuple[Tensor, Tensor, Tensor], ends: Tensor | None, multiply: bool
-) -> None:
-    """Set or multiply a site's values [batch, tokens, neurons] in place."""
+) -> Tensor:
+    """A site's values [batch, tokens, neurons], set or multiplied; in place unless they lie transposed."""
     rows, neurons, new = entry
+    values = values.contiguous()  # a copy of those of state spaces
     full = values.view(n_rows, -1, values.shape[-1])  # [rows, tokens of all prompts, neurons]
     at = (rows, slice(None), neurons) if ends is None else (rows[:, None], ends, neurons[:, None])
     new = new[:, None]
     # a product is rounded once: factors stay float32
     full[at] = (full[at] * new if multiply else new).to(values.dtype)
+    return values
 
 
 @contextmanager

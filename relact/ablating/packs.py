@@ -48,7 +48,7 @@ def window_of(config: Any) -> int:
 
 
 class Pack:
-    """The first pass over a pack: ``logits`` [rows, prompts, words] of what follows each prompt,
+    """Passes over a pack: ``logits`` [rows, prompts, words] of what follows each prompt, or each open one,
     and the grown cache.
     """
 
@@ -98,7 +98,8 @@ class Pack:
         with self.chunk.overridden(joining=False):
             places = self.n_tokens[owner.clamp(min=0)] + after
             output, self.cache = self._forward(ids, places, sees, keep, cache)
-        best = output.logits.argmax(dim=-1).tolist()
+        self.logits = output.logits
+        best = self.logits.argmax(dim=-1).tolist()
         return [row[: len(prompts)] for row, prompts in zip(best, open_, strict=True)]
 
     def _forward(self, ids: Tensor, places: Tensor, sees: Tensor, keep: Tensor, cache: Any) -> Any:

@@ -24,7 +24,7 @@ from relact.errors import InputError
 from relact.models.loading import LoadedModel, encode
 from relact.models.targets import CANDIDATES, NONE, first_tokens
 from relact.packed.store import open_store
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.scoring import masks
 from relact.store.reading import Store
 
@@ -39,7 +39,7 @@ def read_patched(
     *,
     model: str | LoadedModel | None = None,
     device: str = "auto",
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> xr.Dataset:
     """How likely an answer of every relation is in prompts of the others, as they are and patched.
 

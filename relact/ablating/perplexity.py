@@ -19,8 +19,7 @@ from relact.ablating.options import OBJECTS
 from relact.ablating.overrides import Chunk
 from relact.errors import InputError
 from relact.models import loading
-from relact.models.forward import advance
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.relations.facts import order
 
 ROWS = 8  # conditions in one forward pass: every token's logits are kept
@@ -78,7 +77,7 @@ def perplexity(
     texts: Sequence[str] | None = None,
     *,
     special_tokens: bool = True,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> np.ndarray:
     """exp of the mean negative log-likelihood per token under every condition, float64 [condition].
 
@@ -95,8 +94,8 @@ def perplexity(
             for ids in tokens:
                 rows = torch.tensor([ids], device=loaded.device).expand(chunk.n_rows, -1)
                 with chunk.overridden(joining=False):
-                    output, _ = advance(loaded.model, rows)
-                logits, target = output.logits[:, :-1].float(), rows[:, 1:]
+                    logits = loaded.model(input_ids=rows, use_cache=False).logits[:, :-1].float()
+                target = rows[:, 1:]
                 loss = (
                     functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
                     .double()

@@ -20,7 +20,7 @@ from relact.errors import InputError
 from relact.models.batches import same_length
 from relact.models.loading import LoadedModel, encode
 from relact.models.quiet import quiet
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.schema import KIND_INTACT, KIND_OWN, KIND_RANDOM, RANDOM
 from relact.scoring import masks
 from relact.store.reading import Store
@@ -95,7 +95,7 @@ def generate(
     control: str = GenerateOptions.control,
     model: str | LoadedModel | None = None,
     device: str = "auto",
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
     """What a model goes on to say, as it is and with neurons overridden, side by side.
 
@@ -168,7 +168,7 @@ def said(
     texts: Sequence[str],
     conditions: Sequence[Condition],
     options: GenerateOptions,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
     """The table of `generate`."""
     loaded = subject.loaded

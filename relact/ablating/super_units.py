@@ -16,7 +16,7 @@ from relact import schema
 from relact.ablating.conditions import INTACT_MODEL, Condition
 from relact.ablating.perplexity import perplexity
 from relact.models.loading import LoadedModel
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.scoring import magnitudes
 from relact.store.local import LocalStore
 
@@ -24,7 +24,7 @@ LEAST_COST = 0.5  # nats per token of a text about this and that; an ordinary ne
 
 
 def ensure_super_units(
-    store: LocalStore, model: Callable[[], LoadedModel], progress: Progress = silent
+    store: LocalStore, model: Callable[[], LoadedModel], progress: Progress = in_notebooks
 ) -> pd.DataFrame:
     """The store's super-units, looked for where that has not been done: `schema.SUPER_UNITS`.
 

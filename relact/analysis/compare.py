@@ -29,7 +29,7 @@ from relact import schema
 from relact.analysis import query
 from relact.errors import InputError
 from relact.packed.store import open_store
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.scoring import masks
 from relact.scoring.experts import neurons_of
 from relact.scoring.magnitudes import super_unit_masks
@@ -55,7 +55,7 @@ def overlap(
     statistic: str = schema.AVERAGE_PRECISION,
     by: str | None = None,
     negatives: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> xr.Dataset:
     """Neurons that two relations have in common: under one mask, or among the top ``k`` of the stored scores.
 

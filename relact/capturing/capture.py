@@ -26,7 +26,7 @@ from relact.capturing.options import CaptureOptions
 from relact.capturing.passes import capture_rows
 from relact.capturing.sizing import passes_of, shape_of, sized
 from relact.models.loading import LoadedModel, load
-from relact.progress import LOG, Progress, silent
+from relact.progress import LOG, Progress, in_notebooks
 from relact.relations.table import read
 from relact.store import local, locks
 from relact.store.blocks import BlockBuffer
@@ -71,7 +71,7 @@ def capture(
     device: str = "auto",
     append: bool = False,
     repair: bool = False,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> LocalStore:
     """Capture the identification prompts of a prompt table into a store; resume one that was interrupted.
 
@@ -131,7 +131,7 @@ def capture_with(
     append: bool = False,
     repair: bool = False,
     sink: Sink | None = None,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> LocalStore:
     """`capture` with options that travel together; ``sink`` takes committed blocks elsewhere."""
     path, crew, table = Path(store), locks.Crew.of_environment(), read(prompts)
@@ -222,7 +222,7 @@ class _Run:
         total = sum(self.store.rows_of(block)[1] - self.store.committed_stop(block) for block in blocks)
         done, there = 0, self.store.n_prompts - total
         if there and total and len(blocks) == len(self.store.missing_blocks()):
-            LOG.info("resuming: %s of %s prompts are there", f"{there:,}", f"{self.store.n_prompts:,}")
+            LOG.warning("resuming: %s of %s prompts are there", f"{there:,}", f"{self.store.n_prompts:,}")
         self.progress("capture", 0, total, "prompts")
         free = [self.store.buffer() for _ in range(min(self.buffers, len(blocks)))]
         writing: list[Future[BlockBuffer]] = []  # one block at most; its result is its buffer, or an error

@@ -68,6 +68,10 @@ COMMANDS = {
         "verify:check_store",
         "Check every committed byte; name what is damaged and how to repair it.",
     ),
+    "upgrade": (
+        "upgrade:upgrade",
+        "Put into a store what earlier versions did not write yet; no number of it changes.",
+    ),
     "leaderboard": (
         "leaderboard:leaderboard",
         "Compare criteria x k: chosen on the dev prompts, the best of each shown on the test prompts.",

@@ -14,12 +14,6 @@ from relact.relations.options import ReadingOptions
 
 R = TypeVar("R")
 
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SOURCE...", help="bundled relations, `starter`, a folder of LRE JSON, .jsonl/.csv/.parquet"
-    ),
-]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="folder of the store")]
 StoreModel = Annotated[
     str | None, typer.Option("--model", help="where the store's model is now, if it moved")

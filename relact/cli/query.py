@@ -10,7 +10,7 @@ from relact import sites
 from relact.cli import terminal
 from relact.cli.options import By, Json, Output, PlaceModel, Statistic, StorePlace
 from relact.cli.printing import show_columns, show_frame, spoken, told_of
-from relact.schema import LOOKS, PROMOTED, SCORES, SUPPRESSED
+from relact.schema import ACTIVATION, LOOKS, PROMOTED, SCORES, SUPPRESSED
 
 if TYPE_CHECKING:
     from relact.analysis.looks import Driver
@@ -73,6 +73,11 @@ def neuron(
     frame = query.neuron(opened, site, layer, index, by=by)
     held = query.quantity_of(opened, sites.expand(site)[0], by)
     prompts = query.extremes(opened, site, layer, index, n, by=held) if held else None
+    if not held:
+        terminal.problem(
+            f"no {by or ACTIVATION}s of {site} in this store, so neither distributions nor the prompts that "
+            "drive the neuron. A package has them where it was packed with --activations"
+        )
     words = _words(opened, sites.expand(site)[0], layer, index, writes, model)
     if as_json:
         document = {"site": site, "layer": layer, "neuron": index, "relations": frame.to_dict("records")}

@@ -21,7 +21,7 @@ def report(
         str | None, typer.Option(help="of the figures: column or page of a paper; free by default")
     ] = None,
     mask: Annotated[
-        str | None, typer.Option(help="neuron sets to show; those of the last ablation by default")
+        str | None, typer.Option(help="neuron sets to show; those of the ablation shown first by default")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -66,13 +66,20 @@ class _Told(logging.Handler):
 
 
 def listen() -> None:
-    """Show on a terminal what is told to `relact.progress.LOG`."""
-    if is_coloured(sys.stderr) and not any(isinstance(known, _Told) for known in LOG.handlers):
-        from relact.cli.console import err
+    """Show what is told to `relact.progress.LOG`: on a terminal all of it, elsewhere what changes results or
+    says what is kept of them.
+    """
+    if not any(isinstance(known, _Told) for known in LOG.handlers):
+        LOG.addHandler(_Told())
+    LOG.setLevel(logging.INFO if _is_terminal(sys.stderr) else logging.WARNING)
 
-        if err.is_terminal:
-            LOG.addHandler(_Told())
-            LOG.setLevel(logging.INFO)
+
+def _is_terminal(stream: TextIO) -> bool:
+    if not is_coloured(stream):
+        return False
+    from relact.cli.console import err
+
+    return err.is_terminal
 
 
 def pairs(values: Mapping[str, Any]) -> None:

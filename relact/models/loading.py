@@ -169,6 +169,8 @@ def _checked(loaded: LoadedModel) -> LoadedModel:
             hooks.require_sites(loaded.model)
         shortcuts = selfcheck.of_model(loaded.model, ids, loaded.fingerprint, loaded.max_tokens)
     notes = (*loaded.notes, *_quantised(loaded.model), *_of_tokenizer(loaded.tokenizer), *shortcuts.notes())
+    for note in notes:
+        LOG.warning("%s: %s", loaded.id, note)
     return replace(loaded, shortcuts=shortcuts, notes=notes)
 
 
@@ -228,9 +230,10 @@ def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = 
     """
     if not texts:
         return []
-    rows = loaded.tokenizer(
-        list(texts), add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False
-    )["input_ids"]
+    with _explained(loaded.id, "its tokenizer fails"):
+        rows = loaded.tokenizer(
+            list(texts), add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False
+        )["input_ids"]
     ids = [list(map(int, row)) for row in rows]
     if special_tokens and _appends_end(loaded.tokenizer):
         ids = [row[:-1] for row in ids]
@@ -282,8 +285,15 @@ def _weights(
             trust_remote_code=code,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with both shapes
         )
-    lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    for name, stored, asked in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"{name} is {_by(stored)} in the checkpoint, {_by(asked)} by its config.json",
+            where=checkpoint.id,
+            fix="correct config.json, or fetch the model again",
+        )
+    lacking = sorted(report["missing_keys"])
     if lacking:  # transformers would go on with random numbers in their place
         raise ModelError(
             f"the checkpoint lacks {len(lacking)} of the model's weights, first {lacking[0]}",
@@ -294,6 +304,10 @@ def _weights(
         raise ModelError("its adapter was not loaded", where=checkpoint.id, fix="load it with a newer peft")
     notes = (f"with the adapter of {checkpoint.folder}",) if checkpoint.adapter else ()
     return model, (*notes, *_superfluous(sorted(report["unexpected_keys"]), checkpoint.id))
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _superfluous(names: Sequence[str], where: str) -> tuple[str, ...]:
@@ -322,7 +336,7 @@ def _tokenizer(checkpoint: Checkpoint, code: bool) -> Any:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(name: str, what: str = "cannot be loaded") -> Iterator[None]:
     """Run transformers silently; whatever it raises becomes one line that names the model."""
     try:
         with quiet():
@@ -331,7 +345,7 @@ def _explained(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError, ... : no contract to rely on
         raise ModelError(
-            f"cannot be loaded: {one_line(error)}",
+            f"{what}: {one_line(error)}",
             where=name,
             fix="check its files; one that brings code of its own is loaded in Python, by "
             "relact.models.loading.load(..., trust_remote_code=True)",

@@ -70,16 +70,21 @@ class Shortcuts:
         found = []
         if not self.padded:
             found.append(
-                f"prompts of unequal length are run apart: padding {changes(self.padding)} (self-check)"
+                f"prompts of unequal length are run apart: padding {_changes(self.padding)} (self-check)"
             )
         if not self.split:
             found.append(
-                f"no prefix is shared: continuing from a cache {changes(self.splitting)} (self-check)"
+                f"no prefix is shared: continuing from a cache {_changes(self.splitting)} (self-check)"
+            )
+        if not self.stepped:
+            found.append(
+                f"answers are read anew for every token: a step after a cache {_changes(self.stepping)} "
+                "(self-check)"
             )
         return tuple(found)
 
 
-def changes(difference: float | None) -> str:
+def _changes(difference: float | None) -> str:
     """What a shortcut does to a model's values, in words."""
     return "does not run" if difference is None else f"changes values by {difference:.2g} of their size"
 

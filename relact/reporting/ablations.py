@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,8 @@ COLUMNS = [
     "high",
     "log_drop",
     "clear",
+    "log_clear",
+    "prompts",
 ]
 
 
@@ -42,7 +45,8 @@ COLUMNS = [
 class Choice:
     """One ablation: k, mean drops in points, what may be claimed, and which prompts it shows; ``foreign`` are
     other prompts than the store's; ``statistic`` is what its neurons were chosen by, if that is known;
-    ``spoken`` what was said to some of the prompts, see `spoken.said_of`.
+    ``sets`` how many random sets stand beside them; ``spoken`` what was said to some of the prompts, see
+    `spoken.said_of`.
     """
 
     k: int
@@ -53,6 +57,7 @@ class Choice:
     said: tuple[str, ...]
     asked: str
     foreign: bool
+    sets: int
     spoken: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -68,7 +73,7 @@ def ablations_of(store: Store) -> tuple[dict[str, Choice], pd.DataFrame, pd.Data
     Returns:
         The choices, `Contents.accuracy` and `Contents.sweep`.
     """
-    choices, kinds = {}, {}
+    choices, kinds, prompts = {}, {}, cache(store.prompts)  # read once for all matrices
     matrices = [pd.DataFrame(columns=COLUMNS)]
     sweeps = [pd.DataFrame(columns=["choice", "k", "relation", "whose", "drop"])]
     for choice, k, dataset in _each(store):
@@ -77,8 +82,9 @@ def ablations_of(store: Store) -> tuple[dict[str, Choice], pd.DataFrame, pd.Data
         own, other, random = (float(means.get(name, np.nan)) for name in (OWN, OTHER, CONTROL))
         said, foreign = tuple(claims(found)), schema.ANSWERS in dataset
         statistic = criterion_of(dataset)[0]
-        asked, spoken = _asked(dataset, foreign), tuple(said_of(store, dataset))
-        choices[choice] = Choice(k, statistic, own, other, random, said, asked, foreign, spoken)
+        asked, spoken = _asked(dataset, foreign), tuple(said_of(prompts, dataset))
+        sets = int(found.attrs["n_random"])
+        choices[choice] = Choice(k, statistic, own, other, random, said, asked, foreign, sets, spoken)
         settings = (str(dataset.attrs.get(name)) for name in ("mode", "scale", "tokens", "match", "part"))
         kinds[choice] = [statistic, *settings]
         matrices.append(_matrix(choice, dataset, found))
@@ -116,17 +122,22 @@ def _matrix(choice: str, dataset: xr.Dataset, found: xr.Dataset) -> pd.DataFrame
     """Rows of `Contents.accuracy`: every condition, and the mean of the random ones."""
     kinds = kinds_of(dataset)
     intact = dataset[ACCURACY].isel(condition=kinds.index(KIND_INTACT), drop=True).to_series() * 100
-    table = found[[name for name in ("drop", "low", "high", "log_drop", "q_intact") if name in found]]
-    rows = table.to_dataframe().reset_index()
+    wanted = ("drop", "low", "high", "log_drop", "q_intact", "q_log_intact")
+    rows = found[[name for name in wanted if name in found]].to_dataframe().reset_index()
     kind_of = dict(zip(dataset["condition"].values.tolist(), kinds, strict=True))
     rows["kind"] = rows["condition"].map(kind_of)
-    if "log_drop" not in rows:
-        rows["log_drop"] = np.nan
+    for name in ("log_drop", "q_log_intact"):
+        if name not in rows:
+            rows[name] = np.nan
     random = rows[rows["kind"] == KIND_RANDOM]
     control = random.groupby("relation", sort=False)[["drop", "log_drop"]].mean().reset_index()
-    own = rows[rows["kind"] == KIND_OWN].assign(clear=lambda table: table["q_intact"] < LEVEL)
-    rows = pd.concat([own, control.assign(condition=CONTROL, low=np.nan, high=np.nan, clear=False)])
+    own = rows[rows["kind"] == KIND_OWN]
+    own = own.assign(clear=own["q_intact"] < LEVEL, log_clear=own["q_log_intact"] < LEVEL)
+    unknown = {"low": np.nan, "high": np.nan, "clear": False, "log_clear": False}
+    rows = pd.concat([own, control.assign(condition=CONTROL, **unknown)])
     rows["intact"] = rows["relation"].map(intact).astype(float)
+    asked = pd.Series(dataset[schema.RELATION_OF].values).value_counts()
+    rows["prompts"] = rows["relation"].map(asked).astype(int)
     return rows.assign(choice=choice, accuracy=rows["intact"] - rows["drop"])[COLUMNS]
 
 

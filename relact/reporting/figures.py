@@ -42,7 +42,7 @@ def charts(
         "ablation": (ablation, bool(contents.choices)),
         "log_ablation": (log_ablation, bool(contents.accuracy["log_drop"].notna().any())),
         "sweep": (sweep, contents.sweep["k"].nunique() > 1),
-        "board": (board, contents.board["criterion"].nunique() > 1),
+        "board": (board, contents.board["criterion"].nunique() > 1 and not (live and one_k(contents))),
         "overlap": (overlap, shares_some(contents) if live else len(contents.relations) > 1),
         "growth": (growth, len(contents.growth) > 0),
         "layers": (layers, True),
@@ -57,6 +57,11 @@ def shares_some(contents: Contents) -> bool:
     """Whether any two relations have a neuron in common: a wall of zeros is better said in words."""
     table = contents.overlap
     return bool(table.loc[table["relation"] != table["other"], "shared"].any())
+
+
+def one_k(contents: Contents) -> bool:
+    """Whether every criterion was tried with one k: then a table says what the figure of them would."""
+    return len(contents.board) == contents.board["criterion"].nunique()
 
 
 def board(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
@@ -179,7 +184,10 @@ def growth(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.To
     chance = base.mark_line(strokeDash=[6, 4], color=look.ink).encode(y="mean(chance):Q")
     ends = _labelled(table, live).mark_text(align="right", dx=-6, dy=-7, fontSize=10, color=look.ink)
     names = ends.encode(x="k:Q", y="share:Q", text="pair:N")
-    chart = with_choices(alt.layer(lines, chance, names), live, relation=first)
+    ground = names.mark_text(  # a name is read on whatever lines it stands on
+        align="right", dx=-6, dy=-7, fontSize=10, stroke=look.paper, strokeWidth=4, strokeJoin="round"
+    )
+    chart = with_choices(alt.layer(lines, chance, ground, names), live, relation=first)
     title = f"Overlap of every two relations over k (dashed: chance): {contents.model}"
     return dressed(chart, look, live, title=title)
 

@@ -47,8 +47,8 @@ class Contents:
 
     Attributes:
         accuracy: choice, condition, relation, accuracy, intact, drop (in points of 100), low, high (95 %
-            interval of the drop), log_drop (nats of the answer's first token), clear (significant after
-            correction); conditions without ``intact``.
+            interval of the drop), log_drop (nats of the answer's first token), clear, log_clear (which of
+            both is significant after correction), prompts (of the relation); conditions without ``intact``.
         sweep: choice, k, relation (with `ALL`), whose (own, other, random), drop; of ablations like the first
             choice.
         overlap: site (with `ALL`), relation, other, shared, jaccard, expected.
@@ -69,7 +69,8 @@ class Contents:
         choices: k, the mean drops and the claims of every ablation by its name, those of the store's own
             prompts first, and of them the widest gap between own and other.
         units: neurons that somebody looked at, with what they write, see `units.units_of`.
-        board: criteria x k on the prompts for showing, see `analysis.leaderboard.leaderboard_of`.
+        board: criteria x k, see `analysis.leaderboard.leaderboard_of`: on the prompts that the choices above
+            show where every criterion has one k, on those for showing where there were several.
     """
 
     store: Path | str
@@ -132,7 +133,7 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
         mask=name,
         provenance=_provenance(opened),
         choices=choices,
-        board=leaderboard_of(opened, part=schema.TEST),
+        board=_board(opened),
         accuracy=accuracy,
         sweep=sweep,
         overlap=_overlap(labels, sets),
@@ -154,6 +155,12 @@ def _super_units(store: Store) -> str:
         f"{unit.site} {unit.layer} {unit.neuron} (alone it costs {unit.cost:.1f} nats a token)"
         for unit in super_units(store).itertuples()
     )
+
+
+def _board(store: Store) -> pd.DataFrame:
+    """Criteria on all test prompts; where a k can be chosen of several, on those that chose none."""
+    whole = leaderboard_of(store, part=ALL)
+    return whole if not whole["criterion"].duplicated().any() else leaderboard_of(store, part=schema.TEST)
 
 
 # --- neuron sets

@@ -25,6 +25,7 @@ def ablation(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.
     """
     table = _changes(contents.accuracy)
     more = [
+        alt.Tooltip("prompts:Q", title="prompts"),
         alt.Tooltip("accuracy:Q", title="accuracy (%)", format=".1f"),
         alt.Tooltip("intact:Q", title="intact (%)", format=".1f"),
         alt.Tooltip("change:Q", title="change (points)", format="+.1f"),
@@ -35,11 +36,17 @@ def ablation(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.
 
 
 def log_ablation(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLevelMixin:
-    """Nats of log-probability that the answers of every relation gain or lose by each condition."""
+    """Nats of log-probability that the answers of every relation gain or lose by each condition; a star as in
+    `ablation`.
+    """
     table = contents.accuracy.dropna(subset=["log_drop"]).assign(change=lambda rows: -rows["log_drop"])
-    table = table[["choice", "condition", "relation", "change"]].round(3)
-    table["label"] = [f"{change:+.1f}".replace("-", "\u2212") for change in table["change"]]
-    more = [alt.Tooltip("change:Q", title="change (nats)", format="+.2f")]
+    table = table[["choice", "condition", "relation", "prompts", "change", "log_clear"]].round(3)
+    changes = zip(table["change"], table["log_clear"], strict=True)
+    table["label"] = [f"{_signed(change, 1)}{'*' if clear else ''}" for change, clear in changes]
+    more = [
+        alt.Tooltip("prompts:Q", title="prompts"),
+        alt.Tooltip("change:Q", title="change (nats)", format="+.2f"),
+    ]
     return _matrix(contents, table, more, look, live, 1.0, "Change of the answers' log-probability in nats")
 
 
@@ -179,7 +186,8 @@ def own(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLe
     )
     shape = alt.Shape("whose:N", title="neurons", scale=alt.Scale(domain=[OWN, OTHER, CONTROL]))
     keep = ["panel", "relation", "whose", "drop", "low", "high"]
-    base = alt.Chart(data(table[keep].round(2))).encode(y=alt.Y("relation:N", sort=rows, title=None))
+    bare = alt.Chart(data(table[keep].round(2)))
+    base = bare.encode(y=alt.Y("relation:N", sort=rows, title=None))
     tips = [
         "relation:N",
         "whose:N",
@@ -189,7 +197,8 @@ def own(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.TopLe
         x=alt.X("drop:Q", title="points of accuracy lost"), color=colour, shape=shape, tooltip=tips
     )
     bars = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", color=colour)
-    zero = base.mark_rule(color=look.ink, strokeWidth=0.7).encode(x=alt.datum(0))
+    zero = bare.transform_aggregate(rows="count()", groupby=["panel"]).mark_rule(color=look.ink)
+    zero = zero.encode(x=alt.datum(0))
     both = alt.layer(zero, bars, points).properties(width=OWN_WIDTH, height=len(rows) * OWN_ROW)
     order = sorted(panels, key=lambda panel: shown.index(panels[panel]))
     chart = both.facet(column=alt.Column("panel:N", sort=order, title=None))
@@ -227,7 +236,7 @@ def _conditions(table: pd.DataFrame, relations: Sequence[str]) -> list[str]:
     return [INTACT, *named, *others, *([CONTROL] if CONTROL in there else [])]
 
 
-def _signed(value: float) -> str:
-    """A change in whole points with a true minus; nothing for none."""
-    whole = round(value)
-    return f"{whole:+d}".replace("-", "\u2212") if whole else "0"
+def _signed(value: float, digits: int = 0) -> str:
+    """A change with a true minus; what rounds to none has no sign."""
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}".replace("-", "\u2212") if rounded else f"{0:.{digits}f}"

@@ -194,7 +194,7 @@ const placeOf = (row) => `${row.site}/${row.layer}/${row.neuron}`;
 const unitOf = new Map(page.units.map((unit) => [placeOf(unit), unit]));
 const listedAt = new Map(page.neurons.site.map((site, row) => [`${page.sites[site]}/${page.neurons.layer[row]}/${page.neurons.neuron[row]}`, row]));
 const link = (row) => element("a", { href: `#${placeOf(row)}`, text: placeOf(row) });
-const chips = (words, most) => words.slice(0, most).map((word) => element("span", { class: "chip", text: word.trim() || word }));
+const chips = (words, most) => words.slice(0, most).map((word) => element("span", { class: "chip", text: word.trim() || "\u2423".repeat(word.length) }));
 
 function tokens({ tokens, values }) {
   const start = Math.max(0, tokens.slice(0, -1).map((token) => token.includes("\n")).lastIndexOf(true) + 1);
@@ -227,7 +227,7 @@ function showOne(scroll) {
     const columns = element("div", { class: "columns" });
     for (const [title, words] of [["Promotes", unit.promoted], ["Suppresses", unit.suppressed]])
       if (words.length) columns.append(element("div", {}, element("h3", { text: title }), ...chips(words, 10)));
-    columns.append(meters(`${unit.statistic} in every relation`, page.relations.map((name, at) => [name, unit.scores[at]]).filter(([, value]) => value !== null)));
+    if (row === undefined || unit.statistic !== "average_precision") columns.append(meters(`${unit.statistic} in every relation`, page.relations.map((name, at) => [name, unit.scores[at]]).filter(([, value]) => value !== null)));
     if (unit.prompts.length) columns.append(element("div", { class: "wide" }, element("h3", { text: `Where it acts (${unit.prompts[0].quantity}; orange more, blue less)` }), ...unit.prompts.map(tokens)));
     parts.push(element("div", { class: "detail" }, columns));
   }
@@ -264,6 +264,7 @@ function refresh() {
   widths();
   for (const details of document.querySelectorAll("details.numbers[open]")) numbers(details);
   if (!choice.choice) return;
+  for (const place of document.querySelectorAll(".about")) place.textContent = page.abouts[choice.choice];
   byId("lead").textContent = page.leads[choice.choice];
   byId("claims").replaceChildren(...page.claims[choice.choice].map((text) => element("li", { text })));
 }

@@ -13,16 +13,18 @@ from typing import Any
 
 from relact import __version__, durable
 from relact.errors import StoreError
-from relact.reporting import figures
+from relact.reporting import figures, matrices
+from relact.reporting.ablations import ALL
 from relact.reporting.gather import FALSE, LISTED, LISTED_BY_SITE, SHOWN, Contents
 from relact.reporting.looks import DARK, LIGHT
-from relact.scoring.criteria import meaning
+from relact.schema import MASKS
+from relact.scoring.criteria import meaning, of_attributions
 
 STALE = "computed before prompts were appended"
 COLUMNS = {
     "own": ["panel", "relation", "whose", "drop", "low", "high"],
-    "ablation": ["condition", "relation", "accuracy", "intact", "change", "low", "high", "clear"],
-    "log_ablation": ["condition", "relation", "change"],
+    "ablation": ["condition", "relation", "prompts", "accuracy", "intact", "change", "low", "high", "clear"],
+    "log_ablation": ["condition", "relation", "prompts", "change", "log_clear"],
     "board": ["criterion", "k", "whose", "drop", "low", "high"],
     "sweep": ["k", "swept", "whose", "drop"],
     "overlap": ["relation", "other", "shared", "expected", "jaccard"],
@@ -31,6 +33,18 @@ COLUMNS = {
     "experts": ["layer", "rank", "expert", "use", "others", "neurons", "chance"],
     "distribution": ["low", "high", "neurons", "chance"],
 }  # of "The numbers" under each figure
+FILTERS: dict[str, list[str]] = {
+    "own": [],
+    "ablation": ["choice"],
+    "log_ablation": ["choice"],
+    "board": [],
+    "sweep": ["swept"],
+    "overlap": ["site"],
+    "growth": [],
+    "layers": ["site"],
+    "experts": ["relation"],
+    "distribution": ["relation", "site"],
+}  # signals that choose the rows of each figure's numbers
 # pixels: row labels, the narrowest readable cell, the narrowest plain chart
 LABELS, CELL, PLAIN = 170, 34, 300
 
@@ -57,9 +71,12 @@ def render(contents: Contents) -> str:
         sites=contents.sites,
         choices=list(contents.choices),
         criteria=_criteria(contents),
+        one_k=figures.one_k(contents),
         figures=list(data["uses"]),
         mask=contents.mask,
         shared=_shared(contents),
+        chance=_chance(contents),
+        detectors=not of_attributions(_statistic(contents)),
         neurons=contents.n_neurons,
         spoken=any(made.spoken for made in contents.choices.values()),
         units=bool(contents.units),
@@ -124,24 +141,14 @@ def _data(contents: Contents) -> dict[str, Any]:
         "choices": list(contents.choices),
         "leads": {choice: _lead(contents, choice) for choice in contents.choices},
         "claims": {choice: _claims(contents, choice) for choice in contents.choices},
+        "abouts": {choice: _about(contents, choice) for choice in contents.choices},
         "specs": specs,
         "datasets": datasets,
         "uses": {name: sorted(_named(spec)) for name, spec in specs["light"].items()},
         "signals": {
             name: [param["name"] for param in spec.get("params", ())] for name, spec in specs["light"].items()
         },
-        "filters": {
-            "own": [],
-            "ablation": ["choice"],
-            "log_ablation": ["choice"],
-            "board": [],
-            "sweep": ["swept"],
-            "overlap": ["site"],
-            "growth": [],
-            "layers": ["site"],
-            "experts": ["relation"],
-            "distribution": ["relation", "site"],
-        },
+        "filters": FILTERS,
         "columns": COLUMNS,
         "neurons": {
             "site": [places[site] for site in contents.neurons["site"]],
@@ -160,9 +167,19 @@ def _shared(contents: Contents) -> str:
     """What two relations have in common, in words where it is nothing."""
     if figures.shares_some(contents) or len(contents.relations) < 2:
         return ""
-    table = contents.overlap[contents.overlap["relation"] != contents.overlap["other"]]
-    chance = float(table.loc[table["site"] == "all", "expected"].mean())
+    chance = _chance(contents)
     return f"No two relations share a neuron: none of {contents.k:,}, chance {chance:.1f} ({contents.mask})."
+
+
+def _chance(contents: Contents) -> float:
+    """Neurons that two random sets of these sizes would share, on average over relations."""
+    table = contents.overlap[contents.overlap["relation"] != contents.overlap["other"]]
+    return float(table.loc[table["site"] == ALL, "expected"].mean())
+
+
+def _statistic(contents: Contents) -> str:
+    """What chose the sets of which overlaps and layers tell; average precision where none are stored."""
+    return str(contents.provenance.get(f"{MASKS}/{contents.mask}", {}).get("statistic", ""))
 
 
 def _named(spec: Any) -> set[str]:
@@ -181,6 +198,7 @@ def _criteria(contents: Contents) -> list[dict[str, str]]:
     rows = [
         {
             "criterion": str(row.criterion),
+            "prompts": f"{row.prompts:,}",
             "meaning": meaning(str(row.criterion)),
             "k": str(row.k),
             **{
@@ -193,6 +211,16 @@ def _criteria(contents: Contents) -> list[dict[str, str]]:
         for row in contents.board.itertuples()
     ]
     return rows if len({row["criterion"] for row in rows}) > 1 else []
+
+
+def _about(contents: Contents, choice: str) -> str:
+    """What the matrices of an ablation are of: model, k, criterion, prompts, random sets."""
+    table = contents.accuracy[contents.accuracy["choice"] == choice]
+    fewest, most = int(table["prompts"].min()), int(table["prompts"].max())
+    each = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    sets = contents.choices[choice].sets
+    random = f"{sets:,} random set{'s' * (sets != 1)}" if sets else "no random sets"
+    return f"{matrices.about(contents, choice)} ({each} of every relation), {random}"
 
 
 def _claims(contents: Contents, choice: str) -> list[str]:

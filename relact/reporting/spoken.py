@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import pandas as pd
 from relact import schema
 from relact.analysis.effects import kinds_of
 from relact.schema import KIND_INTACT, KIND_RANDOM
-from relact.store.reading import Store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,8 +19,11 @@ EXAMPLES = 3  # of every relation
 LONGEST = 90  # characters of a prompt's last line
 
 
-def said_of(store: Store, dataset: xr.Dataset) -> list[dict[str, Any]]:
+def said_of(prompts: Callable[[str], pd.DataFrame], dataset: xr.Dataset) -> list[dict[str, Any]]:
     """A few test prompts of every relation of one matrix, those first that its own neurons break alone.
+
+    Args:
+        prompts: the store's own of a split, as `Store.prompts` gives them.
 
     Returns:
         Rows of relation, text (the prompt's last line), answer, intact, own, random (what was said) and right
@@ -35,7 +37,7 @@ def said_of(store: Store, dataset: xr.Dataset) -> list[dict[str, Any]]:
     intact = kinds.index(KIND_INTACT)
     random = kinds.index(KIND_RANDOM) if KIND_RANDOM in kinds else None
     correct = dataset[schema.CORRECT].values
-    lines, answers = _asked(store, dataset)
+    lines, answers = _asked(prompts, dataset)
     rows = []
     for relation in dict.fromkeys(relation_of.tolist()):
         if relation not in names:
@@ -60,14 +62,14 @@ def _telling(places: np.ndarray, correct: np.ndarray, conditions: Sequence[int |
     return [int(place) for place in places[np.argsort(-worth, kind="stable")[:EXAMPLES]]]
 
 
-def _asked(store: Store, dataset: xr.Dataset) -> tuple[list[str], list[str]]:
+def _asked(prompts: Callable[[str], pd.DataFrame], dataset: xr.Dataset) -> tuple[list[str], list[str]]:
     """The last line of every prompt of a matrix, and its answer."""
     if "text" in dataset:  # prompts that are not the store's own
         texts, answers = ([str(value) for value in dataset[name].values] for name in ("text", "object"))
     else:
         part = set(dataset[schema.PART].values.tolist()) if schema.PART in dataset else set()
         split = schema.IDENTIFY if part == {schema.IDENTIFY} else schema.TEST
-        table: pd.DataFrame = store.prompts(split).loc[dataset["prompt"].values]
+        table: pd.DataFrame = prompts(split).loc[dataset["prompt"].values]
         texts, answers = table["text"].tolist(), table["object"].tolist()
     lines = [text.strip().splitlines()[-1][-LONGEST:] if text.strip() else "" for text in texts]
     return lines, answers

@@ -157,13 +157,7 @@ class Manifest:
             raise StoreError(
                 f"not a relact store: its {DOCUMENT} has no {ATTRIBUTE!r} attributes", where=where
             )
-        if raw["format"] not in FORMATS:
-            older = isinstance(raw["format"], int) and raw["format"] < FORMAT
-            raise StoreError(
-                f"store format {raw['format']!r}, this version reads {' and '.join(map(str, FORMATS))}",
-                where=where,
-                fix="capture it again" if older else "upgrade relact",
-            )
+        _require_known(raw, where)
         try:
             capture = dict(raw["capture"])
             capture["sites"] = tuple(capture["sites"])
@@ -182,7 +176,8 @@ class Manifest:
                 id=raw.get("id", ""),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"damaged root attributes ({error})", where=where) from error
+            problem, fix = f"damaged root attributes ({error})", _writer(raw)
+            raise StoreError(problem, where=where, fix=fix) from error
         if found.format != raw["format"]:
             problem = f"damaged root attributes (format {raw['format']} of layers {found.capture.layers})"
             raise StoreError(problem, where=where)
@@ -198,6 +193,28 @@ class Manifest:
             for name in names
             if not name.startswith(ignored) and ours.get(name) != theirs.get(name)
         ]
+
+
+def _require_known(raw: Mapping[str, Any], where: object) -> None:
+    """Refuse a format that this version does not read, and say which way it lies."""
+    written = raw["format"]
+    if type(written) is int and written in FORMATS:
+        return
+    reads = " and ".join(map(str, FORMATS))
+    problem, fix = f"store format {written!r}, this version reads {reads}", "upgrade relact"
+    if type(written) is not int:
+        problem, fix = f"damaged root attributes (a format of {written!r:.40})", _writer(raw)
+    elif written < FORMAT:
+        problem += ": it is from before formats were fixed, and nothing reads it any more"
+        fix = "capture it again, or read its arrays with plain zarr"
+    raise StoreError(problem, where=where, fix=fix)
+
+
+def _writer(raw: Mapping[str, Any]) -> str:
+    """What to try where a store that cannot be understood was written by another version."""
+    versions = raw.get("versions")
+    wrote = versions.get("relact") if isinstance(versions, Mapping) else None
+    return f"fetch it again; relact {wrote!s:.20} wrote it: upgrade, if that is later" if wrote else ""
 
 
 class _Result:

@@ -11,7 +11,7 @@ import numpy as np
 from relact import schema
 from relact.errors import InputError, NumericError
 from relact.kernels.labels import LEFT_OUT, POSITIVE
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.scoring.roles import labels_of
 from relact.scoring.score import relation_of_prompts
 from relact.store import local
@@ -30,7 +30,9 @@ class Check:
     largest: float
 
 
-def check(store: str | Path | Store, neurons: int, *, seed: int = 0, progress: Progress = silent) -> Check:
+def check(
+    store: str | Path | Store, neurons: int, *, seed: int = 0, progress: Progress = in_notebooks
+) -> Check:
     """Recompute random neurons with ``sklearn.metrics.average_precision_score``, for every relation.
 
     Args:

@@ -19,7 +19,7 @@ import numpy as np
 
 from relact.kernels.labels import LEFT_OUT, POSITIVE, Labels
 from relact.kernels.moments import D_PRIME
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.scoring.selection import Numbering, flatten, unflatten
 from relact.scoring.ties import chunks_of
 from relact.store.reading import Store
@@ -34,7 +34,7 @@ def probed(
     labels: Labels | None,
     prefilter: Mapping[str, np.ndarray],
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> dict[str, np.ndarray]:
     """Site -> float32 [relation, layer, neuron]: scores of the first relations of ``labels``.
 

@@ -21,7 +21,7 @@ import zarr
 from relact import kernels, schema
 from relact.errors import InputError, NumericError, StoreError
 from relact.plan import parse_bytes
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.scoring.arrays import create_arrays, runs_of
 from relact.scoring.criteria import PROBE
 from relact.scoring.former import beside, kept, with_stored
@@ -69,7 +69,7 @@ def score(
     scheduler: str = ScoreOptions.scheduler,
     device: str = ScoreOptions.device,
     own_negatives: bool = ScoreOptions.own_negatives,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> LocalStore:
     """Write ``scores/<site>`` for every captured site: each statistic float32 [relation, layer, neuron].
 
@@ -102,7 +102,7 @@ def score(
 
 
 def score_with(
-    options: ScoreOptions, store: str | Path | Store, *, progress: Progress = silent
+    options: ScoreOptions, store: str | Path | Store, *, progress: Progress = in_notebooks
 ) -> LocalStore:
     """`score` with options that travel together."""
     opened = local.writable(store)
@@ -136,7 +136,7 @@ def scores_of(
     statistic: str = schema.AVERAGE_PRECISION,
     workers: int | None = ScoreOptions.workers,
     memory: str | int = ScoreOptions.memory,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> dict[str, np.ndarray]:
     """Scores of all relations under other negatives, in memory: site -> float32 [relation, layer, neuron].
 

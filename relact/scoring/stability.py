@@ -11,7 +11,7 @@ import numpy as np
 
 from relact import kernels, schema
 from relact.errors import InputError
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.schema import HALF, MARGIN
 from relact.scoring import masks
 from relact.scoring.experts import neurons_of
@@ -70,7 +70,7 @@ def halves_of(
     seed: int = 0,
     negatives: int | None = None,
     workers: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> Iterator[Halves]:
     """Split the identification prompts of each relation in two ``splits`` times, and choose from each half.
 

@@ -151,8 +151,11 @@ def _use(card: Mapping[str, Any]) -> list[str]:
         "`THIS_STORE` is where it lies: a path, or an http(s), s3 or hf address. Without relact:",
         "",
         "```python",
-        'xarray.open_datatree("THIS_STORE", engine="zarr")',
+        'xarray.open_datatree("THIS_STORE", engine="zarr")  # a folder',
+        'xarray.open_datatree(zarr.storage.ZipStore("THIS_STORE", read_only=True), engine="zarr")  # a .zip',
         "```",
+        "",
+        "The first also takes an address, where `fsspec` and `aiohttp` (https) or `s3fs` (s3) are installed.",
         "",
     ]
 

@@ -27,7 +27,7 @@ from relact.packed import shortlist
 from relact.packed.contents import About, render
 from relact.packed.metadata import NAMED, NUMBERED
 from relact.packed.urls import is_archive
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.schema import DOCUMENT
 from relact.scoring.criteria import USUAL
 from relact.sharing import card as cards
@@ -63,7 +63,7 @@ def pack(
     stages: Sequence[str] = STAGES,
     activations: bool = False,
     licence: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> Packed:
     """Write ``out``: an archive when its name ends in ``.zip``, a folder otherwise; whole or not at all.
 
@@ -105,7 +105,7 @@ def add_metadata(put: Callable[[str, bytes], None], store: LocalStore, licence: 
     """
     source, writer = Source(store, [], True, away=True), _Writer(put)
     writer.size = sum(lay.bytes for lay in store.streams.values())
-    _fill(writer, source, _card(source, [schema.ACTIVATIONS], licence), silent)
+    _fill(writer, source, _card(source, [schema.ACTIVATIONS], licence), in_notebooks)
 
 
 def put_file(folder: Path, name: str, raw: bytes) -> None:

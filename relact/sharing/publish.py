@@ -18,7 +18,7 @@ from relact.packed.metadata import ARRAY_BYTES
 from relact.packed.refusal import AGAIN
 from relact.packed.store import is_packed, open_store
 from relact.packed.urls import BUCKETS, HUB, Place, RangesError
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.schema import DOCUMENT
 from relact.sharing.pack import CARD, STAGES, pack, sha256_of
 from relact.sharing.unpack import unpack
@@ -38,7 +38,7 @@ def push(
     licence: str | None = None,
     replace: bool = False,
     timeout: float = urls.TIMEOUT,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> str:
     """Pack a store (unless it is packed) and publish it; returns ``url``.
 
@@ -92,7 +92,7 @@ def pull(
     *,
     sha256: str | None = None,
     timeout: float = urls.TIMEOUT,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> Path:
     """Fetch a published store and check all of it; an ``out`` that ends in ``.zip`` is the archive itself.
 

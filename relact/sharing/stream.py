@@ -30,7 +30,7 @@ from relact.packed.metadata import DOCUMENT_BYTES, parse_document
 from relact.packed.package import open_package
 from relact.packed.store import open_store
 from relact.packed.urls import BUCKETS, MissingError, Place
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.schema import DOCUMENT
 from relact.sharing import recode
 from relact.sharing.pack import add_metadata
@@ -71,7 +71,7 @@ def stream(
     device: str = "auto",
     licence: str | None = None,
     timeout: float = urls.TIMEOUT,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> Store:
     """Capture into an object store, to a package with activations as `push` makes; run it again to resume.
 
@@ -116,7 +116,7 @@ def stream_with(
     device: str = "auto",
     licence: str | None = None,
     timeout: float = urls.TIMEOUT,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> Store:
     """`stream` with options that travel together."""
     url = url.rstrip("/")

@@ -25,7 +25,7 @@ from relact.packed import shortlist
 from relact.packed.metadata import parse_document
 from relact.packed.refusal import AGAIN, DISTRUST
 from relact.packed.store import PackedStore, open_store
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.schema import DOCUMENT
 from relact.sharing import recode
 from relact.sharing.pack import put_file, sha256_of
@@ -41,7 +41,11 @@ UNPACKED = "fetch the package again, or pack it again from its store"
 
 
 def unpack(
-    source: str | Path | Store, out: str | Path, *, sha256: str | None = None, progress: Progress = silent
+    source: str | Path | Store,
+    out: str | Path,
+    *,
+    sha256: str | None = None,
+    progress: Progress = in_notebooks,
 ) -> LocalStore:
     """Write the store that was packed to the folder ``out``; whole or not at all.
 
@@ -77,7 +81,7 @@ def unpack(
     return local.open(target)
 
 
-def check(source: str | Path | Store, *, progress: Progress = silent) -> Verdict:
+def check(source: str | Path | Store, *, progress: Progress = in_notebooks) -> Verdict:
     """Check a packed store where it lies, as `unpack` does; damage is reported, not raised.
 
     Raises:

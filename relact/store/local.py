@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class LocalStore(Store):
-    """A store in a folder of this machine; use `create` or `open`, not the constructor.
+    """A store in a folder of this machine; `create` and `open` of this module give one.
 
     Attributes:
         path: the store's folder.

@@ -13,7 +13,7 @@ from dataclasses import replace
 from html import escape
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import zarr
@@ -35,7 +35,7 @@ READ_ONLY = "unpack it first: `relact unpack STORE FOLDER`"
 
 
 class Store(ABC):
-    """An opened store.
+    """An opened store, as `relact.open_store` gives it and the verbs return it.
 
     Attributes:
         path: where it lies: a folder, or the location of a package as it was given.
@@ -46,6 +46,11 @@ class Store(ABC):
     """
 
     log: CommitLog
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        if cls is Store:
+            raise TypeError("no store is made like this: `relact.open_store(PATH)` opens one")
+        return super().__new__(cls)
 
     def __init__(self, path: Path | str, root: zarr.Group, manifest: schema.Manifest) -> None:
         self.path, self.root, self.manifest = path, root, manifest

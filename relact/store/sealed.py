@@ -135,10 +135,10 @@ class Sealed:
         seal = self._seal(group)
         listed = folder == group or folder.startswith(f"{group}/" if group else SKELETON)
         if seal is None or seal.files is None or not listed or folder in PARENTS:
-            return self._on_disk(folder)
+            return self._groups_in(folder) if folder in PARENTS else self._on_disk(folder)
         found = set(seal.names.get(_below(folder, group), ()))
         if folder == group:
-            found |= {DOCUMENT, *([] if group else self._on_disk(""))}
+            found |= {DOCUMENT, *([] if group else self._groups_in(""))}
         return sorted(found)
 
     def children(self, group: str) -> list[str]:
@@ -287,6 +287,14 @@ class Sealed:
             return sorted(os.listdir(self.path / folder))
         except OSError:
             return []
+
+    def _groups_in(self, folder: str) -> list[str]:
+        """What is no editor's or notebook's in the root or a parent of stages, whose groups no seal lists."""
+        found = [name for name in self._on_disk(folder) if not name.startswith(".")]
+        if folder:  # a stage that has lost its document is damaged
+            return [name for name in found if name == DOCUMENT or (self.path / folder / name).is_dir()]
+        ours = {*SKELETON, *MAKERS, DOCUMENT}
+        return [name for name in found if name in ours or (self.path / name / DOCUMENT).is_file()]
 
     def _problem(self, key: str, what: str) -> StoreError:
         commands = ", then ".join(f"`{command}`" for command in repairs_of(self.path, stage_of(key)))

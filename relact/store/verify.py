@@ -16,7 +16,7 @@ from pathlib import Path
 
 from relact import durable, schema
 from relact.errors import RelactError, StoreError
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.schema import DOCUMENT
 from relact.store import blocks, listing, local
 from relact.store.layout import group_of, site_of
@@ -99,7 +99,7 @@ class Verdict:
         return list(dict.fromkeys(problem.repair for problem in self.problems))
 
 
-def verify(path: str | Path, *, workers: int = READERS, progress: Progress = silent) -> Verdict:
+def verify(path: str | Path, *, workers: int = READERS, progress: Progress = in_notebooks) -> Verdict:
     """Check every committed byte of the store at ``path``; damage is reported, not raised.
 
     Args:
@@ -166,7 +166,7 @@ def _stages(root: Path, verdict: Verdict) -> Iterator[Expected]:
             for name, checksum in listed.items():
                 yield Expected(checksum, Problem("", f"{group}/{name}", group, command))
         elif raw == EMPTY_GROUP:
-            folders += sorted(child for child in folder.iterdir() if child.is_dir())
+            folders += sorted(child for child in folder.iterdir() if child.is_dir() and child.name[0] != ".")
         elif not raw and not any(folder.iterdir()):
             continue  # made for a stage whose writer was killed before it had one
         elif group.split("/")[0] in MAKERS or was_sealed(raw):
@@ -210,7 +210,7 @@ def _shards_of(store: LocalStore, block: int, capture: str, verdict: Verdict) ->
 
 
 def _compare(
-    root: Path, expected: list[Expected], verdict: Verdict, workers: int, progress: Progress = silent
+    root: Path, expected: list[Expected], verdict: Verdict, workers: int, progress: Progress = in_notebooks
 ) -> None:
     """Read the files and add what differs to ``verdict``, in their order."""
     total = sum(_size(root / entry.problem.file) for entry in expected)

@@ -18,7 +18,7 @@ from relact.caches import cache_folder
 from relact.errors import InputError
 from relact.models.loading import LoadedModel, encode, load
 from relact.plan import Plan
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.relations.verdict import RULE_VERSION
 from relact.schema import ANSWERS, IDENTIFY, digest
 
@@ -34,7 +34,7 @@ def known(
     per_relation: int | None = None,
     device: str = "auto",
     strict: bool = False,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
     """The prompt table with only those identification prompts that the model answers correctly; test prompts
     stay. What was answered is kept in the cache: a run that was interrupted goes on where it stopped.

@@ -14,7 +14,7 @@ from relact.ablating.options import AblateOptions
 from relact.analysis.leaderboard import Place, called, chosen, leaderboard_of, require_alike
 from relact.errors import InputError
 from relact.models.loading import LoadedModel
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.scoring.criteria import PROBE
 from relact.scoring.score import score
 from relact.store import local
@@ -35,7 +35,7 @@ def leaderboard(
     seeds: int = SEEDS,
     model: str | LoadedModel | None = None,
     device: str = "auto",
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
     """Compare criteria for choosing neurons: criteria x k, chosen on ``dev`` prompts, shown on ``test``.
 

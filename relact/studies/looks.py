@@ -21,7 +21,7 @@ from relact.models import cost
 from relact.models.loading import LoadedModel, encode
 from relact.models.targets import NONE, first_tokens
 from relact.models.writing import TOGETHER, WRITING, word, written
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.schema import ACTIVATION, BY, IDENTIFY, LOOKS, PROMOTED, SUPPRESSED
 from relact.scoring import masks
 from relact.scoring.selection import Numbering
@@ -44,7 +44,7 @@ def look_at_mask(
     neurons: int = NEURONS,
     model: str | LoadedModel | StoreModel | None = None,
     device: str = "auto",
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
     """Read off what the best neurons of a mask write, and where in the prompts that drive them most they act:
     ``looks/<mask>``, unless it is there.

@@ -14,7 +14,7 @@ from relact.ablating.options import PatchOptions
 from relact.ablating.patch import PATCHED, read_patched
 from relact.analysis.intervals import of_means, over_relations
 from relact.models.loading import LoadedModel
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.store.reading import Store
 
 RESAMPLES = 10_000
@@ -35,7 +35,7 @@ def patch(
     batch_tokens: int = PatchOptions.batch_tokens,
     model: str | LoadedModel | None = None,
     device: str = "auto",
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
     """Set a relation's own neurons, in other relations' test prompts, to their means over its identification
     prompts: how much likelier do its answers become, and how much by as many random neurons set likewise?

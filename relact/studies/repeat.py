@@ -13,7 +13,7 @@ from relact.capturing.options import CaptureOptions
 from relact.errors import IdentityError, InputError
 from relact.models.loading import load
 from relact.packed.store import open_store
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.scoring.options import ScoreOptions
 from relact.store.reading import Store
 from relact.studies.presets import Recipe
@@ -27,7 +27,7 @@ def repeat(
     model: str | None = None,
     device: str = "auto",
     ablation: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> Study:
     """Run what made ``like`` again, into a new store: the same prompts, model, settings, k and seeds.
 

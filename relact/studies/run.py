@@ -29,7 +29,7 @@ from relact.capturing.options import CaptureOptions
 from relact.errors import InputError, ModelError
 from relact.models.loading import LoadedModel, load
 from relact.plan import Plan
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.relations.options import PromptOptions, ReadingOptions
 from relact.relations.prompts import build, published, warn_of_dropped
 from relact.relations.sources import load_all
@@ -151,7 +151,7 @@ def run(
     capture: CaptureOptions | None = None,
     scores: ScoreOptions | None = None,
     ablate: AblateOptions | None = None,
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> Study:
     """Prompts, capture, score, select, ablate, look: from facts to an ablation matrix.
 
@@ -192,7 +192,12 @@ def recipe_of(
 
 
 def follow(
-    recipe: Recipe, model: LoadedModel, table: pd.DataFrame, store: str | Path, *, progress: Progress = silent
+    recipe: Recipe,
+    model: LoadedModel,
+    table: pd.DataFrame,
+    store: str | Path,
+    *,
+    progress: Progress = in_notebooks,
 ) -> Study:
     """The steps after the prompts."""
     opened = capture_with(
@@ -217,7 +222,7 @@ def follow(
 
 
 def kept(
-    recipe: Recipe, model: LoadedModel, table: pd.DataFrame, progress: Progress = silent
+    recipe: Recipe, model: LoadedModel, table: pd.DataFrame, progress: Progress = in_notebooks
 ) -> pd.DataFrame:
     """The prompts of a study: all, or those whose answers the model knows; relations may be dropped."""
     if not recipe.known:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from relact.analysis.effects import cells, effects, kinds_of, of_relations
 from relact.models.loading import LoadedModel
-from relact.progress import Progress, silent
+from relact.progress import Progress, in_notebooks
 from relact.schema import AVERAGE_PRECISION, KIND_INTACT
 from relact.scoring.stability import Halves, halves_of, write_half
 from relact.store import local
@@ -35,7 +35,7 @@ def stability(
     seeds: Sequence[int] = tuple(range(3)),
     model: str | LoadedModel | None = None,
     device: str = "auto",
-    progress: Progress = silent,
+    progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
     """Split every relation's identification prompts in random halves and choose its top k from each: are they
     the same units, and do they do the same?

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -47,11 +48,17 @@ def straightforward(loaded, text, off, n_tokens):
             handles.append(getattr(block.mlp, MODULES[site]).register_forward_hook(hook))
     ids = loaded.tokenizer(text, return_tensors="pt")
     with torch.inference_mode():
-        out = loaded.model.generate(**ids, max_new_tokens=n_tokens, do_sample=False)
-        logits = loaded.model(**ids).logits[0, -1]
+        out = loaded.model.generate(
+            **ids,
+            max_new_tokens=n_tokens,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
     for handle in handles:
         handle.remove()
-    return loaded.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True), logits
+    said = out.sequences[0, ids["input_ids"].shape[1] :]
+    return loaded.tokenizer.decode(said, skip_special_tokens=True), out.logits[0][0]
 
 
 def sets_of(study):
@@ -67,17 +74,18 @@ def sets_of(study):
 
 
 @pytest.mark.parametrize(
-    "names",
-    [("study", "model"), pytest.param(("embedded_study", "smollm2"), marks=pytest.mark.slow)],
+    ("names", "every"),
+    [(("study", "model"), 2), pytest.param(("embedded_study", "smollm2"), 6, marks=pytest.mark.slow)],
     ids=["random", "embedded"],
 )
-def test_verdicts_texts_and_numbers_equal_plain_generate(request, names):
+def test_verdicts_texts_and_numbers_equal_plain_generate(request, names, every):
     study, model = map(request.getfixturevalue, names)
     tests = study.prompts(schema.TEST)
+    assert set(tests[::every].relation) == set(study.relations())
     result = study.dataset("ablations/top-200").load()
     assert len(set(result["correct"].values.flat)) == 2
     for (condition, relation), neurons in sets_of(study).items():
-        for row, test in tests[::2].iterrows():
+        for row, test in tests[::every].iterrows():
             if relation not in (None, test.relation):
                 continue
             most = verdict.most_tokens(test.answers)
@@ -345,6 +353,52 @@ def test_replacements_are_what_they_are_called(study):
     assert conditions.replacements(study, "zero", ["mlp.up"], relation) == {}
     with pytest.raises(InputError, match=r"unknown mode 'ap'.*on_p50"):
         conditions.replacements(study, "ap", ["mlp.up"], relation)
+
+
+@pytest.fixture(scope="module")
+def carriers(study, model, tmp_path_factory):
+    """Carriers of the answer, chosen by attribution, in a store that also has their activations."""
+    table = pd.concat([study.prompts(split).assign(split=split) for split in ("identify", "test")])
+    table["answers"] = [[text] for text in table["object"]]
+    table, path = table.drop(columns="n_tokens").reset_index(drop=True), tmp_path_factory.mktemp("carriers")
+    options = {"sites": "mlp.hidden", "dtype": "float32", "attribution": True}
+    store = score(capture(model, table, path / "s.zarr", **options))
+    masks.select(store, k=40, by="attribution", name="carriers")
+    return store
+
+
+@pytest.mark.parametrize("mode", ["on_p90", "off_mean"], ids=["towards", "away"])
+def test_steering_is_measured_by_the_answers_log_probability(carriers, model, mode):
+    """Each relation's set at its own statistic, by plain hooks on what the last projection reads."""
+    result = ablate.ablate(carriers, mask="carriers", mode=mode, seeds=[], model=model).load()
+    relations, chosen = masks.read(carriers, "carriers")
+    statistic = carriers.dataset("scores/mlp.hidden")[mode].load()
+    for (at, name), (row, test) in product(enumerate(relations), carriers.prompts("test").iterrows()):
+        handles = []
+        for layer, block in enumerate(model.model.model.layers):
+            columns = torch.from_numpy(chosen["mlp.hidden"][at, layer])
+            values = torch.from_numpy(statistic.sel(relation=name).values[layer])
+
+            def hook(module, inputs, columns=columns, values=values):
+                return (torch.where(columns, values, inputs[0]),)
+
+            handles.append(block.mlp.down_proj.register_forward_pre_hook(hook))
+        with torch.inference_mode():
+            logits = model.model(**model.tokenizer(test.text, return_tensors="pt")).logits[0, -1]
+        for handle in handles:
+            handle.remove()
+        target = first_token(model, test.text, test.object)
+        found = float(result["log_probability"].sel(condition=name, prompt=row))
+        assert found == pytest.approx(float(logits.log_softmax(0)[target]), abs=1e-4)
+    intact = result["log_probability"].sel(condition="intact")
+    assert (
+        float(abs(result["log_probability"].sel(condition=relations) - intact).min("condition").max()) > 0.01
+    )
+
+
+def test_steering_without_activations_says_what_to_capture(everything):
+    with pytest.raises(InputError, match=r"on_p90 of mlp.hidden is not stored.*--sites mlp.hidden"):
+        conditions.replacements(everything, "on_p90", ["mlp.hidden"], "size")
 
 
 def test_a_mean_needs_no_stored_activations(copied, model, tmp_path):

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import tiny
+from helpers import deep, tiny
 
 from relact.ablating import decode, packs
 from relact.ablating.conditions import Condition
 from relact.models import loading
 from relact.models.hooks import visit
+from relact.models.selfcheck import Shortcuts
 
 SITE = "mlp.up"
 # families whose attention takes packs of prompts, and those that get a row per prompt
@@ -29,11 +30,20 @@ PACKED = (
     "cohere2",
 )
 APART = ("bloom", "mpt", "falcon/multi-head")
+USUAL = ("llama", "gpt2", "gemma2", "bloom")
 
 
-def loaded_tiny(name):
+def loaded_tiny(name, shortcuts=Shortcuts()):  # noqa: B008, a frozen record
     return loading.LoadedModel(
-        tiny.model(name), tiny.tokenizer(), name, None, "", "", "float32", name.partition("/")[0]
+        tiny.model(name),
+        tiny.tokenizer(),
+        name,
+        None,
+        "",
+        "",
+        "float32",
+        name.partition("/")[0],
+        shortcuts=shortcuts,
     )
 
 
@@ -120,7 +130,7 @@ def keep(site, layer, values):
     return None
 
 
-@pytest.mark.parametrize("name", [*PACKED, *APART])
+@pytest.mark.parametrize("name", deep.rest([*PACKED, *APART], USUAL))
 @pytest.mark.parametrize("last", [False, True])
 def test_every_row_has_its_own_overrides_whatever_its_batch_mates(name, last):
     loaded = loaded_tiny(name)
@@ -158,12 +168,28 @@ def test_batches_of_any_size_say_the_same(name, batch_tokens):
     ("name", "packs"), [*((name, True) for name in PACKED), *((name, False) for name in APART)]
 )
 def test_a_trial_finds_out_whether_prompts_can_be_packed(name, packs, monkeypatch):
+    """Whatever comes first: where nothing is shared, the first token of packs with ALiBi is right."""
     loaded = loaded_tiny(name)
-    used = []
-    real = decode.Pack.more
-    monkeypatch.setattr(decode.Pack, "more", lambda *given: used.append(1) or real(*given))
-    all_texts(loaded, token_rows(), some_conditions(loaded))
-    assert bool(used) == packs
+    said = []
+    real = decode._can_pack
+    monkeypatch.setattr(decode, "_can_pack", lambda *given: said.append(real(*given)) or said[-1])
+    for tokens in (token_rows(), [[7, 8, 9, 10], [5, 6]]):
+        all_texts(loaded, tokens, some_conditions(loaded))
+    assert said == [packs, packs]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_what_is_read_anew_for_every_token_says_the_same(last, monkeypatch):
+    tokens = token_rows()[:9]
+    loaded = loaded_tiny("llama")
+    conditions = some_conditions(loaded)
+    texts, numbers = all_replies(loaded, asked(tokens), conditions, last=last)
+    monkeypatch.setattr(decode.Apart, "more", None)
+    monkeypatch.setattr(decode, "Pack", None)
+    anew = loaded_tiny("llama", Shortcuts(stepping=None))
+    found, found_numbers = all_replies(anew, asked(tokens), conditions, last=last)
+    assert np.array_equal(found, texts)
+    np.testing.assert_allclose(found_numbers, numbers, atol=1e-4)
 
 
 @pytest.mark.parametrize("n_tokens", [2, 12])

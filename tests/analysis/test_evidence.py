@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import xarray as xr
+from helpers import deep
 from helpers.ablated import ablated, study
 
 from relact.analysis.effects import effects
@@ -260,20 +261,20 @@ DAMAGE = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("studies", deep.more(50, 400))
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_nothing_separates_where_nothing_is_there(damage):
-    """400 studies a kind of damage, in which a relation's own set is one more random set and all do harm.
+def test_nothing_separates_where_nothing_is_there(damage, studies):
+    """Studies with a kind of damage, in which a relation's own set is one more random set and all do harm.
 
     A set hits the prompts of a relation together. Wherever any relation separates, the study errs.
     """
     generator = np.random.default_rng(len(damage))
     harm = DAMAGE[damage](generator)
     errs = np.zeros(2, int)
-    for _ in range(400):
+    for _ in range(studies):
         found = evidence(study(generator, [20] * 5, n_random=20, damage=harm, noise=0.4), resamples=2)
         errs += [bool(found["separates"].any()), bool(found["separates_log"].any())]
-    assert (errs <= scipy.stats.binom.ppf(0.999, 400, 0.05)).all()
+    assert (errs <= scipy.stats.binom.ppf(0.999, studies, 0.05)).all()
 
 
 @pytest.mark.slow

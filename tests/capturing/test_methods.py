@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import sample, tiny, victims
+from helpers import deep, sample, tiny, victims
 
 from relact import plan, schema
 from relact.capturing.attributing import attribute_batch
@@ -356,7 +356,7 @@ def test_choices_that_do_not_go_together(options, problem):
         CaptureOptions(**{"attribution": True, **options})
 
 
-@pytest.mark.slow
+@deep.only
 @pytest.mark.parametrize("options", [{"attribution_steps": 1}, {"attribution_method": "direct"}])
 def test_a_capture_stays_below_the_planned_peak(options, tmp_path):
     context = victims.context()

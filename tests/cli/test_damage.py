@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from helpers import damage
+from helpers import damage, deep
 
 import relact
 from relact.errors import StoreError
@@ -19,32 +19,34 @@ def place(everything, tmp_path_factory):
     return damage.Range(everything.path, tmp_path_factory.mktemp("damage"))
 
 
-@pytest.mark.parametrize("number", range(CASES))
+@pytest.mark.parametrize("number", deep.rest(range(CASES), range(8)))
 def test_a_damaged_store_misleads_nobody(place, number):
     assert place.fault(place.draw(1, number)) is None
 
 
-@pytest.mark.parametrize(
-    ("command", "file"),
-    [
-        ("pack", "prompts/test/answers/c/0/0"),
-        ("top", "scores/mlp.gate/average_precision/c/0/0/0"),
-        ("select", "scores/mlp.gate/average_precision/c/0/0/0"),
-        ("top", "scores/mlp.gate/average_precision/zarr.json"),
-        ("compare", "masks/top-6/mlp.gate/mask/c/0/0/0"),
-        ("export parquet", "ablations/sweep/log_probability/c/0/0/0"),
-        ("export json", "masks/both/zarr.json"),
-        ("pack", "ablations/zero/zarr.json"),
-        ("neuron", "activations/mlp.gate/activation/c.0.1.0"),
-        ("score", "activations/mlp.gate/activation/c.1.1.0"),
-        ("report", "ablations/zero/log_probability/c/0/0"),
-        (damage.OPEN, "masks/zarr.json"),
-        ("info", "zarr.json"),
-    ],
-)
-@pytest.mark.parametrize("how", damage.DAMAGES)
-def test_what_is_used_is_checked(place, command, file, how):
+USED = [
+    ("pack", "prompts/test/answers/c/0/0"),
+    ("top", "scores/mlp.gate/average_precision/c/0/0/0"),
+    ("select", "scores/mlp.gate/average_precision/c/0/0/0"),
+    ("top", "scores/mlp.gate/average_precision/zarr.json"),
+    ("compare", "masks/top-6/mlp.gate/mask/c/0/0/0"),
+    ("export parquet", "ablations/sweep/log_probability/c/0/0/0"),
+    ("export json", "masks/both/zarr.json"),
+    ("pack", "ablations/zero/zarr.json"),
+    ("neuron", "activations/mlp.gate/activation/c.0.1.0"),
+    ("score", "activations/mlp.gate/activation/c.1.1.0"),
+    ("report", "ablations/zero/log_probability/c/0/0"),
+    (damage.OPEN, "masks/zarr.json"),
+    ("info", "zarr.json"),
+]
+EVERY = [(command, file, how) for command, file in USED for how in damage.DAMAGES]
+ONCE = [(*used, damage.DAMAGES[at % len(damage.DAMAGES)]) for at, used in enumerate(USED)]
+
+
+@pytest.mark.parametrize("case", deep.rest(EVERY, ONCE), ids="-".join)
+def test_what_is_used_is_checked(place, case):
     """The line names the file and how it is made anew; the file is one that the command reads."""
+    command, file, how = case
     at = (
         0.02 if file == "zarr.json" else 0.5
     )  # the end of the root's is for plain zarr alone: `relact verify`

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from helpers import shrunk, tiny
+from helpers import deep, shrunk, tiny
 
 from relact import sites
 
@@ -14,7 +14,7 @@ ROWS = [
     next((name for name in row.names if name in shrunk.TYPES or name in shrunk.WRAPPERS), None)
     for row in sites.FAMILIES
 ]
-KINDS = [kind for kind in ROWS if kind]
+kinds = pytest.mark.parametrize("saved", deep.rest(filter(None, ROWS), deep.TYPES), indirect=True, ids=str)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def saved(tmp_path, request):
     return folder
 
 
-@pytest.mark.parametrize("saved", KINDS, indirect=True, ids=str)
+@kinds
 def test_defaults_work(saved, relact, prompt_file, tmp_path):
     code, out, err = relact("info", saved, "--json")
     assert code == 0, err
@@ -41,7 +41,7 @@ def test_defaults_work(saved, relact, prompt_file, tmp_path):
     assert code == 0 and {row["site"] for row in json.loads(out)} <= known
 
 
-@pytest.mark.parametrize("saved", KINDS, indirect=True, ids=str)
+@kinds
 def test_a_site_that_a_family_lacks_is_refused_in_a_line(saved, relact, prompt_file, tmp_path):
     known = set(json.loads(relact("info", saved, "--json")[1])["sites"])
     lacking = next(site for site in sites.SITES if site not in known)

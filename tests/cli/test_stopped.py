@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import sample
+from helpers import deep, sample
 
 from relact.store.verify import verify
 
@@ -19,6 +19,7 @@ USUAL = (
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
 )
+COMMITTED = None  # instead of a delay: once the first block is
 CODE = f"{USUAL}from relact.cli.entry import main; main()"
 
 
@@ -47,19 +48,25 @@ def told(child, number):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "delays",
+    [(0.0, 1.0, COMMITTED), pytest.param((0.05, 0.2, 0.5, 2.0, 4.0), marks=deep.only)],
+    ids=["some", "more"],
+)
 def test_a_capture_that_is_told_to_stop_resumes_to_the_same_bytes(
-    tmp_path, tiny_folder, prompt_file, relact, number
+    tmp_path, tiny_folder, prompt_file, relact, number, delays
 ):
+    """Told so many seconds after the command has begun."""
     path, whole = tmp_path / "s.zarr", tmp_path / "whole.zarr"
     arguments = ("--sites", "all", "--block", 1, "--batch-tokens", 64)
     assert relact("capture", tiny_folder, prompt_file, whole, *arguments)[0] == 0
     stopped = 0
-    for delay in (0.0, 0.05, 0.2, 0.5, 1.0, 2.0, 4.0, None):  # seconds; None: once a block is committed
+    for delay in delays:
         child = start("capture", tiny_folder, prompt_file, path, *arguments)
         while child.poll() is None and not attends(child):
             time.sleep(0.001)
-        time.sleep(delay or 0)
-        while delay is None and child.poll() is None and not list(path.rglob("commits/record/c.*")):
+        time.sleep(0 if delay is COMMITTED else delay)
+        while delay is COMMITTED and child.poll() is None and not list(path.rglob("commits/record/c.*")):
             time.sleep(0.001)
         code, lines = told(child, number)
         if code:
@@ -68,7 +75,7 @@ def test_a_capture_that_is_told_to_stop_resumes_to_the_same_bytes(
             assert len(lines) == 1 and lines[0].endswith("; run the same command again to resume")
         if path.exists():
             assert verify(path).ok
-    assert stopped >= 5
+    assert stopped >= len(delays) - 2
     assert relact("capture", tiny_folder, prompt_file, path, *arguments)[0] == 0
     assert sample.without_time(sample.files(path)) == sample.without_time(sample.files(whole))
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []

@@ -19,6 +19,21 @@ def captured(relact, tiny_folder, prompt_file, tmp_path):
     return tmp_path / "s.zarr", command
 
 
+def test_what_a_package_cannot_show_of_a_neuron_is_said(relact, tiny_study, tmp_path):
+    assert relact("pack", tiny_study.path, tmp_path / "p.zarr.zip")[0] == 0
+    for place, lacks in ((tiny_study.path, False), (tmp_path / "p.zarr.zip", True)):
+        code, out, err = relact("neuron", place, "mlp.gate", 1, 3, "--json")
+        assert code == 0 and ("prompts" in json.loads(out)) != lacks
+        assert ("no activations of mlp.gate in this store" in err) == lacks
+
+
+def test_an_upgrade_of_a_store_of_today_says_that_nothing_was_missing(relact, captured):
+    store, _ = captured
+    code, out, _ = relact("upgrade", store)
+    assert code == 0 and "nothing: it is as this version writes it" in out
+    assert json.loads(relact("upgrade", store, "--json")[1])["put in"] == []
+
+
 def damage(file):
     raw = bytearray(file.read_bytes())
     raw[len(raw) // 3] ^= 4

@@ -22,9 +22,14 @@ def keep_in_memory() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # what `tmp_path` goes by
 
 
+def place() -> str | None:
+    """Where `tmp_path` has its folders; None where that is the system's own place."""
+    return os.environ.get("PYTEST_DEBUG_TEMPROOT")
+
+
 def new_folder() -> Path:
     """A folder beside those of `tmp_path`, for who has no fixtures."""
-    return Path(mkdtemp(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
+    return Path(mkdtemp(dir=place()))
 
 
 def do_not_wait() -> None:

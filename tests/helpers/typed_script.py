@@ -77,7 +77,7 @@ def questions(path: str) -> None:
 def others(path: str) -> None:
     """Share one."""
     store: relact.Store = relact.open_store(path)
-    print(store.manifest.model.id, relact.verify(path).ok)
+    print(store.manifest.model.id, relact.verify(path).ok, relact.upgrade(path).done)
     print(relact.pack(path, "study.zarr.zip").sha256, relact.unpack("study.zarr.zip", "copy.zarr").path)
     relact.push(path, "s3://bucket/study.zarr")
     relact.pull("s3://bucket/study.zarr", "copy.zarr")

@@ -28,6 +28,7 @@ from relact.ablating import forecast as ablating
 from relact.ablating.options import AblateOptions
 from relact.capturing import capture, forecast, prepare
 from relact.capturing.options import CaptureOptions
+from relact.cli import app
 from relact.errors import StoreError
 from relact.models import cost, loading
 from relact.scoring import masks, score
@@ -172,6 +173,14 @@ def one_rank(path: Path, rank: int, size: int, block: int = 4) -> None:
         MASTER_PORT="29500",
     )
     capture.capture(loaded(), prompts(), path, block=block)
+
+
+def command(arguments: list[str], environment: dict[str, str]) -> None:
+    """A command as a shell starts it."""
+    torch.set_num_threads(1)
+    os.environ.update(environment)
+    sys.argv = ["relact", *arguments]
+    app.main()
 
 
 def limited(path: Path, file_size: int, told: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import deep
 from helpers.columns import CLOSE, bfloat16, cases, labels_of_every_kind, twin
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,9 +32,9 @@ def ordinal(values: np.ndarray) -> np.ndarray:
     return np.unique(values + 0.0, return_inverse=True)[1].reshape(values.shape).astype(np.float64)
 
 
-@pytest.mark.slow
-def test_ten_thousand_cases_equal_scikit_learn() -> None:
-    for values, roles, labels, results in cases(10_000):
+@pytest.mark.parametrize("count", deep.more(1_000, 10_000))
+def test_average_precision_and_auroc_equal_scikit_learn(count: int) -> None:
+    for values, roles, labels, results in cases(count):
         for r in range(len(labels.relations)):
             counted = roles[:, r] >= 0
             truth, scored = roles[counted, r], values[counted]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import mixtures
+from helpers import deep, mixtures
 from helpers.mixtures import IDS
 from torch import Tensor, nn
 from transformers.integrations import moe
@@ -23,8 +23,9 @@ from relact.models.experts import ACT, BETWEEN, GATE, HIDDEN, UP, WEIGHT, tapped
 from relact.models.hooks import find_layers, visit
 from relact.models.routed import Routed
 
-every = pytest.mark.parametrize("name", mixtures.NAMES)
-some = pytest.mark.parametrize("name", ["olmoe", "gpt_oss", "nemotron_h", "aria_text", "deepseek_v4"])
+SOME = ("olmoe", "gpt_oss", "nemotron_h", "aria_text", "deepseek_v4")
+every = pytest.mark.parametrize("name", deep.rest(mixtures.NAMES, SOME))
+some = pytest.mark.parametrize("name", SOME)
 
 
 @cache
@@ -307,7 +308,7 @@ REFUSED = ("gemma4", "gemma4_text")  # with experts: they stand beside an MLP, w
 KNOWN = [name for name in mixtures.NAMES if name in sites.KNOWN and name not in REFUSED]
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", deep.rest(KNOWN, [name for name in SOME if name in KNOWN]))
 def test_sites_of_experts_are_read_in_their_layers(name: str) -> None:
     """Each once, as wide as the configuration says; `mlp.down` is down_proj of `mlp.hidden`."""
     model = built(name)

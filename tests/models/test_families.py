@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import shrunk
+from helpers import deep, shrunk
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -22,7 +22,7 @@ from relact.sites import INPUT, Tap
 
 IDS = torch.randint(3, 250, (2, 9), generator=torch.Generator().manual_seed(1))
 TYPES = [kind for kind in (*shrunk.TYPES, *shrunk.WRAPPERS) if kind in sites.KNOWN]
-types = pytest.mark.parametrize("kind", TYPES)
+types = pytest.mark.parametrize("kind", deep.rest(TYPES, deep.TYPES))
 
 
 def _places(model: Any) -> dict[str, sites.Place]:

@@ -88,12 +88,18 @@ def test_transformers_settings_are_put_back(folder: Path) -> None:
     ],
 )
 def test_dtype_is_chosen_and_recorded(
-    tmp_path: Path, stored: torch.dtype, asked: str, got: str, noted: bool
+    tmp_path: Path,
+    stored: torch.dtype,
+    asked: str,
+    got: str,
+    noted: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     loaded = loading.load(str(tiny.save(tmp_path / "m", dtype=stored)), dtype=asked, device="cpu")
     assert loaded.dtype == got
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {getattr(torch, got)}
     assert bool(loaded.notes) is noted
+    assert ("float16 weights are loaded as float32" in caplog.text) is noted
 
 
 def test_unknown_dtypes_and_devices_are_input_errors(folder: Path) -> None:
@@ -154,6 +160,24 @@ def test_damaged_and_incomplete_weights_are_refused(tmp_path: Path) -> None:
     _refused(r"lacks 1 of the model's weights, first model\.layers\.1\.mlp\.up_proj\.weight", place)
     file.write_bytes(file.read_bytes()[:-100])
     _refused("cannot be loaded", place)
+
+
+def test_weights_of_another_shape_are_named_with_both(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path / "llama")
+    config = json.loads((folder / "config.json").read_text())
+    rows, hidden = config["vocab_size"], config["hidden_size"]
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": rows + 7}))
+    both = f"{rows} x {hidden} in the checkpoint, {rows + 7} x {hidden} by its config.json"
+    _refused(f"lm_head.weight is {both}", folder)
+
+
+def test_a_tokenizer_without_words_is_told_as_such(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path / "llama")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"] |= {"vocab": {}, "merges": []}
+    emptied = {**tokenizer, "added_tokens": [], "post_processor": None}
+    (folder / "tokenizer.json").write_text(json.dumps(emptied))
+    _refused("its tokenizer fails", folder)
 
 
 def test_unsupported_families_are_refused_from_the_configuration(tmp_path: Path) -> None:

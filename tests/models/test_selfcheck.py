@@ -8,8 +8,6 @@ import pytest
 import torch
 from helpers import shrunk, tiny
 
-from relact.ablating.conditions import INTACT_MODEL, Condition
-from relact.ablating.decode import Questions, decode
 from relact.errors import InputError, ModelError
 from relact.models import loading, selfcheck
 from relact.models.batches import Ways, schedule
@@ -127,21 +125,13 @@ def test_the_switch_is_read_and_batches_across_it_equal_prompts_alone(tmp_path):
             torch.testing.assert_close(together[number, stream, layer], value, rtol=1e-4, atol=1e-5)
 
 
-def test_answers_are_not_read_on_where_a_step_changes_values():
-    loaded = loading.LoadedModel(
-        tiny.model(),
-        tiny.tokenizer(),
-        "m",
-        None,
-        "",
-        "",
-        "float32",
-        "llama",
-        shortcuts=Shortcuts(stepping=0.4, tolerance=1e-3),
-    )
-    asked = Questions([[1, 5, 6]], *([torch.tensor([-1]).numpy()] * 2), lambda *_: True)
-    with pytest.raises(ModelError, match=r"a step after a cache changes values by 0\.4"):
-        decode(loaded, asked, [INTACT_MODEL, Condition("a", {})], lambda *_: None)
+def test_what_is_left_out_is_told():
+    found = Shortcuts(padding=0.0, splitting=None, stepping=0.4, tolerance=1e-3).notes()
+    assert [note.partition(":")[0] for note in found] == [
+        "no prefix is shared",
+        "answers are read anew for every token",
+    ]
+    assert "does not run" in found[0] and "changes values by 0.4 of their size" in found[1]
 
 
 def test_a_tokenizer_that_appends_an_end_leaves_prompts_open(tmp_path):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import random
 import tempfile
 from pathlib import Path
 
 import pandas
 import pytest
+from helpers import deep, disk
 from helpers.facts import leaked
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,19 +22,9 @@ from relact.relations.identity import same
 
 NAMES = ("subject", "object", "relation", "language", "template")
 LETTERS = "Aab é\u0301ß\"'|,;\t\n\r日\u00a0\u200b{0}[X]#\\/"
-WORDS = st.text(LETTERS, min_size=1, max_size=9).filter(lambda text: same(text).strip() and text.strip())
-ANSWERS = WORDS.filter(lambda text: text.strip()[0] not in "[{")  # those are lists and records
-ROWS = st.lists(
-    st.tuples(
-        st.one_of(st.sampled_from(["Avala", "AVALA", " avala", "Avala\u00a0", "Borun", "Cidra"]), WORDS),
-        st.one_of(st.sampled_from(["Nirel", "Kesta"]), ANSWERS),
-        st.sampled_from(["town", "river"]),
-        st.sampled_from(["en", "de"]),
-        st.sampled_from(["{} has", "{} has", "The {} of"]),
-    ),
-    min_size=1,
-    max_size=30,
-)
+SUBJECTS = ["Avala", "AVALA", " avala", "Avala\u00a0", "Borun", "Cidra"]
+OBJECTS, RELATIONS, LANGUAGES = ["Nirel", "Kesta"], ["town", "river"], ["en", "de"]
+TEMPLATES = ["{} has", "{} has", "The {} of"]
 SUFFIXES = (
     ".csv",
     ".tsv",
@@ -42,6 +34,33 @@ SUFFIXES = (
     ".split.json",
     ".records.json",
     ".parquet",
+)
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16"]
+QUOTING = [csv.QUOTE_MINIMAL, csv.QUOTE_ALL]
+
+
+def is_word(text):
+    return bool(same(text).strip() and text.strip())
+
+
+def is_answer(text):
+    """Not a list or a record."""
+    return is_word(text) and text.strip()[0] not in "[{"
+
+
+WORDS = st.text(LETTERS, min_size=1, max_size=9)
+ROWS = st.lists(
+    st.tuples(
+        st.one_of(st.sampled_from(SUBJECTS), WORDS.filter(is_word)),
+        st.one_of(st.sampled_from(OBJECTS), WORDS.filter(is_answer)),
+        st.sampled_from(RELATIONS),
+        st.sampled_from(LANGUAGES),
+        st.sampled_from(TEMPLATES),
+    ),
+    min_size=1,
+    max_size=30,
 )
 
 
@@ -86,7 +105,7 @@ def write(rows, path, encoding, quoting):
 
 def compare(rows, suffix, encoding, quoting, compressed):
     """Write, read, compare, and deal: no difference, no leak, no other error than a line."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=disk.place()) as folder:
         path = Path(folder) / f"t{suffix}"
         write(rows, path, encoding, quoting)
         if compressed and suffix != ".parquet":
@@ -104,23 +123,49 @@ def compare(rows, suffix, encoding, quoting, compressed):
                 assert not leaked(frame, relation)
 
 
-TABLES = (
+@settings(deadline=None, max_examples=150)
+@given(
     ROWS,
     st.sampled_from(SUFFIXES),
-    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
-    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    st.sampled_from(ENCODINGS),
+    st.sampled_from(QUOTING),
     st.booleans(),
 )
-
-
-@settings(deadline=None, max_examples=150)
-@given(*TABLES)
 def test_a_table_is_read_as_a_slow_reader_does(rows, suffix, encoding, quoting, compressed):
     compare(rows, suffix, encoding, quoting, compressed)
 
 
-@pytest.mark.slow
-@settings(deadline=None, max_examples=50_000)
-@given(*TABLES)
-def test_fifty_thousand_tables_are_read_as_a_slow_reader_does(rows, suffix, encoding, quoting, compressed):
-    compare(rows, suffix, encoding, quoting, compressed)
+def drawn(generator):
+    """A table as Hypothesis draws it, which takes as long for that as reading does."""
+
+    def word(allowed):
+        while True:
+            text = "".join(generator.choices(LETTERS, k=generator.randint(1, 9)))
+            if allowed(text):
+                return text
+
+    def one_of(some, allowed):
+        return generator.choice(some) if generator.random() < 0.5 else word(allowed)
+
+    rows = [
+        (
+            one_of(SUBJECTS, is_word),
+            one_of(OBJECTS, is_answer),
+            *map(generator.choice, (RELATIONS, LANGUAGES, TEMPLATES)),
+        )
+        for _ in range(generator.choice((1, 2, 3, 5, 8, 30)))
+    ]
+    return rows, *map(generator.choice, (SUFFIXES, ENCODINGS, QUOTING, (False, True)))
+
+
+@deep.only
+@pytest.mark.parametrize("seed", range(10))
+def test_fifty_thousand_tables_are_read_as_a_slow_reader_does(seed):
+    generator = random.Random(seed)
+    for _ in range(5_000):
+        table = drawn(generator)
+        try:
+            compare(*table)
+        except Exception as error:
+            error.add_note(repr(table))
+            raise

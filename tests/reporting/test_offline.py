@@ -78,11 +78,11 @@ def test_a_notebook_shows_bars_and_nothing_else_does(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     for done in (0, 10, 40):
-        progress.silent("capture", done, 40, "<prompts>"[1:-1])
+        progress.in_notebooks("capture", done, 40, "<prompts>"[1:-1])
     assert shown[0] == "<div>capture <progress value='0' max='40'></progress> 0/40 prompts</div>"
     assert "10/40 prompts, 30 s left" in shown[1] and "40/40" in shown[2] and len(shown) == 3
     del shell.kernel  # a shell in a terminal has none
-    progress.silent("capture", 0, 40, "prompts")
+    progress.in_notebooks("capture", 0, 40, "prompts")
     monkeypatch.delitem(sys.modules, "IPython")
-    progress.silent("capture", 0, 40, "prompts")
+    progress.in_notebooks("capture", 0, 40, "prompts")
     assert len(shown) == 3

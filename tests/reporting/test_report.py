@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,10 +19,11 @@ import relact
 from relact import colours, kernels
 from relact.analysis import compare, query
 from relact.errors import InputError, StoreError
-from relact.reporting import figures, looks, matrices
+from relact.reporting import figures, looks, matrices, page
 from relact.reporting import gather as gathering
 from relact.reporting.ablations import ablations_of
 from relact.reporting.page import render
+from relact.store import local
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,9 @@ def test_several_k_in_one_group_are_a_sweep():
 
         def dataset(self, group):
             return sweep_of_two
+
+        def prompts(self, split):
+            raise AssertionError("nothing was said to them")
 
     choices, table, sweep = ablations_of(Fake())
     assert {name: found.k for name, found in choices.items()} == {"sweep, k = 10": 10, "sweep, k = 100": 100}
@@ -212,20 +217,20 @@ class Tags(HTMLParser):
 @pytest.mark.slow
 def test_the_page_is_one_file(gathered):
     text = render(gathered)
-    page = Tags()
-    page.feed(text)
+    tags = Tags()
+    tags.feed(text)
     assert len(text.encode()) < 2_000_000
-    outside = [a for _, a in page.tags if "src" in a or ("href" in a and not a["href"].startswith("#"))]
-    assert not outside and len(page.scripts) == 3
-    data = json.loads(page.scripts[0])
+    outside = [a for _, a in tags.tags if "src" in a or ("href" in a and not a["href"].startswith("#"))]
+    assert not outside and len(tags.scripts) == 3
+    data = json.loads(tags.scripts[0])
     assert data["relations"] == gathered.relations and set(data["uses"]) == set(data["columns"]) - {
         "sweep",
         "board",
         "overlap",
         "experts",
     }
-    assert "one false discovery in 100 is allowed" in " ".join(page.text)
-    assert re.search(r"Own neurons cost -?\d+\.\d points \[", " ".join(page.text))
+    assert "one false discovery in 100 is allowed" in " ".join(tags.text)
+    assert re.search(r"Own neurons cost -?\d+\.\d points \[", " ".join(tags.text))
 
 
 @pytest.mark.slow
@@ -263,3 +268,34 @@ def test_tables_have_the_columns_that_are_documented(gathered):
         columns = [part.split(" (")[0].strip() for part in re.sub(r"\([^)]*\)", "", documented).split(",")]
         table: pd.DataFrame = getattr(gathered, name)
         assert list(table.columns) == columns, name
+
+
+def test_what_is_significant_in_nats_has_a_star(gathered):
+    table = gathered.accuracy.reset_index(drop=True)
+    told = table.assign(log_clear=table.index == 4, log_drop=table.index / 8 - 0.5)
+    chart = matrices.log_ablation(replace(gathered, accuracy=told)).to_dict()
+    labels = (
+        [row["label"] for row in next(iter(chart["datasets"].values()))]
+        if "datasets" in chart
+        else [row["label"] for row in chart["layer"][0]["data"]["values"]]
+    )
+    assert labels[:6] == ["+0.5", "+0.4", "+0.2", "+0.1", "0.0*", "\u22120.1"]
+
+
+def test_criteria_stand_side_by_side_with_the_figures_of_the_head(study, model, tmp_path):
+    store = local.open(shutil.copytree(study.path, tmp_path / "s.zarr"))
+    relact.ablate(store, k=20, statistic="on_p90", seeds=[0], model=model)
+    contents = gathering.gather(store)
+    rows = {row["criterion"]: row for row in page._criteria(contents)}
+    made = {of.statistic: of for of in contents.choices.values()}
+    assert set(rows) == set(made) == {"average_precision", "on_p90"}
+    for name, row in rows.items():
+        interval = row["own"].partition(" ")[2]
+        assert row["prompts"] == "18" and row["own"].startswith(f"{made[name].own:.1f} [")
+        assert made[name].said[0].startswith(f"own neurons cost {made[name].own:.1f} points {interval}")
+
+
+def test_of_several_k_the_prompts_that_chose_none_are_shown(everything):
+    board = gathering._board(everything)
+    assert board["criterion"].duplicated().any()
+    assert board["prompts"].max() < everything.prompts("test").shape[0]

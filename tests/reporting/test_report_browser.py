@@ -59,6 +59,10 @@ def test_everything_is_drawn(open_report, report, study):
     assert page.locator("#f-growth svg .mark-line path").count() >= 3
     cells = page.locator("#f-ablation svg .mark-text text").all_text_contents()
     assert any(cell.endswith("%") for cell in cells)
+    assert (
+        page.locator("p.about").all_inner_texts()
+        == ["talker, k = 200 by average_precision, 18 test prompts (6 of every relation), 2 random sets"] * 2
+    )
     best = query.top(study, relation="country_capital", n=1).iloc[0]
     first = page.locator("#neurons tbody tr").first.locator("td").all_inner_texts()
     assert first[1:5] == [best.site, str(best.layer), str(best.neuron), f"{best.average_precision:.4f}"]
@@ -205,7 +209,7 @@ def test_the_numbers_of_a_figure_can_be_read_and_sorted(open_report, report):
     details.locator("summary").click()
     expect(details.locator("tbody tr")).to_have_count(3 * 5)
     details.get_by_role("button", name="change").click()
-    values = [float(text) for text in details.locator("tbody td:nth-child(5)").all_inner_texts()]
+    values = [float(text) for text in details.locator("tbody td:nth-child(6)").all_inner_texts()]
     assert values == sorted(values, reverse=True)
     layers = page.locator("details.numbers[data-figure=layers]")
     layers.locator("summary").click()

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from helpers import victims
+from helpers import deep, victims
 
 from relact.capturing.capture import capture
 from relact.errors import IdentityError, InputError, StoreError
@@ -18,7 +18,6 @@ from relact.sharing.stream import UNFINISHED, stream
 from relact.store import verify
 
 URL = "s3://neurons/runs/tiny.zarr"
-SLOW = pytest.mark.slow
 OPTIONS = {"sites": "mlp.gate,mlp.up", "block": 4, "attribution": True}
 
 
@@ -91,7 +90,7 @@ def test_a_streamed_capture_is_the_capture(bucket, cache, on_disk, tmp_path, com
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [False, True], ids=["goes on", "goes on from another machine"])
-@pytest.mark.parametrize("n", [2, 14, *(pytest.param(n, marks=SLOW) for n in (1, 4, 9, 20, 24, 30))])
+@pytest.mark.parametrize("n", deep.rest((1, 2, 4, 9, 14, 20, 24, 30), (2, 14)))
 def test_an_interrupted_stream_goes_on(bucket, cache, on_disk, monkeypatch, n, lost):
     with monkeypatch.context() as patch:
         Breaking(patch, n)

@@ -5,16 +5,19 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from helpers import sample
 
 import relact
-from relact import schema
+from relact import durable, schema
 from relact.scoring import masks
 from relact.store import local
+from relact.store.upgrade import ID, LISTING
 from relact.store.verify import verify
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -72,6 +75,40 @@ def test_a_golden_store_has_the_results_that_were_computed(golden):
     relations, chosen = masks.read(local.open(golden), "top-5")
     assert relations == ["size", "colour", "Größe"] and not chosen["attn.k"][0].any()
     assert np.argwhere(chosen["mlp.gate"][0]).tolist() == [[0, 43], [0, 44], [0, 116], [0, 117], [0, 188]]
+
+
+@pytest.mark.parametrize("golden", EVERY)
+def test_a_golden_store_is_upgraded_once_and_keeps_every_other_byte(golden, tmp_path):
+    path = shutil.copytree(golden, tmp_path / "s.zarr")
+    before, identity = sample.files(path), local.open(path).manifest
+    assert relact.upgrade(path).done == (LISTING, ID)
+    store = local.open(path)
+    assert len(store.manifest.id) == 32 and not store.manifest.differences(identity)
+    after = sample.files(path)
+    assert {name for name in after if after[name] != before.get(name)} == {"zarr.json"}
+    assert after.keys() == before.keys() and verify(path).ok
+    assert relact.upgrade(path).done == () and sample.files(path) == after
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(xr.open_datatree(path, engine="zarr").children) >= {"scores", "masks"}
+
+
+@pytest.mark.parametrize("golden", EVERY)
+def test_an_upgrade_that_was_interrupted_is_done_again(golden, tmp_path, monkeypatch):
+    path = shutil.copytree(golden, tmp_path / "s.zarr")
+    put = durable.replace
+
+    def killed(target, parts):
+        put(target, parts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(durable, "replace", killed)
+    for _ in range(2):  # after the listing, then after the id
+        with pytest.raises(KeyboardInterrupt):
+            relact.upgrade(path)
+    monkeypatch.undo()
+    assert verify(path).ok and relact.upgrade(path).done in ((LISTING,), (ID,), ())
+    assert local.open(path).manifest.id and relact.upgrade(path).done == ()
 
 
 @pytest.mark.parametrize("golden", EVERY)

@@ -148,13 +148,42 @@ def test_creating_over_something_else_is_refused(tmp_path):
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["cat.jpg", "s.zarr"]
 
 
-def test_a_later_format_is_refused_by_number(tmp_path):
+@pytest.mark.parametrize(
+    "written, said",
+    [
+        (3, r"store format 3, this version reads 1 and 2\. Upgrade relact"),
+        (0, r"store format 0, this version reads 1 and 2: it is from before .* Capture it again"),
+        (-1, r"store format -1, .* Capture it again"),
+        ("1", r"a format of '1'"),
+        (True, r"a format of True"),
+        (1.0, r"a format of 1\.0"),
+        (None, r"a format of None"),
+    ],
+)
+@pytest.mark.parametrize("opened", [local.open, relact.upgrade], ids=["open", "upgrade"])
+def test_another_format_is_refused_by_number_and_by_the_way_it_lies(tmp_path, opened, written, said):
     path = tmp_path / "s.zarr"
     sample.make(path, 4)
     with sample.edited(path, "") as root:
-        root.attrs["relact"] = {**root.attrs["relact"], "format": 3}
-    with pytest.raises(StoreError, match=r"store format 3, this version reads 1 and 2\. Upgrade relact"):
+        root.attrs["relact"] = {**root.attrs["relact"], "format": written}
+    with pytest.raises(StoreError, match=said):
+        opened(path)
+
+
+def test_what_a_later_version_added_to_a_format_is_told_with_the_version(tmp_path):
+    path = tmp_path / "s.zarr"
+    sample.make(path, 4)
+    with sample.edited(path, "") as root:
+        about = root.attrs["relact"]
+        capture = {**about["capture"], "halo": 3}
+        root.attrs["relact"] = {**about, "capture": capture, "versions": {"relact": "9.1"}}
+    with pytest.raises(StoreError, match=r"halo.*relact 9\.1 wrote it: upgrade"):
         local.open(path)
+
+
+def test_a_store_is_not_made_by_its_class(tmp_path):
+    with pytest.raises(TypeError, match=r"relact\.open_store"):
+        relact.Store(tmp_path / "s.zarr")
 
 
 # Stages

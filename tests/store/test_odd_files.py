@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 
 import pytest
 from helpers import sample
+from zarr.errors import ZarrUserWarning
 
 import relact
 from relact.errors import StoreError
@@ -60,6 +62,35 @@ def test_a_file_that_is_none_is_told_at_once(whole, tmp_path, kind, name):
             ask()
         except StoreError as error:
             assert str(path) in str(error)
+
+
+STRAY = (
+    ".DS_Store",
+    "notes.txt",
+    ".ipynb_checkpoints/notes-checkpoint.txt",
+    "own/notes.txt",
+    "masks/.DS_Store",
+    "masks/notes.txt",
+    "masks/.ipynb_checkpoints/x",
+    "scores/notes.txt",
+    "prompts/identify/.DS_Store",
+)
+
+
+def test_what_others_leave_in_a_store_is_passed_over_without_a_word(whole, tmp_path):
+    path = shutil.copytree(whole, tmp_path / "s.zarr")
+    before = set(relact.open(whole).groups)
+    for name in STRAY:
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("not relact's")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ZarrUserWarning)
+        assert set(relact.open(path).groups) == before
+        assert local.open(path).children("masks") == ["top-3"]
+        relact.select(path, k=2)
+        assert relact.top(path, relation="size", n=2).equals(relact.top(whole, relation="size", n=2))
+        relact.pack(path, tmp_path / "p.zarr.zip")
+    assert verify(path).ok and all((path / name).is_file() for name in STRAY)
 
 
 @pytest.mark.parametrize("name", ["zarr.json", "scores/zarr.json", "prompts/identify/text/c/0"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
-from helpers import tiny
+from helpers import deep, tiny
 
 from relact.ablating import answers
 from relact.errors import InputError
@@ -18,7 +18,7 @@ from relact.studies.presets import Recipe
 
 
 @pytest.mark.parametrize(
-    ("name", "per_relation"), [("model", 14), pytest.param("smollm2", 7, marks=pytest.mark.slow)]
+    ("name", "per_relation"), [("model", 14), pytest.param("smollm2", 7, marks=deep.only)]
 )
 def test_kept_prompts_are_those_that_generate_answers(request, name, per_relation):
     model = request.getfixturevalue(name)

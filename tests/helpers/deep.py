@@ -1,0 +1,36 @@
+"""What `make deep` runs and `make test` does not: the rest of the kind that a test has seen some of.
+
+@pytest.mark.parametrize("kind", deep.rest(TYPES, USUAL))  # in `make test` only the usual ones
+@pytest.mark.parametrize("count", deep.more(50, 400))  # in `make test` only 50
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+only = pytest.mark.deep
+TYPES = (  # one of every kind of layer: fused, grouped, sliding, experts, linear attention, state space
+    "gpt2",
+    "gemma3",
+    "gpt_oss",
+    "llama",
+    "mamba2",
+    "mixtral",
+    "phi3",
+    "qwen3_next",
+)
+
+
+def rest(every: Iterable[Any], usual: Collection[Any]) -> list[Any]:
+    """Every value as a parameter of a test; what is not usual is deep."""
+    every = list(every)
+    assert usual and set(usual) <= set(every), f"not among the values: {set(usual) - set(every)}"
+    return [value if value in usual else pytest.param(value, marks=only) for value in every]
+
+
+def more(few: int, many: int) -> list[Any]:
+    """How often a test repeats what it does, as a parameter."""
+    return [few, pytest.param(many, marks=only)]
