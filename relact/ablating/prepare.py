@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from relact.ablating.journal import Journal
 from relact.ablating.options import PUBLISHED, AblateOptions
 from relact.errors import IdentityError, InputError
 from relact.models.loading import LoadedModel, encode, load
+from relact.models.outline import UNKNOWN, outline
 from relact.models.targets import distractors, first_tokens
 from relact.relations.identity import named_subjects, same
 from relact.relations.split import parts_of
@@ -128,20 +130,38 @@ def pairs_of(prompts: pd.DataFrame, like: pd.DataFrame) -> list[tuple[str, str]]
 
 def model_of(store: Store, model: str | LoadedModel | None, device: str) -> LoadedModel:
     """The store's model, verified by fingerprint."""
+    loaded = load(model or store.manifest.model.id, device=device, **_recorded(store))
+    _require_same(store, loaded)
+    return loaded
+
+
+def outline_of(store: Store, model: str | LoadedModel | None, device: str) -> LoadedModel:
+    """The store's model without its weights; its tokenizer, where it is at hand, is verified."""
+    loaded = outline(model or store.manifest.model.id, device=device, **_recorded(store))
+    _require_same(store, loaded)
+    return loaded
+
+
+def _recorded(store: Store) -> dict[str, Any]:
+    """How the store's model was loaded; the revision of a hub model alone, files have none."""
     recorded = store.manifest.model
-    commit = None if (recorded.revision or "").startswith("sha256:") else recorded.revision  # of a hub model
-    loaded = load(model or recorded.id, dtype=recorded.dtype, revision=commit, device=device)
+    commit = None if (recorded.revision or "").startswith("sha256:") else recorded.revision
+    return {"dtype": recorded.dtype, "revision": commit}
+
+
+def _require_same(store: Store, loaded: LoadedModel) -> None:
+    """`IdentityError` for a model, or a tokenizer, that is not the store's, as far as it is here."""
+    recorded = store.manifest.model
     for name, stored, present in (
         ("model fingerprint", recorded.fingerprint, loaded.fingerprint),
         ("tokenizer fingerprint", store.manifest.tokenizer, loaded.tokenizer_fingerprint),
     ):
-        if stored != present:
+        if stored != present != UNKNOWN:
             raise IdentityError(
                 f"the store records {name} {stored} ({recorded.id}), this model has {present} ({loaded.id})",
                 where=store.path,
                 fix="ablate the model that was captured",
             )
-    return loaded
 
 
 @dataclass

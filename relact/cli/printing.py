@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from relact.store.reading import Store
     from relact.studies.run import Study
 
+NOT_KNOWN = "not known on this device yet: any `relact capture` of some seconds measures it"
+
 
 def show(values: dict[str, Any], as_json: bool) -> None:
     """Names and values, one pair a line or as JSON."""
@@ -73,6 +75,10 @@ def show_plans(plans: Sequence[Plan], as_json: bool) -> None:
             }
         )
     terminal.table(pd.DataFrame(rows))
+    for note in dict.fromkeys(note for step in plans for note in step.notes):
+        terminal.problem(note)
+    if any(step.seconds is None for step in plans):
+        terminal.problem(f"time is {NOT_KNOWN}")
 
 
 def show_frame(

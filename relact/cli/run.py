@@ -152,9 +152,10 @@ def run_all(
     if not as_json:
         show_sources(chosen, skipped)
     _tell_dropped(table)
-    loaded = load(model or run.EMBEDDED, dtype=model_dtype, device=device)
+    asked = {"model_dtype": model_dtype, "device": device}
     if dry_run:
-        return show_plans(run.forecast(recipe, loaded, table, store), as_json)
+        return show_plans(run.forecast(recipe, model or run.EMBEDDED, table, store, **asked), as_json)
+    loaded = load(model or run.EMBEDDED, dtype=model_dtype, device=device)
     with Stages() as progress:
         if recipe.known:
             table, before = run.kept(recipe, loaded, table, progress), table.attrs.get("dropped", {})
