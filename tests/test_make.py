@@ -17,7 +17,6 @@ ALONE = {
     "test_a_capture_stays_below_the_planned_peak": (
         "test_a_capture_of_several_times_its_memory_stays_below_the_planned_peak"
     ),
-    "test_the_table_of_types_is_what_tiny_models_of_them_say": "test_a_cache_that_changes_values_is_found",
     "test_the_tutorial": "test_every_step_alone",
 }
 

@@ -64,6 +64,7 @@ def ablate(
     perplexity_of: str = AblateOptions.perplexity_of,
     name: str | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     batch_tokens: int = AblateOptions.batch_tokens,
     scale: float | None = AblateOptions.scale,
     unit: str = AblateOptions.unit,
@@ -98,7 +99,16 @@ def ablate(
     rest = (match, part, perplexity, perplexity_of, batch_tokens)
     options = AblateOptions(*chosen, seeds, control, mode, tokens, *rest, scale=scale, unit=unit)
     return ablate_with(
-        options, store, mask=mask, k=k, model=model, tests=tests, name=name, device=device, progress=progress
+        options,
+        store,
+        mask=mask,
+        k=k,
+        model=model,
+        tests=tests,
+        name=name,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
     )
 
 
@@ -113,6 +123,7 @@ def ablate_with(
     name: str | None = None,
     suffix: Sequence[str] = (),
     device: str = "auto",
+    trust_remote_code: bool = False,
     hypotheses: Sequence[str] | None = None,
     progress: Progress = in_notebooks,
 ) -> xr.Dataset:
@@ -128,7 +139,7 @@ def ablate_with(
     if name:
         prepare.require_name(opened, name)
     asked = prepare.tests_of(opened, tests, options.part)
-    loaded = model if isinstance(model, StoreModel) else StoreModel(opened, model, device)
+    loaded = model if isinstance(model, StoreModel) else StoreModel(opened, model, device, trust_remote_code)
     masks_ = masks_of(opened, options, mask, k, loaded, progress)
     name = name or "-".join([prepare.name_of(masks_, options), *suffix])
     prepare.require_name(opened, name)

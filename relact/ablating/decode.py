@@ -27,6 +27,7 @@ from relact.errors import ModelError
 from relact.models.batches import PrefixGroup, Ways, groups_of, prefix_groups, same_length
 from relact.models.loading import LoadedModel
 from relact.models.selfcheck import Shortcuts
+from relact.sites import places
 
 CONDITIONS = 48  # of one forward pass
 SHORT_PREFIX = 2  # tokens; conditions multiply what a shared prefix saves, so even this pays
@@ -102,7 +103,8 @@ def decode(
     wanted = np.ones((len(conditions), len(tokens)), bool) if wanted is None else wanted
     todo = wanted if todo is None else todo
     order = sorted(range(len(conditions)), key=lambda at: (conditions[at].first_layer() or 0, at))
-    packable = None if loaded.shortcuts.stepped else False
+    anew = not loaded.shortcuts.stepped or (last and _computes_again(loaded, conditions))
+    packable = False if anew else None
     with torch.inference_mode():
         for group in _groups(tokens, wanted, loaded.shortcuts):
             asked = [at for at in order if wanted[at, group.rows[0]]]
@@ -113,7 +115,7 @@ def decode(
                 if packable is None:
                     together = [conditions[at] for at in part[:: 1 + len(part) // TRIED]]
                     packable = _can_pack(loaded, together, tokens[group.rows[0]])
-                work = _Work(loaded, questions, conditions, group.prefix, last, packable)
+                work = _Work(loaded, questions, conditions, group.prefix, last, packable, anew)
                 for rows, packed in _cut(loaded, tokens, group, 1 + len(part), batch_tokens, packable):
                     left = tuple(at for at in part if todo[at, rows].any())
                     for prompts, replies in work.replies(left, rows, packed):
@@ -197,8 +199,10 @@ class _Work:
         prefix: Sequence[int],
         last: bool,
         packable: bool,
+        anew: bool,
     ) -> None:
         self.loaded, self.questions, self.conditions = loaded, questions, conditions
+        self.kind = Anew if anew else Apart
         self.prefix, self.last, self.packable = prefix, last, packable
         self.part: tuple[int, ...] = ()
         self.chunk: Chunk | None = None
@@ -222,9 +226,8 @@ class _Work:
             except Full:  # answers too long for a window that all prompts of the pack share
                 pass
         lengths = [len(row) for row in tokens]
-        kind = Apart if self.loaded.shortcuts.stepped else Anew
         for alike in same_length(rows, lengths, len(rows)):
-            yield alike, self._read(self.chunk, kind(self.chunk, tokens, alike), alike)
+            yield alike, self._read(self.chunk, self.kind(self.chunk, tokens, alike), alike)
 
     def _read(self, chunk: Chunk, batch: Batch, prompts: Sequence[int]) -> Replies:
         """Read on until every verdict is decided; then the replies under the chunk's conditions."""
@@ -269,6 +272,13 @@ class _Work:
             for at in before
             if said[at][-1] not in self.ends and is_open(prompts[at], texts[at], len(said[at]))
         ]
+
+
+def _computes_again(loaded: LoadedModel, conditions: Sequence[Condition]) -> bool:
+    """Whether conditions override what is computed again, of all tokens so far, when answers are read on."""
+    found = places(loaded.model.config)
+    overridden = {site for condition in conditions for site in condition.off}
+    return any(tap.again for site in overridden for tap in found[site].taps.values())
 
 
 def _graded(logits: Tensor, targets: np.ndarray, distractors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

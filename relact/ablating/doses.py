@@ -31,6 +31,7 @@ def ablate_doses(
     name: str | None = None,
     suffix: Sequence[str] = (),
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress = in_notebooks,
     **asked: Any,
 ) -> dict[str, xr.Dataset]:
@@ -49,7 +50,7 @@ def ablate_doses(
     if not factors or len(set(factors)) < len(factors):
         raise InputError(f"factors {list(factors)}", where="--scale", fix="give each once, such as 0.5,1.5,2")
     opened = local.writable(store)
-    loaded = StoreModel(opened, model, device)
+    loaded = StoreModel(opened, model, device, trust_remote_code)
     chosen = masks_of(opened, options, mask, k, loaded, progress)
     results = {}
     for factor in map(float, factors):

@@ -33,12 +33,13 @@ def forecast(
     model: str | LoadedModel | None = None,
     tests: pd.DataFrame | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> plan.Plan:
     """What `ablate` with the same arguments would write and need, were nothing there yet;
     errors are those of `ablate`, but for what only the model's weights can tell.
     """
     opened = local.writable(store)
-    loaded = outline_of(opened, model, device)
+    loaded = outline_of(opened, model, device, trust_remote_code)
     table = tests_of(opened, tests, options.part).table
     sites = site_names.expand(options.sites) if options.sites else opened.scored(options.criterion)
     names = opened.relations() if mask is None else masks.read(opened, mask)[0]

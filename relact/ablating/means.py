@@ -24,15 +24,23 @@ def means_over(
     *,
     pool: str = "mean",
     special_tokens: bool = True,
+    skip_first_token: bool = False,
     progress: Progress = in_notebooks,
 ) -> dict[str, np.ndarray]:
     """Mean activations of the prompts of every group: float32 [group, layer, neuron] per site.
 
     Args:
         table: text and relation of prompts; the relations are the groups they belong to.
-        groups: in the order of the first axis. pool: over a prompt's tokens, as in `capture`.
+        groups: in the order of the first axis.
+        pool, special_tokens, skip_first_token: as in `capture`.
     """
-    options = CaptureOptions(sites=tuple(sites), pool=pool, dtype="float32", special_tokens=special_tokens)
+    options = CaptureOptions(
+        sites=tuple(sites),
+        pool=pool,
+        dtype="float32",
+        special_tokens=special_tokens,
+        skip_first_token=skip_first_token and pool != "last",
+    )
     tokens = encode(loaded, table["text"].tolist(), special_tokens=special_tokens)
     sums = _Sums(np.array([list(groups).index(name) for name in table["relation"]]))
     done = 0
@@ -50,7 +58,13 @@ def means_of(store: Store, loaded: LoadedModel, sites: tuple[str, ...]) -> dict[
     capture, everything = store.manifest.capture, "all"
     table = store.prompts(schema.IDENTIFY).assign(relation=everything)
     means = means_over(
-        loaded, table, [everything], sites, pool=capture.pool, special_tokens=capture.special_tokens
+        loaded,
+        table,
+        [everything],
+        sites,
+        pool=capture.pool,
+        special_tokens=capture.special_tokens,
+        skip_first_token=bool(capture.skip_first_token),
     )
     return {site: of_groups[0] for site, of_groups in means.items()}
 

@@ -39,6 +39,7 @@ def read_patched(
     *,
     model: str | LoadedModel | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress = in_notebooks,
 ) -> xr.Dataset:
     """How likely an answer of every relation is in prompts of the others, as they are and patched.
@@ -65,7 +66,7 @@ def read_patched(
     if strangers:
         fix = "patch a mask as `relact select` makes it"
         raise InputError(f"{strangers[0]!r} of mask {mask!r} has no prompts", where=opened.path, fix=fix)
-    loaded = prepare.model_of(opened, model, device)
+    loaded = prepare.model_of(opened, model, device, trust_remote_code)
     table = _some(prepare.tests_of(opened, None).table, options.per_relation, options.seed)
     job = _Job(opened, loaded, options, table, relations, sets, opened.mask_record(mask).counted)
     return job.read(progress)
@@ -105,6 +106,7 @@ class _Job:
             tuple(self.sets),
             pool=POOLED[self.options.tokens],
             special_tokens=special_tokens,
+            skip_first_token=bool(self.store.manifest.capture.skip_first_token),
             progress=progress,
         )
         tokens = encode(self.loaded, self.table["text"].tolist(), special_tokens=special_tokens)

@@ -128,28 +128,31 @@ def pairs_of(prompts: pd.DataFrame, like: pd.DataFrame) -> list[tuple[str, str]]
     return list(zip(facts["relation"], facts["object"], strict=True))
 
 
-def model_of(store: Store, model: str | LoadedModel | None, device: str) -> LoadedModel:
+def model_of(
+    store: Store, model: str | LoadedModel | None, device: str, trust_remote_code: bool
+) -> LoadedModel:
     """The store's model, verified by fingerprint."""
-    loaded = load(model or store.manifest.model.id, device=device, **_recorded(store))
-    _require_same(store, loaded)
-    return loaded
+    asked = _recorded(store, device, trust_remote_code)
+    return _verified(store, load(model or store.manifest.model.id, **asked))
 
 
-def outline_of(store: Store, model: str | LoadedModel | None, device: str) -> LoadedModel:
+def outline_of(
+    store: Store, model: str | LoadedModel | None, device: str, trust_remote_code: bool
+) -> LoadedModel:
     """The store's model without its weights; its tokenizer, where it is at hand, is verified."""
-    loaded = outline(model or store.manifest.model.id, device=device, **_recorded(store))
-    _require_same(store, loaded)
-    return loaded
+    asked = _recorded(store, device, trust_remote_code)
+    return _verified(store, outline(model or store.manifest.model.id, **asked))
 
 
-def _recorded(store: Store) -> dict[str, Any]:
-    """How the store's model was loaded; the revision of a hub model alone, files have none."""
+def _recorded(store: Store, device: str, trust_remote_code: bool) -> dict[str, Any]:
+    """How the store's model was loaded; of a hub model the revision, which files do not have."""
     recorded = store.manifest.model
     commit = None if (recorded.revision or "").startswith("sha256:") else recorded.revision
-    return {"dtype": recorded.dtype, "revision": commit}
+    where = {"device": device, "trust_remote_code": trust_remote_code}
+    return {"dtype": recorded.dtype, "revision": commit, **where}
 
 
-def _require_same(store: Store, loaded: LoadedModel) -> None:
+def _verified(store: Store, loaded: LoadedModel) -> LoadedModel:
     """`IdentityError` for a model, or a tokenizer, that is not the store's, as far as it is here."""
     recorded = store.manifest.model
     for name, stored, present in (
@@ -162,6 +165,7 @@ def _require_same(store: Store, loaded: LoadedModel) -> None:
                 where=store.path,
                 fix="ablate the model that was captured",
             )
+    return loaded
 
 
 @dataclass
@@ -171,10 +175,11 @@ class StoreModel:
     store: Store
     given: str | LoadedModel | None
     device: str
+    trust_remote_code: bool
 
     @cached_property
     def model(self) -> LoadedModel:
-        return model_of(self.store, self.given, self.device)
+        return model_of(self.store, self.given, self.device, self.trust_remote_code)
 
 
 def journal_of(store: LocalStore, name: str, tests: Tests, options: AblateOptions) -> Journal:

@@ -95,6 +95,7 @@ def generate(
     control: str = GenerateOptions.control,
     model: str | LoadedModel | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
     """What a model goes on to say, as it is and with neurons overridden, side by side.
@@ -117,7 +118,7 @@ def generate(
     factors = [scale] if isinstance(scale, int | float) else list(scale or ())
     how = (max_new_tokens, sample, temperature, top_p, seed, tuple(seeds), control)
     options = GenerateOptions(*how, set_to or GenerateOptions.mode, tuple(map(float, factors)))
-    subject = subject_of(place, model=model, device=device)
+    subject = subject_of(place, model=model, device=device, trust_remote_code=trust_remote_code)
     chosen = conditions_of(subject, mask, relation, neurons, options)
     asked = [texts] if isinstance(texts, str) else list(texts)
     return said(subject, asked, chosen, options, progress)

@@ -32,6 +32,11 @@ class Subject:
         """Whether the tokenizer adds its special tokens: as the store's prompts have them."""
         return self.store is None or self.store.manifest.capture.special_tokens
 
+    @property
+    def n_skipped(self) -> int:
+        """First tokens that are left out of the store's pools."""
+        return 0 if self.store is None else self.store.manifest.capture.n_skipped
+
     def require_store(self, what: str) -> Store:
         """The store; `InputError` where ``what`` needs one and there is none."""
         if self.store is None:
@@ -62,7 +67,11 @@ def is_store(place: str | Path | Store | LoadedModel) -> bool:
 
 
 def subject_of(
-    place: str | Path | Store | LoadedModel, *, model: str | LoadedModel | None = None, device: str = "auto"
+    place: str | Path | Store | LoadedModel,
+    *,
+    model: str | LoadedModel | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> Subject:
     """A model by name, or a store with its own model, verified.
 
@@ -74,10 +83,14 @@ def subject_of(
     """
     if is_store(place):
         store = open_store(place)  # type: ignore[arg-type]
-        return Subject(model_of(store, model, device), store)
+        return Subject(model_of(store, model, device, trust_remote_code), store)
     if model is not None:
         raise InputError(f"{place} is a model itself", where="--model", fix="leave it out, or name a store")
-    loaded = place if isinstance(place, LoadedModel) else load(str(place), device=device)
+    loaded = (
+        place
+        if isinstance(place, LoadedModel)
+        else load(str(place), device=device, trust_remote_code=trust_remote_code)
+    )
     return Subject(loaded, None)
 
 

@@ -90,9 +90,9 @@ def called(store: Store, statistic: str, first: Store) -> str:
     capture, other = store.manifest.capture, first.manifest.capture
     if statistic.startswith(schema.OF_ATTRIBUTIONS):
         return f"{statistic} ({method_of(capture.attribution)})" if capture.attribution else statistic
-    if (capture.pool, capture.sites, capture.dtype) == (other.pool, other.sites, other.dtype):
+    if (capture.pooled, capture.sites, capture.dtype) == (other.pooled, other.sites, other.dtype):
         return statistic
-    return f"{statistic} ({capture.pool} of {', '.join(capture.sites)}, {capture.dtype})"
+    return f"{statistic} ({capture.pooled} of {', '.join(capture.sites)}, {capture.dtype})"
 
 
 def method_of(record: schema.AttributionRecord) -> str:

@@ -18,7 +18,7 @@ import torch
 from relact import schema
 from relact.capturing.integrating import integrated
 from relact.capturing.objectives import Objective
-from relact.capturing.pooling import pools, total
+from relact.capturing.pooling import counted, pools, total
 from relact.capturing.transfer import Arrivals
 from relact.capturing.writing import METHODS
 from relact.models import gradients, hooks, readout
@@ -135,7 +135,7 @@ class _Batch:
 
     def _counted(self) -> torch.Tensor:
         """bool [batch, tokens]: those that are pooled."""
-        first = sent(torch.from_numpy(self.objective.starts), self.mask.device)  # 0 but for the pool ``own``
+        first = sent(torch.from_numpy(self.objective.starts), self.mask.device)  # 0 for most pools
         if self.record.pool == "last":
             first = self._ends
         places = torch.arange(self.mask.shape[1], device=self.mask.device)
@@ -145,6 +145,7 @@ class _Batch:
 def _keep(arrivals: Arrivals, mask: torch.Tensor, settings: schema.CaptureRecord) -> hooks.Callback:
     """Sends pooled activations on their way."""
     pool, stored = pools(settings.pool), getattr(torch, settings.dtype)
+    mask = counted(mask, settings.n_skipped)
 
     def finish(partial: torch.Tensor) -> torch.Tensor:
         return pool.finish(partial, mask.to(partial.device).sum(dim=1, keepdim=True)).to(stored)

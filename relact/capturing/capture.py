@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
@@ -31,6 +31,7 @@ from relact.progress import LOG, Progress, in_notebooks
 from relact.relations.table import read
 from relact.store import local, locks
 from relact.store.blocks import BlockBuffer
+from relact.store.coarse import tell
 from relact.store.local import LocalStore
 
 POLL = 0.2  # seconds between two looks at the other ranks' blocks
@@ -68,8 +69,10 @@ def capture(
     attribution_method: str | None = CaptureOptions.attribution_method,
     attribution_steps: int | None = CaptureOptions.attribution_steps,
     attribution_path: str | None = CaptureOptions.attribution_path,
+    skip_first_token: bool = CaptureOptions.skip_first_token,
     model_dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     append: bool = False,
     repair: bool = False,
     progress: Progress = in_notebooks,
@@ -93,7 +96,8 @@ def capture(
             ``target_token``: its text or number.
         attribution_method: ``gradient``; ``direct``, ``increase`` (`capturing.writing`); ``integrated``, over
             ``attribution_steps`` along an ``attribution_path`` (`capturing.integrating`).
-        model_dtype, device: of a model that is loaded.
+        skip_first_token: leave the first token of every prompt out of all pools: often it is a sink.
+        model_dtype, device, trust_remote_code: of a model that is loaded.
         append: add the table's prompts that the store does not have. repair: check every byte first, and
             capture damaged blocks again.
 
@@ -107,18 +111,10 @@ def capture(
     attributed = attribution, attribution_sites, attribution_pool, attribution_dtype, target, target_token
     method = attribution_method, attribution_steps, attribution_path
     stored = sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress
-    options = CaptureOptions(*stored, *attributed, *method)
-    return capture_with(
-        options,
-        model,
-        prompts,
-        store,
-        model_dtype=model_dtype,
-        device=device,
-        append=append,
-        repair=repair,
-        progress=progress,
-    )
+    options = CaptureOptions(*stored, *attributed, *method, skip_first_token)
+    loading = {"model_dtype": model_dtype, "device": device, "trust_remote_code": trust_remote_code}
+    how: dict[str, Any] = {**loading, "append": append, "repair": repair, "progress": progress}
+    return capture_with(options, model, prompts, store, **how)
 
 
 def capture_with(
@@ -129,6 +125,7 @@ def capture_with(
     *,
     model_dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     append: bool = False,
     repair: bool = False,
     sink: Sink | None = None,
@@ -137,7 +134,9 @@ def capture_with(
     """`capture` with options that travel together; ``sink`` takes committed blocks elsewhere."""
     path, crew, table = Path(store), locks.Crew.of_environment(), read(prompts)
     local.check_target(path, damaged=repair)
-    loaded = load(model, dtype=model_dtype, device=_device_of(device, crew))
+    loaded = load(
+        model, dtype=model_dtype, device=_device_of(device, crew), trust_remote_code=trust_remote_code
+    )
     intake = prepare.take_in(loaded, table, options.record(loaded.model.config), compress=options.compress)
     intake = sized(intake, loaded, options, path)
 
@@ -173,6 +172,8 @@ def capture_with(
             objective = prepare.objective_in(loaded, opened, tokens, intake)
             buffers = _buffers(loaded, opened, intake, tokens, missing, options.budget)
             _Run(loaded, opened, tokens, objective, buffers, sink, progress).share(missing, crew)
+    if crew.rank == 0:
+        tell(opened)
     return opened
 
 

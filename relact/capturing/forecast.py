@@ -32,6 +32,7 @@ def forecast(
     *,
     model_dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     append: bool = False,
 ) -> Plan:
     """What `capture` with the same arguments would write, and need.
@@ -43,7 +44,7 @@ def forecast(
         model: a name, whose time is what captures measured on this device; or a loaded model, which is timed.
         store: where it may have begun already; None, or a place where nothing is, for a new one.
     """
-    loaded = outline(model, dtype=model_dtype, device=device)
+    loaded = outline(model, dtype=model_dtype, device=device, trust_remote_code=trust_remote_code)
     path = Path(store) if store is not None and Path(store).exists() else None
     record = options.record(loaded.model.config)
     intake = prepare.take_in(loaded, read(prompts), record, compress=options.compress)

@@ -100,9 +100,9 @@ def objective_of(
     if record is None:
         return None
     texts = prompts["text"].astype(str).tolist()
-    starts = np.zeros(len(texts), np.int64)
+    starts = np.full(len(texts), settings.n_skipped)
     if record.pool == "own":
-        starts = _starts(loaded, texts, tokens, settings.special_tokens)
+        starts = np.maximum(starts, _starts(loaded, texts, tokens, settings.special_tokens))
     if record.target == "token":
         return Objective(np.full(len(texts), record.token, np.int64), None, starts)
     objects, languages = (prompts[name].astype(str).tolist() for name in ("object", "language"))

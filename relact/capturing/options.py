@@ -54,6 +54,7 @@ class CaptureOptions:
     attribution_method: str | None = None
     attribution_steps: int | None = None
     attribution_path: str | None = None
+    skip_first_token: bool = False
 
     def __post_init__(self) -> None:
         sites.expand(self.sites)
@@ -80,6 +81,7 @@ class CaptureOptions:
                 raise InputError(f"{number} is too small", where=option, fix="give at least 1")
         self._require_target()
         self._require_method()
+        self._require_pooled()
 
     @property
     def method(self) -> str:
@@ -125,6 +127,16 @@ class CaptureOptions:
                 fix="leave it out, or give last",
             )
 
+    def _require_pooled(self) -> None:
+        """The first token can be left out of what is pooled over several."""
+        last = self.attribution_pool == "last" or self.method in schema.OF_LAST
+        if self.skip_first_token and self.pool == "last" and (last or not self.attribution):
+            raise InputError(
+                "of a prompt's last token alone nothing can be left out",
+                where="--skip-first-token",
+                fix="leave it out, or pool over the tokens",
+            )
+
     @property
     def budget(self) -> int | None:
         """Bytes of the whole process; None for no limit."""
@@ -145,6 +157,7 @@ class CaptureOptions:
             batch=self.batch_tokens,
             special_tokens=self.special_tokens,
             attribution=self._attribution_record() if self.attribution else None,
+            skip_first_token=self.skip_first_token or None,
         )
 
     def _sites_of(self, config: Any) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import torch
 from relact import schema
 from relact.capturing.attributing import attribute_batch
 from relact.capturing.objectives import Objective
-from relact.capturing.pooling import Pool, pools
+from relact.capturing.pooling import Pool, counted, pools
 from relact.capturing.sizing import together, ways
 from relact.capturing.transfer import Arrivals, Taker, ahead
 from relact.errors import ModelError
@@ -84,7 +84,7 @@ class _Prefix:
         pool = pools(settings.pool)
         partial: dict[tuple[str, int], torch.Tensor] = {}
         ids = torch.tensor([tokens], device=loaded.device)
-        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask = counted(torch.ones_like(ids, dtype=torch.bool), settings.n_skipped)
 
         def keep(site: str, layer: int, values: torch.Tensor | Routed) -> None:
             partial[site, layer] = pool.start(values, mask.to(values.device))
@@ -125,18 +125,22 @@ def _run_batch(
     ids, mask = pad(continuations, loaded.device)  # [batch, tokens]
     pool: Pool = pools(settings.pool)
     stored = torch.float16 if settings.dtype == "float16" else torch.float32
-    whole = [[len(prefix.tokens) + len(tokens)] for tokens in continuations]
+    skipped = 0 if prefix.tokens else settings.n_skipped  # of these tokens
+    pooled = counted(mask, skipped)
+    whole = [[len(prefix.tokens) + len(tokens) - settings.n_skipped] for tokens in continuations]
     lengths = sent(torch.tensor(whole), loaded.device)  # [batch, 1]
     arrivals = Arrivals(np.asarray(rows))
 
-    shortest = min(map(len, continuations))
+    shortest = 0 if skipped else min(map(len, continuations))
 
     def finish(partial: torch.Tensor) -> torch.Tensor:
         return pool.finish(partial, lengths.to(partial.device)).to(stored)
 
     def keep(site: str, layer: int, values: torch.Tensor | Routed) -> None:
+        if isinstance(values, torch.Tensor):
+            values = values[:, -ids.shape[1] :]  # latent attention computes the prefix's keys again
         # a layer has its own device where a model is spread over several
-        partial = pool.start(values, mask.to(values.device), shortest)
+        partial = pool.start(values, pooled.to(values.device), shortest)
         if prefix.tokens:
             partial = pool.join(prefix.partial[site, layer], partial)
         arrivals.send(site, layer, partial, finish)

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from relact.models.routed import Routed
+from relact.models.routed import Routed, last_of
 
 _WIDENS = hasattr(torch.ops.aten.bmm, "dtype")  # products of halves as float32, since PyTorch 2.8
 
@@ -41,6 +41,15 @@ class Pool:
 def pools(name: str) -> Pool:
     """The pool called ``mean``, ``max``, ``last`` or ``positive``."""
     return POOLS[name]
+
+
+def counted(mask: Tensor, skipped: int) -> Tensor:
+    """bool [batch, tokens]: a mask without the first tokens of every row."""
+    if not skipped:
+        return mask
+    rest = mask.clone()
+    rest[:, :skipped] = False
+    return rest
 
 
 def total(values: Tensor | Routed, mask: Tensor) -> Tensor:
@@ -69,7 +78,7 @@ def _largest(values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor:
 
 def _last(values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor:
     rows = torch.arange(len(values), device=values.device)
-    return values[rows, mask.sum(dim=1) - 1].float()
+    return values[rows, last_of(mask)].float()
 
 
 def _positive(values: Tensor, mask: Tensor, shortest: int = 0) -> Tensor:

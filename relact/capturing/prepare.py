@@ -74,10 +74,18 @@ def take_in(
     has no answer to be attributed.
     """
     settings = resolved(loaded, settings)
-    tables, tokens = _encode(loaded, table, settings.special_tokens)
+    tables, tokens = _encode(loaded, table, settings)
     objective = objective_of(loaded, tables[schema.IDENTIFY], tokens, settings)
     manifest = schema.Manifest(
-        model=schema.ModelRecord(loaded.id, loaded.revision, loaded.fingerprint, loaded.dtype, loaded.family),
+        model=schema.ModelRecord(
+            loaded.id,
+            loaded.revision,
+            loaded.fingerprint,
+            loaded.dtype,
+            loaded.family,
+            loaded.code,
+            loaded.quantised,
+        ),
         tokenizer=loaded.tokenizer_fingerprint,
         capture=settings,
         prompts=describe(tables),
@@ -253,32 +261,40 @@ def _block_on_disk(path: Path, blueprint: Blueprint) -> int:
 
 
 def _encode(
-    loaded: LoadedModel, table: pd.DataFrame, special: bool
+    loaded: LoadedModel, table: pd.DataFrame, settings: schema.CaptureRecord
 ) -> tuple[dict[str, pd.DataFrame], list[list[int]]]:
     """Both splits with ``n_tokens``, and the token ids of the identification prompts."""
     tables = {}
     for split in (schema.IDENTIFY, schema.TEST):
         part = table[table["split"] == split].reset_index(drop=True)
-        ids = encode(loaded, [str(text) for text in part["text"]], special_tokens=special)
+        ids = encode(loaded, [str(text) for text in part["text"]], special_tokens=settings.special_tokens)
         columns = [*schema.PROMPT_TEXT, *([schema.ANSWERS] if split == schema.TEST else [])]
         tables[split] = part[columns].assign(**{schema.N_TOKENS: [len(row) for row in ids]})
         if split == schema.IDENTIFY:
             tokens = ids
     if not tokens:
         raise InputError("no identification prompts", fix="build prompts with `relact prompts`")
-    limit = loaded.max_tokens
-    for row, ids_of_row in enumerate(tokens):
-        if not ids_of_row or (limit and len(ids_of_row) > limit):
-            problem, fix = f"{len(ids_of_row)} tokens, the model takes 1 to {limit}", "shorten or drop it"
-            if not ids_of_row and str(table["text"].iloc[row]).strip():
-                problem, fix = (
-                    "the tokenizer makes no token of it",
-                    "check that the model's tokenizer is whole",
-                )
-            raise InputError(problem, where=f"identification prompt {row}", fix=fix)
-    if limit:
+    _require_tokens(tokens, tables[schema.IDENTIFY]["text"].tolist(), loaded.max_tokens, settings.n_skipped)
+    if limit := loaded.max_tokens:
         _require_room(loaded, tables[schema.TEST], limit)
     return tables, tokens
+
+
+def _require_tokens(
+    tokens: Sequence[Sequence[int]], texts: Sequence[str], limit: int | None, skipped: int
+) -> None:
+    """`InputError` for an identification prompt that the model cannot read, or with nothing to pool."""
+    for row, (ids, text) in enumerate(zip(tokens, texts, strict=True)):
+        where = f"identification prompt {row}"
+        if not ids and str(text).strip():
+            fix = "check that the model's tokenizer is whole"
+            raise InputError("the tokenizer makes no token of it", where=where, fix=fix)
+        if len(ids) <= skipped:
+            left = ", and the first one is left out" if skipped else ""
+            raise InputError(f"{len(ids)} tokens{left}", where=where, fix="write more, or drop it")
+        if limit and len(ids) > limit:
+            problem = f"{len(ids)} tokens, the model takes 1 to {limit}"
+            raise InputError(problem, where=where, fix="shorten or drop it")
 
 
 def _require_room(loaded: LoadedModel, tests: pd.DataFrame, limit: int) -> None:

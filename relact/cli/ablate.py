@@ -25,6 +25,7 @@ from relact.cli.options import (
     StoreModel,
     StorePath,
     Tokens,
+    TrustRemoteCode,
     Unit,
 )
 from relact.cli.printing import decimals, numbers, show_ablation, show_frame, show_plans, told_of
@@ -102,6 +103,7 @@ def ablate(
     ] = None,
     name: Annotated[str | None, typer.Option(help="name of the result; by default what was done")] = None,
     device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -136,6 +138,7 @@ def ablate(
     suffix = [*filter(None, [language]), *["paraphrase"] * paraphrase]
     tests = _tests(store, prompt_file, language, paraphrase, source or [], preset)
     asked: dict[str, Any] = {"mask": mask, "k": sizes, "model": model, "tests": tests, "device": device}
+    asked["trust_remote_code"] = trust_remote_code
     if dry_run:
         from relact.ablating.forecast import forecast
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,10 +24,12 @@ from relact.cli.options import (
     ModelDtype,
     Pool,
     Sites,
+    SkipFirstToken,
     SpecialTokens,
     Steps,
     Target,
     TargetToken,
+    TrustRemoteCode,
 )
 from relact.cli.printing import say_stale, show, show_plans
 from relact.cli.progress import Stages
@@ -48,8 +50,10 @@ def capture(
     block: Block = CaptureOptions.block,
     batch_tokens: BatchTokens = CaptureOptions.batch_tokens,
     special_tokens: SpecialTokens = CaptureOptions.special_tokens,
+    skip_first_token: SkipFirstToken = CaptureOptions.skip_first_token,
     model_dtype: ModelDtype = "auto",
     device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     memory: Annotated[
         str | None, typer.Option(help="memory budget of the process, such as 8GiB; no limit by default")
     ] = None,
@@ -80,58 +84,63 @@ def capture(
     attributed = attribution, attribution_sites, attribution_pool, attribution_dtype, target, target_token
     method = attribution_method, steps, path
     options = CaptureOptions(
-        sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress, *attributed, *method
+        sites,
+        pool,
+        dtype,
+        block,
+        batch_tokens,
+        special_tokens,
+        memory,
+        compress,
+        *attributed,
+        *method,
+        skip_first_token,
     )
     away = urls.is_url(store)
+    loading: dict[str, Any] = {
+        "model_dtype": model_dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+    }
     if dry_run:
-        from relact.capturing.forecast import forecast
-
         if repair:
-            raise typer.BadParameter(
-                "what a repair would do is told by `relact verify`", param_hint="--dry-run"
-            )
-        begun = None if away else store
-        planned = forecast(
-            options, model, prompt_file, begun, model_dtype=model_dtype, device=device, append=append
+            problem = "what a repair would do is told by `relact verify`"
+            raise typer.BadParameter(problem, param_hint="--dry-run")
+        return _plan(
+            options, model, prompt_file, None if away else store, loading | {"append": append}, as_json
         )
-        return show_plans([planned], as_json)
     if away:
         if append or repair:
-            raise typer.BadParameter(
-                "only stores on disk are appended to or repaired", param_hint="--append/--repair"
-            )
-        return _stream(options, model, prompt_file, store, model_dtype, device, as_json)
+            problem = "only stores on disk are appended to or repaired"
+            raise typer.BadParameter(problem, param_hint="--append/--repair")
+        return _stream(options, model, prompt_file, store, loading, as_json)
     from relact.capturing.capture import capture_with
 
+    how = {**loading, "append": append, "repair": repair}
     with Stages() as progress:
-        opened = capture_with(
-            options,
-            model,
-            prompt_file,
-            store,
-            model_dtype=model_dtype,
-            device=device,
-            append=append,
-            repair=repair,
-            progress=progress,
-        )
+        opened = capture_with(options, model, prompt_file, store, **how, progress=progress)
     say_stale(opened, *RESULTS)
     show(opened.describe(), as_json)
 
 
-def _stream(
+def _plan(
     options: CaptureOptions,
     model: str,
     prompt_file: Path,
-    url: str,
-    model_dtype: str,
-    device: str,
+    begun: str | None,
+    how: dict[str, Any],
     as_json: bool,
+) -> None:
+    from relact.capturing.forecast import forecast
+
+    show_plans([forecast(options, model, prompt_file, begun, **how)], as_json)
+
+
+def _stream(
+    options: CaptureOptions, model: str, prompt_file: Path, url: str, loading: dict[str, Any], as_json: bool
 ) -> None:
     from relact.sharing.stream import stream_with
 
     with Stages() as progress:
-        opened = stream_with(
-            options, model, prompt_file, url, model_dtype=model_dtype, device=device, progress=progress
-        )
+        opened = stream_with(options, model, prompt_file, url, **loading, progress=progress)
     show(opened.describe(), as_json)

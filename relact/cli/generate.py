@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from relact.cli.options import Control, Device, Json, NeuronNames, Output, Place, PlaceModel, PromptTexts
+from relact.cli.options import (
+    Control,
+    Device,
+    Json,
+    NeuronNames,
+    Output,
+    Place,
+    PlaceModel,
+    PromptTexts,
+    TrustRemoteCode,
+)
 from relact.cli.printing import decimals, neurons_of, show_frame
 from relact.cli.progress import Stages
 
@@ -36,6 +46,7 @@ def generate(
     ] = None,
     model: PlaceModel = None,
     device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -63,6 +74,7 @@ def generate(
             control=control,
             model=model,
             device=device,
+            trust_remote_code=trust_remote_code,
             progress=progress,
         )
     if output or as_json:

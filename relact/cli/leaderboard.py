@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from relact.cli.options import Device, Json, Output, StoreModel
+from relact.cli.options import Device, Json, Output, StoreModel, TrustRemoteCode
 from relact.cli.printing import listed, numbers, show_frame, told_of
 from relact.cli.progress import Stages
 from relact.schema import ABLATIONS, SCORES
@@ -28,6 +28,7 @@ def leaderboard(
     seeds: Annotated[int, typer.Option(help="random controls")] = 5,
     model: StoreModel = None,
     device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -46,6 +47,7 @@ def leaderboard(
             seeds=seeds,
             model=model,
             device=device,
+            trust_remote_code=trust_remote_code,
             progress=progress,
         )
     if output or as_json:

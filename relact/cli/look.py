@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relact.cli import terminal
-from relact.cli.options import By, Device, Json, NeuronNames, Place, PlaceModel
+from relact.cli.options import By, Device, Json, NeuronNames, Place, PlaceModel, TrustRemoteCode
 from relact.cli.printing import neurons_of, show_frame, spoken
 from relact.cli.progress import Stages
 from relact.schema import ACTIVATION, ATTRIBUTION
@@ -39,6 +39,7 @@ def look(
     ] = None,
     model: PlaceModel = None,
     device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="write it: .html, or a table as .parquet, .csv, ...")
     ] = None,
@@ -46,7 +47,7 @@ def look(
 ) -> None:
     """Where neurons act in one sentence, token by token, and what of the answer is owed to them there."""
     if mask is not None and text is None and prompt is None:
-        return _mask(place, mask, model, device, output, as_json)
+        return _mask(place, mask, model, device, trust_remote_code, output, as_json)
     from relact.analysis.tables import write_table
     from relact.studies.look import look as read
 
@@ -63,6 +64,7 @@ def look(
         sites=sites,
         model=model,
         device=device,
+        trust_remote_code=trust_remote_code,
     )
     if output:
         html = output.suffix.lower() == ".html"
@@ -86,12 +88,22 @@ def _document(seen: Look) -> dict[str, object]:
     return about | {"log_probability": seen.log_probability, "neurons": rows}
 
 
-def _mask(store: str, mask: str, model: str | None, device: str, output: Path | None, as_json: bool) -> None:
+def _mask(
+    store: str,
+    mask: str,
+    model: str | None,
+    device: str,
+    trust_remote_code: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """Look at a mask's neurons, and show what they write."""
     from relact.studies.looks import look_at_mask
 
     with Stages() as progress:
-        table = look_at_mask(store, mask, model=model, device=device, progress=progress)
+        table = look_at_mask(
+            store, mask, model=model, device=device, trust_remote_code=trust_remote_code, progress=progress
+        )
     if output or as_json:
         return show_frame(table, as_json, output)
     shown = table.assign(

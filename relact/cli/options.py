@@ -64,9 +64,26 @@ Pool = Annotated[str, typer.Option(help="over a prompt's tokens: mean, max, last
 Dtype = Annotated[str, typer.Option(help="stored as float16 or float32")]
 Block = Annotated[int | None, typer.Option(help="prompts committed together (about 512)")]
 BatchTokens = Annotated[int, typer.Option(help="tokens in one forward pass at most")]
-SpecialTokens = Annotated[bool, typer.Option(help="let the tokenizer add its special tokens (BOS)")]
+SpecialTokens = Annotated[
+    bool,
+    typer.Option(
+        "--special-tokens/--no-special-tokens",
+        " /--no-bos",
+        help="let the tokenizer add its special tokens (BOS), or not",
+    ),
+]
+SkipFirstToken = Annotated[
+    bool,
+    typer.Option(
+        "--skip-first-token", help="leave every prompt's first token, often a sink, out of what is pooled"
+    ),
+]
 ModelDtype = Annotated[str, typer.Option(help="dtype to load the model in: auto, float32, bfloat16, float16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="run the Python code that the model's folder brings along"),
+]
 Attribution = Annotated[
     bool,
     typer.Option(

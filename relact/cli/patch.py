@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from relact.ablating.options import PatchOptions
-from relact.cli.options import Device, Json, Output, StoreModel, StorePlace
+from relact.cli.options import Device, Json, Output, StoreModel, StorePlace, TrustRemoteCode
 from relact.cli.printing import show_frame, told_of
 from relact.cli.progress import Stages
 from relact.schema import MASKS
@@ -29,6 +29,7 @@ def patch(
     seed: Annotated[int, typer.Option(help="of the prompts and answers that are drawn")] = PatchOptions.seed,
     model: StoreModel = None,
     device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -47,6 +48,7 @@ def patch(
             seed=seed,
             model=model,
             device=device,
+            trust_remote_code=trust_remote_code,
             progress=progress,
         )
     if not (output or as_json):

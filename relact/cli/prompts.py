@@ -32,6 +32,7 @@ from relact.cli.options import (
     Templates,
     TestSize,
     TextColumn,
+    TrustRemoteCode,
     chosen_of,
     reading_of,
     require_only,
@@ -71,6 +72,7 @@ def prompts(
         typer.Option(metavar="MODEL", help="keep the identification prompts that this model answers"),
     ] = None,
     match: Match = "prefix",
+    trust_remote_code: TrustRemoteCode = False,
     label_column: LabelColumn = ReadingOptions.label_column,
     subject_column: SubjectColumn = ReadingOptions.subject_column,
     object_column: ObjectColumn = ReadingOptions.object_column,
@@ -94,7 +96,7 @@ def prompts(
     if not sources:
         raise typer.BadParameter("name at least one SOURCE, or use --list")
     if preset:
-        allowed = AS_PUBLISHED | ({"per_relation", "match"} if known_by else set())
+        allowed = AS_PUBLISHED | ({"per_relation", "match", "trust_remote_code"} if known_by else set())
         require_only(context, allowed, "a preset is as published")
     options = chosen_of(PromptOptions, context, per_relation=None if known_by else per_relation)
     reading = reading_of(context)
@@ -106,7 +108,13 @@ def prompts(
 
         with Stages() as progress:
             frame = known(
-                frame, known_by, match=match, per_relation=per_relation, strict=strict, progress=progress
+                frame,
+                known_by,
+                match=match,
+                per_relation=per_relation,
+                strict=strict,
+                trust_remote_code=trust_remote_code,
+                progress=progress,
             )
     summary = prompt_table.summary(frame)
     where = prompt_table.write(frame, output) if output else None

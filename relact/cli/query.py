@@ -8,7 +8,7 @@ import typer
 
 from relact import sites
 from relact.cli import terminal
-from relact.cli.options import By, Json, Output, PlaceModel, Statistic, StorePlace
+from relact.cli.options import By, Json, Output, PlaceModel, Statistic, StorePlace, TrustRemoteCode
 from relact.cli.printing import show_columns, show_frame, spoken, told_of
 from relact.schema import ACTIVATION, LOOKS, PROMOTED, SCORES, SUPPRESSED
 
@@ -63,6 +63,7 @@ def neuron(
         typer.Option("--writes", help="load the model for what it writes, if the store does not have it"),
     ] = False,
     model: PlaceModel = None,
+    trust_remote_code: TrustRemoteCode = False,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -78,7 +79,7 @@ def neuron(
             f"no {by or ACTIVATION}s of {site} in this store, so neither distributions nor the prompts that "
             "drive the neuron. A package has them where it was packed with --activations"
         )
-    words = _words(opened, sites.expand(site)[0], layer, index, writes, model)
+    words = _words(opened, sites.expand(site)[0], layer, index, writes, model, trust_remote_code)
     if as_json:
         document = {"site": site, "layer": layer, "neuron": index, "relations": frame.to_dict("records")}
         document |= {} if prompts is None else {"prompts": prompts.to_dict("records")}
@@ -96,7 +97,7 @@ def neuron(
 
 
 def _words(
-    store: Store, site: str, layer: int, index: int, writes: bool, model: str | None
+    store: Store, site: str, layer: int, index: int, writes: bool, model: str | None, trust_remote_code: bool
 ) -> tuple[list[str], list[str]] | None:
     """What a neuron promotes and suppresses: as stored, or read off the model where that is asked for."""
     from relact.analysis.looks import of_neuron, written_by
@@ -106,7 +107,7 @@ def _words(
         return found
     from relact.studies.looks import words_of
 
-    return words_of(store, site, layer, index, model=model)
+    return words_of(store, site, layer, index, model=model, trust_remote_code=trust_remote_code)
 
 
 def _drivers(store: Store, site: str, layer: int, index: int) -> list[Driver]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +39,8 @@ from relact.cli.options import (
     Shots,
     Sites,
     SkipBad,
+    SkipFirstToken,
+    SpecialTokens,
     Strict,
     SubjectColumn,
     Template,
@@ -47,6 +49,7 @@ from relact.cli.options import (
     TestSize,
     TextColumn,
     Tokens,
+    TrustRemoteCode,
     chosen_of,
     reading_of,
     require_only,
@@ -62,8 +65,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEEDS = len(AblateOptions.seeds)
-COUNT = ("k", "seed", "strict", "dtype", "memory", "block", "batch_tokens", "model_dtype", "device")
-REPEATED = {"like", "store", "model", "device", "dry_run", "as_json"}
+COUNT = (
+    "k",
+    "seed",
+    "strict",
+    "dtype",
+    "memory",
+    "block",
+    "batch_tokens",
+    "model_dtype",
+    "device",
+    "trust_remote_code",
+)
+REPEATED = {"like", "store", "model", "device", "trust_remote_code", "dry_run", "as_json"}
 AS_PUBLISHED = {"sources", "store", "model", "preset", "dry_run", "as_json", *COUNT}
 
 
@@ -103,6 +117,8 @@ def run_all(
     skip_bad: SkipBad = ReadingOptions.skip_bad,
     sites: Sites = str(CaptureOptions.sites),
     pool: Pool = CaptureOptions.pool,
+    special_tokens: SpecialTokens = CaptureOptions.special_tokens,
+    skip_first_token: SkipFirstToken = CaptureOptions.skip_first_token,
     dtype: Dtype = CaptureOptions.dtype,
     attribution: Attribution = CaptureOptions.attribution,
     negatives: Negatives = None,
@@ -128,6 +144,7 @@ def run_all(
     ] = None,
     model_dtype: ModelDtype = "auto",
     device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -138,7 +155,7 @@ def run_all(
         if dry_run:
             raise typer.BadParameter("--dry-run takes SOURCE..., not --like STORE", param_hint="--dry-run")
         require_only(context, REPEATED, "a study is repeated as it was")
-        return _repeat(like, store, model, device, as_json)
+        return _repeat(like, store, model, device, trust_remote_code, as_json)
     from relact.models.loading import load
     from relact.studies import run
 
@@ -152,10 +169,16 @@ def run_all(
     if not as_json:
         show_sources(chosen, skipped)
     _tell_dropped(table)
-    asked = {"model_dtype": model_dtype, "device": device}
+    asked: dict[str, Any] = {
+        "model_dtype": model_dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+    }
     if dry_run:
         return show_plans(run.forecast(recipe, model or run.EMBEDDED, table, store, **asked), as_json)
-    loaded = load(model or run.EMBEDDED, dtype=model_dtype, device=device)
+    loaded = load(
+        model or run.EMBEDDED, dtype=model_dtype, device=device, trust_remote_code=trust_remote_code
+    )
     with Stages() as progress:
         if recipe.known:
             table, before = run.kept(recipe, loaded, table, progress), table.attrs.get("dropped", {})
@@ -190,7 +213,10 @@ def _recipe(context: typer.Context, preset: str | None) -> Recipe:
             ablate=replace(recipe.ablate, **tokens),
         )
     else:
-        captured = {name: given[name] for name in ("sites", "pool", "attribution")}
+        captured = {
+            name: given[name]
+            for name in ("sites", "pool", "attribution", "special_tokens", "skip_first_token")
+        }
         asked = {name: given[name] for name in ("mode", "tokens", "match", "perplexity")}
         recipe = Recipe(
             prompts=chosen_of(PromptOptions, context),
@@ -203,9 +229,13 @@ def _recipe(context: typer.Context, preset: str | None) -> Recipe:
     return replace(recipe, k=given["k"] or recipe.k)
 
 
-def _repeat(like: str, store: Path, model: str | None, device: str, as_json: bool) -> None:
+def _repeat(
+    like: str, store: Path, model: str | None, device: str, trust_remote_code: bool, as_json: bool
+) -> None:
     from relact.studies.repeat import repeat
 
     with Stages() as progress:
-        study = repeat(like, store, model=model, device=device, progress=progress)
+        study = repeat(
+            like, store, model=model, device=device, trust_remote_code=trust_remote_code, progress=progress
+        )
     show_study(study, as_json)

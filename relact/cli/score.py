@@ -61,12 +61,14 @@ def score(
 
         return show_plans([forecast(options, store)], as_json)
     from relact.scoring.score import score_with
+    from relact.store.coarse import tell
 
     with Stages() as progress:
         opened = score_with(options, store, progress=progress)
         shown = opened.describe()
         if check:
             shown |= {"check": _checked(opened, check, seed, progress)}
+    tell(opened)
     say_stale(opened, MASKS, ABLATIONS)
     show(shown, as_json)
 

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from relact.cli.options import By, Device, Json, Negatives, Output, Statistic, StoreModel, StorePath, Workers
+from relact.cli.options import (
+    By,
+    Device,
+    Json,
+    Negatives,
+    Output,
+    Statistic,
+    StoreModel,
+    StorePath,
+    TrustRemoteCode,
+    Workers,
+)
 from relact.cli.printing import show_frame
 from relact.cli.progress import Stages
 
@@ -26,6 +37,7 @@ def stability(
     seeds: Annotated[int, typer.Option(help="with --ablate: random controls")] = 3,
     model: StoreModel = None,
     device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -47,6 +59,7 @@ def stability(
             seeds=range(seeds),
             model=model,
             device=device,
+            trust_remote_code=trust_remote_code,
             progress=progress,
         )
     if not (output or as_json):

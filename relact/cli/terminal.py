@@ -57,12 +57,15 @@ def _plain(value: Any) -> Any:
 
 
 class _Told(logging.Handler):
-    """What is going on, a faint line each on stderr."""
+    """What is going on, a faint line each on a terminal; what is worth knowing a plain one, anywhere."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        text, told = record.getMessage(), record.levelno >= logging.WARNING
+        if not _is_terminal(sys.stderr):
+            return problem(text)
         from relact.cli.console import err
 
-        err.print(record.getMessage(), style="dim", highlight=False, markup=False)
+        err.print(escaped(text), style="" if told else "dim", highlight=False, markup=False)
 
 
 def listen() -> None:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import torch
 from torch import Tensor, nn
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from relact.errors import ModelError
 
@@ -39,11 +42,16 @@ _VOLATILE = {
 
 
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+_BROUGHT = "transformers_modules."  # where transformers puts a checkpoint's own code
 
 
 def of_model(model: Any) -> str:
-    """Fingerprint of the configuration and of every tensor in ``state_dict``: name, shape, dtype, bytes."""
+    """Fingerprint of the configuration, of every tensor in ``state_dict``: name, shape, dtype, bytes; and of
+    the checkpoint's own code, where that is what runs.
+    """
     digest = hashlib.blake2b(digest_size=16)
+    if (code := of_code(model)) is not None:
+        digest.update(f"code {code}\n".encode())
     digest.update(json.dumps(_stable(model.config.to_diff_dict()), sort_keys=True, default=str).encode())
     for name, adapter in sorted((getattr(model, "peft_config", None) or {}).items()):
         about = json.dumps(_stable(adapter.to_dict()), sort_keys=True, default=_text)
@@ -58,6 +66,22 @@ def of_model(model: Any) -> str:
         if value.is_meta or key not in known or type(tensor) not in PLAIN:
             known[key] = _crc32c(tensor)
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype} {known[key]:08x}\n".encode())
+    return digest.hexdigest()
+
+
+def of_code(model: Any) -> str | None:
+    """Fingerprint of the Python files that a checkpoint brought along and that compute the model, with those
+    they import; None where transformers' own code does.
+    """
+    names = {type(part).__module__ for part in (model.config, *model.modules())}
+    brought = {str(sys.modules[name].__file__) for name in names if name.startswith(_BROUGHT)}
+    if not brought:
+        return None
+    files = {Path(file) for each in brought for file in (each, *get_relative_import_files(each))}
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(files, key=lambda file: file.name):
+        text = file.read_bytes()
+        digest.update(f"{file.name} {len(text)}\n".encode() + text)
     return digest.hexdigest()
 
 

@@ -19,7 +19,7 @@ import transformers
 from relact import sites
 from relact.errors import InputError, ModelError, RelactError
 from relact.models import fingerprint as fingerprints
-from relact.models import gguf, hooks, selfcheck
+from relact.models import gguf, hooks, noted, selfcheck
 from relact.models.checkpoints import Checkpoint, locate
 from relact.models.quiet import one_line, quiet
 from relact.models.selfcheck import Shortcuts
@@ -27,7 +27,6 @@ from relact.progress import LOG
 
 _OF_LAYER = re.compile(r"(^|\.)(layers|h|blocks|block|layer)\.\d+\.")
 _BUFFER = re.compile(r"(rotary|inv_freq|masked_bias|attn\.bias|attention\.bias)")  # made anew by every model
-SAMPLE = "The capital of France is Paris, a city of more than two million people on the river Seine."
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -48,7 +47,9 @@ class LoadedModel:
     tokenizer_fingerprint: str
     dtype: str
     family: str
-    notes: tuple[str, ...] = field(default=())  # choices made for the user, worth printing
+    notes: tuple[str, ...] = field(default=())  # choices made for the user; `load` tells them to `LOG`
+    code: str | None = None  # fingerprint of the checkpoint's own Python code, where that is what runs
+    quantised: str | None = None  # how its weights are packed
     shortcuts: Shortcuts = field(default_factory=Shortcuts)  # those that its self-check allows
 
     @property
@@ -128,7 +129,7 @@ def load(
             ``device_map``.
         device_map: spreads a large model over devices, main memory and disk with accelerate, e.g. "auto".
         revision: branch, tag or commit of a hub model; the commit it resolves to is recorded.
-        trust_remote_code: run the repository's own Python code. Off unless asked.
+        trust_remote_code: run the Python code that a checkpoint brings along. Off unless asked.
 
     Raises:
         ModelError: nothing there, no network, no safetensors, unknown family, mixture-of-experts, missing
@@ -144,8 +145,8 @@ def load(
     config, described = configured(name, revision, trust_remote_code)
     checkpoint = locate(name, revision=described.revision or revision, code=trust_remote_code)
     weight_dtype, notes = dtype_of(dtype, config, target)
-    if target is not None and target.type != "cpu":
-        device_map = {"": target}  # straight to the device; quantised models cannot be moved later
+    if target is not None and target.type != "cpu":  # quantised models cannot be moved later
+        device_map = {"": target}
     model, unused = _weights(checkpoint, config, weight_dtype, device_map, trust_remote_code)
     model.eval().requires_grad_(False)
     tokenizer = _tokenizer(checkpoint, trust_remote_code)
@@ -158,7 +159,9 @@ def load(
         tokenizer_fingerprint=fingerprints.of_tokenizer(tokenizer),
         dtype=str(model.dtype).removeprefix("torch."),
         family=config.model_type,
-        notes=(*notes, *unused),
+        notes=(*notes, *unused, *noted.left_alone(config)),
+        code=fingerprints.of_code(model),
+        quantised=noted.quantised_by(model),
     )
     return _checked(loaded)
 
@@ -166,52 +169,24 @@ def load(
 def require_dtype(dtype: str) -> None:
     """`InputError` for the name of none."""
     if dtype != "auto" and dtype not in DTYPES:
-        raise InputError(
-            f"unknown dtype {dtype}", where="dtype", fix=f"choose from auto, {', '.join(DTYPES)}"
-        )
+        fix = f"choose from auto, {', '.join(DTYPES)}"
+        raise InputError(f"unknown dtype {dtype}", where="dtype", fix=fix)
 
 
 def _checked(loaded: LoadedModel) -> LoadedModel:
-    """The model with the shortcuts that its self-check allows, and notes on the others and its tokenizer."""
-    ids = encode(loaded, [SAMPLE])[0]
+    """The model with the shortcuts that its self-check allows, and notes on the others and its tokenizer,
+    all of them told.
+    """
+    ids = encode(loaded, [noted.SAMPLE])[0]
     with explained(loaded.id):
         if loaded.family not in sites.KNOWN:
             hooks.require_sites(loaded.model)
         shortcuts = selfcheck.of_model(loaded.model, ids, loaded.fingerprint, loaded.max_tokens)
-    notes = (*loaded.notes, *_quantised(loaded.model), *_of_tokenizer(loaded.tokenizer), *shortcuts.notes())
+    quantised = (f"quantised by {loaded.quantised}",) if loaded.quantised else ()
+    notes = (*loaded.notes, *quantised, *noted.of_tokenizer(loaded.tokenizer), *shortcuts.notes())
     for note in notes:
         LOG.warning("%s: %s", loaded.id, note)
     return replace(loaded, shortcuts=shortcuts, notes=notes)
-
-
-def _quantised(model: Any) -> tuple[str, ...]:
-    """How the weights are packed, which the fingerprint covers; what that does to values."""
-    settings = getattr(model.config, "quantization_config", None)
-    if settings is None:
-        return ()
-    about = settings if isinstance(settings, dict) else settings.to_dict()
-    method = str(about.get("quant_method", "unknown")).rpartition(".")[2].lower()
-    if about.get("load_in_8bit"):
-        return (f"quantised by {method} to int8: values depend on which prompts run together",)
-    return (f"quantised by {method}",)
-
-
-def _appends_end(tokenizer: Any) -> bool:
-    """Whether a tokenizer ends every text of itself."""
-    end = tokenizer.eos_token_id
-    return end is not None and list(tokenizer(SAMPLE)["input_ids"])[-1:] == [end]
-
-
-def _of_tokenizer(tokenizer: Any) -> tuple[str, ...]:
-    """What a tokenizer does to the ends of prompts."""
-    found = []
-    plain = list(tokenizer(SAMPLE)["input_ids"])
-    begin = tokenizer.bos_token_id
-    if _appends_end(tokenizer):
-        found.append(f"the tokenizer appends {tokenizer.eos_token}: it is taken off, prompts end open")
-    if begin is not None and plain[:2] == [begin, begin]:
-        found.append(f"the tokenizer puts {tokenizer.bos_token} in front twice")
-    return tuple(found)
 
 
 def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = True) -> list[list[int]]:
@@ -229,7 +204,7 @@ def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = 
             list(texts), add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False
         )["input_ids"]
     ids = [list(map(int, row)) for row in rows]
-    if special_tokens and _appends_end(loaded.tokenizer):
+    if special_tokens and noted.appends_end(loaded.tokenizer):
         ids = [row[:-1] for row in ids]
     _require_embedded(loaded, ids)
     return ids
@@ -342,12 +317,13 @@ def explained(name: str, what: str = "cannot be loaded") -> Iterator[None]:
     except RelactError:
         raise
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError, ... : no contract to rely on
-        raise ModelError(
-            f"{what}: {one_line(error)}",
-            where=name,
-            fix="check its files; one that brings code of its own is loaded in Python, by "
-            "relact.models.loading.load(..., trust_remote_code=True)",
-        ) from error
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                "brings Python code of its own, which runs only where that is asked for",
+                where=name,
+                fix="read its .py files, then add --trust-remote-code (in Python trust_remote_code=True)",
+            ) from error
+        raise ModelError(f"{what}: {one_line(error)}", where=name, fix="check its files") from error
 
 
 def device_of(device: str) -> torch.device:

@@ -20,7 +20,7 @@ import transformers
 
 from relact import sites
 from relact.errors import ModelError
-from relact.models import fingerprint, loading, throughput
+from relact.models import fingerprint, loading, noted, throughput
 from relact.models.checkpoints import Checkpoint
 from relact.models.loading import LoadedModel
 
@@ -104,9 +104,9 @@ class ModelInfo:
     tokens_per_second: float | None
 
 
-def describe(name: str, *, revision: str | None = None) -> ModelInfo:
+def describe(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
     """Sites, neurons and costs of ``name``; its weights are not loaded, nor fetched from the hub."""
-    config, checkpoint = loading.configured(name, revision, False)
+    config, checkpoint = loading.configured(name, revision, trust_remote_code)
     stored = loading.dtype_in(config)
     made = _made(config, checkpoint, stored or torch.float32, Guessed(1), loading.device_of("auto"))
     neurons = {alias: sites.count(config, alias) for alias in sites.aliases_of(config)}
@@ -128,7 +128,12 @@ def describe(name: str, *, revision: str | None = None) -> ModelInfo:
 
 
 def outline(
-    name: str | LoadedModel, *, dtype: str = "auto", device: str = "auto", revision: str | None = None
+    name: str | LoadedModel,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """``name`` without its weights; a model that is loaded is handed back.
 
@@ -139,10 +144,10 @@ def outline(
         return name
     loading.require_dtype(dtype)
     target = loading.device_of(device)
-    config, checkpoint = loading.configured(name, revision, False)
+    config, checkpoint = loading.configured(name, revision, trust_remote_code)
     weights, notes = loading.dtype_of(dtype, config, target)
     kind = torch.float32 if isinstance(weights, str) else weights
-    tokenizer = _tokenizer(checkpoint, int(sites.text_config(config).vocab_size))
+    tokenizer = _tokenizer(checkpoint, int(sites.text_config(config).vocab_size), trust_remote_code)
     made = _made(config, checkpoint, kind, tokenizer, target)
     return replace(made, notes=(*notes, *made.notes))
 
@@ -150,8 +155,9 @@ def outline(
 def _made(
     config: Any, checkpoint: Checkpoint, dtype: torch.dtype, tokenizer: Any, target: torch.device
 ) -> Outline:
+    code = bool(getattr(config, "auto_map", None)) and not type(config).__module__.startswith("transformers.")
     with loading.explained(checkpoint.id), torch.device("meta"):
-        model = loading.class_of(config).from_config(config, dtype=dtype)
+        model = loading.class_of(config).from_config(config, dtype=dtype, trust_remote_code=code)
     known = not isinstance(tokenizer, Guessed)
     return Outline(
         model=model.eval().requires_grad_(False),
@@ -163,17 +169,21 @@ def _made(
         dtype=str(dtype).removeprefix("torch."),
         family=config.model_type,
         notes=() if known else (GUESSED,),
+        code=fingerprint.of_code(model),
+        quantised=noted.quantised_by(model),
         target=target,
     )
 
 
-def _tokenizer(checkpoint: Checkpoint, words: int) -> Any:
+def _tokenizer(checkpoint: Checkpoint, words: int, code: bool) -> Any:
     """The tokenizer in the checkpoint's folder; a guess where there is none, or only in a GGUF header."""
     files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
     if checkpoint.header or not any((checkpoint.folder / name).is_file() for name in files):
         return Guessed(words)
     try:
         with loading.explained(checkpoint.id):
-            return transformers.AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+            return transformers.AutoTokenizer.from_pretrained(
+                checkpoint.folder, trust_remote_code=code, local_files_only=True
+            )
     except ModelError:
         return Guessed(words)

@@ -13,6 +13,11 @@ import torch
 from torch import Tensor
 
 
+def last_of(mask: Tensor) -> Tensor:
+    """int64 [batch]: the last token of every row of a mask [batch, tokens]."""
+    return mask.cumsum(dim=1).argmax(dim=1)
+
+
 @dataclass(frozen=True)
 class Added:
     """What all tokens of some parts of the batch write, routed or not: values [n] at neurons [n] of rows [n].
@@ -122,7 +127,7 @@ class Routed:
     def last(self, mask: Tensor) -> Tensor:
         """[batch, neurons] at the last token of a mask."""
         ends = torch.zeros_like(mask)
-        ends[torch.arange(len(mask), device=mask.device), mask.sum(dim=1) - 1] = True
+        ends[torch.arange(len(mask), device=mask.device), last_of(mask)] = True
         return self.total(ends)
 
     def scaled(self, groups: int, rows: Tensor, neurons: Tensor, by: Tensor, places: Tensor | None) -> Routed:

@@ -211,7 +211,8 @@ def check_manifest(attributes: Any, where: object) -> schema.Manifest:
     model, capture = manifest.model, manifest.capture
     texts = (model.id, model.fingerprint, model.dtype, model.family, manifest.tokenizer, manifest.created)
     require(all(map(_is_name, texts)), "root attributes", where)
-    require(model.revision is None or _is_name(model.revision), "revision", where)
+    optional = (model.revision, model.code, model.quantised)
+    require(all(text is None or _is_name(text) for text in optional), "revision, code or quantised", where)
     _check_sites(capture.sites, where)
     if capture.attribution:
         _check_attribution(capture.attribution, where)
@@ -220,6 +221,7 @@ def check_manifest(attributes: Any, where: object) -> schema.Manifest:
     amounts = _is_whole(capture.block, 1, ROWS) and _is_whole(capture.batch, 1, LENGTH)
     require(amounts, "block or batch", where)
     require(isinstance(capture.special_tokens, bool), "special tokens", where)
+    require(capture.skip_first_token in (None, True), "first token", where)
     prompts, splits = manifest.prompts, (schema.IDENTIFY, schema.TEST)
     require(isinstance(prompts, dict) and set(prompts) == set(splits), "prompt sets", where)
     for split in splits:

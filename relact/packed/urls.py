@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from relact.errors import InputError, StoreError
+from relact.progress import LOG
 
 TIMEOUT = 60.0  # seconds for one request, its body included
 CONNECT = 10.0  # seconds until a server accepts a connection
@@ -28,6 +29,7 @@ WEB = ("http", "https")
 BUCKETS = ("s3", "gs", "az", "abfs", "abfss")
 SCHEMES = (*WEB, *BUCKETS, HUB)
 ZIP = ".zip"
+AWS_FILE = Path.home() / ".aws" / "credentials"
 AGAIN = "try again; `relact pull URL FOLDER --timeout SECONDS` waits longer"
 RENEW = "renew them, and check which ones the environment has"
 # what an object store says in its code -> the problem, what to do
@@ -251,6 +253,9 @@ def _bucket(shown: str, root: str, path: str, timeout: float) -> Place:
 def _s3_credentials() -> dict[str, Any]:
     """Options for an S3 store: the environment's credentials, which need none; else those that boto3 finds
     (profiles, single sign-on); else requests are not signed.
+
+    Raises:
+        InputError: a profile is asked for, and boto3 is not installed.
     """
     if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
         return {}
@@ -261,6 +266,14 @@ def _s3_credentials() -> dict[str, Any]:
         session = boto3.Session()
         if session.get_credentials() is not None:
             return {"credential_provider": Boto3CredentialProvider(session)}
+    elif profile := os.environ.get("AWS_PROFILE"):
+        raise InputError(
+            f"the profile {profile!r} is read by boto3, which is not installed",
+            where="AWS_PROFILE",
+            fix="pip install 'relact[s3]', or give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    elif AWS_FILE.is_file():
+        LOG.warning("%s is read by boto3, which is not installed (relact[s3]): nothing is signed", AWS_FILE)
     return {"skip_signature": True}
 
 

@@ -47,7 +47,7 @@ def charts(
         "growth": (growth, len(contents.growth) > 0),
         "layers": (layers, True),
         "experts": (experts, len(contents.experts) > 0 and bool(contents.experts["use"].notna().any())),
-        "distribution": (distribution, True),
+        "distribution": (distribution, len(contents.histogram) > 0),
     }
     found = {name: draw(contents, look, live) for name, (draw, there) in drawn.items() if there}
     return found if width is None else {name: fitted(chart, WIDTHS[width]) for name, chart in found.items()}

@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,14 +113,15 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
             top 400.
 
     Raises:
-        StoreError: the store has no scores. InputError: no such mask.
+        StoreError: neither scores nor masks; a package may have masks alone. InputError: no such mask.
     """
     opened = open_store(store)
-    relations, scores = compare.all_scores(opened)
+    relations, scores = _scores(opened)
+    sites = list(scores or opened.sites)
     choices, accuracy, sweep = ablations_of(opened)
     name, labels, sets = _sets(opened, relations, scores, mask, choices)
     sizes = sum(mask.sum(axis=(1, 2)) for mask in sets.values())  # [relation]
-    neurons = _best(opened, relations, scores)
+    neurons = _best(opened, relations, scores) if scores else _listed(opened, relations)
     histogram, nulls = _distributions(opened, relations, scores)
     details, prompts = _details(opened, relations, neurons)
     return Contents(
@@ -127,8 +129,8 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
         super_units=_super_units(opened),
         stale=stale(opened),
         relations=relations,
-        sites=list(scores),
-        n_neurons=sum(values[0].size for values in scores.values()),
+        sites=sites,
+        n_neurons=sum(math.prod(opened.shape(site)) for site in sites),
         k=int(np.median(sizes)),
         mask=name,
         provenance=_provenance(opened),
@@ -157,6 +159,15 @@ def _super_units(store: Store) -> str:
     )
 
 
+def _scores(store: Store) -> tuple[list[str], Mapping[str, np.ndarray]]:
+    """Relations, and average precision [relation, layer, neuron] per site; none of a package that was made
+    without its scores, of which masks, ablations and the best neurons are shown.
+    """
+    if store.has(schema.SCORES) or not store.children(schema.MASKS):
+        return compare.all_scores(store)
+    return store.relations(), {}
+
+
 def _board(store: Store) -> pd.DataFrame:
     """Criteria on all test prompts; where a k can be chosen of several, on those that chose none."""
     whole = leaderboard_of(store, part=ALL)
@@ -178,11 +189,12 @@ def _sets(
     They are those of the mask, those of the first ablation, or the top few.
     """
     first = next(iter(choices), "")
-    k = min(choices[first].k if first else DEFAULT_K, countable(Numbering.of(scores), Rules()))
+    k = choices[first].k if first else DEFAULT_K
+    k = min(k, countable(Numbering.of(scores), Rules())) if scores else k
     stored = store.children(schema.MASKS)
     if mask is None:
         likely = [name for name in (first, f"top-{k}") if name in stored]
-        mask = likely[0] if likely else stored[0] if len(stored) == 1 else None
+        mask = likely[0] if likely else stored[0] if len(stored) == 1 or not scores else None
     if mask is None:
         return f"top {k}", relations, masks.top_k(scores, k, compare.rules_of(store, scores))
     return mask, *masks.read(store, mask)
@@ -204,8 +216,10 @@ def _overlap(labels: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFr
 
 def _growth(store: Store, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Overlap of every two relations over k, as a share of k."""
-    n_neurons = sum(values[0].size for values in scores.values())
     columns = ["k", "relation", "other", "share", "chance"]
+    if not scores:
+        return pd.DataFrame(columns=columns)
+    n_neurons = sum(values[0].size for values in scores.values())
     sizes = [size for size in SIZES if size <= countable(Numbering.of(scores), Rules()) // 2]
     if not sizes:
         return pd.DataFrame(columns=columns)
@@ -245,6 +259,10 @@ def _distributions(
     store: Store, relations: Sequence[str], scores: Mapping[str, np.ndarray]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Histograms of average precision beside those of random rankings, and what is beyond them."""
+    of_histogram = ["site", "relation", "low", "high", "neurons", "chance"]
+    of_nulls = ["relation", "positives", "prompts", "chance", "found"]
+    if not scores:
+        return pd.DataFrame(columns=of_histogram), pd.DataFrame(columns=of_nulls)
     counts = counts_of(store.prompts(schema.IDENTIFY)["relation"].tolist(), store.scores_record())
     nulls: dict[tuple[int, int], np.ndarray] = {}
     parts, rows = [], []
@@ -257,8 +275,7 @@ def _distributions(
         parts += [table.assign(relation=relation) for table in _histograms(of_relation, null)]
         surprising = kernels.false_discovery(kernels.p_values(masks.flatten(of_relation)[0], null), FALSE)
         rows.append((relation, positives, prompts, float(null.mean()), int(surprising.sum())))
-    histogram = pd.concat(parts)[["site", "relation", "low", "high", "neurons", "chance"]]
-    return histogram, pd.DataFrame(rows, columns=["relation", "positives", "prompts", "chance", "found"])
+    return pd.concat(parts)[of_histogram], pd.DataFrame(rows, columns=of_nulls)
 
 
 def _histograms(scores: Mapping[str, np.ndarray], null: np.ndarray) -> Iterator[pd.DataFrame]:
@@ -294,6 +311,23 @@ def _best(store: Store, relations: Sequence[str], scores: Mapping[str, np.ndarra
     table = pd.DataFrame({"site": np.array(names)[site_at], "layer": layer, "neuron": neuron})
     ap = pd.DataFrame(flat[:, places].T.astype(np.float64).round(4), columns=list(relations))
     return pd.concat([table, ap], axis=1)
+
+
+def _listed(store: Store, relations: Sequence[str]) -> pd.DataFrame:
+    """The best neurons of every relation by a package's short list: a neuron has a number in relations that
+    list it, NaN in others.
+    """
+    places = ["site", "layer", "neuron"]
+    found = [pd.DataFrame(columns=places)]
+    for relation in relations:
+        best = store.short_list(relation, LISTED, store.sites, schema.AVERAGE_PRECISION)
+        if best is not None:
+            columns = {name: best[name] for name in places}
+            columns[relation] = best[schema.AVERAGE_PRECISION].astype(np.float64).round(4)
+            found.append(pd.DataFrame(columns))
+    known = [table.set_index(places) for table in found]
+    together = pd.concat(known, axis=1) if len(known) > 1 else known[0]
+    return together.reindex(columns=list(relations)).reset_index()
 
 
 def _details(

@@ -96,10 +96,10 @@ function neuronRows() {
   const { site, layer, neuron, ap } = page.neurons;
   return site.map((_, row) => {
     let next = -1;
-    for (let other = 0; other < ap.length; other++) if (other !== at && (next < 0 || ap[other][row] > ap[next][row])) next = other;
+    for (let other = 0; other < ap.length; other++) if (other !== at && ap[other][row] !== null && (next < 0 || ap[other][row] > ap[next][row])) next = other;
     return { row, site: page.sites[site[row]], layer: layer[row], neuron: neuron[row], ap: ap[at][row],
       next: next < 0 ? "" : page.relations[next], nextAp: next < 0 ? null : ap[next][row] };
-  });
+  }).filter((row) => row.ap !== null);
 }
 
 function matches(row, words) {
@@ -149,6 +149,7 @@ function fillNeurons() {
 function detail(row) {
   const parts = [element("div", {}, element("h3", { text: "Average precision in every relation" }), element("ul", {}, ...page.relations
     .map((name, at) => [name, page.neurons.ap[at][row.row]])
+    .filter(([, value]) => value !== null)
     .sort((a, b) => b[1] - a[1])
     .map(([name, value]) => element("li", {}, element("span", { text: value.toFixed(3) }), element("span", {}, element("span", { class: "meter", style: `width: ${50 * value}%` }), ` ${name}`)))))];
   const found = detailOf.get(row.row);

@@ -7,9 +7,12 @@ two ways only: as escaped text of the template, and as JSON in which no ``<`` is
 from __future__ import annotations
 
 import json
+import math
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from relact import __version__, durable
 from relact.errors import StoreError
@@ -154,13 +157,18 @@ def _data(contents: Contents) -> dict[str, Any]:
             "site": [places[site] for site in contents.neurons["site"]],
             "layer": contents.neurons["layer"].tolist(),
             "neuron": contents.neurons["neuron"].tolist(),
-            "ap": [contents.neurons[name].tolist() for name in contents.relations],
+            "ap": [_known(contents.neurons[name]) for name in contents.relations],
         },
         "spoken": {choice: made.spoken for choice, made in contents.choices.items()},
         "units": contents.units,
         "details": contents.details,
         "prompts": contents.prompts,
     }
+
+
+def _known(numbers: pd.Series) -> list[float | None]:
+    """What JSON has of numbers of which some may not be known."""
+    return [None if math.isnan(number) else number for number in numbers.astype(float)]
 
 
 def _shared(contents: Contents) -> str:

@@ -44,9 +44,11 @@ def _unit(
 ) -> dict[str, Any]:
     site, layer, index = place
     group = f"{schema.SCORES}/{site}"
-    names = [str(name) for name in store.dataset(group)["relation"].values]
-    values = np.asarray(store.root[f"{group}/{statistic}"][:, layer, index], float)  # type: ignore[index]
-    scores = dict(zip(names, values.round(DIGITS).tolist(), strict=True))
+    scores: dict[str, float] = {}
+    if store.has(group):  # a package may be without
+        names = [str(name) for name in store.dataset(group)["relation"].values]
+        values = np.asarray(store.root[f"{group}/{statistic}"][:, layer, index], float)  # type: ignore[index]
+        scores = dict(zip(names, values.round(DIGITS).tolist(), strict=True))
     return {
         "site": site,
         "layer": layer,

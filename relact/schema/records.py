@@ -38,13 +38,19 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """Which checkpoint produced the numbers."""
+    """Which checkpoint produced the numbers.
+
+    Attributes:
+        code: fingerprint of its own Python code, where that ran. quantised: how weights are packed.
+    """
 
     id: str
     revision: str | None
     fingerprint: str
     dtype: str
     family: str
+    code: str | None = None
+    quantised: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class CaptureRecord:
         layers: of every site that is not in all of the model's layers, the numbers of those that it is in;
             None where there is no such site.
         experts: of every layer that has some, where neurons of a site are theirs (`BY_EXPERT`).
+        skip_first_token: True where the first token of every prompt is left out of pools, else None.
     """
 
     sites: tuple[str, ...]
@@ -80,6 +87,17 @@ class CaptureRecord:
     attribution: AttributionRecord | None = None
     layers: Mapping[str, tuple[int, ...]] | None = None
     experts: int | None = None
+    skip_first_token: bool | None = None
+
+    @property
+    def n_skipped(self) -> int:
+        """First tokens of a prompt that no pool has."""
+        return int(bool(self.skip_first_token))
+
+    @property
+    def pooled(self) -> str:
+        """The pool, in words."""
+        return f"{self.pool} without the first token" if self.skip_first_token else self.pool
 
     @property
     def every_site(self) -> tuple[str, ...]:
@@ -147,7 +165,7 @@ class Manifest:
         """JSON-ready dictionary for ``attrs["relact"]``."""
         values = asdict(self) | {"format": self.format}
         values["tokenizer"] = {"fingerprint": self.tokenizer}
-        values["capture"] = plain(self.capture)
+        values["model"], values["capture"] = plain(self.model), plain(self.capture)
         return values if self.id else {name: value for name, value in values.items() if name != "id"}
 
     @classmethod
@@ -234,6 +252,7 @@ class ScoresRecord(_Result):
         prompts: digest of the identification prompts. model: its fingerprint.
         imported: names of another tool's files, where the scores come from those.
         own_negatives: whether relations called ``group=label`` were compared within their group alone.
+        coarse: site -> neurons that float16 holds coarsely, which makes ties (`store.coarse`).
     """
 
     relations: tuple[str, ...]
@@ -243,6 +262,7 @@ class ScoresRecord(_Result):
     model: str
     imported: tuple[str, ...] | None = None
     own_negatives: bool | None = None
+    coarse: Mapping[str, int] | None = field(default=None, compare=False)
 
     @classmethod
     def from_attributes(cls, raw: Mapping[str, Any], where: object) -> ScoresRecord:

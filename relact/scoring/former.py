@@ -24,7 +24,7 @@ def beside(store: Store, stored: schema.ScoresRecord, record: schema.ScoresRecor
         return replace(record, relations=(*stored.relations, *added))
     why = "before prompts were appended"
     if stored.prompts == record.prompts:
-        settings = [entry.name for entry in fields(record) if entry.name != "relations"]
+        settings = [entry.name for entry in fields(record) if entry.compare and entry.name != "relations"]
         pairs = [(name, getattr(stored, name), getattr(record, name)) for name in settings]
         told = (f"{name} {before} (asked for: {asked})" for name, before, asked in pairs if before != asked)
         why = f"with {', '.join(told)}"

@@ -32,6 +32,7 @@ from relact.scoring.quantities import Wanted, wanted
 from relact.scoring.roles import labels_of
 from relact.scoring.schedulers import on_scheduler
 from relact.store import local
+from relact.store.coarse import coarse, tell
 from relact.store.layout import quantity_of, site_of
 from relact.store.local import LocalStore
 from relact.store.reading import Store
@@ -98,7 +99,9 @@ def score(
     options = ScoreOptions(
         relations, negatives, seed, statistics, workers, memory, scheduler, device, own_negatives
     )
-    return score_with(options, store, progress=progress)
+    scored = score_with(options, store, progress=progress)
+    tell(scored)
+    return scored
 
 
 def score_with(
@@ -116,6 +119,7 @@ def score_with(
         prompts=opened.manifest.prompts_digest(schema.IDENTIFY),
         model=opened.manifest.model.fingerprint,
         own_negatives=options.own_negatives or None,
+        coarse=coarse(opened) or None,
     )
     stored = opened.scores_record() if opened.has(schema.SCORES) else None
     if stored and not stored.imported:

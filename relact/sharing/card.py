@@ -40,7 +40,7 @@ def describe(store: Store, stages: Sequence[str], licence: str | None) -> dict[s
         "relations": store.relations(),
         "prompts": {split: dict(described) for split, described in manifest.prompts.items()},
         "sites": {site: [lay.n_layers, lay.width] for site, lay in store.layouts.items()},
-        "pool": manifest.capture.pool,
+        "pool": manifest.capture.pooled,
         "dtype": manifest.capture.dtype,
         "stages": list(stages),
         "masks": {name: store.mask_record(name).k for name in store.children(schema.MASKS)}

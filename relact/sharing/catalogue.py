@@ -26,6 +26,7 @@ NAME = "index.json"
 FORMAT = 1
 LIMIT = 1 << 20  # bytes of a catalogue
 CHECKOUT = Path(relact.__file__ or "").parent.parent / "stores" / NAME  # this repository's own
+INSTALLED = Path(__file__).parent / "stores" / NAME  # the same, in a wheel
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,12 @@ class Listed:
 
 
 def stores(index: str | Path | None = None) -> list[Listed]:
-    """The stores of a catalogue: a path or URL; this repository's own by default.
+    """The stores of a catalogue: a path or URL; by default the one that comes with relact.
 
     Raises:
         InputError: not a catalogue. StoreError: it cannot be fetched.
     """
-    where = str(index or CHECKOUT)
-    if index is None and not CHECKOUT.is_file():
-        raise InputError("this installation has no catalogue", fix="give the path or URL of an index.json")
+    where = str(index or (CHECKOUT if CHECKOUT.is_file() else INSTALLED))
     if not is_url(where) and not Path(where).is_file():
         raise InputError("no such catalogue", where=where, fix="give the path or URL of an index.json")
     document = parse_document(place(where).get("", LIMIT), where)

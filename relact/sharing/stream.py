@@ -67,8 +67,10 @@ def stream(
     attribution_method: str | None = CaptureOptions.attribution_method,
     attribution_steps: int | None = CaptureOptions.attribution_steps,
     attribution_path: str | None = CaptureOptions.attribution_path,
+    skip_first_token: bool = CaptureOptions.skip_first_token,
     model_dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     licence: str | None = None,
     timeout: float = urls.TIMEOUT,
     progress: Progress = in_notebooks,
@@ -91,7 +93,17 @@ def stream(
     attributed = attribution, attribution_sites, attribution_pool, attribution_dtype, target, target_token
     method = attribution_method, attribution_steps, attribution_path
     options = CaptureOptions(
-        sites, pool, dtype, block, batch_tokens, special_tokens, memory, compress, *attributed, *method
+        sites,
+        pool,
+        dtype,
+        block,
+        batch_tokens,
+        special_tokens,
+        memory,
+        compress,
+        *attributed,
+        *method,
+        skip_first_token,
     )
     return stream_with(
         options,
@@ -100,6 +112,7 @@ def stream(
         url,
         model_dtype=model_dtype,
         device=device,
+        trust_remote_code=trust_remote_code,
         licence=licence,
         timeout=timeout,
         progress=progress,
@@ -114,6 +127,7 @@ def stream_with(
     *,
     model_dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     licence: str | None = None,
     timeout: float = urls.TIMEOUT,
     progress: Progress = in_notebooks,
@@ -132,7 +146,15 @@ def stream_with(
     folder.mkdir(parents=True, exist_ok=True)
     store = folder / "store.zarr"
     opened = capture_with(
-        options, model, prompts, store, model_dtype=model_dtype, device=device, sink=remote, progress=progress
+        options,
+        model,
+        prompts,
+        store,
+        model_dtype=model_dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        sink=remote,
+        progress=progress,
     )
     remote.finish(opened, licence)
     shutil.rmtree(folder)

@@ -5,7 +5,7 @@
 >>> shape = {"hidden_size": 32, "intermediate_size": 44, "num_attention_heads": 4, "num_hidden_layers": 3}
 >>> config = SimpleNamespace(model_type="llama", num_key_value_heads=2, **shape)
 >>> places(config)["mlp.hidden"].taps[0]
-Tap(module='mlp.down_proj', side='input', fused=(), per='', item=None)
+Tap(module='mlp.down_proj', side='input', fused=(), per='', item=None, again=False)
 >>> n_layers(config), widths(config)["mlp.up"], widths(config)["attn.k"]
 (3, 44, 16)
 

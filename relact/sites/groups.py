@@ -119,7 +119,7 @@ def gated_queries(layers: Layers = every_layer) -> Group:
 def latent(layers: Layers = every_layer) -> tuple[Group, Group]:
     """Attention through latent vectors; queries have one too where the configuration gives them a rank."""
     sites = ("attn.k", "attn.v")
-    shared = {site: Tap("self_attn.kv_b_proj", OUTPUT, sites, "head") for site in sites}
+    shared = {site: Tap("self_attn.kv_b_proj", OUTPUT, sites, "head", again=True) for site in sites}
     shared["attn.o"] = Tap("self_attn.o_proj")
     ranked = rules.where(lambda config: getattr(config, "q_lora_rank", None))
 

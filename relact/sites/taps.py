@@ -28,7 +28,8 @@ class Tap:
     tuple. ``fused`` lists the sites that share the module's output, in their order in memory; () when it is
     this site alone. ``per`` tells the layouts of a fused projection apart: "" is [all of q | all of k | all
     of v]; ``kv`` repeats [q k v] once per key-value head, as GPT-NeoX, BLOOM and Falcon do; ``head`` repeats
-    what is fused once per head.
+    what is fused once per head. ``again``: after a cache the module computes its tokens anew, too, and puts
+    them in front of those that come.
     """
 
     module: str
@@ -36,6 +37,7 @@ class Tap:
     fused: tuple[str, ...] = ()
     per: str = ""
     item: int | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True)

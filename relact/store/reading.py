@@ -274,23 +274,32 @@ class Store(ABC):
         """What the store holds, in words: names and values as `relact info` prints them."""
         manifest = self.manifest
         missing = len(self.missing_blocks())
+        made = {"code of its own": manifest.model.code, "quantised": manifest.model.quantised}
         return {
             "store": str(self.path),
             "model": f"{manifest.model.id} ({manifest.model.family}, {manifest.model.dtype})",
+            **{name: text for name, text in made.items() if text},
             "fingerprint": manifest.model.fingerprint,
             "relations": ", ".join(self.relations()),
             "prompts": f"{self.n_prompts} to identify, {manifest.n_prompts(schema.TEST)} to test",
             "sites": ", ".join(f"{site} {lay.n_layers} x {lay.width}" for site, lay in self.layouts.items()),
             "neurons": sum(lay.n_layers * lay.width for lay in self.layouts.values()),
-            "pool": manifest.capture.pool,
+            "pool": manifest.capture.pooled,
             "dtype": manifest.capture.dtype,
             **self._attributions(),
             "size": show_bytes(sum(lay.bytes for lay in self.streams.values())),
             "blocks": f"{self.n_blocks - missing} of {self.n_blocks} committed",
-            "scores": "yes" if self.has(schema.SCORES) else "no",
+            "scores": self._scores(),
             "masks": ", ".join(self.children(schema.MASKS)) or "none",
             "ablations": ", ".join(self.children(schema.ABLATIONS)) or "none",
         }
+
+    def _scores(self) -> str:
+        """Whether there are some, and how many neurons are coarse (`store.coarse`)."""
+        if not self.has(schema.SCORES):
+            return "no"
+        counts = self.scores_record().coarse or {}
+        return f"yes; {sum(counts.values()):,} neurons are coarse in float16" if counts else "yes"
 
     def _attributions(self) -> dict[str, str]:
         record = self.manifest.capture.attribution

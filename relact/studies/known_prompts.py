@@ -33,6 +33,7 @@ def known(
     match: str = "prefix",
     per_relation: int | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     strict: bool = False,
     progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
@@ -49,7 +50,7 @@ def known(
     Raises:
         InputError: no relation has two prompts that the model answers.
     """
-    loaded = load(model, device=device)
+    loaded = load(model, device=device, trust_remote_code=trust_remote_code)
     identify = prompts[prompts["split"] == IDENTIFY]
     right = identify[
         judged(_replies(loaded, identify, match, progress), identify[ANSWERS].tolist(), match)[0]

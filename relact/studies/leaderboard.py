@@ -35,6 +35,7 @@ def leaderboard(
     seeds: int = SEEDS,
     model: str | LoadedModel | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
     """Compare criteria for choosing neurons: criteria x k, chosen on ``dev`` prompts, shown on ``test``.
@@ -66,12 +67,14 @@ def leaderboard(
         _score(opened, [statistic for where, statistic in cells.values() if where is opened])
     for opened, statistic in cells.values():
         for size in k:
-            _ablate(opened, statistic, size, schema.DEV, seeds, model, device, progress)
+            _ablate(opened, statistic, size, schema.DEV, seeds, model, device, trust_remote_code, progress)
     board = leaderboard_of(stores, part=schema.DEV)
     board = board[board["criterion"].isin(cells) & board["k"].isin(k)]
     best = chosen(board)
     for criterion, size in zip(best["criterion"], best["k"], strict=True):
-        _ablate(*cells[str(criterion)], int(size), schema.TEST, seeds, model, device, progress)
+        _ablate(
+            *cells[str(criterion)], int(size), schema.TEST, seeds, model, device, trust_remote_code, progress
+        )
     shown = best[["criterion", "k"]].merge(leaderboard_of(stores, part=schema.TEST), how="left")
     parts = [shown.assign(part=schema.TEST), board.assign(part=schema.DEV)]
     joined = pd.concat(parts, ignore_index=True)
@@ -124,8 +127,17 @@ def _ablate(
     seeds: int,
     model: str | LoadedModel | None,
     device: str,
+    trust_remote_code: bool,
     progress: Progress,
 ) -> None:
     """One cell of the board."""
     options = AblateOptions(statistic=criterion, seeds=tuple(range(seeds)), part=part)
-    ablate_with(options, store, k=k, model=model, device=device, progress=progress)
+    ablate_with(
+        options,
+        store,
+        k=k,
+        model=model,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+    )

@@ -44,6 +44,7 @@ class Look:
         log_probability: of it after the text, in nats.
         sites: site -> activation and attribution (token, layer, neuron), float32.
         shown: the chosen neurons: relation ("" where none is known), site, layer, neuron.
+        skipped: first tokens that sums and means leave out, as the store's pools do.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Look:
     log_probability: float
     sites: dict[str, xr.Dataset]
     shown: pd.DataFrame
+    skipped: int = 0
 
     def __getitem__(self, site: str) -> xr.Dataset:
         """Everything of one site."""
@@ -94,7 +96,8 @@ class Look:
     def _block(self, quantity: str, what: str, pooled: str) -> str:
         """A row per shown neuron."""
         values = self.values(quantity)
-        totals = (values.sum(axis=1) if pooled == "sum" else values.mean(axis=1)).tolist()
+        pooling = np.sum if pooled == "sum" else np.mean
+        totals = pooling(values[:, self.skipped :], axis=1).tolist()
         heads = ("relation", "neuron", pooled, f"{quantity}: {what}")
         lines = [f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"]
         for row, total, of_tokens in zip(places(self.shown), totals, values, strict=True):
@@ -120,6 +123,7 @@ def look(
     sites: str | Sequence[str] | None = None,
     model: str | LoadedModel | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> Look:
     """Activations and attributions of every token of one text: of all neurons of a site, some of them shown.
 
@@ -134,12 +138,12 @@ def look(
 
     Returns:
         A `Look`. A prompt's attributions add up over its tokens to the stored ones (pool ``sum``), its
-        activations average to them (``mean``).
+        activations average to them (``mean``); of a store that skips the first token, over the others.
 
     Raises:
         InputError: neither text nor prompt, no such prompt, relation, site or neuron.
     """
-    subject = subject_of(place, model=model, device=device)
+    subject = subject_of(place, model=model, device=device, trust_remote_code=trust_remote_code)
     asked, target = _asked(subject, text, prompt, split, answer)
     shown = None if neurons is None else _listed(places_of(neurons))
     if shown is None and subject.store is not None:
@@ -154,7 +158,9 @@ def look(
     parts = pieces(subject.loaded, asked, ids, special_tokens=subject.special_tokens)
     said = word(subject.loaded, found.target)
     datasets = {site: _dataset(found, site, parts) for site in found.activation}
-    return Look(subject.loaded.id, asked, parts, said, found.log_probability, datasets, shown)
+    return Look(
+        subject.loaded.id, asked, parts, said, found.log_probability, datasets, shown, subject.n_skipped
+    )
 
 
 def _asked(

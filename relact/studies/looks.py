@@ -44,6 +44,7 @@ def look_at_mask(
     neurons: int = NEURONS,
     model: str | LoadedModel | StoreModel | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
     """Read off what the best neurons of a mask write, and where in the prompts that drive them most they act:
@@ -68,7 +69,9 @@ def look_at_mask(
         stored = schema.LooksRecord.from_attributes(opened.attributes(group), opened.path)
         if stored == made:
             return promoted(opened, mask)
-    loaded = (model if isinstance(model, StoreModel) else StoreModel(opened, model, device)).model
+    loaded = (
+        model if isinstance(model, StoreModel) else StoreModel(opened, model, device, trust_remote_code)
+    ).model
     chosen = _chosen(opened, mask, neurons)
     arrays = {
         **_places(chosen),
@@ -114,11 +117,12 @@ def words_of(
     *,
     model: str | LoadedModel | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> tuple[list[str], list[str]] | None:
     """(promoted, suppressed) of one neuron, read off the store's model; None of one that only reads."""
     if site not in WRITING:
         return None
-    loaded = StoreModel(store, model, device).model
+    loaded = StoreModel(store, model, device, trust_remote_code).model
     found = written(loaded, site, layer, [index], WORDS)
     up, down = (
         [word(loaded, token) for token in ids[0].tolist()] for ids in (found.promoted, found.suppressed)

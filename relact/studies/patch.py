@@ -35,6 +35,7 @@ def patch(
     batch_tokens: int = PatchOptions.batch_tokens,
     model: str | LoadedModel | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
     """Set a relation's own neurons, in other relations' test prompts, to their means over its identification
@@ -57,7 +58,17 @@ def patch(
             model than the store's.
     """
     options = PatchOptions(per_relation, identify, seeds, tokens, seed, batch_tokens)
-    return table_of(read_patched(options, store, mask, model=model, device=device, progress=progress))
+    return table_of(
+        read_patched(
+            options,
+            store,
+            mask,
+            model=model,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
+    )
 
 
 def table_of(found: xr.Dataset, *, seed: int = 0) -> pd.DataFrame:

@@ -26,6 +26,7 @@ def repeat(
     *,
     model: str | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     ablation: str | None = None,
     progress: Progress = in_notebooks,
 ) -> Study:
@@ -44,7 +45,13 @@ def repeat(
     recorded = source.manifest.model
     recipe = recipe_of(source, ablation)
     commit = None if (recorded.revision or "").startswith("sha256:") or model else recorded.revision
-    loaded = load(model or recorded.id, dtype=recorded.dtype, revision=commit, device=device)
+    loaded = load(
+        model or recorded.id,
+        dtype=recorded.dtype,
+        revision=commit,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
     if loaded.fingerprint != recorded.fingerprint:
         raise IdentityError(
             f"the store records model fingerprint {recorded.fingerprint} ({recorded.id}), this one has "
@@ -86,6 +93,7 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
             block=capture.block,
             batch_tokens=capture.batch,
             special_tokens=capture.special_tokens,
+            skip_first_token=bool(capture.skip_first_token),
             **_attribution(capture.attribution),
         ),
         scores=_scoring(mask.scores),

@@ -152,13 +152,14 @@ def run(
     capture: CaptureOptions | None = None,
     scores: ScoreOptions | None = None,
     ablate: AblateOptions | None = None,
+    trust_remote_code: bool = False,
     progress: Progress = in_notebooks,
 ) -> Study:
     """Prompts, capture, score, select, ablate, look: from facts to an ablation matrix.
 
     Args:
         sources: as of `relact.prompts`, or a prompt table.
-        model, store: as in `capture`.
+        model, store, trust_remote_code: as in `capture`.
         k: neurons per relation to switch off; the preset's, or 400.
         preset: a published study's settings (`presets`); options of a step that are given here take the place
             of its own.
@@ -168,7 +169,8 @@ def run(
     recipe = recipe_of(preset, k=k, prompts=prompts, capture=capture, scores=scores, ablate=ablate)
     table = table_of(sources, recipe, reading)
     warn_of_dropped(table)
-    return follow(recipe, load(model), table, store, progress=progress)
+    loaded = load(model, trust_remote_code=trust_remote_code)
+    return follow(recipe, loaded, table, store, progress=progress)
 
 
 def recipe_of(
@@ -249,6 +251,7 @@ def forecast(
     *,
     model_dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> list[Plan]:
     """What `follow` with the same arguments would write and need, step by step; of a model that is named, no
     weights are loaded.
@@ -256,11 +259,12 @@ def forecast(
     Nothing is written. What a ``store`` holds already is left out of the capture's plan. Where a recipe keeps
     only the prompts that the model answers, that is the first plan, and the others are those of all prompts.
     """
-    loaded, capture = outline(model, dtype=model_dtype, device=device), recipe.capture
+    capture = recipe.capture
+    loaded = outline(model, dtype=model_dtype, device=device, trust_remote_code=trust_remote_code)
     tests = table[table["split"] == schema.TEST]
     relation_of = table.loc[table["split"] == schema.IDENTIFY, "relation"].tolist()
     settings = resolved(loaded, capture.record(loaded.model.config))
-    every = loaded.widths
+    every, special = loaded.widths, {"special_tokens": capture.special_tokens}
     widths = {stream: every[site_of(stream)] for stream in settings.streams}
     rows = capture.block or block_of(len(relation_of))
     shapes = layouts(
@@ -287,11 +291,14 @@ def forecast(
         capturing.forecast(capture, loaded, table, store),
         scoring.forecast_of(recipe.scores, shapes, relation_of),
         *(
-            ablating.forecast_of(recipe.ablate, loaded, matrix, special_tokens=capture.special_tokens)
+            ablating.forecast_of(recipe.ablate, loaded, matrix, **special)
             for matrix in matrices
             if len(tests)
         ),
-        *(looking.forecast_of(loaded, texts, len(relations), of_attributions(x)) for x in recipe.criteria),
+        *(
+            looking.forecast_of(loaded, texts, len(relations), of_attributions(x), **special)
+            for x in recipe.criteria
+        ),
     ]
 
 

@@ -35,6 +35,7 @@ def stability(
     seeds: Sequence[int] = tuple(range(3)),
     model: str | LoadedModel | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress = in_notebooks,
 ) -> pd.DataFrame:
     """Split every relation's identification prompts in random halves and choose its top k from each: are they
@@ -75,7 +76,9 @@ def stability(
             names = [_name(statistic, k, split, letter, seed) for letter in "ab"]
             for half, name in enumerate(names):
                 write_half(opened, halves, half, statistic, name, negatives, seed)
-            table = table.join(_drops(opened, names, seeds, model, device, progress), on="relation")
+            table = table.join(
+                _drops(opened, names, seeds, model, device, trust_remote_code, progress), on="relation"
+            )
         rows.append(table)
     joined = pd.concat(rows, ignore_index=True)
     return joined[["split", *joined.columns.drop("split")]]
@@ -101,6 +104,7 @@ def _drops(
     seeds: Sequence[int],
     model: str | LoadedModel | None,
     device: str,
+    trust_remote_code: bool,
     progress: Progress,
 ) -> pd.DataFrame:
     """What both halves' masks cost every relation, halves beside each other."""
@@ -111,7 +115,14 @@ def _drops(
     tables = [
         _of_relations(
             ablate_with(
-                options, store, mask=name, model=model, name=name, device=device, progress=progress
+                options,
+                store,
+                mask=name,
+                model=model,
+                name=name,
+                device=device,
+                trust_remote_code=trust_remote_code,
+                progress=progress,
             ).load()
         ).add_suffix(f"_{half}")
         for name, half in zip(names, HALVES, strict=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import deep, tiny
+from helpers import deep, shrunk, tiny
 
 from relact.ablating import decode, packs
 from relact.ablating.conditions import Condition
@@ -190,6 +190,20 @@ def test_what_is_read_anew_for_every_token_says_the_same(last, monkeypatch):
     found, found_numbers = all_replies(anew, asked(tokens), conditions, last=last)
     assert np.array_equal(found, texts)
     np.testing.assert_allclose(found_numbers, numbers, atol=1e-4)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_keys_and_values_that_are_computed_again_are_overridden_again(last):
+    """Latent attention caches what they are computed from."""
+    loaded = loading.LoadedModel(
+        shrunk.model("minicpm3"), tiny.tokenizer(), "m", None, "", "", "float32", "minicpm3"
+    )
+    off = {site: np.random.default_rng(1).random((loaded.n_layers, loaded.widths[site])) < 0.5
+           for site in ("attn.k", "attn.v")}  # fmt: skip
+    tokens, conditions = token_rows()[4:9], [Condition.of("off", off)]
+    together = all_texts(loaded, tokens, conditions, last=last)
+    for row, ids in enumerate(tokens):
+        assert together[0, row] == one_by_one(loaded, ids, conditions[0], last)[0]
 
 
 @pytest.mark.parametrize("n_tokens", [2, 12])

@@ -23,6 +23,7 @@ from relact.models.batches import prefix_groups
 from relact.models.hooks import visit
 from relact.store.blocks import BlockBuffer
 from relact.store.layout import layouts
+from relact.studies.repeat import recipe_of
 
 MODULES = {"mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.down": "down_proj"}
 POOLED = {
@@ -33,14 +34,14 @@ POOLED = {
 }
 
 
-def by_hand(loaded, ids, pool):
+def by_hand(loaded, ids, pool, skipped=0):
     """{(site, layer): [width]} of one unpadded prompt, read by plain PyTorch hooks."""
     got, handles = {}, []
     for layer, block in enumerate(loaded.model.model.layers):
         for site, name in MODULES.items():
 
             def hook(module, inputs, output, key=(site, layer)):
-                got[key] = POOLED[pool](output[0])
+                got[key] = POOLED[pool](output[0][skipped:])
 
             handles.append(getattr(block.mlp, name).register_forward_hook(hook))
     with torch.inference_mode():
@@ -63,16 +64,17 @@ def test_the_embedded_model_pooled_by_hand(embedded_study, smollm2):
             np.testing.assert_allclose(stored, expected.numpy(), atol=2e-4, rtol=2e-4)
 
 
-def settings(pool, chosen, batch=60):
-    return schema.CaptureRecord(tuple(chosen), pool, "float32", 64, batch, True)
+def settings(pool, chosen, batch=60, skip=None):
+    return schema.CaptureRecord(tuple(chosen), pool, "float32", 64, batch, True, skip_first_token=skip)
 
 
-def captured(loaded, tokens, pool, chosen, batch=60):
+def captured(loaded, tokens, pool, chosen, batch=60, skip=None):
     """{site: [layer, prompt, neuron]} through the batched, prefix-sharing path."""
     widths = {site: loaded.widths[site] for site in chosen}
     dtypes = dict.fromkeys(chosen, "float32")
     buffer = BlockBuffer(layouts(len(tokens), len(tokens), loaded.n_layers, widths, dtypes))
-    assert sum(capture_rows(loaded, tokens, buffer, settings(pool, chosen, batch))) == len(tokens)
+    record = settings(pool, chosen, batch, skip)
+    assert sum(capture_rows(loaded, tokens, buffer, record)) == len(tokens)
     return {
         site: np.stack(
             [np.concatenate(list(buffer.shard(site, layer)), axis=1) for layer in range(loaded.n_layers)]
@@ -115,15 +117,17 @@ def test_batch_mates_padding_and_shared_prefixes_change_nothing(name):
             np.testing.assert_allclose(together[site][layer, row], expected.numpy(), atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("skip", [None, True])
 @pytest.mark.parametrize("pool", schema.POOLS)
-def test_every_pool_over_real_tokens_only(tiny_folder, pool):
+def test_every_pool_over_real_tokens_only(tiny_folder, pool, skip):
     loaded = loading.load(str(tiny_folder))
     with torch.no_grad():
         loaded.model.model.layers[1].mlp.up_proj.weight[7] = 0  # a neuron that is exactly 0 is not positive
-    tokens = mixed_prompts()
-    together = captured(loaded, tokens, pool, MODULES)
+    tokens = [ids for ids in mixed_prompts() if len(ids) > 1]
+    assert len(prefix_groups(tokens)) == 3
+    together = captured(loaded, tokens, pool, MODULES, skip=skip)
     for row, ids in enumerate(tokens):
-        for (site, layer), expected in by_hand(loaded, ids, pool).items():
+        for (site, layer), expected in by_hand(loaded, ids, pool, int(bool(skip))).items():
             np.testing.assert_allclose(together[site][layer, row], expected.numpy(), atol=1e-4, rtol=1e-4)
 
 
@@ -203,6 +207,35 @@ def test_a_prompt_longer_than_the_model_takes_is_named(tiny_folder, tiny_prompts
         capture(str(tiny_folder), prompts, tmp_path / "s.zarr")
     prompts.loc[3, "text"] = "a" * 127
     assert capture(str(tiny_folder), prompts, tmp_path / "s.zarr").prompts("identify").n_tokens[3] == 128
+
+
+def test_a_first_token_that_is_left_out_must_leave_another(tiny_folder, tiny_prompts, tmp_path):
+    prompts = tiny_prompts.copy()
+    prompts.loc[3, "text"] = "a"
+    skipping = {"skip_first_token": True, "special_tokens": False}
+    with pytest.raises(InputError, match="identification prompt 3: 1 tokens, and the first one is left out"):
+        capture(str(tiny_folder), prompts, tmp_path / "s.zarr", **skipping)
+    capture(str(tiny_folder), prompts, tmp_path / "s.zarr", skip_first_token=True)  # after <s>
+    assert relact.open_store(tmp_path / "s.zarr").describe()["pool"] == "mean without the first token"
+    with pytest.raises(IdentityError, match="skip_first_token"):
+        capture(str(tiny_folder), prompts, tmp_path / "s.zarr")
+    with pytest.raises(InputError, match="--skip-first-token"):
+        CaptureOptions(pool="last", skip_first_token=True)
+    CaptureOptions(pool="last", skip_first_token=True, attribution=True)  # of attributions
+
+
+def test_both_are_options_of_the_command(tiny_folder, prompt_file, tmp_path, command):
+    store = tmp_path / "s.zarr"
+    code, _, err = command("capture", tiny_folder, prompt_file, store, "--no-bos", "--skip-first-token")
+    assert code == 0, err
+    record = relact.open_store(store).manifest.capture
+    assert (record.special_tokens, record.skip_first_token) == (False, True)
+    relact.score(store)
+    code, _, err = command("ablate", store, "--k", 4, "--mode", "mean", "--seeds", 1)
+    assert code == 0, err
+    relact.ablate(store, k=3, seeds=[0], name="zero")
+    again = recipe_of(relact.open_store(store), "zero").capture
+    assert (again.special_tokens, again.skip_first_token) == (False, True)
 
 
 def test_values_too_large_for_float16_stop_the_capture_with_their_place(tmp_path, tiny_prompts):

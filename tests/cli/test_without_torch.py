@@ -44,7 +44,9 @@ ANSWERED = {
     "export": ("export", STORE, "masks.json", "--format", "json", "--mask", "top-400"),
     "prompts": ("prompts", "country_capital", "-o", "p.csv"),
     "stores": ("stores",),
-    "report": ("report", "s.zarr", "-o", "report.html"),
+    "report": ("report", STORE, "-o", "report.html"),
+    "report of a folder": ("report", "s.zarr", "-o", "own.html"),
+    "upgrade": ("upgrade", "s.zarr"),
     "score": ("score", "s.zarr", "--negatives", "2"),
 }
 REFUSED = {

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.integrations import moe
 
 from relact import sites
+from relact.capturing.pooling import counted, pools
 from relact.errors import ModelError
 from relact.models import experts
 from relact.models.experts import ACT, BETWEEN, GATE, HIDDEN, UP, WEIGHT, tapped
@@ -358,6 +359,20 @@ def test_pools_are_those_of_every_token(pooled: tuple[Routed, Tensor, Tensor]) -
     assert torch.equal(values.positive(mask), (real > 0).float().sum(dim=1))
     assert torch.equal(values.largest(mask), dense.masked_fill(~mask[..., None], -torch.inf).amax(dim=1))
     assert torch.allclose(values.last(mask), dense[[0, 1], [3, 5]])
+
+
+def test_pools_without_the_first_token_are_those_of_the_others(pooled: tuple[Routed, Tensor, Tensor]) -> None:
+    values, dense, mask = pooled
+    kept = counted(mask, 1)
+    rest = [dense[row, 1:][mask[row, 1:]].float() for row in range(len(mask))]
+    for name, expected in (
+        ("mean", [of.sum(dim=0) for of in rest]),
+        ("max", [of.amax(dim=0) for of in rest]),
+        ("last", [of[-1] for of in rest]),
+        ("positive", [(of > 0).float().sum(dim=0) for of in rest]),
+    ):
+        for given in (values, dense):
+            torch.testing.assert_close(pools(name).start(given, kept), torch.stack(expected))
 
 
 def test_padding_is_not_pooled_even_where_it_is_no_number(pooled: tuple[Routed, Tensor, Tensor]) -> None:

@@ -9,7 +9,7 @@ import torch
 from helpers import shrunk, tiny
 
 from relact.errors import InputError, ModelError
-from relact.models import loading, selfcheck
+from relact.models import loading, noted, selfcheck
 from relact.models.batches import Ways, schedule
 from relact.models.selfcheck import Shortcuts
 
@@ -206,7 +206,7 @@ def test_a_family_of_the_users_own_is_checked_when_it_is_loaded(tmp_path, monkey
             {"quant_method": "bitsandbytes", "load_in_8bit": True},
             "values depend on which prompts run together",
         ),
-        ({"quant_method": "gptq", "bits": 4}, "quantised by gptq"),
+        ({"quant_method": "gptq", "bits": 4}, "gptq to 4 bits"),
     ],
 )
 def test_quantisation_is_named_and_in_the_identity(settings, said):
@@ -214,7 +214,7 @@ def test_quantisation_is_named_and_in_the_identity(settings, said):
 
     model = tiny.model()
     before = fingerprint.of_model(model)
-    assert loading._quantised(model) == ()
+    assert noted.quantised_by(model) is None
     model.config.quantization_config = settings
-    assert said in loading._quantised(model)[0]
+    assert said in noted.quantised_by(model)
     assert fingerprint.of_model(model) != before

@@ -38,6 +38,20 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def test_profiles_need_boto3_and_say_so(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(urls, "find_spec", lambda name: None)
+    monkeypatch.setattr(urls, "AWS_FILE", tmp_path / "credentials")
+    assert urls._s3_credentials() == {"skip_signature": True} and not caplog.text
+    (tmp_path / "credentials").write_text("[default]")
+    assert urls._s3_credentials() == {"skip_signature": True} and "relact[s3]" in caplog.text
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    with pytest.raises(InputError, match=r"'lab' is read by boto3.*relact\[s3\]") as told:
+        open_store("s3://bucket/study.zarr.zip")
+    assert "\n" not in str(told.value)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    assert urls._s3_credentials() == {}
+
+
 @pytest.fixture(scope="module")
 def web(tiny_study, study, tmp_path_factory):
     """A folder to serve, with packages of both forms, with activations and without."""

@@ -254,6 +254,26 @@ def test_a_store_that_is_only_scored_has_a_report(tiny_folder, tiny_prompts, tmp
     assert "none was switched off yet" in text and 'id="f-ablation"' not in text and 'id="f-layers"' in text
 
 
+def test_a_package_without_scores_is_reported_by_its_short_list(gathered, study, tmp_path):
+    relact.pack(study, tmp_path / "p.zarr.zip", stages=["masks", "ablations"])
+    contents, whole = gathering.gather(tmp_path / "p.zarr.zip"), gathered
+    assert contents.relations == whole.relations and contents.sites == whole.sites
+    assert contents.n_neurons == whole.n_neurons and contents.mask == whole.mask
+    for name in ("accuracy", "overlap", "layers"):
+        pd.testing.assert_frame_equal(getattr(contents, name), getattr(whole, name))
+    for relation in contents.relations:
+        best = relact.top(study, relation=relation, n=gathering.LISTED)
+        listed = contents.neurons.dropna(subset=[relation]).set_index(["site", "layer", "neuron"])[relation]
+        expected = best.set_index(["site", "layer", "neuron"])["average_precision"]
+        np.testing.assert_allclose(listed[expected.index], expected, atol=1e-4)
+        assert len(listed) == gathering.LISTED
+    assert contents.growth.empty and contents.histogram.empty and contents.nulls.empty
+    drawn = figures.charts(contents)
+    assert "distribution" not in drawn and {"own", "ablation", "layers"} <= set(drawn)
+    page = render(contents)
+    assert "Beyond chance" not in page and '"ap":[[' in page
+
+
 def test_a_store_without_scores_is_refused(tiny_folder, tiny_prompts, tmp_path):
     store = relact.capture(str(tiny_folder), tiny_prompts, tmp_path / "s.zarr")
     with pytest.raises(StoreError, match="relact score"):

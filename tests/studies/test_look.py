@@ -21,16 +21,16 @@ from relact.studies.look import Look
 SITES = "mlp.hidden,mlp.gate,attn.v"
 
 
-@pytest.fixture(scope="module", params=["mean-sum", "max-own", "last-last", "mean-contrast"])
+@pytest.fixture(scope="module", params=["mean-sum", "max-own", "last-last", "mean-contrast", "mean-sum-skip"])
 def captured(request, tmp_path_factory, tiny_prompts):
     """(store, model) of activations and attributions, pooled in different ways."""
     folder = tmp_path_factory.mktemp("looked")
     model = loading.load(str(tiny.save(folder / "model", "llama")))
-    pool, how = request.param.split("-")
+    pool, how, *skip = request.param.split("-")
     target = {"target": "contrast"} if how == "contrast" else {"attribution_pool": how}
     options = {"sites": SITES, "attribution": True, "attribution_sites": SITES, "dtype": "float32", **target}
     prompts = tiny_prompts.assign(text=lambda table: "one\n" + table["text"] + " ")
-    relact.capture(model, prompts, folder / "s.zarr", pool=pool, **options)
+    relact.capture(model, prompts, folder / "s.zarr", pool=pool, skip_first_token=bool(skip), **options)
     return relact.open_store(folder / "s.zarr"), model, pool, how
 
 
@@ -39,7 +39,9 @@ def test_tokens_add_up_to_what_is_stored(captured):
     pooled = {"mean": lambda x: x.mean(axis=0), "max": lambda x: x.max(axis=0), "last": lambda x: x[-1]}[pool]
     for prompt in (0, 7, store.n_prompts - 1):
         seen = relact.look(store, prompt=prompt, neurons=[("mlp.up", 0, 1)], sites=SITES, model=model)
-        start = {"own": seen.tokens.index("\n") + 1, "last": len(seen.tokens) - 1}.get(how, 0)
+        skipped = store.manifest.capture.n_skipped
+        assert skipped == seen.skipped
+        start = {"own": seen.tokens.index("\n") + 1, "last": len(seen.tokens) - 1}.get(how, skipped)
         for site in SITES.split(","):
             activation, attribution = (
                 store.dataset(f"{group}/{site}")[array][prompt].values
@@ -47,7 +49,9 @@ def test_tokens_add_up_to_what_is_stored(captured):
             )
             found = seen[site]
             assert found["attribution"].dims == ("token", "layer", "neuron")
-            np.testing.assert_allclose(pooled(found["activation"].values), activation, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                pooled(found["activation"].values[skipped:]), activation, rtol=1e-4, atol=1e-5
+            )
             summed = found["attribution"].values[start:].sum(axis=0)
             np.testing.assert_allclose(summed, attribution, rtol=1e-3, atol=2e-5 * np.abs(attribution).max())
         assert seen.values().shape == (1, len(seen.tokens))
