@@ -1,9 +1,10 @@
 """How seconds and memory grow with relations, prompts and neurons: score, select, top, compare, report.
 
-Run ``python benchmarks/bench_growth.py`` (three minutes) or ``--quick`` (half a minute). The store is one layer
-of a synthetic mixture of experts with random activations, written by relact's own writers. One axis grows at
-a time, by doubling; the others stay. Seconds are the better of two rounds. A slope is the exponent of the
-growth: 1 is linear, 0 is not at all. Memory is what the step's peak is above the process before it, in MB.
+Run ``python benchmarks/bench_growth.py`` (minutes) or ``--quick`` (half a minute). The store is one layer of a
+synthetic mixture of experts with random activations, written by relact's own writers. One axis grows at a
+time, by doubling; the others stay. Seconds are those of the processor, all threads together, the better of two
+rounds. A slope is the exponent of the growth: 1 is linear, 0 is not at all. Memory is what the step's peak is
+above the process before it, in MB.
 """
 
 from __future__ import annotations
@@ -73,13 +74,13 @@ def steps_of(store: LocalStore, folder: Path) -> dict[str, Callable[[], object]]
 
 
 def measured(run: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """(seconds of the fastest round, bytes of the largest peak above what there was before)."""
+    """(seconds of the processor in the fastest round, bytes of the largest peak above what there was before)."""
     seconds, peaks = [], []
     for _ in range(rounds):
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before, start = resident("VmRSS"), time.perf_counter()
+        before, start = resident("VmRSS"), time.process_time()
         run()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         peaks.append(max(0, resident("VmHWM") - before))
     return min(seconds), max(peaks)
 
@@ -129,10 +130,13 @@ def main() -> None:
             own = [row for row in rows if row["step"] == step]
             sizes, seconds, peaks = ([row[name] for row in own] for name in ("size", "seconds", "peak"))
             growth, memory = slope(sizes, seconds), slope(sizes, [peak + 2**22 for peak in peaks])
-            shown = [" ".join(texts) for texts in (
-                [f"{size:,}" for size in sizes], [f"{x:.3f}" for x in seconds], [f"{x / 1e6:.0f}" for x in peaks]
-            )]
-            print(f"{axis:10} {step:8} {shown[0]:26} {shown[1]:30} {growth:6.2f}  {shown[2]:24} {memory:6.2f}")
+            texts = (
+                " ".join(f"{size:,}" for size in sizes),
+                " ".join(f"{each:.3f}" for each in seconds),
+                " ".join(f"{peak / 1e6:.0f}" for peak in peaks),
+            )
+            line = f"{texts[0]:26} {texts[1]:30} {growth:6.2f}  {texts[2]:24} {memory:6.2f}"
+            print(f"{axis:10} {step:8} {line}")
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -137,7 +137,7 @@ def read_seconds(store: LocalStore, packed: LocalStore, folder: Path, rounds: in
     def columns(own: LocalStore) -> None:
         for layer, start in spans:
             at = 0
-            for chunk in own.columns(SITE, layer, start, start + lay.span):
+            for chunk in own.views(SITE, layer, start, start + lay.span):
                 out[at : at + len(chunk)] = chunk
                 at += len(chunk)
 

@@ -38,6 +38,13 @@ FIXES = {
     errno.EXDEV: "keep all folders of a store on one file system",
     errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
 }
+UNREAD = {  # what keeps a file from being read and is no damage
+    errno.EMFILE: FIXES[errno.EMFILE],
+    errno.ENFILE: "close other programs, or raise the system's limit of open files",
+    errno.EACCES: "ask for permission to read it",
+    errno.EPERM: "ask for permission to read it",
+    errno.ENOMEM: "raise the limit of memory (`ulimit -v`)",
+}
 
 
 def write_partial(path: Path, pieces: Iterable[bytes | memoryview]) -> int:
@@ -99,17 +106,22 @@ def open_plain(path: str | Path) -> io.FileIO:
 def read(path: Path, limit: int) -> bytes:
     """A whole file of at most ``limit`` bytes; `OSError` for a larger one, and for what is no plain file."""
     with open_plain(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise OSError(errno.EFBIG, f"{size} bytes, more than {limit}", str(path))
-        return file.read(size)
+        return file.read(_size(file, path, limit))
 
 
-def checksum_of(path: Path) -> int:
-    """CRC-32C of a plain file, read in pieces; raises `OSError`."""
+def _size(file: io.FileIO, path: Path, limit: int | None) -> int:
+    size = os.fstat(file.fileno()).st_size
+    if limit is not None and size > limit:
+        raise OSError(errno.EFBIG, f"{size} bytes, more than {limit}", str(path))
+    return size
+
+
+def checksum_of(path: Path, limit: int | None = None) -> int:
+    """CRC-32C of a plain file of at most ``limit`` bytes, read in pieces; raises `OSError`."""
     checksum = 0
     piece = np.empty(READ_BYTES, np.uint8)
     with open_plain(path) as file:
+        _size(file, path, limit)
         while count := file.readinto(piece.data):
             checksum = google_crc32c.extend(checksum, piece[:count])
     return checksum

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
 PARTS = {"lint", "types", "unit", "quick"}  # of `make test`
-ELSEWHERE = {"gemma", "device"}  # a large download, a GPU
+ELSEWHERE = {"gemma", "oldest", "device", "release"}  # large downloads, a GPU, the day of a release
 HANDS = {"menu", "clean"}
 # deep tests without a part in `make test`, and what stands for them there
 ALONE = {

@@ -36,12 +36,9 @@ def judge(
     """
     opened = local.writable(store)
     local.recover(opened)
+    asked = [ablation] if ablation is None or isinstance(ablation, str) else list(ablation)
     there = opened.children(schema.ABLATIONS)
-    names = there if ablation is None else [ablation] if isinstance(ablation, str) else list(ablation)
-    unknown = [name for name in names if name not in there]
-    if unknown or not there:
-        problem = f"no ablation {unknown[0]!r}" if unknown else "no ablation to judge"
-        raise InputError(problem, where=opened.path, fix=f"there are: {', '.join(there) or 'none'}")
+    names = there if there and ablation is None else [opened.named(schema.ABLATIONS, name) for name in asked]
     if match is not None and match not in RULES:
         raise InputError(f"unknown rule {match!r}", where="match", fix=f"use one of {', '.join(RULES)}")
     columns = ["ablation", "match", "texts", "undecided", "changed", "written"]

@@ -57,11 +57,7 @@ def read_patched(
         InputError: no such mask, or sets of it that are no relations with prompts. IdentityError.
     """
     opened = open_store(store)
-    if mask not in (there := opened.children(schema.MASKS)):
-        raise InputError(
-            f"no mask {mask!r}", where=opened.path, fix=f"there are: {', '.join(there) or 'none'}"
-        )
-    relations, sets = masks.read(opened, mask)
+    relations, sets = masks.read(opened, opened.named(schema.MASKS, mask))
     strangers = sorted(set(relations) - set(opened.relations()))
     if strangers:
         fix = "patch a mask as `relact select` makes it"

@@ -46,15 +46,7 @@ class Subject:
 
     def mask(self, name: str | None) -> str:
         """The stored mask of that name, or the only one that there is."""
-        store = self.require_store("a mask")
-        there = store.children(schema.MASKS)
-        if name is None and len(there) == 1:
-            return there[0]
-        if name not in there:
-            problem = "name the mask" if name is None else f"no mask {name!r}"
-            fix = f"there are: {', '.join(there) or 'none, make one with `relact select`'}"
-            raise InputError(problem, where=store.path, fix=fix)
-        return name
+        return self.require_store("a mask").named(schema.MASKS, name)
 
 
 def is_store(place: str | Path | Store | LoadedModel) -> bool:

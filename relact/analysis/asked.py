@@ -14,11 +14,7 @@ FOREIGN = ("text", "subject", "object", "language", "template")  # kept with the
 
 def ablation_of(store: Store, name: str) -> xr.Dataset:
     """A stored ablation, loaded; `InputError` lists those there are."""
-    names = store.children(schema.ABLATIONS)
-    if name not in names:
-        problem, fix = f"no ablation {name!r}", f"there are: {', '.join(names) or 'none'}"
-        raise InputError(problem, where=store.path, fix=fix)
-    return store.dataset(f"{schema.ABLATIONS}/{name}").load()
+    return store.dataset(f"{schema.ABLATIONS}/{store.named(schema.ABLATIONS, name)}").load()
 
 
 def prompts_of(store: Store, name: str, result: xr.Dataset) -> pd.DataFrame:

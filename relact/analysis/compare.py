@@ -85,7 +85,7 @@ def overlap(
     _require_choices(mask, k, by, negatives, statistic)
     opened = open_store(store)
     if k is None:
-        name = mask or _only_mask(opened)
+        name = mask or opened.named(schema.MASKS)
         shared = overlap_of(*masks.read(opened, name), by, opened.layers)
         return shared.assign_attrs(negatives=label_of(opened.mask_record(name).scores.negatives))
     relations, scores = all_scores(opened, statistic)
@@ -290,14 +290,6 @@ def all_scores(
     groups = query.groups_of(store, statistic)
     names = query.relations(next(iter(groups.values())))
     return names, {site: np.asarray(groups[site][statistic][:]) for site in neurons_of(groups)}
-
-
-def _only_mask(store: Store) -> str:
-    names = store.children(schema.MASKS)
-    if len(names) == 1:
-        return names[0]
-    problem = f"{len(names)} masks to choose from: {', '.join(names)}" if names else "no mask in this store"
-    raise InputError(problem, where=store.path, fix="name one with --mask, or give --k")
 
 
 def _both(first: Store, second: Store) -> tuple[list[str], dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -39,10 +39,7 @@ def dose_response(
     records = {name: opened.ablation_record(name) for name in opened.children(schema.ABLATIONS)}
     if like is None:
         like = _scaled(opened, mask, records)
-    elif like not in records:
-        fix = f"there are: {', '.join(records) or 'none'}"
-        raise InputError(f"no ablation {like!r}", where=opened.path, fix=fix)
-    settings = _settings(records[like])
+    settings = _settings(records[opened.named(schema.ABLATIONS, like)])
     rows = [
         _row(opened, name, record)
         for name, record in records.items()
@@ -54,10 +51,10 @@ def dose_response(
 
 def _scaled(store: Store, mask: str | None, records: Mapping[str, AblationRecord]) -> str:
     """The first ablation of a mask that is scaled."""
-    if mask not in store.children(schema.MASKS):
-        fix = f"there are: {', '.join(store.children(schema.MASKS)) or 'none'}"
-        raise InputError(f"no mask {mask!r}", where=store.path, fix=fix)
-    chosen, own = store.mask_record(mask), store.manifest.prompts_digest(schema.TEST)
+    chosen, own = (
+        store.mask_record(store.named(schema.MASKS, mask)),
+        store.manifest.prompts_digest(schema.TEST),
+    )
     for name, record in records.items():
         if record.mask == chosen and record.scale is not None and record.prompts == own:
             return name

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -286,7 +287,11 @@ def scores(store: Store, site: str) -> dict[str, zarr.Array[Any]]:
     """The arrays of ``scores/<site>`` by name; `StoreError` says how to make them."""
     group = f"{schema.SCORES}/{site}"
     if not store.has(group):
-        raise StoreError("no scores in this store", where=store.path, fix="run `relact score` first")
+        raise StoreError(
+            "no scores in this store",
+            where=store.path,
+            fix=f"run `relact score {quote(str(store.path))}` first",
+        )
     return dict(cast("zarr.Group", store.root[group]).arrays())
 
 

@@ -6,11 +6,14 @@ A command's file is imported when it is asked for, and heavy libraries inside th
 
 from __future__ import annotations
 
+import logging
+import os
+import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -20,6 +23,7 @@ from relact.cli import terminal
 from relact.errors import RelactError
 from relact.progress import LOG
 
+ADDRESSED = 4 << 30  # bytes of address space that reading commands never need; torch reserves more
 # command -> where its function is, and what the list of commands says of it: how its docstring begins
 COMMANDS = {
     "prompts": ("prompts:prompts", "Build labelled prompts from relations."),
@@ -194,6 +198,8 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     terminal.listen()
+    if not debug:  # of a failure, zarr's other reads would follow it in tracebacks
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     if arguments[:1] and arguments[0] in MODEL_COMMANDS and "--help" not in arguments:
         LOG.info("loading torch and transformers")
     try:
@@ -210,12 +216,30 @@ def main() -> None:
     except MemoryError as error:
         if debug:
             raise
-        advice = "Give a smaller --memory, or raise the limit (`ulimit -v`)"
-        _fail(f"not enough memory ({error or 'nothing more can be allocated'}). {advice}", 1)
+        _fail_for_memory(error)
     except Exception as error:
         if debug:
             raise
+        if _is_cramped():
+            _fail_for_memory(error)
         _fail(f"unexpected problem: {type(error).__name__}: {error}. Add --debug for the traceback", 1)
+
+
+def _is_cramped() -> bool:
+    """Whether this process may address less than the libraries need.
+
+    They tell it in their own ways: no new thread, a shared object that cannot be loaded.
+    """
+    return 0 <= resource.getrlimit(resource.RLIMIT_AS)[0] < ADDRESSED
+
+
+def _fail_for_memory(error: Exception) -> NoReturn:
+    advice = "Give a smaller --memory, or raise the limit (`ulimit -v`)"
+    what = str(error).partition("\n")[0] or "nothing more can be allocated"
+    terminal.problem(f"not enough memory ({what}). {advice}")
+    if _is_cramped():
+        os._exit(1)  # what was loaded by half may end the process in its own way when it is unloaded
+    sys.exit(1)
 
 
 def _fail(text: str, code: int) -> None:

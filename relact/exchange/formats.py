@@ -43,21 +43,12 @@ def export(
     if form in SCORES:
         return selfcond.export(opened, out, flavour=form, relations=relations, group=group, limited=limited)
     if form in lists.NEURON_FORMATS:
-        return [lists.neurons(opened, mask or _only(opened, schema.MASKS), out, form)]
+        return [lists.neurons(opened, opened.named(schema.MASKS, mask), out, form)]
     if form == lists.ABLATION_FORMAT:
-        return [lists.ablation(opened, ablation or _only(opened, schema.ABLATIONS), out)]
+        return [lists.ablation(opened, opened.named(schema.ABLATIONS, ablation), out)]
     if form == ERRORS:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        return [write_table(error_types(opened, ablation or _only(opened, schema.ABLATIONS)), out)]
+        return [write_table(error_types(opened, opened.named(schema.ABLATIONS, ablation)), out)]
     if form == lists.CONCEPTS:
         return lists.concepts(opened, out, group)
     raise InputError(f"no format {form!r}", where="--format", fix=f"choose from {', '.join(FORMATS)}")
-
-
-def _only(store: Store, stage: str) -> str:
-    names = store.children(stage)
-    if len(names) != 1:
-        raise InputError(
-            f"{len(names)} {stage}: {', '.join(names) or 'none'}", where=store.path, fix="name one of them"
-        )
-    return names[0]

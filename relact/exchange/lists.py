@@ -49,12 +49,7 @@ def ablation(store: str | Path | Store, name: str, out: str | Path) -> Path:
     it and the prompt's facts.
     """
     opened, path = open_store(store), Path(out)
-    known = opened.children(schema.ABLATIONS)
-    if name not in known:
-        raise InputError(
-            f"no ablation {name!r}", where=opened.path, fix=f"choose from {', '.join(known) or 'none'}"
-        )
-    data = opened.dataset(f"{schema.ABLATIONS}/{name}")
+    data = opened.dataset(f"{schema.ABLATIONS}/{opened.named(schema.ABLATIONS, name)}")
     by_prompt = sorted(str(name) for name in data.data_vars if "prompt" in data[name].dims)
     measured = data[[variable for variable in by_prompt if schema.ANSWER not in data[variable].dims]].load()
     table = measured.to_dataframe().reset_index()

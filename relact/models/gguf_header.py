@@ -39,6 +39,7 @@ SIZES: Mapping[str, tuple[str, ...]] = {
     "attention.head_count": ("num_attention_heads",),
     "attention.head_count_kv": ("num_key_value_heads",),
 }
+WIDTHS = ("embedding_length", "feed_forward_length", "vocab_size", "expert_count")  # of some tensor's axis
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,22 @@ def read(file: Path) -> Header:
             where=file,
             fix="join the parts with `llama-gguf-split --merge`, and give the whole",
         )
-    return Header(file, architecture, values, frozenset(tensor.name for tensor in reader.tensors))
+    tensors = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
+    _require_sizes(file, values, tensors)
+    return Header(file, architecture, values, frozenset(tensors))
+
+
+def _require_sizes(file: Path, values: Mapping[str, Any], tensors: Mapping[str, int]) -> None:
+    """`ModelError` for a header that asks for more layers or widths than its tensors can have.
+
+    transformers and torch would build such a model first, for minutes and out of all memory.
+    """
+    largest = max(tensors.values(), default=0)
+    for name, most in {"block_count": len(tensors), **dict.fromkeys(WIDTHS, largest)}.items():
+        asked = values.get(name)
+        if isinstance(asked, int) and asked > most:
+            problem = f"its header has {name} {asked}, its tensors have room for {most}"
+            raise ModelError(problem, where=file, fix=INSTEAD)
 
 
 def _value(field: Any) -> Any:

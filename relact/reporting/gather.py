@@ -11,6 +11,7 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -370,5 +371,9 @@ def _provenance(store: Store) -> dict[str, Any]:
         for name in store.children(stage):
             stages[f"{stage}/{name}"] = store.attributes(f"{stage}/{name}")
     if not stages:
-        raise StoreError("no scores in this store", where=store.path, fix="run `relact score` first")
+        raise StoreError(
+            "no scores in this store",
+            where=store.path,
+            fix=f"run `relact score {quote(str(store.path))}` first",
+        )
     return {"store": store.describe(), "capture": manifest, **stages}

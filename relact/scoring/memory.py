@@ -8,7 +8,6 @@ from relact.errors import BudgetError
 from relact.kernels.columns import COPIED_TOGETHER
 from relact.plan import show_bytes
 from relact.store.layout import Layout
-from relact.store.shards import MAPPED_BYTES
 
 LIBRARIES = 400 * 2**20  # a scoring process: interpreter, numpy, numba (compiling), dask, zarr, xarray
 # bytes of one relation and statistic written together: all of a small model, layers of a large
@@ -33,7 +32,7 @@ class ScoreShape:
     """What the memory of scoring one site depends on.
 
     Attributes:
-        mapped: whether the activations are views on mapped files, and not decoded copies.
+        mapped: whether an inner chunk is read as it lies in its file, and not decoded.
     """
 
     site: Layout
@@ -50,14 +49,13 @@ class ScoreShape:
             4 if self.site.item == 2 else 8,
         )
         read = rows * span * item if self.mapped else 2 * rows * self.site.span * item
-        # a block's columns, made contiguous
-        read += self.site.rows * span * item if span < self.site.span else 0
-        kept = min(MAPPED_BYTES, self.site.bytes) if self.mapped else 0
+        # an inner chunk that is read for some of its columns
+        read += self.site.rows * self.site.span * item if span < self.site.span else 0
         kernel = rows * (COPIED_TOGETHER * item + 8 * key + 64)  # columns, keys, places, labels and tables
         values = self.n_relations * self.n_statistics
         results = 2 * 8 * values * (span + 4 * COPIED_TOGETHER)  # float64, and the temporaries of one tile
         written = values * layers_per_chunk(self.site.n_layers, self.site.width) * self.site.width * 4
-        return LIBRARIES + kept + self.workers * (read + kernel + results) + 2 * written
+        return LIBRARIES + self.workers * (read + kernel + results) + 2 * written
 
     def fit(self, budget: int, *, wide: bool = False) -> int:
         """Neurons per task: a whole inner chunk, or the largest divisor of it that ``budget`` bytes allow.

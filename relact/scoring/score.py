@@ -1,7 +1,8 @@
 """Score: one sort per neuron for every relation, in tasks of one neuron span, within a memory budget.
 
-A task reads one span of one layer from every block (mapped, no copy), ranks it once and returns the
-statistics of all relations. Tasks are independent, so any scheduler (`schedulers`) gives the same bits.
+A task reads one span of one layer from every block, ranks it once and returns all relations' statistics.
+Tasks are independent, so any scheduler (`schedulers`) gives the same bits. What is ranked is copied from the
+mapped shards: a file that is cut meanwhile is one line, not the end of the process.
 Relations that are stored already for the same prompts, labels and model are taken over, not computed again.
 """
 

@@ -216,6 +216,11 @@ def places_of(layouts: Mapping[str, Layout]) -> list[tuple[str, int]]:
     return [(stream, place) for stream, lay in layouts.items() for place in range(lay.n_layers)]
 
 
+def most_bytes(layouts: Mapping[str, Layout]) -> dict[str, int]:
+    """Bytes that a shard of every stream may have: compressed, some grow a little."""
+    return {stream: 2 * lay.shard_bytes for stream, lay in layouts.items()}
+
+
 def _publish(paths: Iterable[Path]) -> None:
     """Give the partial shards their names (those that still lack it) and make that durable."""
     folders: dict[Path, None] = {}

@@ -1,14 +1,14 @@
 """A store in a folder: made, opened, resumed, grown, and its stages swapped in.
 
 One `LocalStore` is one Zarr v3 hierarchy (docs/format.md). Here is what plain zarr cannot do: zero-copy
-columns, blocks committed one by one, and stages that appear whole or not at all.
+views, blocks committed one by one, and stages that appear whole or not at all.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from relact.store.commits import CommitLog
 from relact.store.reading import READ_ONLY, Store, told
 from relact.store.seal import EMPTY_GROUP, seal
 from relact.store.sealed import Objects, Sealed
-from relact.store.shards import VERIFY, Maps
+from relact.store.shards import VERIFY, Maps, read_chunk
 from relact.store.skeleton import Blueprint
 
 if TYPE_CHECKING:
@@ -52,22 +52,35 @@ class LocalStore(Store):
         self._maps = Maps()
         self._folders = {stream: str(blocks.shard_folder(path, stream)) for stream in self.streams}
         self.log = CommitLog(path, self.fields, self.n_blocks)
-        files.log = self.log
+        files.log, files.most = self.log, blocks.most_bytes(self.streams)
 
     def is_mapped(self, stream: str) -> bool:
-        """Whether `columns` of the stream are views on mapped files."""
+        """Whether the stream's shards can be mapped: uncompressed, as relact lays them out."""
         return self._plain[stream]
 
     def chunk(self, stream: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
         """[rows of the block, neurons start to stop]: a view on the mapped shard where there is one."""
         if not self._plain[stream]:
             return super().chunk(stream, layer, block, start, stop)
+        return self._cut(self._maps.chunk, stream, layer, block, start, stop)
+
+    def copied(self, stream: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
+        """`chunk` in memory of its own."""
+        if not self._plain[stream]:
+            return super().chunk(stream, layer, block, start, stop)
+        part = self._cut(read_chunk, stream, layer, block, start, stop)
+        return part if stop - start == self.streams[stream].span else part.copy()  # not all of its chunk
+
+    def _cut(
+        self, read: Callable[..., np.ndarray], stream: str, layer: int, block: int, start: int, stop: int
+    ) -> np.ndarray:
+        """[rows of the block, neurons start to stop] of the inner chunk that ``read`` finds."""
         first, last = self.rows_of(block)
         lay = self.streams[stream]
         number, offset = divmod(start, lay.span)
         path = f"{self._folders[stream]}{os.sep}{blocks.shard_name(block, layer)}"
         self.files.require_shard(path, stream, block, layer)
-        whole = self._maps.chunk(path, number, lay.n_spans, (lay.rows, lay.span), np.dtype(lay.dtype))
+        whole = read(path, number, lay.n_spans, (lay.rows, lay.span), np.dtype(lay.dtype))
         return whole[: last - first, offset : offset + stop - start]
 
     def has(self, group: str) -> bool:
@@ -118,7 +131,7 @@ class LocalStore(Store):
             for stream, lay in self.streams.items():
                 for layer in range(lay.n_layers):
                     spans = range(0, lay.width, lay.span)
-                    chunks = [self.chunk(stream, layer, block, start, start + lay.span) for start in spans]
+                    chunks = [self.copied(stream, layer, block, start, start + lay.span) for start in spans]
                     buffer.load(stream, layer, [chunk[: stop - first] for chunk in chunks])
         return stop
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from html import escape
 from itertools import pairwise
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 READ_ONLY = "unpack it first: `relact unpack STORE FOLDER`"
+
+PUBLISHED_SHARE = 3000 / 835_584  # of the neurons that a relation's are
 
 
 class Store(ABC):
@@ -136,7 +139,7 @@ class Store(ABC):
         return tuple(dict.fromkeys(map(site_of, self.streams)))
 
     def is_mapped(self, stream: str) -> bool:
-        """Whether `columns` of the stream are views on mapped files."""
+        """Whether the stream's shards can be mapped: uncompressed, as relact lays them out."""
         return False
 
     def rows_of(self, block: int) -> tuple[int, int]:
@@ -168,14 +171,25 @@ class Store(ABC):
     def columns(self, stream: str, layer: int, start: int, stop: int) -> list[np.ndarray]:
         """Values of neurons ``start`` to ``stop``: a read-only array [rows, neurons] per block.
 
-        The store must be complete, and the slice lie inside one inner chunk (`Layout.span`). Zero-copy where
-        the shard can be mapped; through zarr, with the same numbers, where it cannot (compressed, packed, or
-        written by another tool).
+        The store must be complete, and the slice lie inside one inner chunk (`Layout.span`). In memory of
+        their own: whatever becomes of the files meanwhile is one line (`shards.read_chunk`).
+        """
+        return [self.copied(stream, layer, block, start, stop) for block in range(self.n_blocks)]
+
+    def views(self, stream: str, layer: int, start: int, stop: int) -> list[np.ndarray]:
+        """The same without a copy where the shards can be mapped; through zarr, with the same numbers, where
+        they cannot (compressed, packed, or written by another tool).
+
+        A file that is cut while its view is in use ends the process.
         """
         return [self.chunk(stream, layer, block, start, stop) for block in range(self.n_blocks)]
 
-    def chunk(self, stream: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
+    def copied(self, stream: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
         """The part of `columns` that lies in one block: [rows of the block, neurons]."""
+        return self.chunk(stream, layer, block, start, stop)
+
+    def chunk(self, stream: str, layer: int, block: int, start: int, stop: int) -> np.ndarray:
+        """The part of `views` that lies in one block."""
         first, last = self.rows_of(block)
         values = np.asarray(self.arrays[stream][first:last, layer, start:stop])
         values.flags.writeable = False
@@ -226,15 +240,36 @@ class Store(ABC):
         """The sites whose scores have a statistic, in the order of `sites`."""
         return tuple(site for site in self.sites if self.has(f"{schema.SCORES}/{site}/{statistic}"))
 
+    def named(self, stage: str, name: str | None = None) -> str:
+        """The mask or ablation of that name, or the only one; ``stage`` is ``masks`` or ``ablations``.
+
+        Raises:
+            InputError: says which there are, or else the command that makes one, or what it needs first.
+        """
+        there = self.children(stage)
+        if name in there or (name is None and len(there) == 1):
+            return there[0] if name is None else name
+        called = stage.removesuffix("s") if name is None else f"{stage.removesuffix('s')} {name!r}"
+        problem = f"{len(there)} {stage}" if name is None and there else f"no {called}"
+        if there:
+            fix = "name one of them"
+            raise InputError(f"{problem}, there are: {', '.join(there)}", where=self.path, fix=fix)
+        fix = f"run `{self._towards(stage)}` first"
+        raise InputError(f"{problem} in this store", where=self.path, fix=fix)
+
+    def _towards(self, stage: str) -> str:
+        """The next command on the way to a mask or an ablation."""
+        place, masks = quote(str(self.path)), self.children(schema.MASKS)
+        if stage == schema.ABLATIONS and masks:
+            return f"relact ablate {place} --mask {quote(masks[0])}"
+        if not self.has(schema.SCORES):
+            return f"relact score {place}"
+        neurons = sum(lay.n_layers * lay.width for lay in self.layouts.values())
+        return f"relact select {place} --k {max(1, round(PUBLISHED_SHARE * neurons))}"
+
     def mask_record(self, name: str) -> schema.MaskRecord:
         """How the mask ``name`` was chosen; `InputError` lists those that there are."""
-        group = f"{schema.MASKS}/{name}"
-        if not self.has(group):
-            raise InputError(
-                f"no mask {name!r}, there are: {', '.join(self.children(schema.MASKS)) or 'none'}",
-                where=self.path,
-                fix="make it with `relact select`",
-            )
+        group = f"{schema.MASKS}/{self.named(schema.MASKS, name)}"
         return schema.MaskRecord.from_attributes(self.attributes(group), self.path)
 
     def ablation_record(self, name: str) -> schema.AblationRecord:
@@ -246,6 +281,7 @@ class Store(ABC):
     def _require(self, group: str) -> None:
         if not self.has(group):
             command = MAKERS.get(group.split("/")[0], "capture")
+            command += f" {quote(str(self.path))}" if command == MAKERS[schema.SCORES] else ""
             raise StoreError(
                 f"no {group} in this store", where=self.path, fix=f"run `relact {command}` first"
             )
@@ -322,8 +358,10 @@ def told(where: object, fix: str) -> Iterator[None]:
     """Whatever zarr and xarray raise on files that passed all checks is still one line, a `StoreError`."""
     try:
         yield
-    except RelactError:
+    except (RelactError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, RuntimeError) and "new thread" in str(error):  # no room for its stack
+            raise MemoryError(str(error)) from error
         problem = f"cannot be read ({type(error).__name__}: {error})"
         raise StoreError(problem, where=where, fix=fix) from error

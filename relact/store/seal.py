@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,11 @@ FILES, SELF = "files", "this_file"
 BLANK = "0" * 8  # where the digits of a document's own checksum will stand
 # every byte of a plain group
 EMPTY_GROUP = b'{\n  "attributes": {},\n  "zarr_format": 3,\n  "node_type": "group"\n}'
+
+LISTED, LAST = (
+    f',\n  "{CONSOLIDATED}": '.encode(),
+    b"\n}",
+)  # the last member, and what ends a document without
 
 
 def seal(folder: Path) -> None:
@@ -63,7 +68,15 @@ def intact(raw: bytes, key: str = SELF) -> bool:
 
 
 def unlisted(raw: bytes) -> bytes:
-    """A document's bytes as they were signed, before it had a listing; as they are where it has none."""
+    """A document's bytes as they were signed, before it had a listing; as they are where it has none.
+
+    A listing is hundreds of kilobytes where the rest is few: as relact writes it, it is cut off unread.
+    """
+    if CONSOLIDATED.encode() not in raw:
+        return raw
+    kept, found, _ = raw.partition(LISTED)
+    if found and _is_signed(kept + LAST, SELF):
+        return kept + LAST
     try:
         document = json.loads(raw)
         del document[CONSOLIDATED]
@@ -86,6 +99,20 @@ def signed(raw: bytes, key: str) -> bytes:
 def files_below(folder: Path) -> Iterator[str]:
     """Relative names of all files below ``folder``, sorted, with forward slashes."""
     yield from sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def names_below(files: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Names directly in every folder, of files given by their paths."""
+    found: dict[str, set[str]] = {}
+    for name in files:
+        while name:
+            folder, _, last = name.rpartition("/")
+            inside = found.setdefault(folder, set())
+            if last in inside:
+                break
+            inside.add(last)
+            name = folder
+    return {folder: frozenset(names) for folder, names in found.items()}
 
 
 def hexadecimal(checksum: int) -> str:

@@ -25,7 +25,16 @@ from relact.errors import StoreError
 from relact.schema import DOCUMENT
 from relact.store import commits
 from relact.store.commits import CommitLog
-from relact.store.seal import EMPTY_GROUP, files_below, hexadecimal, intact, recorded, unlisted, was_sealed
+from relact.store.seal import (
+    EMPTY_GROUP,
+    files_below,
+    hexadecimal,
+    intact,
+    names_below,
+    recorded,
+    unlisted,
+    was_sealed,
+)
 
 MAKERS = {  # stage -> its command
     schema.SCORES: "score",
@@ -43,7 +52,7 @@ DAMAGED = "damaged: its checksum does not match"
 SHARD = re.compile(
     rf"(?P<quantity>{'|'.join(schema.ARRAYS)})/(?P<site>[^/]+)/(?P<array>\w+)/c\.(?P<block>\d+)\.(?P<layer>\d+)\.0"
 )
-MOST_BYTES = 1 << 31  # of a file that is read whole: an array's chunk, a document
+MOST_BYTES = 1 << 31  # of an array's chunk, which is read whole
 
 Version = tuple[int, int, int]
 
@@ -83,18 +92,20 @@ class Sealed:
 
     Attributes:
         log: which blocks are committed; without it no shard can be read.
+        most: bytes of a shard of every stream.
     """
 
     def __init__(self, path: Path, *, pinned: bool = False) -> None:
         self.path, self._pinned = path, pinned
         self.log: CommitLog | None = None
+        self.most: Mapping[str, int] = {}
         self._seals: dict[str, _Seal] = {}
         self._sound: dict[str, Version] = {}  # shards that were whole, as they were then
 
     def pinned(self) -> Sealed:
         """The same files, as they are from the first reading on."""
         other = Sealed(self.path, pinned=True)
-        other.log, other._sound = self.log, self._sound
+        other.log, other.most, other._sound = self.log, self.most, self._sound
         return other
 
     def read(self, key: str) -> bytes | None:
@@ -116,7 +127,7 @@ class Sealed:
         """Some bytes of a file, which is checked as a whole (a shard once)."""
         if self._place(key) is None:
             raw = self.read(key)
-            return None if raw is None else _cut(raw, request)
+            return None if raw is None else raw[slice(*_bounds(request, len(raw)))]
         return self._of_shard(key, request)
 
     def has(self, key: str) -> bool:
@@ -163,11 +174,11 @@ class Sealed:
             version = _version(path)
             if self._sound.get(path) == version:
                 return
-            checksum = durable.checksum_of(Path(path))
+            checksum = durable.checksum_of(Path(path), self.most.get(stream))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self._problem(key(), "missing") from error
         except OSError as error:
-            raise self._problem(key(), f"cannot be read ({error.strerror})") from error
+            raise self._problem(key(), error) from error
         assert self.log is not None
         fields = [at for at, name in enumerate(self.log.fields) if name.rpartition("/")[0] == stream]
         expected = int(self.log.record(block)[fields[place]])
@@ -188,6 +199,10 @@ class Sealed:
         expected = seal.files.get(_below(key, group))
         if expected is None:
             return None
+        path = self.path / key
+        large = path.is_file() and durable.DOCUMENT_BYTES < path.stat().st_size <= MOST_BYTES
+        if large and (checksum := hexadecimal(durable.checksum_of(path))) != expected:
+            raise self._problem(key, _differs(checksum, expected))  # before it takes as much memory
         raw = self._bytes(key)
         if raw is None:
             raise self._problem(key, "missing")
@@ -212,11 +227,11 @@ class Sealed:
         raw = self._bytes(key)
         if raw is None:
             raise self._problem(key, "missing")
-        if self._pinned and known is not None and unlisted(known.raw) != unlisted(raw):
-            problem = "was replaced since it was opened"
-            raise StoreError(problem, where=self.path / key, fix="open it again")
+        raw = short if intact(short := unlisted(raw)) else raw
+        if self._pinned and known is not None and known.raw != raw:
+            raise StoreError("was replaced since it was opened", where=self.path / key, fix="open it again")
         files = self._listed(group, key, raw)
-        self._seals[group] = found = _Seal(version, raw, files, _names(files or ()))
+        self._seals[group] = found = _Seal(version, raw, files, names_below(files or ()))
         return found
 
     def _listed(self, group: str, key: str, raw: bytes) -> Mapping[str, str] | None:
@@ -276,11 +291,12 @@ class Sealed:
 
     def _bytes(self, key: str) -> bytes | None:
         try:
-            return durable.read(self.path / key, MOST_BYTES)
+            small = key.endswith(DOCUMENT) or key.startswith(f"{RECORDS}/c.")
+            return durable.read(self.path / key, durable.DOCUMENT_BYTES if small else MOST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise self._problem(key, f"cannot be read ({error.strerror})") from error
+            raise self._problem(key, error) from error
 
     def _on_disk(self, folder: str) -> list[str]:
         try:
@@ -296,9 +312,13 @@ class Sealed:
         ours = {*SKELETON, *MAKERS, DOCUMENT}
         return [name for name in found if name in ours or (self.path / name / DOCUMENT).is_file()]
 
-    def _problem(self, key: str, what: str) -> StoreError:
+    def _problem(self, key: str, what: str | OSError) -> StoreError:
         commands = ", then ".join(f"`{command}`" for command in repairs_of(self.path, stage_of(key)))
-        return StoreError(what, where=self.path / key, fix=f"run {commands}")
+        fix = f"run {commands}"
+        if isinstance(what, OSError):  # the file may be whole
+            fix = durable.UNREAD.get(what.errno or 0, fix)
+            what = f"cannot be read ({what.strerror})"
+        return StoreError(what, where=self.path / key, fix=fix)
 
 
 class Objects(Store):
@@ -324,8 +344,6 @@ class Objects(Store):
     ) -> Buffer | None:
         if byte_range is None and key.endswith(DOCUMENT):  # sooner read than a thread is begun
             raw = self.files.read(key)
-            # zarr parses a listing of all groups, used or not: longer than it takes to open the store
-            raw = unlisted(raw) if raw and key == DOCUMENT else raw
         elif byte_range is None:
             raw = await asyncio.to_thread(self.files.read, key)
         else:
@@ -365,20 +383,6 @@ def _version(path: str) -> Version:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _names(files: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Names directly in every folder, of files given by their paths."""
-    found: dict[str, set[str]] = {}
-    for name in files:
-        while name:
-            folder, _, last = name.rpartition("/")
-            inside = found.setdefault(folder, set())
-            if last in inside:
-                break
-            inside.add(last)
-            name = folder
-    return {folder: frozenset(names) for folder, names in found.items()}
-
-
 def _below(key: str, group: str) -> str:
     return key[len(group) + 1 :] if group else key
 
@@ -396,8 +400,3 @@ def _bounds(request: ByteRequest, size: int) -> tuple[int, int]:
         case OffsetByteRequest(offset):
             return offset, size
     raise NotImplementedError(request)
-
-
-def _cut(raw: bytes, request: ByteRequest) -> bytes:
-    start, stop = _bounds(request, len(raw))
-    return raw[start:stop]

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import google_crc32c
 import numpy as np
 
+from relact.durable import open_plain
 from relact.errors import StoreError
 from relact.store.layout import CHECKSUM, INDEX_ENTRY
 
@@ -63,6 +64,33 @@ def read_index(tail: bytes, n_chunks: int) -> list[tuple[int, int]]:
         raise ValueError(f"shard index checksum is {checksum:08x}, recorded {recorded:08x}")
     entries = np.frombuffer(index, "<u8", count=2 * n_chunks).reshape(n_chunks, 2)
     return [(offset, length) for offset, length in entries.tolist()]
+
+
+def read_chunk(path: str, number: int, n_chunks: int, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """An inner chunk [rows, neurons] in memory of its own, read-only; arguments are those of `Maps.chunk`.
+
+    Whoever touches a page of a map whose file was cut meanwhile, or whose disk fails, is ended by the system
+    (SIGBUS). Here it is an error.
+
+    Raises:
+        StoreError: as `Maps.chunk`, and when the file ends before its chunk does.
+    """
+    values = np.empty(shape, dtype)
+    try:
+        with open_plain(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            tail = min(size, n_chunks * INDEX_ENTRY + CHECKSUM)
+            offset, length = read_index(os.pread(file.fileno(), tail, size - tail), n_chunks)[number]
+            if length == values.nbytes:
+                file.seek(offset)
+                length = file.readinto(values.data.cast("B"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read this shard ({error})", where=path, fix=VERIFY) from error
+    if length != values.nbytes:
+        problem = f"inner chunk at {offset} has {length} bytes, expected {values.nbytes}"
+        raise StoreError(problem, where=path, fix=VERIFY)
+    values.flags.writeable = False
+    return values
 
 
 class Maps:

@@ -22,7 +22,7 @@ from relact.store import blocks, listing, local
 from relact.store.layout import group_of, site_of
 from relact.store.local import LocalStore
 from relact.store.seal import CONSOLIDATED, EMPTY_GROUP, hexadecimal, intact, recorded, was_sealed
-from relact.store.sealed import CAPTURE, DAMAGED, MAKERS, SKELETON, repairs_of
+from relact.store.sealed import CAPTURE, DAMAGED, MAKERS, MOST_BYTES, SKELETON, repairs_of
 
 READERS = 4  # files read at once: a disk likes a queue, the checksum itself is several GB/s on one core
 MEGABYTE = 10**6
@@ -65,6 +65,7 @@ class Expected:
 
     checksum: str
     problem: Problem
+    most: int = MOST_BYTES  # bytes that it may have
 
 
 @dataclass
@@ -136,7 +137,7 @@ def drop_damaged(path: str | Path, verdict: Verdict) -> list[str]:
 
 def _skeleton(root: Path, capture: str, verdict: Verdict) -> list[Expected]:
     """Files that the root's document lists; when it is damaged that goes to ``verdict``."""
-    raw = durable.read(root / DOCUMENT, durable.DOCUMENT_BYTES)
+    raw = _read(root / DOCUMENT)
     verdict.files, verdict.bytes = 1, len(raw)
     listed = recorded(raw)
     if listed is None or not intact(raw):
@@ -203,10 +204,12 @@ def _shards_of(store: LocalStore, block: int, capture: str, verdict: Verdict) ->
         verdict.problems.append(Problem(problem, file, schema.COMMITS, capture, block=block))
     elif stop < last:
         verdict.missing = sorted([*verdict.missing, block])
+    most = blocks.most_bytes(store.streams)
     for (stream, place), checksum in zip(blocks.places_of(store.streams), checksums, strict=True):
         shard = blocks.shard_path(store.path, stream, block, place).relative_to(store.path).as_posix()
         group, site, layer = group_of(stream), site_of(stream), store.streams[stream].layers[place]
-        yield Expected(hexadecimal(checksum), Problem("", shard, group, capture, site, block, layer))
+        entry = Problem("", shard, group, capture, site, block, layer)
+        yield Expected(hexadecimal(checksum), entry, most[stream])
 
 
 def _compare(
@@ -232,7 +235,7 @@ def _check(root: Path, entry: Expected) -> tuple[int, str | None]:
     """Bytes that were read of a file, and what is wrong with it."""
     path = root / entry.problem.file
     try:
-        size, checksum = path.stat().st_size, hexadecimal(durable.checksum_of(path))
+        size, checksum = path.stat().st_size, hexadecimal(durable.checksum_of(path, entry.most))
     except FileNotFoundError:
         return 0, "missing"
     except OSError as error:

@@ -66,11 +66,8 @@ def recipe_of(store: Store, ablation: str | None = None) -> Recipe:
     """What the store records, as a recipe that repeats it."""
     capture = store.manifest.capture
     names = store.children(schema.ABLATIONS)
-    if not names or (ablation and ablation not in names):
-        known = ", ".join(names) or "none"
-        raise InputError(
-            f"no ablation {ablation or ''} to repeat", where=store.path, fix=f"there are: {known}"
-        )
+    if ablation or not names:
+        store.named(schema.ABLATIONS, ablation)
     records = {name: store.ablation_record(name) for name in ([ablation] if ablation else names)}
     # of a study with attributions `run` makes a second one, beside that which the recipe names
     published = [each for each in records.values() if each.masks[0].statistic == schema.AVERAGE_PRECISION]

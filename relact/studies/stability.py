@@ -58,7 +58,8 @@ def stability(
         InputError: a relation with one prompt, no split, or a k or statistic that cannot be.
     """
     opened = local.writable(store)
-    local.recover(opened)
+    if ablate:
+        local.recover(opened)
     found = halves_of(
         opened,
         k=k,

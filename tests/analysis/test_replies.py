@@ -160,7 +160,7 @@ def test_a_sweep_other_prompts_and_identification_prompts_are_sorted_too(copied,
 
 
 def test_refusals(copied):
-    with pytest.raises(InputError, match=r"no ablation 'best'. There are: top-200"):
+    with pytest.raises(InputError, match=r"no ablation 'best', there are: top-200"):
         error_types(copied, "best")
     with sample.edited(copied.path, "ablations/top-200") as group:
         group.attrs.update({schema.ATTRIBUTE: {**group.attrs[schema.ATTRIBUTE], "prompts": "0" * 32}})

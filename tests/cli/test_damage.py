@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import shutil
+import subprocess
+import sys
 
 import pytest
-from helpers import damage, deep
+from helpers import damage, deep, disk
 
 import relact
 from relact.errors import StoreError
@@ -52,6 +57,58 @@ def test_what_is_used_is_checked(place, case):
     )  # the end of the root's is for plain zarr alone: `relact verify`
     said = place.said(damage.Case(command, file, how, at, 3))
     assert len(said.splitlines()) == 1 and f"/{file}: " in said and "run `relact " in said.lower()
+
+
+QUICK = [name for name in damage.READING if damage.SLOW.get(name, 1) < 9]
+
+
+@pytest.mark.parametrize("name", [*QUICK, damage.OPEN, damage.VERIFY])
+def test_what_reads_needs_no_place_to_write(place, monkeypatch, name):
+    """A store on a read-only file system gives what it gives elsewhere."""
+    expected = place.of_whole(name)
+    disk.refuse_writing(monkeypatch, place.store)
+    found = place.ask(name)
+    assert found.code == 0, found.said
+    assert found.result == expected.result
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("name", damage.WRITING)
+def test_what_writes_says_where_it_may_not(place, monkeypatch, name, number):
+    disk.refuse_writing(monkeypatch, place.store, number)
+    found = place.ask(name)
+    lines = [line for line in found.said.splitlines() if line.startswith("relact: ")]
+    assert found.code == 1 and len(lines) == 1
+    assert f"cannot write: {os.strerror(number)}. Choose a folder you may write to" in lines[0]
+
+
+def test_few_open_files_are_enough_or_said(place):
+    """With room for sixteen more than there are already; what is refused is no damage."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    names = ("top", "neuron", "compare", "pack activations", damage.OPEN, damage.VERIFY)
+    expected = [place.of_whole(name) for name in names]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 16, hard))
+    try:
+        found = [place.ask(name) for name in names]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for one, other in zip(found, expected, strict=True):
+        assert one.result == other.result or (one.code == 1 and "(`ulimit -n`)" in one.said), one
+
+
+def test_little_address_space_is_one_line(everything):
+    """Libraries that find no room for themselves or for a thread say it each in their own way."""
+    limit = 400 << 20
+    done = subprocess.run(
+        [sys.executable, "-m", "relact", "select", everything.path, "--k", "3", "--name", "never"],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    lines = [line for line in done.stderr.splitlines() if "<jemalloc>" not in line]  # what it says is its own
+    assert done.returncode == 1 and len(lines) == 1, done
+    assert lines[0].startswith("relact: not enough memory (")
 
 
 @pytest.mark.parametrize("file", ["prompts/test/answers/c/0/0", "masks/top-6/mlp.gate/mask/c/0/0/0"])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 MEMORY = Path("/dev/shm")
 ROOM = 4 * 2**30  # bytes that must be free there
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 flush = os.fsync  # the real one, for tests of flushing
 
 
@@ -46,3 +51,32 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(root / f"{name}.new")
             (root / f"{name}.new").rename(root / name)
     return root / name
+
+
+def refuse_writing(patch: pytest.MonkeyPatch, within: Path, number: int = errno.EROFS) -> None:
+    """Have the system refuse what would write ``within`` or beside it, as where it is mounted read-only."""
+
+    def refused(path: object) -> bool:
+        text = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
+        return str(text).startswith((str(within), str(within.with_name(f".{within.name}"))))
+
+    def guarded(real: Callable[..., Any], writes: Callable[..., bool]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if any(map(refused, arguments)) and writes(*arguments, **options):
+                raise OSError(number, os.strerror(number), str(arguments[0]))
+            return real(*arguments, **options)
+
+        return call
+
+    def to_write(path: object, mode: object = "r", *_: object, **options: object) -> bool:
+        asked = options.get("flags", options.get("mode", mode))
+        return bool(asked & WRITES if isinstance(asked, int) else {*str(asked)} & {*"wax+"})
+
+    for name in ("mkdir", "rename", "replace", "unlink", "remove", "rmdir", "symlink", "truncate", "utime"):
+        patch.setattr(os, name, guarded(getattr(os, name), lambda *_, **__: True))
+    access = os.access
+    patch.setattr(
+        os, "access", lambda path, mode, **rest: not (mode & os.W_OK and refused(path)) and access(path, mode)
+    )
+    for module in (os, io, builtins):
+        patch.setattr(module, "open", guarded(module.open, to_write))

@@ -118,3 +118,17 @@ def test_sizes_that_are_another_models_are_refused(file):
     header = gguf_header.read(file)
     with pytest.raises(ModelError, match=r"embedding_length 32, its configuration has 48"):
         gguf_header.completed(header, tiny.config("llama", hidden_size=48))
+
+
+@pytest.mark.parametrize(
+    "name", ["block_count", "embedding_length", "feed_forward_length", "vocab_size", "expert_count"]
+)
+def test_a_model_larger_than_its_tensors_is_refused_before_it_is_built(file, tmp_path, monkeypatch, name):
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("built")
+
+    monkeypatch.setattr(decoding.transformers.AutoConfig, "from_pretrained", never)
+    huge = {f"llama.{name}": (1 << 24, gguf.GGUFValueType.UINT32)}
+    with pytest.raises(ModelError, match=f"{name} 16777216, its tensors have room for"):
+        loading.load(str(_copy(file, tmp_path / "huge.gguf", values=huge)))
+    assert not _kept()

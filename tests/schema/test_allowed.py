@@ -120,7 +120,7 @@ def test_masks_of_allowed_names_are_packed_unpacked_and_exported(store, tmp_path
 
 
 @pytest.mark.parametrize(
-    "bad", ["intact", "random-1", "a\x1b[31m", "a\nb", " a", "a\x9b", "x" * 500, "a\u202eb"]
+    "bad", ["intact", "random", "random-1", "a\x1b[31m", "a\nb", " a", "a\x9b", "x" * 500, "a\u202eb"]
 )
 def test_relations_of_such_names_are_refused_where_prompts_are_made_and_captured(
     bad, tmp_path, tiny_prompts, model

@@ -55,9 +55,9 @@ def test_plain_zarr_and_xarray_read_what_was_written(tmp_path, dtype, compress):
     assert store.compressed == compress and leftovers(path) == []
 
 
-def test_columns_are_views_of_the_mapped_file(tmp_path):
+def test_views_are_of_the_mapped_file(tmp_path):
     store = sample.full(tmp_path / "s.zarr", 6)
-    first, last = store.columns("mlp.gate", 1, 353, 706)
+    first, last = store.views("mlp.gate", 1, 353, 706)
     assert (first.shape, last.shape) == ((4, 353), (2, 353))
     assert not first.flags.owndata and not first.flags.writeable
     base = first
@@ -65,6 +65,20 @@ def test_columns_are_views_of_the_mapped_file(tmp_path):
         base = base.base
     assert isinstance(base, memoryview)  # of the map
     np.testing.assert_array_equal(last, sample.values("mlp.gate", [4, 5])[:, 1, 353:])
+
+
+@pytest.mark.parametrize(("start", "stop"), [(353, 706), (360, 361)])
+def test_columns_are_nobody_elses(tmp_path, start, stop):
+    """Whatever becomes of the files; of a part of a chunk no more than the part is kept."""
+    store = sample.full(tmp_path / "s.zarr", 6)
+    columns = store.columns("mlp.gate", 1, start, stop)
+    for path in store.path.rglob("c.*.0"):
+        os.truncate(path, 0)
+    expected = sample.values("mlp.gate", range(6))[:, 1, start:stop]
+    np.testing.assert_array_equal(np.concatenate(columns), expected)
+    assert max(part.nbytes if part.base is None else part.base.nbytes for part in columns) <= 4 * 2 * (
+        stop - start
+    )
 
 
 def test_without_room_for_another_map_chunks_are_read_instead(tmp_path, monkeypatch):
@@ -77,7 +91,8 @@ def test_without_room_for_another_map_chunks_are_read_instead(tmp_path, monkeypa
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(mmap.mmap, "mmap", refuse)
-    np.testing.assert_array_equal(sample.read(store, "attn.k"), sample.values("attn.k", range(6)))
+    views = store.views("attn.k", 1, 0, 24)
+    np.testing.assert_array_equal(np.concatenate(views), sample.values("attn.k", range(6))[:, 1])
     assert refused
 
 
