@@ -1,10 +1,10 @@
 """How seconds and memory grow with relations, prompts and neurons: score, select, top, compare, report.
 
-Run ``python benchmarks/bench_growth.py`` (minutes) or ``--quick`` (half a minute). The store is one layer of a
-synthetic mixture of experts with random activations, written by relact's own writers. One axis grows at a
-time, by doubling; the others stay. Seconds are those of the processor, all threads together, the better of two
-rounds. A slope is the exponent of the growth: 1 is linear, 0 is not at all. Memory is what the step's peak is
-above the process before it, in MB.
+Run ``python benchmarks/bench_growth.py`` (minutes) or ``--quick`` (half a minute). The store is one layer of
+a synthetic mixture of experts with random activations, written by relact's own writers. One axis grows at a
+time, by doubling; the others stay. Seconds are those of the processor, all threads together, the better of
+two rounds, each on a new store. A slope is the exponent of the growth: 1 is linear, 0 is not at all. Memory
+is what the step's peak is above the process before it, in MB.
 """
 
 from __future__ import annotations
@@ -73,16 +73,12 @@ def steps_of(store: LocalStore, folder: Path) -> dict[str, Callable[[], object]]
     }
 
 
-def measured(run: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """(seconds of the processor in the fastest round, bytes of the largest peak above what there was before)."""
-    seconds, peaks = [], []
-    for _ in range(rounds):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before, start = resident("VmRSS"), time.process_time()
-        run()
-        seconds.append(time.process_time() - start)
-        peaks.append(max(0, resident("VmHWM") - before))
-    return min(seconds), max(peaks)
+def measured(run: Callable[[], object]) -> tuple[float, int]:
+    """(seconds of the processor, bytes of the peak above what there was before)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before, start = resident("VmRSS"), time.process_time()
+    run()
+    return time.process_time() - start, max(0, resident("VmHWM") - before)
 
 
 def resident(field: str) -> int:
@@ -98,15 +94,17 @@ def slope(sizes: list[int], values: list[float]) -> float:
 
 def grown(base: dict[str, int], axis: str, factors: list[int], rounds: int) -> list[dict[str, object]]:
     """Every step at every size of one axis."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for factor in factors:
         shape = {**base, axis: base[axis] * factor}
-        with tempfile.TemporaryDirectory() as folder:
-            steps = steps_of(build(Path(folder) / "s.zarr", **shape), Path(folder))
-            for step, run in steps.items():
-                seconds, peak = measured(run, rounds)
-                row = {"axis": axis, "size": shape[axis], "step": step, "seconds": seconds, "peak": peak}
-                rows.append(row)
+        found = []
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                steps = steps_of(build(Path(folder) / "s.zarr", **shape), Path(folder))
+                found.append([measured(run) for run in steps.values()])
+        for step, taken in zip(STEPS, zip(*found, strict=True), strict=True):
+            seconds, peak = min(each for each, _ in taken), max(each for _, each in taken)
+            rows.append({"axis": axis, "size": shape[axis], "step": step, "seconds": seconds, "peak": peak})
     return rows
 
 
@@ -124,7 +122,7 @@ def main() -> None:
     print(f"{'axis':10} {'step':8} {'sizes':26} {'seconds':30} {'slope':>6}  {'peak, MB':24} {'slope':>6}")
     found = []
     for axis in base:
-        rows = grown(base, axis, factors, args.rounds)
+        rows = grown(base, axis, factors, 1 if args.quick else args.rounds)
         found += rows
         for step in STEPS:
             own = [row for row in rows if row["step"] == step]
