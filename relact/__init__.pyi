@@ -36,7 +36,9 @@ from .analysis.tables import write_table as write_table
 from .capturing.capture import capture as capture
 from .capturing.options import CaptureOptions as CaptureOptions
 from .exchange.formats import export as export
+from .exchange.rows import hf_dataset as hf_dataset
 from .exchange.selfcond import import_scores as import_scores
+from .exchange.training import torch_dataset as torch_dataset
 from .models.loading import load as load
 from .packed.store import open_store as open_store
 from .relations.options import PromptOptions as PromptOptions

@@ -29,7 +29,9 @@ def functions() -> dict[str, ast.FunctionDef]:
 
 
 def test_ci_runs_every_target():
-    ran = set(re.findall(r"^make (\w+)", (ROOT / ".ci" / "run").read_text(), re.M))
+    ran = set(
+        re.search(r"^for target in ([\w ]+); do\n", (ROOT / ".ci" / "run").read_text(), re.M)[1].split()
+    )
     targets = set(re.search(r"^\.PHONY: (.*)", MAKEFILE, re.M).group(1).split())
     assert targets - ran == PARTS | ELSEWHERE | HANDS and ran <= targets
     shown = set(re.findall(r"^#   make (\w+)", MAKEFILE, re.M))

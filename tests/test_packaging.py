@@ -25,7 +25,7 @@ MODULE_OF = {
     "scikit-learn": "sklearn",
     "vl-convert-python": "vl_convert",
 }  # where the name differs from the module's
-BY_EXTRA = {"boto3": "s3", "gguf": "gguf"}  # imported where it is there
+BY_EXTRA = {"boto3": "s3", "datasets": "datasets", "gguf": "gguf"}  # imported where it is there
 PULLED_IN = {"llvmlite"}  # numba's own, of the very version that it was built with
 LOADED = {"IPython"}  # used only inside a notebook, which has loaded it
 BEHIND_NAMES = {"accelerate", "safetensors", "gguf"}  # used by transformers when relact asks it to

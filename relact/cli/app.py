@@ -24,6 +24,7 @@ from relact.errors import RelactError
 from relact.progress import LOG
 
 ADDRESSED = 4 << 30  # bytes of address space that reading commands never need; torch reserves more
+UNROOMY = (ImportError, OSError, RuntimeError, SystemError)  # how libraries tell that they found no room
 # command -> where its function is, and what the list of commands says of it: how its docstring begins
 COMMANDS = {
     "prompts": ("prompts:prompts", "Build labelled prompts from relations."),
@@ -220,16 +221,13 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        if _is_cramped():
+        if isinstance(error, UNROOMY) and _is_cramped():
             _fail_for_memory(error)
         _fail(f"unexpected problem: {type(error).__name__}: {error}. Add --debug for the traceback", 1)
 
 
 def _is_cramped() -> bool:
-    """Whether this process may address less than the libraries need.
-
-    They tell it in their own ways: no new thread, a shared object that cannot be loaded.
-    """
+    """Whether this process may address less than the libraries may need."""
     return 0 <= resource.getrlimit(resource.RLIMIT_AS)[0] < ADDRESSED
 
 

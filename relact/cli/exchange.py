@@ -21,7 +21,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="scores: selfcond, lang_neuron; masks: json, csv, safetensors; ablations: parquet, "
+            help="scores: selfcond, lang_neuron; masks: json, csv, safetensors, and by the names of other "
+            "libraries transformer-lens, nnsight, hooks; ablations: parquet, "
             "errors (what was said instead); prompts: concepts",
         ),
     ],

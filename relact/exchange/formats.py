@@ -9,13 +9,13 @@ from relact import schema
 from relact.analysis.replies import error_types
 from relact.analysis.tables import write_table
 from relact.errors import InputError
-from relact.exchange import lists, selfcond
+from relact.exchange import hooks, lists, selfcond
 from relact.packed.store import open_store
 from relact.store.reading import Store
 
 SCORES = (selfcond.SELFCOND, selfcond.LANG_NEURON)
 ERRORS = "errors"
-FORMATS = (*SCORES, *lists.NEURON_FORMATS, lists.ABLATION_FORMAT, ERRORS, lists.CONCEPTS)
+FORMATS = (*SCORES, *lists.NEURON_FORMATS, *hooks.LIBRARIES, lists.ABLATION_FORMAT, ERRORS, lists.CONCEPTS)
 
 
 def export(
@@ -34,7 +34,9 @@ def export(
     Returns the paths written.
 
     Args:
-        form: ``errors``: of an ablation, what was said instead (`error_types`), by the suffix of ``out``.
+        form: ``transformer-lens``, ``nnsight``, ``hooks``: a mask by the names of other libraries, see
+            `hooks`; ``errors``: of an ablation, what was said instead (`error_types`), by the suffix of
+            ``out``.
         out: a file, or for ``selfcond``, ``lang_neuron`` and ``concepts`` a folder.
         mask, ablation: which one; may be left out when there is one.
         relations, group, limited: see `selfcond.export`.
@@ -44,6 +46,8 @@ def export(
         return selfcond.export(opened, out, flavour=form, relations=relations, group=group, limited=limited)
     if form in lists.NEURON_FORMATS:
         return [lists.neurons(opened, opened.named(schema.MASKS, mask), out, form)]
+    if form in hooks.LIBRARIES:
+        return [hooks.neurons(opened, opened.named(schema.MASKS, mask), out, form)]
     if form == lists.ABLATION_FORMAT:
         return [lists.ablation(opened, opened.named(schema.ABLATIONS, ablation), out)]
     if form == ERRORS:

@@ -2,7 +2,7 @@
 
 A task reads one span of one layer from every block, ranks it once and returns all relations' statistics.
 Tasks are independent, so any scheduler (`schedulers`) gives the same bits. What is ranked is copied from the
-mapped shards: a file that is cut meanwhile is one line, not the end of the process.
+shards, not mapped: a file that is cut meanwhile is one line, not the end of the process.
 Relations that are stored already for the same prompts, labels and model are taken over, not computed again.
 """
 

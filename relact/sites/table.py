@@ -81,7 +81,7 @@ def family(config: Any) -> Family:
             where=f"model family {name}",
             fix=f"name a file with a row for it in {own.VARIABLE}, see docs/models.md",
         )
-    if row.text:
+    if row.text and text_config(config) is not config:
         row = replace(row, groups=family(text_config(config)).groups)
     elif (experts := rules.n_experts(config)) > 1 and "moe.weight" not in row.taps and not row.unread:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Shards as bytes: encode one, find an inner chunk of one, map it without copying.
+"""Shards as bytes: encode one, find an inner chunk of one, map it or copy it.
 
 A shard is what zarr's ``sharding_indexed`` codec writes with the index at the end: the inner chunks one after
 the other, then for each chunk its offset and length as little-endian uint64, then the CRC-32C of that index

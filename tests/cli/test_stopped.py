@@ -64,10 +64,10 @@ def test_a_capture_that_is_told_to_stop_resumes_to_the_same_bytes(
     for delay in delays:
         child = start("capture", tiny_folder, prompt_file, path, *arguments)
         while child.poll() is None and not attends(child):
-            time.sleep(0.001)
+            time.sleep(0.01)
         time.sleep(0 if delay is COMMITTED else delay)
         while delay is COMMITTED and child.poll() is None and not list(path.rglob("commits/record/c.*")):
-            time.sleep(0.001)
+            time.sleep(0.01)
         code, lines = told(child, number)
         if code:
             stopped += 1

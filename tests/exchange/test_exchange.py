@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from helpers import everything as everything_of
+from helpers import tiny
 from safetensors.numpy import load_file
 from sklearn.metrics import average_precision_score
 
 import relact
 from relact import schema
 from relact.errors import IdentityError, InputError
-from relact.exchange import selfcond
+from relact.exchange import hooks, selfcond
 from relact.exchange.formats import export
+from relact.models import loading
 from relact.relations import sources
 from relact.scoring import masks
 from relact.store import local
@@ -167,3 +174,75 @@ def test_concepts_are_read_back(tiny_study, tmp_path):
 def test_unknown_formats_are_one_line(tiny_study, tmp_path):
     with pytest.raises(InputError, match="no format 'pickle'"):
         export(tiny_study, tmp_path / "x", "pickle")
+
+
+# By the names of other libraries
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory):
+    """A model whose projections are fused, and a mask of all its sites."""
+    folder = tmp_path_factory.mktemp("fused")
+    tiny.save(folder / "model", "phi3")
+    options = {"sites": "mlp.gate,mlp.up,mlp.hidden,attn", "dtype": "float32"}
+    store = relact.capture(str(folder / "model"), everything_of.prompts(), folder / "s.zarr", **options)
+    masks.select(relact.score(store), k=80, name="some", counted="neuron")
+    return folder / "model", local.open(folder / "s.zarr")
+
+
+def test_plain_hooks_give_the_logits_of_overridden(fused, tmp_path, monkeypatch):
+    """By the function of docs/sharing.md. `make libraries` does it with the libraries themselves."""
+    folder, store = fused
+    export(store, tmp_path / "hooks.json", "hooks")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(relact.__file__).parents[1] / "docs" / "sharing.md").read_text()
+    (code,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.S) if "def switch_off" in text)
+    names: dict = {}
+    exec(code.replace("country_capital", "size"), names)
+    loaded = loading.load(str(folder))
+    ids = loaded.tokenizer("size of thing 3 is", return_tensors="pt")
+    with torch.inference_mode():
+        with relact.overridden(loaded, relact.mask_of(store, "some", "size")):
+            expected = loaded.model(**ids).logits
+        handles = names["switch_off"](loaded.model, names["modules"])
+        found = loaded.model(**ids).logits
+        for handle in handles:
+            handle.remove()
+        assert float((loaded.model(**ids).logits - expected).abs().max()) > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_names_of_other_libraries_hold_every_neuron_in_the_order_of_the_model(fused, tmp_path):
+    _, store = fused
+    _, chosen = masks.read(store, "some")
+    total = sum(int(mask[0].sum()) for mask in chosen.values())
+    (lens,) = export(store, tmp_path / "lens.json", "transformer-lens")
+    document = json.loads(lens.read_text())
+    assert document["library"] == "transformer-lens" and document["fingerprint"]
+    of = document["relations"]["size"]
+    assert sum(map(len, of.values())) == total
+    layers = [int(name.split(".")[1]) for name in of]
+    assert layers == sorted(layers) and {name.split(".", 2)[2] for name in of} <= set(hooks.LENS.values())
+    (plain,) = export(store, tmp_path / "n.json", "nnsight")
+    modules = json.loads(plain.read_text())["relations"]["size"]
+    assert sum(len(columns) for sides in modules.values() for columns in sides.values()) == total
+    assert set(modules["model.layers.1.mlp.down_proj"]) == {"input"}
+
+
+def test_what_no_hook_shows_alone_is_refused(tmp_path):
+    def store_of(family, **layouts):
+        class Fake:
+            path = tmp_path
+            sites = tuple(layouts)
+            manifest = SimpleNamespace(model=SimpleNamespace(family=family))
+
+        return Fake()
+
+    with pytest.raises(InputError, match="inside a module, where no hook sees it"):
+        hooks._module(store_of("mixtral"), "mlp.hidden")
+    with pytest.raises(InputError, match="no hook in TransformerLens"):
+        hooks._lens(store_of("llama"), "mlp.act")
+    with pytest.raises(InputError, match="not a run of columns"):
+        hooks._module(store_of("gpt_neox"), "attn.k")
+    with pytest.raises(InputError, match="modules of its text model"):
+        hooks._module(store_of("gemma3"), "mlp.up")

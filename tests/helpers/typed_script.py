@@ -84,6 +84,8 @@ def others(path: str) -> None:
     print([listed.location for listed in relact.stores()])
     relact.export(store, "masks.json", "json", mask="top-400")
     relact.import_scores(path, "expertise/")
+    rows = relact.torch_dataset(path, site="mlp.up", layer=3)
+    print(len(rows), rows.relations[rows[0]["label"]], relact.hf_dataset(path, site="mlp.up", layer=3))
     relact.report(store, "report.html", figures="figures")
     print(relact.charts(store)["ablation"])
     try:

@@ -30,7 +30,7 @@ from relact.capturing import capture, forecast, prepare
 from relact.capturing.options import CaptureOptions
 from relact.cli import app
 from relact.errors import StoreError
-from relact.models import cost, loading
+from relact.models import checkpoints, cost, loading
 from relact.scoring import masks, score
 from relact.store import local, locks
 
@@ -181,6 +181,15 @@ def command(arguments: list[str], environment: dict[str, str]) -> None:
     os.environ.update(environment)
     sys.argv = ["relact", *arguments]
     app.main()
+
+
+def located(file: Path, cache: Path, output: Path) -> None:
+    """Decode a GGUF file into a cache, and say where it is; ``output`` has all that is said."""
+    os.environ["RELACT_CACHE"] = str(cache)
+    with output.open("w") as told:
+        for descriptor in (1, 2):
+            os.dup2(told.fileno(), descriptor)
+    print(checkpoints.locate(str(file)).folder, flush=True)
 
 
 def limited(path: Path, file_size: int, told: Any) -> None:

@@ -8,8 +8,6 @@ import hashlib
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers import tiny
+from helpers import tiny, victims
 from safetensors.torch import load_file, save_file
 
 from relact.errors import InputError, ModelError
@@ -357,16 +355,16 @@ def test_two_processes_decode_into_one_whole_folder(tmp_path: Path, monkeypatch:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     left = place / f".{digest[:32]}-{DECODED}-left"  # by an interrupted process
     left.mkdir(parents=True)
-    code = f"from relact.models import checkpoints; print(checkpoints.locate({str(file)!r}).folder)"
-    environment = {"RELACT_CACHE": str(tmp_path), "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
-    runs = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, text=True, stdout=-1, stderr=-1)
-        for _ in "12"
-    ]
-    outputs = [run.communicate() for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], outputs
-    assert outputs[0] == outputs[1] and outputs[0][1] == ""  # no bars, no warnings
-    folder = Path(outputs[0][0].strip())
+    context, told = victims.context(), [tmp_path / "1.txt", tmp_path / "2.txt"]
+    runs = [context.Process(target=victims.located, args=(file, tmp_path, output)) for output in told]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(120)
+    assert [run.exitcode for run in runs] == [0, 0], [output.read_text() for output in told]
+    first, second = (output.read_text().splitlines() for output in told)
+    assert first == second and len(first) == 1  # no bars, no warnings
+    folder = Path(first[0])
     assert [entry.name for entry in place.iterdir() if entry.is_dir()] == [folder.name]
     monkeypatch.setenv("RELACT_CACHE", str(tmp_path / "another"))
     assert loading.load(str(folder)).fingerprint == loading.load(str(file)).fingerprint

@@ -6,13 +6,12 @@ import random
 
 import numpy as np
 import pytest
-from helpers import sample
+from helpers import deep, sample
 
 from relact.errors import StoreError
 from relact.packed.store import open_store
 from relact.sharing.pack import pack
 
-FLIPS = 150
 STREAMS = tuple(sample.WIDTHS)
 
 
@@ -38,11 +37,12 @@ def told(path):
     return store.log.present(), values, (records, store.prompts("identify").to_dict("list"))
 
 
-def test_no_flipped_bit_is_read_as_another_value(packed, tmp_path):
+@pytest.mark.parametrize("flips", deep.more(40, 150))
+def test_no_flipped_bit_is_read_as_another_value(packed, tmp_path, flips):
     whole, drawn, refused = packed.read_bytes(), random.Random(0), 0
     blocks, values, rest = told(packed)
     assert blocks == [0, 1] and len(values) == 2 * sample.LAYERS * (2 + 1 + 1)
-    for _ in range(FLIPS):
+    for _ in range(flips):
         at = drawn.randrange(len(whole))
         raw = whole[:at] + bytes([whole[at] ^ 1 << drawn.randrange(8)]) + whole[at + 1 :]
         (tmp_path / "p.zarr.zip").write_bytes(raw)
@@ -54,7 +54,7 @@ def test_no_flipped_bit_is_read_as_another_value(packed, tmp_path):
             continue
         assert found[0] == blocks and found[2] == rest
         assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found[1], values, strict=True))
-    assert refused > FLIPS / 10
+    assert refused > flips / 10
 
 
 @pytest.mark.parametrize("name", ["activations/mlp.gate/activation/c.1.0.0", "commits/record/c.1.0"])
