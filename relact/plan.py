@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class Plan:
         files, bytes: that it writes; ``exact`` says whether they are a bound or the number.
         memory: upper bound of the process's peak.
         seconds: estimate; None when it cannot be known.
+        notes: what the numbers rest on, where that is worth saying.
     """
 
     what: str
@@ -39,6 +41,12 @@ class Plan:
     exact: bool
     memory: int
     seconds: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def known(seconds: float) -> float | None:
+    """Of a `Plan`: an estimate that is NaN, because what it rests on was never measured, is None."""
+    return None if math.isnan(seconds) else seconds
 
 
 def passes(record: schema.AttributionRecord | None, n_layers: int) -> tuple[int, int]:

@@ -9,7 +9,13 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
 PARTS = {"lint", "types", "unit", "quick"}  # of `make test`
-ELSEWHERE = {"gemma", "oldest", "device", "release"}  # large downloads, a GPU, the day of a release
+ELSEWHERE = {
+    "gemma",
+    "oldest",
+    "device",
+    "release",
+    "catalogue",
+}  # large downloads, a GPU, the day of a release, a new store
 HANDS = {"menu", "clean"}
 # deep tests without a part in `make test`, and what stands for them there
 ALONE = {

@@ -1,4 +1,4 @@
-"""What an ablation would write and need. The model is loaded and timed; nothing is written."""
+"""What an ablation would write and need. Of a named model no weights are loaded; nothing is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relact import sites as site_names
 from relact.ablating.decode import passes_of
 from relact.ablating.options import AblateOptions
 from relact.ablating.perplexity import ROWS, encoded, texts_of
-from relact.ablating.prepare import ks_of, model_of, tests_of
+from relact.ablating.prepare import ks_of, outline_of, tests_of
 from relact.models import cost
 from relact.models.batches import Pass
 from relact.models.loading import LoadedModel, encode
@@ -36,10 +36,10 @@ def forecast(
     trust_remote_code: bool = False,
 ) -> plan.Plan:
     """What `ablate` with the same arguments would write and need, were nothing there yet;
-    errors are those of `ablate`.
+    errors are those of `ablate`, but for what only the model's weights can tell.
     """
     opened = local.writable(store)
-    loaded = model_of(opened, model, device, trust_remote_code)
+    loaded = outline_of(opened, model, device, trust_remote_code)
     table = tests_of(opened, tests, options.part).table
     sites = site_names.expand(options.sites) if options.sites else opened.scored(options.criterion)
     names = opened.relations() if mask is None else masks.read(opened, mask)[0]
@@ -98,7 +98,7 @@ def forecast_of(
     n_files, n_bytes = _size(loaded, matrix)
     longest = max(passes, key=lambda batch: batch[0] * batch[2])
     seconds = cost.seconds(loaded, [longest], n_bytes) * work / (longest[0] * longest[2])
-    return plan.Plan("ablate", n_files, n_bytes, False, memory, seconds)
+    return plan.Plan("ablate", n_files, n_bytes, False, memory, plan.known(seconds), loaded.notes)
 
 
 def _size(loaded: LoadedModel, matrix: Matrix) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from relact.ablating.super_units import ensure_super_units
 from relact.capturing.prepare import require_room
 from relact.errors import IdentityError, InputError
 from relact.models.loading import LoadedModel, encode, load
+from relact.models.outline import UNKNOWN, outline
 from relact.models.targets import distractors, first_tokens
 from relact.progress import Progress
 from relact.relations.identity import named_subjects, same
@@ -137,20 +139,34 @@ def model_of(
     store: Store, model: str | LoadedModel | None, device: str, trust_remote_code: bool
 ) -> LoadedModel:
     """The store's model, verified by fingerprint."""
+    asked = _recorded(store, device, trust_remote_code)
+    return _verified(store, load(model or store.manifest.model.id, **asked))
+
+
+def outline_of(
+    store: Store, model: str | LoadedModel | None, device: str, trust_remote_code: bool
+) -> LoadedModel:
+    """The store's model without its weights; its tokenizer, where it is at hand, is verified."""
+    asked = _recorded(store, device, trust_remote_code)
+    return _verified(store, outline(model or store.manifest.model.id, **asked))
+
+
+def _recorded(store: Store, device: str, trust_remote_code: bool) -> dict[str, Any]:
+    """How the store's model was loaded; of a hub model the revision, which files do not have."""
     recorded = store.manifest.model
-    commit = None if (recorded.revision or "").startswith("sha256:") else recorded.revision  # of a hub model
-    loaded = load(
-        model or recorded.id,
-        dtype=recorded.dtype,
-        revision=commit,
-        device=device,
-        trust_remote_code=trust_remote_code,
-    )
+    commit = None if (recorded.revision or "").startswith("sha256:") else recorded.revision
+    where = {"device": device, "trust_remote_code": trust_remote_code}
+    return {"dtype": recorded.dtype, "revision": commit, **where}
+
+
+def _verified(store: Store, loaded: LoadedModel) -> LoadedModel:
+    """`IdentityError` for a model, or a tokenizer, that is not the store's, as far as it is here."""
+    recorded = store.manifest.model
     for name, stored, present in (
         ("model fingerprint", recorded.fingerprint, loaded.fingerprint),
         ("tokenizer fingerprint", store.manifest.tokenizer, loaded.tokenizer_fingerprint),
     ):
-        if stored != present:
+        if stored != present != UNKNOWN:
             raise IdentityError(
                 f"the store records {name} {stored} ({recorded.id}), this model has {present} ({loaded.id})",
                 where=store.path,

@@ -21,7 +21,6 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pandas as pd
 
 from relact import schema
 from relact import sites as site_names
@@ -35,11 +34,12 @@ from relact.store.reading import Store
 from relact.store.seal import ATTRIBUTE as CHECKSUMS
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
     import zarr
 
-
 READERS = 4
+PLACE = {"site": object, "layer": int, "neuron": int}  # columns that say which neuron
 QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 
 
@@ -84,9 +84,24 @@ def top(
     Raises:
         InputError: no such relation, site or statistic. StoreError: the store has no scores.
     """
+    import pandas as pd  # costs more than the answer, which `relact top` prints without
+
+    columns = top_columns(store, relation=relation, n=n, sites=sites, statistic=named(by, statistic))
+    return pd.DataFrame(columns)
+
+
+def top_columns(
+    store: str | Path | Store,
+    *,
+    relation: str,
+    n: int,
+    statistic: str,
+    sites: str | Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """`top` as arrays by column."""
     if n < 1:
         raise InputError(f"the {n} best neurons", where="n", fix="give at least 1")
-    opened, statistic = open_store(store), named(by, statistic)
+    opened = open_store(store)
     wanted = site_names.expand(sites) if sites is not None else opened.sites
     if (listed := opened.short_list(relation, n, tuple(wanted), statistic)) is not None:
         return listed
@@ -119,50 +134,49 @@ def _top_of_scores(
     relation: str,
     n: int,
     statistic: str,
-) -> pd.DataFrame:
-    """`top` where the store has no short list of it: every score of the relation is read."""
+) -> dict[str, np.ndarray]:
+    """`top` where the store has no short list of it: every score of the relation is read, of other statistics
+    the best neurons' alone are kept.
+    """
     every = {name for group in groups.values() for name in statistics(group)}
     names = [name for name in store.statistics() if name in every]
     row = position(relations(groups[sites[0]]), relation, store.path)
+    shapes = {site: store.shape(site) for site in sites}
     with ThreadPoolExecutor(READERS) as pool:  # one chunk each: waiting and decompressing overlap
         read = {
-            (site, name): pool.submit(_row, groups[site][name], row)
+            name: [pool.submit(_row, groups[site].get(name), row, shapes[site]) for site in sites]
             for name in names
-            for site in sites
-            if name in groups[site]
         }
-        rows = {key: future.result() for key, future in read.items()}
-    flat = {
-        name: np.concatenate([_or_nan(rows, site, name, store.shape(site)).ravel() for site in sites])
-        for name in names
-    }
-    numbering = Numbering({site: rows[site, statistic].shape for site in sites})
-    ties = numbering.hashes(np.arange(numbering.size), 0)
+        flat = {name: np.concatenate([part.result() for part in parts]) for name, parts in read.items()}
+    numbering = Numbering(shapes)
     margin = f"{OF_ATTRIBUTIONS if of_attributions(statistic) else ''}{schema.MARGIN}"
-    if margin in flat:
-        ties = np.argsort(np.lexsort((ties, -flat[margin])))
-    numbers = best(flat[statistic], n, ties)
-    table = pd.DataFrame({name: values[numbers] for name, values in flat.items()})
-    places = pd.DataFrame({"site": "", "layer": 0, "neuron": 0}, index=table.index)
+    numbers = _ranked(flat[statistic], n, numbering, flat.get(margin))
+    columns: dict[str, np.ndarray] = {name: np.zeros(len(numbers), kind) for name, kind in PLACE.items()}
     for site, which, layers, neurons in numbering.places(numbers):
-        numbers = np.asarray(store.layers(site))[layers]
-        for name, values in (("site", site), ("layer", numbers), ("neuron", neurons)):
-            places.loc[which, name] = values
-    return pd.concat([places, table], axis=1)
+        columns["site"][which] = site
+        columns["layer"][which] = np.asarray(store.layers(site))[layers]
+        columns["neuron"][which] = neurons
+    return columns | {name: values[numbers] for name, values in flat.items()}
 
 
-def _or_nan(
-    rows: Mapping[tuple[str, str], np.ndarray], site: str, name: str, shape: tuple[int, int]
-) -> np.ndarray:
-    """[layer, neuron], NaN where the site lacks the statistic."""
-    found = rows.get((site, name))
-    return np.full(shape, np.nan, np.float32) if found is None else found
+def _ranked(values: np.ndarray, n: int, numbering: Numbering, margins: np.ndarray | None) -> np.ndarray:
+    """Numbers of the ``n`` best neurons: by value, by margin, by hash."""
+    candidates = at_least(values, n)
+    keys = [numbering.hashes(candidates, 0), -values[candidates]]
+    if margins is not None:
+        keys.insert(1, -margins[candidates])
+    return candidates[np.lexsort(keys)[:n]]
+
+
+def at_least(values: np.ndarray, n: int) -> np.ndarray:
+    """Positions of the ``n`` highest values and of all that equal the last of them, in order."""
+    edge = np.partition(values, -n)[-n] if n < values.size else -np.inf
+    return np.flatnonzero(values >= edge)
 
 
 def best(values: np.ndarray, n: int, ties: np.ndarray) -> np.ndarray:
     """Positions of the ``n`` highest values, best first; of equal ones that with the smaller of ``ties``."""
-    edge = np.partition(values, -n)[-n] if n < values.size else -np.inf
-    candidates = np.flatnonzero(values >= edge)
+    candidates = at_least(values, n)
     return candidates[np.lexsort((ties[candidates], -values[candidates]))[:n]]
 
 
@@ -179,6 +193,8 @@ def neuron(
     Raises:
         InputError: the store has no such neuron. StoreError: it has no scores.
     """
+    import pandas as pd
+
     opened = open_store(store)
     site = _check(opened, site, layer, index)
     group = scores(opened, site)
@@ -237,6 +253,8 @@ def extremes(
 
     Strongest first in both halves; a prompt is in one half only.
     """
+    import pandas as pd
+
     table = activations(store, site, layer, index, by=by)
     table = table.sort_values(table.columns[-1], ascending=False, kind="stable")
     most = table.head(n)
@@ -313,6 +331,8 @@ def _check(store: Store, site: str, layer: int, index: int) -> str:
     return canonical
 
 
-def _row(array: zarr.Array[Any], row: int) -> np.ndarray:
-    """One relation of a statistic: [layer, neuron]."""
-    return np.asarray(array[row])
+def _row(array: zarr.Array[Any] | None, row: int, shape: tuple[int, int]) -> np.ndarray:
+    """One relation of a statistic, flat over [layer, neuron]; NaN where the site lacks the statistic."""
+    return (
+        np.full(shape[0] * shape[1], np.nan, np.float32) if array is None else np.asarray(array[row]).ravel()
+    )

@@ -17,12 +17,13 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from relact import schema
+from relact import plan, schema
 from relact.capturing import prepare
 from relact.capturing.objectives import Objective
 from relact.capturing.options import CaptureOptions
 from relact.capturing.passes import capture_rows
 from relact.capturing.sizing import passes_of, shape_of, sized
+from relact.models import cost, throughput
 from relact.models.loading import LoadedModel, load
 from relact.progress import LOG, Progress, in_notebooks
 from relact.relations.table import read
@@ -208,7 +209,9 @@ class _Run:
 
     def share(self, missing: Sequence[int], crew: locks.Crew) -> None:
         """Capture this rank's part; rank 0 goes on with what the others leave."""
-        self.capture([block for block in missing if block % crew.size == crew.rank])
+        own, start = [block for block in missing if block % crew.size == crew.rank], time.perf_counter()
+        self.capture(own)
+        self._remember(own, time.perf_counter() - start)
         while crew.size > 1 and crew.rank == 0 and (left := self.store.missing_blocks()):
             if locks.alone(self.store.path):  # the other ranks are gone, or have not come yet
                 self.capture(left)
@@ -236,6 +239,18 @@ class _Run:
                 writing.append(writer.submit(self.write, block, buffer))
             for future in writing:
                 future.result()
+
+    def _remember(self, blocks: Sequence[int], seconds: float) -> None:
+        """How fast the device is, for plans."""
+        settings = self.store.manifest.capture
+        if settings.attribution and settings.attribution.method in schema.OF_LAST:
+            return  # most of their time is not the model's
+        ranges = [segment for block in blocks for segment in self.store.segments(block)]
+        work = cost.work_of(
+            passes_of(self.loaded, settings, self.tokens, ranges),
+            plan.passes(settings.attribution, self.loaded.n_layers),
+        )
+        throughput.record(self.loaded, work, seconds)
 
     def fill(self, block: int, buffer: BlockBuffer) -> Iterator[int]:
         """Put a block into ``buffer``, the rows it has and those it lacks; yields how many, as they come."""

@@ -1,9 +1,9 @@
-"""What a capture would write and need. The model is loaded and timed; nothing is written."""
+"""What a capture would write and need. No weights of a model that is named are loaded; nothing is written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +14,9 @@ from relact.capturing.options import CaptureOptions
 from relact.capturing.sizing import passes_of, shape_of, sized
 from relact.capturing.writing import reading_seconds
 from relact.models import cost
-from relact.models.loading import LoadedModel, load
-from relact.plan import Plan
+from relact.models.loading import LoadedModel
+from relact.models.outline import outline
+from relact.plan import Plan, known
 from relact.plan import passes as passes_of_prompt
 from relact.relations.table import read
 from relact.store import local
@@ -37,16 +38,17 @@ def forecast(
     """What `capture` with the same arguments would write, and need.
 
     Files and bytes are exact for an uncompressed store: what is not a block is built in a temporary folder
-    and measured.
+    and measured. Where a model that is named has no tokenizer at hand, tokens are guessed.
 
     Args:
+        model: a name, whose time is what captures measured on this device; or a loaded model, which is timed.
         store: where it may have begun already; None, or a place where nothing is, for a new one.
     """
-    loaded = load(model, dtype=model_dtype, device=device, trust_remote_code=trust_remote_code)
+    loaded = outline(model, dtype=model_dtype, device=device, trust_remote_code=trust_remote_code)
     path = Path(store) if store is not None and Path(store).exists() else None
     record = options.record(loaded.model.config)
     intake = prepare.take_in(loaded, read(prompts), record, compress=options.compress)
-    intake = sized(intake, loaded, options, path)
+    intake = sized(_assumed(loaded, intake, path), loaded, options, path)
     begun = _begun(intake, path, append)
     tokens = prepare.tokens_of(loaded, begun.prompts, intake)
     rows, n_prompts = intake.manifest.capture.block, len(tokens)
@@ -65,7 +67,21 @@ def forecast(
     seconds = cost.seconds(loaded, passes, n_bytes, passes_of_prompt(attributed, loaded.n_layers))
     if attributed and attributed.method == "increase":
         seconds += reading_seconds(loaded, sum(last - first for first, last in ranges), len(passes))
-    return Plan("capture", n_files, n_bytes, not begun.compress, peak, seconds)
+    exact = not (begun.compress or loaded.is_guessed)
+    return Plan("capture", n_files, n_bytes, exact, peak, known(seconds), loaded.notes)
+
+
+def _assumed(loaded: LoadedModel, intake: prepare.Intake, path: Path | None) -> prepare.Intake:
+    """The intake as of the store's own model, where there is a store and only weights could tell another."""
+    if path is None or not loaded.is_outline:
+        return intake
+    recorded, asked = local.read_manifest(path), intake.manifest
+    manifest = replace(
+        asked,
+        model=replace(asked.model, fingerprint=recorded.model.fingerprint, revision=recorded.model.revision),
+        tokenizer=recorded.tokenizer if loaded.is_guessed else asked.tokenizer,
+    )
+    return replace(intake, blueprint=replace(intake.blueprint, manifest=manifest))
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def resolved(loaded: LoadedModel, settings: schema.CaptureRecord) -> schema.Capt
     record = settings.attribution
     if record is None:
         return _placed(loaded, settings)
-    if record.method in schema.OF_LAST:
+    if record.method in schema.OF_LAST and not loaded.is_outline:
         readout.require_readable(loaded.model, loaded.device)
     token = None if record.token is None else _token(loaded, record.token)
     chosen = sites.resolve(loaded.model.config, record.sites)

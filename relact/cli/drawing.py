@@ -12,7 +12,8 @@ from rich.text import Text
 
 from relact.analysis.claims import criterion_of
 from relact.analysis.effects import kinds_of
-from relact.cli.terminal import out, say, shade, table, wide
+from relact.cli.console import out, wide
+from relact.cli.terminal import say, shade, table
 from relact.schema import (
     ACCURACY,
     ANSWERS,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from relact.cli.options import Json, TrustRemoteCode
-from relact.cli.printing import show, told_of
+from relact.cli.printing import NOT_KNOWN, show, told_of
 from relact.schema import COMMITS, DOCUMENT, RESULTS
 
 
@@ -24,6 +24,9 @@ def info(
     if any((Path(what) / name).exists() for name in (DOCUMENT, COMMITS)) or is_packed(what):
         show(told_of(what, *RESULTS).describe(), as_json)
         return
-    from relact.models import loading
+    from relact.models.outline import describe
 
-    show(asdict(loading.describe(what, trust_remote_code=trust_remote_code)), as_json)
+    found = asdict(describe(what, trust_remote_code=trust_remote_code))
+    if found["tokens_per_second"] is None and not as_json:
+        found["tokens_per_second"] = NOT_KNOWN
+    show(found, as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +16,14 @@ from relact.cli import terminal
 from relact.plan import Plan, show_bytes
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import xarray as xr
 
     from relact.store.reading import Store
     from relact.studies.run import Study
+
+NOT_KNOWN = "not known on this device yet: any `relact capture` of some seconds measures it"
 
 
 def show(values: dict[str, Any], as_json: bool) -> None:
@@ -72,6 +75,10 @@ def show_plans(plans: Sequence[Plan], as_json: bool) -> None:
             }
         )
     terminal.table(pd.DataFrame(rows))
+    for note in dict.fromkeys(note for step in plans for note in step.notes):
+        terminal.problem(note)
+    if any(step.seconds is None for step in plans):
+        terminal.problem(f"time is {NOT_KNOWN}")
 
 
 def show_frame(
@@ -88,6 +95,23 @@ def show_frame(
         terminal.say(f"written: {output}")
     else:
         terminal.table(frame, heat=heat)
+
+
+def show_columns(
+    columns: Mapping[str, np.ndarray], as_json: bool, output: Path | None = None, heat: tuple[str, ...] = ()
+) -> None:
+    """The same of arrays by name, without pandas but for a file."""
+    if output:
+        import pandas as pd
+
+        show_frame(pd.DataFrame(columns), as_json, output)
+    elif as_json:
+        rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+        terminal.dump(
+            [{name: _known(value) for name, value in zip(columns, row, strict=True)} for row in rows]
+        )
+    else:
+        terminal.table(columns, heat=heat)
 
 
 def numbers(text: str) -> int | list[int]:
@@ -227,6 +251,11 @@ def _of_relations(tested: xr.Dataset) -> pd.DataFrame:
     """What `evidence` says of every relation."""
     names = [str(name) for name, values in tested.data_vars.items() if values.dims == ("relation",)]
     return tested[names].to_dataframe().reset_index()
+
+
+def _known(value: object) -> object:
+    """What JSON can say: it has no NaN."""
+    return None if value != value else value
 
 
 def _records(table: pd.DataFrame) -> list[Any]:

@@ -7,7 +7,7 @@ import time
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from relact.cli.terminal import err
+from relact.cli.console import err
 
 PLAIN_SECONDS = 5.0  # between two lines of progress where there is no terminal
 

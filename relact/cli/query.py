@@ -9,16 +9,15 @@ import typer
 from relact import sites
 from relact.cli import terminal
 from relact.cli.options import By, Json, Output, PlaceModel, Statistic, StorePlace, TrustRemoteCode
-from relact.cli.printing import show_frame, spoken, told_of
+from relact.cli.printing import show_columns, show_frame, spoken, told_of
 from relact.schema import ACTIVATION, LOOKS, PROMOTED, SCORES, SUPPRESSED
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from relact.analysis.looks import Driver
     from relact.store.reading import Store
 
 KINDS = (PROMOTED, SUPPRESSED)
+PLACE = ("site", "layer", "neuron")
 
 
 def top(
@@ -37,14 +36,17 @@ def top(
 
     statistic = named(by, statistic)
     opened = told_of(store, SCORES)
-    frame = query.top(opened, relation=relation, n=n, sites=sites, statistic=statistic)
+    columns = query.top_columns(opened, relation=relation, n=n, sites=sites, statistic=statistic)
     if opened.children(LOOKS):
+        import numpy as np
+
         from relact.analysis.looks import of_neuron, written_by
 
         known = written_by(opened)
-        words = [of_neuron(known, *place) for place in places_of(frame)]
-        frame = frame.assign(promotes=[spoken(found[0], 4) if found else "" for found in words])
-    show_frame(frame, as_json, output, heat=(statistic,))
+        places = zip(*(columns[name].tolist() for name in PLACE), strict=True)
+        words = [of_neuron(known, *place) for place in places]
+        columns["promotes"] = np.array([spoken(found[0], 4) if found else "" for found in words], object)
+    show_columns(columns, as_json, output, heat=(statistic,))
 
 
 def neuron(
@@ -92,12 +94,6 @@ def neuron(
         if words is not None:
             drawing.written(*words)
         drawing.drivers(_drivers(opened, sites.expand(site)[0], layer, index))
-
-
-def places_of(frame: pd.DataFrame) -> list[tuple[str, int, int]]:
-    """(site, layer, neuron) of every row."""
-    rows = frame[["site", "layer", "neuron"]].itertuples(index=False, name=None)
-    return [(str(site), int(layer), int(index)) for site, layer, index in rows]
 
 
 def _words(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -169,11 +169,16 @@ def run_all(
     if not as_json:
         show_sources(chosen, skipped)
     _tell_dropped(table)
+    asked: dict[str, Any] = {
+        "model_dtype": model_dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+    }
+    if dry_run:
+        return show_plans(run.forecast(recipe, model or run.EMBEDDED, table, store, **asked), as_json)
     loaded = load(
         model or run.EMBEDDED, dtype=model_dtype, device=device, trust_remote_code=trust_remote_code
     )
-    if dry_run:
-        return show_plans(run.forecast(recipe, loaded, table, store), as_json)
     with Stages() as progress:
         if recipe.known:
             table, before = run.kept(recipe, loaded, table, progress), table.attrs.get("dropped", {})

@@ -1,46 +1,42 @@
-"""What the commands print: results on stdout, problems in one line on stderr."""
+"""What the commands print: results on stdout, problems in one line on stderr.
+
+Colours are drawn by rich (`console`), which costs more to import than many commands take: what goes to a file
+or a pipe is written as it is, in the same words.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from relact import colours
 from relact.progress import LOG
 from relact.schema import escaped
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
-PIPE_WIDTH = 100_000
+    Column = np.ndarray | pd.Series
+
+TERMINALS = ("FORCE_COLOR", "TTY_COMPATIBLE")  # by which rich is told that a pipe ends at a terminal
 FAINT = 0.05  # a fraction below this is left without colour
 WARM, COLD = ("#fde0c5", "#8f3b00"), ("#d1e5f0", "#053061")  # pale, deep
 BLACK, WHITE = "#000000", "#ffffff"
 
 
-class Plain(Console):
-    """A console that shows what a terminal would obey: texts of a store are somebody else's."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        for segment in super().render(renderable, options):
-            text, style, control = segment
-            yield segment if control else Segment(escaped(text, kept="\n"), style)
-
-
-out, err = Plain(soft_wrap=True), Plain(stderr=True)
+def is_coloured(stream: TextIO) -> bool:
+    """Whether what is written may be seen on a terminal; then rich decides."""
+    return stream.isatty() or any(os.environ.get(name) for name in TERMINALS)
 
 
 def say(text: str) -> None:
     """One line of result."""
-    out.print(text, highlight=False, markup=False)
+    print(escaped(text, kept="\n"))
 
 
 def problem(text: str) -> None:
@@ -65,10 +61,11 @@ class _Told(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text, told = record.getMessage(), record.levelno >= logging.WARNING
-        if err.is_terminal:
-            err.print(escaped(text), style="" if told else "dim", highlight=False, markup=False)
-        else:
-            problem(text)
+        if not _is_terminal(sys.stderr):
+            return problem(text)
+        from relact.cli.console import err
+
+        err.print(escaped(text), style="" if told else "dim", highlight=False, markup=False)
 
 
 def listen() -> None:
@@ -77,37 +74,74 @@ def listen() -> None:
     """
     if not any(isinstance(known, _Told) for known in LOG.handlers):
         LOG.addHandler(_Told())
-    LOG.setLevel(logging.INFO if err.is_terminal else logging.WARNING)
+    LOG.setLevel(logging.INFO if _is_terminal(sys.stderr) else logging.WARNING)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    if not is_coloured(stream):
+        return False
+    from relact.cli.console import err
+
+    return err.is_terminal
 
 
 def pairs(values: Mapping[str, Any]) -> None:
     """Names and values, one pair a line."""
-    width = max(map(len, values))
-    for name, value in values.items():
-        out.print(Text(f"{name:<{width}}  ", style="bold") + Text(escaped(str(value))), highlight=False)
+    shown = {escaped(name): escaped(str(value)) for name, value in values.items()}
+    if is_coloured(sys.stdout):
+        from relact.cli import console
+
+        return console.pairs(shown)
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        print(f"{name:<{width}}  {value}")
 
 
-def table(frame: pd.DataFrame, title: str | None = None, heat: Sequence[str] = ()) -> None:
-    """A table of a frame; numbers right-aligned, floats to four digits;
+def table(
+    frame: pd.DataFrame | Mapping[str, Column], title: str | None = None, heat: Sequence[str] = ()
+) -> None:
+    """A table of named columns; numbers right-aligned, floats to four digits;
     columns of ``heat`` shaded by their own range.
     """
-    shown = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for name in frame.columns:
-        shown.add_column(
-            escaped(str(name)), justify="left" if frame[name].dtype.kind in "OTU" else "right", no_wrap=True
-        )
-    shades = {name: _shades(frame[name]) for name in heat if name in frame}
-    for at, row in enumerate(frame.itertuples(index=False)):
-        cells = [Text(f"{cell:.4f}" if isinstance(cell, float) else escaped(f"{cell}")) for cell in row]
-        for name, styles in shades.items():
-            cells[list(frame.columns).index(name)].stylize(styles[at])
-        shown.add_row(*cells)
-    wide(shown)
+    series: dict[str, Column] = {str(name): column for name, column in frame.items()}
+    columns = {escaped(name): [_cell(value) for value in held.tolist()] for name, held in series.items()}
+    left = [escaped(name) for name, held in series.items() if held.dtype.kind in "OTU"]
+    title = None if title is None else escaped(title)
+    if is_coloured(sys.stdout):
+        from relact.cli import console
+
+        styles = {escaped(name): _shades(series[name].tolist()) for name in heat if name in series}
+        return console.table(columns, left, title, styles)
+    if title is not None:
+        print(title)
+    widths = {name: max(map(_width, (name, *cells))) for name, cells in columns.items()}
+    for row in ([*columns], *zip(*columns.values(), strict=True)):
+        cells = zip(columns, row, strict=True)
+        print("  ".join(_padded(cell, widths[name], name in left) for name, cell in cells))
 
 
-def _shades(column: pd.Series) -> list[str]:
-    low, high = column.min(), column.max()
-    return [shade((value - low) / (high - low or 1)) for value in column.astype(float)]
+def _padded(cell: str, width: int, left: bool) -> str:
+    blank = " " * (width - _width(cell))
+    return cell + blank if left else blank + cell
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else escaped(f"{value}")
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _shades(values: Sequence[float]) -> list[str]:
+    known = [value for value in values if value == value] or [0.0]
+    low, high = min(known), max(known)
+    return [shade((value - low) / (high - low or 1)) for value in values]
 
 
 def shade(fraction: float) -> str:
@@ -120,8 +154,3 @@ def shade(fraction: float) -> str:
     pale, deep = WARM if fraction > 0 else COLD
     ground = colours.mix(pale, deep, min(abs(fraction), 1.0))
     return f"{colours.readable(ground, BLACK, WHITE)} on {ground}"
-
-
-def wide(shown: Table) -> None:
-    """Print a table; one that goes to a file or a pipe is never cut."""
-    (out if out.is_terminal else Plain(width=PIPE_WIDTH)).print(shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from relact.models import throughput
 from relact.models.batches import Pass
 from relact.models.loading import LoadedModel
 from relact.sites import Place, places, text_config
@@ -68,8 +70,7 @@ def held_bytes(loaded: LoadedModel, passes: Iterable[Pass], attributed: Sequence
 
     # elsewhere it is the device's memory
     largest = max(map(size, passes), default=0) if loaded.device.type == "cpu" else 0
-    weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters() if p.device.type == "cpu")
-    return max(peak(), LIBRARIES + weights) + largest
+    return max(peak(), LIBRARIES + loaded.host_bytes) + largest
 
 
 def _inner(place: Place, hidden: int) -> int:
@@ -93,10 +94,14 @@ def seconds(
     """Time of all passes, or of writing ``stored`` bytes meanwhile if that is longer.
 
     A middling forward pass is timed, twice: the second counts; ``times``: how often the model runs forward
-    and backward over each.
+    and backward over each. Without weights it is what captures measured on the device (`throughput`), NaN
+    where none has.
     """
     if not passes:
         return 0.0
+    if loaded.is_outline:
+        rate = throughput.rate_of(loaded) or math.nan
+        return max(work_of(passes, times) * throughput.per_token(loaded) / rate, stored / WRITE_RATE)
     rows, _, longest = sorted(passes, key=lambda batch: batch[0] * batch[2])[len(passes) // 2]
     ids = torch.ones((rows, longest), dtype=torch.long, device=loaded.device)
     taken = 0.0
@@ -106,8 +111,12 @@ def seconds(
             output: Any = loaded.model.base_model(input_ids=ids, use_cache=False)
             float(output[0].sum())  # waits for the device
             taken = time.perf_counter() - start
-    work = sum(batch[0] * batch[2] for batch in passes) * (times[0] + BACKWARD * times[1])
-    return max(taken * work / (rows * longest), stored / WRITE_RATE)
+    return max(taken * work_of(passes, times) / (rows * longest), stored / WRITE_RATE)
+
+
+def work_of(passes: Iterable[Pass], times: tuple[int, int] = (1, 0)) -> float:
+    """Tokens that run forward, paddings among them; those that run backward counted as `BACKWARD` of them."""
+    return sum(rows * longest for rows, _, longest in passes) * (times[0] + BACKWARD * times[1])
 
 
 def peak() -> int:

@@ -1,10 +1,8 @@
-"""Load a model with its tokenizer and their fingerprints, or describe one from its configuration alone.
+"""Load a model with its tokenizer and their fingerprints (`outline`: without its weights).
 
 >>> loaded = load("smollm2")  # or a hub id, a local folder, a .gguf file
 >>> encode(loaded, ["The capital of France is"])
 [[504, 3575, 282, 4649, 314]]
->>> describe("smollm2").neurons
-{'mlp': 109440, 'attn': 46080, 'all': 155520}
 """
 
 from __future__ import annotations
@@ -62,6 +60,27 @@ class LoadedModel:
         return entrance(self.model)
 
     @property
+    def weight_bytes(self) -> int:
+        """All its parameters."""
+        return sum(held.numel() * held.element_size() for held in self.model.parameters())
+
+    @property
+    def host_bytes(self) -> int:
+        """Those of its parameters that are in main memory."""
+        held = (each for each in self.model.parameters() if each.device.type == "cpu")
+        return sum(each.numel() * each.element_size() for each in held)
+
+    @property
+    def is_outline(self) -> bool:
+        """Whether it has no weights and can only be planned with (`outline`)."""
+        return False
+
+    @property
+    def is_guessed(self) -> bool:
+        """Whether its tokens are guessed for want of its tokenizer."""
+        return False
+
+    @property
     def n_layers(self) -> int:
         return sites.n_layers(self.model.config)
 
@@ -91,21 +110,7 @@ class LoadedModel:
     @property
     def max_tokens(self) -> int | None:
         """The longest prompt the model was made for; None where its configuration sets no limit."""
-        return _max_tokens(self.model.config)
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a configuration tells: ``sites`` has each site's width, ``neurons`` the whole count by alias."""
-
-    id: str
-    revision: str | None
-    family: str
-    dtype: str | None
-    n_layers: int
-    sites: dict[str, int]
-    neurons: dict[str, int]
-    max_tokens: int | None
+        return max_tokens_of(self.model.config)
 
 
 def load(
@@ -134,15 +139,13 @@ def load(
     """
     if isinstance(name, LoadedModel):
         return name
-    if dtype != "auto" and dtype not in DTYPES:
-        fix = f"choose from auto, {', '.join(DTYPES)}"
-        raise InputError(f"unknown dtype {dtype}", where="dtype", fix=fix)
+    require_dtype(dtype)
     LOG.info("loading model %s", name)
     target, device_map = placed(device, device_map)
     # refuses a family before its weights are fetched
-    config, described = _config(name, revision, trust_remote_code)
+    config, described = configured(name, revision, trust_remote_code)
     checkpoint = locate(name, revision=described.revision or revision, code=trust_remote_code)
-    weight_dtype, notes = _dtype(dtype, config, target)
+    weight_dtype, notes = dtype_of(dtype, config, target)
     model, unused = _weights(checkpoint, config, weight_dtype, device_map, trust_remote_code)
     model.eval().requires_grad_(False)
     tokenizer = _tokenizer(checkpoint, trust_remote_code)
@@ -162,12 +165,19 @@ def load(
     return _checked(loaded)
 
 
+def require_dtype(dtype: str) -> None:
+    """`InputError` for the name of none."""
+    if dtype != "auto" and dtype not in DTYPES:
+        fix = f"choose from auto, {', '.join(DTYPES)}"
+        raise InputError(f"unknown dtype {dtype}", where="dtype", fix=fix)
+
+
 def _checked(loaded: LoadedModel) -> LoadedModel:
     """The model with the shortcuts that its self-check allows, and notes on the others and its tokenizer,
     all of them told.
     """
     ids = encode(loaded, [noted.SAMPLE])[0]
-    with _explained(loaded.id):
+    with explained(loaded.id):
         if loaded.family not in sites.KNOWN:
             hooks.require_sites(loaded.model)
         shortcuts = selfcheck.of_model(loaded.model, ids, loaded.fingerprint, loaded.max_tokens)
@@ -176,22 +186,6 @@ def _checked(loaded: LoadedModel) -> LoadedModel:
     for note in notes:
         LOG.warning("%s: %s", loaded.id, note)
     return replace(loaded, shortcuts=shortcuts, notes=notes)
-
-
-def describe(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
-    """Sites, widths and neuron counts of ``name``; its weights are not loaded, nor fetched from the hub."""
-    config, checkpoint = _config(name, revision, trust_remote_code)
-    dtype = _config_dtype(config)
-    return ModelInfo(
-        id=checkpoint.id,
-        revision=checkpoint.revision,
-        family=config.model_type,
-        dtype=str(dtype).removeprefix("torch.") if dtype is not None else None,
-        n_layers=sites.n_layers(config),
-        sites=sites.widths(config),
-        neurons={alias: sites.count(config, alias) for alias in sites.aliases_of(config)},
-        max_tokens=_max_tokens(config),
-    )
 
 
 def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = True) -> list[list[int]]:
@@ -204,7 +198,7 @@ def encode(loaded: LoadedModel, texts: Sequence[str], *, special_tokens: bool = 
     """
     if not texts:
         return []
-    with _explained(loaded.id, "its tokenizer fails"):
+    with explained(loaded.id, "its tokenizer fails"):
         rows = loaded.tokenizer(
             list(texts), add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False
         )["input_ids"]
@@ -238,9 +232,9 @@ def require_positions(loaded: LoadedModel, ids: Sequence[int], where: str, *, mo
         raise InputError(problem, where=where, fix="shorten it, or ask for less")
 
 
-def _config(name: str, revision: str | None, code: bool) -> tuple[Any, Checkpoint]:
+def configured(name: str, revision: str | None, code: bool) -> tuple[Any, Checkpoint]:
     checkpoint = locate(name, revision=revision, code=code, weights=False)
-    with _explained(checkpoint.id):
+    with explained(checkpoint.id):
         if checkpoint.header:
             config = gguf.configuration(checkpoint.header)
         else:
@@ -255,13 +249,10 @@ def _weights(
     checkpoint: Checkpoint, config: Any, dtype: torch.dtype | str, device_map: Any, code: bool
 ) -> tuple[Any, tuple[str, ...]]:
     """The model, every weight of it from the checkpoint, and a note on weights that it has no place for."""
-    known = transformers.AutoModelForCausalLM._model_mapping
-    sees = type(config) not in known and not getattr(config, "auto_map", None)
-    kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
     packed = noted.settings_of(config)
     fix = "install what that names, load it where it runs, or use a checkpoint that is not quantised"
-    with _explained(checkpoint.id, fix=fix if packed else FILES):
-        model, report = kind.from_pretrained(
+    with explained(checkpoint.id, fix=fix if packed else FILES):
+        model, report = class_of(config).from_pretrained(
             checkpoint.folder,
             dtype=dtype,
             device_map=device_map,
@@ -294,6 +285,13 @@ def _by(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
+def class_of(config: Any) -> Any:
+    """The transformers class that makes the model of a configuration."""
+    known = transformers.AutoModelForCausalLM._model_mapping
+    sees = type(config) not in known and not getattr(config, "auto_map", None)
+    return transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+
+
 def _superfluous(names: Sequence[str], where: str) -> tuple[str, ...]:
     """A note on weights of a checkpoint that the model has no place for; `ModelError` for those of layers:
     what was trained had biases, norms or layers that this one lacks.
@@ -313,14 +311,14 @@ def _superfluous(names: Sequence[str], where: str) -> tuple[str, ...]:
 def _tokenizer(checkpoint: Checkpoint, code: bool) -> Any:
     own = (checkpoint.folder / "tokenizer_config.json").is_file()
     folder = checkpoint.folder if own else checkpoint.described_in
-    with _explained(checkpoint.id, "its tokenizer cannot be loaded"):
+    with explained(checkpoint.id, "its tokenizer cannot be loaded"):
         return transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=code, local_files_only=True
         )
 
 
 @contextmanager
-def _explained(name: str, what: str = "cannot be loaded", fix: str = FILES) -> Iterator[None]:
+def explained(name: str, what: str = "cannot be loaded", fix: str = FILES) -> Iterator[None]:
     """Run transformers silently; whatever it raises becomes one line that names the model."""
     try:
         with quiet():
@@ -337,23 +335,25 @@ def _explained(name: str, what: str = "cannot be loaded", fix: str = FILES) -> I
         raise ModelError(f"{what}: {one_line(error)}", where=name, fix=fix) from error
 
 
-def _dtype(asked: str, config: Any, target: torch.device | None) -> tuple[torch.dtype | str, tuple[str, ...]]:
+def dtype_of(
+    asked: str, config: Any, target: torch.device | None
+) -> tuple[torch.dtype | str, tuple[str, ...]]:
     """The dtype to load with, and a note where it is not the checkpoint's."""
     if asked != "auto":
         return DTYPES[asked], ()
-    stored = _config_dtype(config)
+    stored = dtype_in(config)
     if stored is torch.float16 and target is not None and target.type == "cpu":
         return torch.float32, ("float16 weights are loaded as float32 on a CPU; dtype='float16' keeps them",)
     return stored or "auto", ()
 
 
-def _config_dtype(config: Any) -> torch.dtype | None:
+def dtype_in(config: Any) -> torch.dtype | None:
     text = getattr(config, "text_config", None)
     stored: torch.dtype | None = getattr(config, "dtype", None) or getattr(text, "dtype", None)
     return stored
 
 
-def _max_tokens(config: Any) -> int | None:
+def max_tokens_of(config: Any) -> int | None:
     """Positions: a limit where they are embedded, what rotary and ALiBi models were trained for."""
     text = sites.text_config(config)
     for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):

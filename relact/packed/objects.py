@@ -45,12 +45,12 @@ class Objects(Store):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
+        if key in self._documents:  # sooner read than a thread is begun
+            return prototype.buffer.from_bytes(json.dumps(self._documents[key]).encode())
         raw = await asyncio.to_thread(self._read, key, byte_range)
         return None if raw is None else prototype.buffer.from_bytes(raw)
 
     def _read(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
-        if key in self._documents:
-            return json.dumps(self._documents[key]).encode()
         match byte_range:
             case None:
                 return self.package.get(key)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pandas as pd
 import zarr
 
 from relact import schema
 from relact.store.reading import Store
 from relact.store.seal import seal
 from relact.store.skeleton import write_coordinates
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AXIS = ("site", "layer", "neuron")
 
@@ -69,28 +72,31 @@ def lengths(store: Store) -> dict[str, int]:
     }
 
 
-def read(store: Store, relation: str, n: int, sites: Sequence[str], statistic: str) -> pd.DataFrame | None:
-    """The ``n`` best neurons of a relation, as `query.top` gives them; None when the list cannot tell."""
+def read(
+    store: Store, relation: str, n: int, sites: Sequence[str], statistic: str
+) -> dict[str, np.ndarray] | None:
+    """The ``n`` best neurons of a relation, as `query.top_columns`; None when the list cannot tell."""
     groups = (schema.TOP, f"{schema.TOP}-{statistic}")
     ranked = (group for group in groups if store.has(group))
     group = next((g for g in ranked if store.attributes(g).get(schema.TOP_STATISTIC) == statistic), None)
     if group is None:
         return None
-    listed = store.dataset(group)
-    names = [str(name) for name in listed["relation"].values]
+    listed = cast("zarr.Group", store.root[group])
+    names, statistics = (
+        [str(text) for text in np.asarray(_array(listed, name)[:])] for name in ("relation", "statistic")
+    )
     if relation not in names:
         return None
-    place = listed[schema.PLACE][names.index(relation)].values  # [rank, (site, layer, neuron)]
-    value = listed[schema.VALUE][names.index(relation)].values  # [rank, statistic]
-    known = store.attributes(group)[schema.TOP_SITES]
-    frame = pd.DataFrame(
-        {
-            "site": [known[number] for number in place[:, 0]],
-            "layer": place[:, 1].astype(int),
-            "neuron": place[:, 2].astype(int),
-        }
-    )
-    for column, name in enumerate(listed["statistic"].values):
-        frame[str(name)] = value[:, column]
-    chosen = frame[frame["site"].isin(sites)].reset_index(drop=True)
-    return chosen.head(n) if len(chosen) >= n else None
+    place = np.asarray(_array(listed, schema.PLACE)[names.index(relation)])  # [rank, (site, layer, neuron)]
+    value = np.asarray(_array(listed, schema.VALUE)[names.index(relation)])  # [rank, statistic]
+    known = np.array(store.attributes(group)[schema.TOP_SITES], object)[place[:, 0]]
+    chosen = np.flatnonzero(np.isin(known.astype(str), sites))[:n]
+    if len(chosen) < n:
+        return None
+    columns = {"site": known, "layer": place[:, 1].astype(int), "neuron": place[:, 2].astype(int)}
+    columns |= {name: value[:, column] for column, name in enumerate(statistics)}
+    return {name: values[chosen] for name, values in columns.items()}
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    return cast("zarr.Array[Any]", group[name])

@@ -6,15 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
 import zarr
 
 from relact import durable, schema
 from relact.errors import StoreError
-from relact.packed import shortlist, urls
-from relact.packed.metadata import parse_document
-from relact.packed.objects import Objects, PackedLog
-from relact.packed.package import Package, open_package
+from relact.packed import urls
 from relact.packed.refusal import AGAIN, DISTRUST
 from relact.schema import DOCUMENT
 from relact.store import local
@@ -22,6 +19,8 @@ from relact.store.reading import Store, told
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from relact.packed.package import Package
 
 
 class PackedStore(Store):
@@ -33,8 +32,10 @@ class PackedStore(Store):
     """
 
     def __init__(self, package: Package) -> None:
+        from relact.packed.objects import Objects, PackedLog  # what a folder is opened without
+
         self.package, self.objects = package, Objects(package)
-        root = zarr.open_group(self.objects, mode="r", use_consolidated=False)
+        root = zarr.open_group(self.objects, mode="r", zarr_format=3, use_consolidated=False)
         super().__init__(package.shown, root, package.contents.manifest)
         fields = self.fields
         self.log = PackedLog(package, fields, self.n_blocks)
@@ -81,8 +82,10 @@ class PackedStore(Store):
 
     def short_list(
         self, relation: str, n: int, sites: tuple[str, ...], statistic: str
-    ) -> pd.DataFrame | None:
-        """The best neurons from the package's own short list; None when the scores must be read."""
+    ) -> dict[str, np.ndarray] | None:
+        """Columns of the best neurons from the package's own short list; None where it cannot tell."""
+        from relact.packed import shortlist
+
         with told(self.path, AGAIN):
             return shortlist.read(self, relation, n, sites, statistic)
 
@@ -101,6 +104,8 @@ def open_store(location: str | os.PathLike[str] | Store, *, timeout: float = url
         return location
     if not is_packed(location):
         return local.open(location)
+    from relact.packed.package import open_package
+
     with told(location, AGAIN):
         return PackedStore(open_package(urls.place(location, timeout=timeout)))
 
@@ -118,4 +123,6 @@ def is_packed(location: str | os.PathLike[str]) -> bool:
         return False
     if f'"{schema.PACKAGE}"'.encode() not in raw:
         return False
+    from relact.packed.metadata import parse_document
+
     return schema.PACKAGE in parse_document(raw, path).get("attributes", {})

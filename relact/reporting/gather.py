@@ -323,8 +323,9 @@ def _listed(store: Store, relations: Sequence[str]) -> pd.DataFrame:
     for relation in relations:
         best = store.short_list(relation, LISTED, store.sites, schema.AVERAGE_PRECISION)
         if best is not None:
-            values = best[schema.AVERAGE_PRECISION].astype(np.float64).round(4)
-            found.append(best[places].assign(**{relation: values}))
+            columns = {name: best[name] for name in places}
+            columns[relation] = best[schema.AVERAGE_PRECISION].astype(np.float64).round(4)
+            found.append(pd.DataFrame(columns))
     known = [table.set_index(places) for table in found]
     together = pd.concat(known, axis=1) if len(known) > 1 else known[0]
     return together.reindex(columns=list(relations)).reset_index()

@@ -17,7 +17,8 @@ from relact.store import local
 from relact.store.layout import Layout
 from relact.store.reading import Store
 
-TIMED = 64  # neurons scored to estimate the time
+TIMED = 64  # neurons scored to estimate the time, or fewer,
+VALUES = 1 << 19  # of as many values
 
 
 def forecast(options: ScoreOptions, store: str | Path | Store) -> plan.Plan:
@@ -68,10 +69,11 @@ def _seconds_of_a_neuron(
 ) -> float:
     """Time of one neuron in one thread, from scoring random ones; the second of two runs counts."""
     labels = kernels.Labels.one_vs_rest(list(names), list(relations))
-    values = np.random.default_rng(0).standard_normal((len(names), TIMED)).astype(f"f{item}")
+    timed = min(TIMED, max(1, VALUES // len(names)))
+    values = np.random.default_rng(0).standard_normal((len(names), timed)).astype(f"f{item}")
     taken = 0.0
     for _ in range(2):
         start = time.perf_counter()
         kernels.rank_statistics([values], labels, statistics)
         taken = time.perf_counter() - start
-    return taken / TIMED
+    return taken / timed

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-import pandas as pd
 
 from relact import durable, schema
 from relact.analysis import query
@@ -237,15 +236,15 @@ def _check_top(shared: PackedStore, folder: Path) -> None:
     lists, relations = shortlist.lengths(shared), unpacked.scores_record().relations
     for (statistic, n_ranks), relation in product(lists.items(), relations):
         listed = shared.short_list(relation, n_ranks, shared.sites, statistic)
-        scored = query.top(unpacked, relation=relation, n=n_ranks, statistic=statistic)
+        scored = query.top_columns(unpacked, relation=relation, n=n_ranks, statistic=statistic)
         if listed is None or not _same(listed, scored):
             problem = f"its list of the best neurons of {relation!r} is not what its scores say"
             raise StoreError(problem, where=shared.path, fix=DISTRUST)
 
 
-def _same(listed: pd.DataFrame, scored: pd.DataFrame) -> bool:
-    return list(listed.columns) == list(scored.columns) and all(
-        np.array_equal(column.to_numpy(), scored[name].to_numpy(), equal_nan=column.dtype.kind == "f")
+def _same(listed: Mapping[str, np.ndarray], scored: Mapping[str, np.ndarray]) -> bool:
+    return list(listed) == list(scored) and all(
+        np.array_equal(column, scored[name], equal_nan=column.dtype.kind == "f")
         for name, column in listed.items()
     )
 

@@ -13,7 +13,6 @@ What such a row says is checked when a model is loaded: every site is read once,
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +36,8 @@ def rows(known: Mapping[str, Family]) -> dict[str, Family]:
     """
     if not (place := os.environ.get(VARIABLE)):
         return {}
+    import tomllib
+
     try:
         listed = tomllib.loads(Path(place).expanduser().read_text(encoding="utf-8")).get("family", [])
     except (OSError, ValueError) as error:

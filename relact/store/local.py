@@ -44,7 +44,7 @@ class LocalStore(Store):
     def __init__(self, path: Path, files: Sealed, manifest: schema.Manifest) -> None:
         self.files = files
         with told(path, VERIFY):
-            root = zarr.open_group(Objects(files), mode="r", use_consolidated=False)
+            root = zarr.open_group(Objects(files), mode="r", zarr_format=3, use_consolidated=False)
         super().__init__(path, root, manifest)
         self._plain = {
             stream: skeleton.is_plain(array, self.streams[stream]) for stream, array in self.arrays.items()

@@ -17,7 +17,6 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
-import pandas as pd
 import zarr
 
 from relact import schema
@@ -30,6 +29,7 @@ from relact.store.sealed import MAKERS
 from relact.store.shards import VERIFY
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
 READ_ONLY = "unpack it first: `relact unpack STORE FOLDER`"
@@ -219,8 +219,8 @@ class Store(ABC):
 
     def short_list(
         self, relation: str, n: int, sites: tuple[str, ...], statistic: str
-    ) -> pd.DataFrame | None:
-        """A relation's best neurons, if they are listed already; None where the scores must be read."""
+    ) -> dict[str, np.ndarray] | None:
+        """Columns of a relation's best neurons, if they are listed; None where scores must be read."""
         return None
 
     def scores_record(self) -> schema.ScoresRecord:
@@ -288,6 +288,8 @@ class Store(ABC):
 
     def prompts(self, split: str) -> pd.DataFrame:
         """The prompts of ``identify`` or ``test`` as a table; test prompts carry ``answers`` as lists."""
+        import pandas as pd  # costs a query of scores more than its answer
+
         dataset = self.dataset(f"{schema.PROMPTS}/{split}")
         frame = pd.DataFrame({name: dataset[name].values for name in (*schema.PROMPT_TEXT, schema.N_TOKENS)})
         for name in schema.PROMPT_TEXT:

@@ -342,7 +342,9 @@ class Objects(Store):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        if byte_range is None:
+        if byte_range is None and key.endswith(DOCUMENT):  # sooner read than a thread is begun
+            raw = self.files.read(key)
+        elif byte_range is None:
             raw = await asyncio.to_thread(self.files.read, key)
         else:
             raw = await asyncio.to_thread(self.files.part, key, byte_range)

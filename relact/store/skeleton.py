@@ -12,10 +12,9 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec
 
@@ -26,6 +25,9 @@ from relact.store import aside, blocks, commits, listing
 from relact.store.layout import Layout, array_of, layouts
 from relact.store.seal import files_below, seal
 from relact.store.shards import VERIFY
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GROWTH = "ready~grow"  # a skeleton that shall replace the store's, complete and durable
 COMPRESSED = BloscCodec(cname="zstd", clevel=blocks.COMPRESSION, shuffle="bitshuffle")

@@ -105,9 +105,8 @@ def forecast_of(
     size = plan.compressed(values + words) + ARRAYS * (plan.METADATA + 2 * plan.NAME)
     memory = cost.held_bytes(loaded, passes, ("mlp.hidden",) if attributed else ())
     memory += cost.readout_bytes(loaded, TOGETHER)
-    return plan.Plan(
-        "look", 2 + 2 * ARRAYS, size, False, memory, cost.seconds(loaded, passes, 0, (1, attributed))
-    )
+    seconds = plan.known(cost.seconds(loaded, passes, 0, (1, attributed)))
+    return plan.Plan("look", 2 + 2 * ARRAYS, size, False, memory, seconds, loaded.notes)
 
 
 def words_of(

@@ -28,6 +28,7 @@ from relact.capturing.objectives import resolved
 from relact.capturing.options import CaptureOptions
 from relact.errors import InputError, ModelError
 from relact.models.loading import LoadedModel, load
+from relact.models.outline import outline
 from relact.plan import Plan
 from relact.progress import Progress, in_notebooks
 from relact.relations.options import PromptOptions, ReadingOptions
@@ -243,14 +244,23 @@ def _look(store: LocalStore, masks: Sequence[str], model: LoadedModel, progress:
 
 
 def forecast(
-    recipe: Recipe, model: str | LoadedModel, table: pd.DataFrame, store: str | Path | None = None
+    recipe: Recipe,
+    model: str | LoadedModel,
+    table: pd.DataFrame,
+    store: str | Path | None = None,
+    *,
+    model_dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> list[Plan]:
-    """What `follow` with the same arguments would write and need, step by step; the model is loaded, timed.
+    """What `follow` with the same arguments would write and need, step by step; of a model that is named, no
+    weights are loaded.
 
     Nothing is written. What a ``store`` holds already is left out of the capture's plan. Where a recipe keeps
     only the prompts that the model answers, that is the first plan, and the others are those of all prompts.
     """
-    loaded, capture = load(model), recipe.capture
+    capture = recipe.capture
+    loaded = outline(model, dtype=model_dtype, device=device, trust_remote_code=trust_remote_code)
     tests = table[table["split"] == schema.TEST]
     relation_of = table.loc[table["split"] == schema.IDENTIFY, "relation"].tolist()
     settings = resolved(loaded, capture.record(loaded.model.config))

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from relact import colours, schema
 from relact.analysis import query, tables
-from relact.cli import drawing, terminal
+from relact.cli import console, drawing, terminal
 from relact.errors import InputError, StoreError
 from relact.schema import STATISTICS
 from relact.store import local
@@ -203,7 +203,8 @@ def test_a_wide_table_is_whole_in_a_pipe_and_coloured_on_a_terminal(capsys, monk
     assert lines[0].split() == list(frame.columns) and "\x1b" not in lines[2]
     with monkeypatch.context() as patch:
         patch.setenv("TERM", "xterm-256color")
-        patch.setattr(terminal, "out", Console(force_terminal=True, color_system="truecolor", width=2000))
+        patch.setattr(terminal, "is_coloured", lambda stream: True)
+        patch.setattr(console, "out", Console(force_terminal=True, color_system="truecolor", width=2000))
         terminal.table(frame, heat=["column_3"])
     coloured = capsys.readouterr().out.splitlines()
     # the highest deep orange, the lowest plain

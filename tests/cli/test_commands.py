@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import typer
+
+from relact.cli import app
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,3 +150,29 @@ def test_the_paper_preset_wants_one_folder(relact, tmp_path):
     assert code == 1 and "Give the folder of LRE" in err
     code, _, err = relact("prompts", "country_capital", "--preset", "papper")
     assert code == 1 and "unknown preset 'papper'" in err
+
+
+def test_the_list_of_commands_says_what_their_docstrings_begin_with(relact):
+    for name, (place, line) in app.COMMANDS.items():
+        found = app.Loaded()[name]
+        assert found.name == name and found.get_short_help_str(1000) == line, place
+    code, out, _ = relact("--help")
+    assert code == 0 and all(f"\n  {name} " in out for name in app.COMMANDS)
+    code, _, err = relact("tops")
+    assert code == 2 and "No such command 'tops'" in err
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [("20", 20), ("+3", 3), (" 3", 3), ("٣", None), ("-2", -2), ("x", None), ("1.5", None)],
+)
+def test_a_number_is_read_as_typer_reads_it(given, value):
+    parameter = next(each for each in app.Loaded()["top"].params if each.name == "n")
+    context = typer.Context(app.Loaded()["top"])
+    app._sparing([parameter])
+    try:
+        found = parameter.process_value(context, given)
+    except Exception as error:
+        found = None
+        assert "valid integer" in str(error)
+    assert found == value

@@ -110,8 +110,9 @@ def test_the_plan_of_a_capture_is_what_it_then_writes(relact, tiny_folder, promp
     code, out, _ = relact(*command, "--dry-run", "--json")
     (planned,) = json.loads(out)
     assert code == 0 and not path.exists() and planned["exact"]
-    code, out, _ = relact(*command, "--dry-run")
-    assert code == 0 and f"{planned['files']:,}" in out and "about 0:00:" in out
+    code, out, err = relact(*command, "--dry-run")
+    known, unknown = "about 0:00:" in out, "time is not known on this device yet" in err
+    assert code == 0 and f"{planned['files']:,}" in out and known != unknown
     assert relact(*command)[0] == 0
     sizes = [len(raw) for raw in sample.files(path).values()]
     assert (planned["files"], planned["bytes"]) == (len(sizes), sum(sizes))

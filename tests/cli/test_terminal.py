@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from relact.analysis import tables
-from relact.cli import drawing, terminal
+from relact.cli import console, drawing, terminal
 from relact.errors import StoreError
 
 HOSTILE = [
@@ -24,24 +24,23 @@ HOSTILE = [
 
 
 @pytest.fixture(params=[False, True])
-def shown(monkeypatch, request):
-    """A console that writes to a buffer, as a pipe or as a terminal."""
-    buffer = io.StringIO()
+def coloured(monkeypatch, request):
+    """Whether what is printed is drawn by rich, as on a terminal, or written, as to a pipe."""
     colours = "truecolor" if request.param else None
-    console = terminal.Plain(file=buffer, force_terminal=request.param, color_system=colours, width=200)
-    for module in (terminal, drawing):
-        monkeypatch.setattr(module, "out", console)
-    monkeypatch.setattr(terminal, "Plain", lambda **_: console)
-    return buffer
+    made = console.Plain(force_terminal=request.param, color_system=colours, width=200)
+    for module in (console, drawing):
+        monkeypatch.setattr(module, "out", made)
+    monkeypatch.setattr(terminal, "is_coloured", lambda stream: request.param)
+    return request.param
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_no_control_character_reaches_a_terminal(shown, capsys, text):
+def test_no_control_character_reaches_a_terminal(coloured, capsys, text):
     terminal.say(text)
     terminal.pairs({"relation": text, text: 1})
     terminal.table(pd.DataFrame({"relation": [text], text: [0.5]}), title=text, heat=(text,))
-    seen = shown.getvalue()
-    own = seen.replace("\x1b[", "").replace("\n", "") if terminal.out.is_terminal else seen.replace("\n", "")
+    seen = capsys.readouterr().out
+    own = seen.replace("\x1b[", "").replace("\n", "") if coloured else seen.replace("\n", "")
     assert own.isprintable()
     for hidden in ("\x1b]", "\x1b[2J", "\x9b", "\x07", "\u202e"):
         assert hidden not in seen
@@ -50,6 +49,23 @@ def test_no_control_character_reaches_a_terminal(shown, capsys, text):
     captured = capsys.readouterr()
     assert captured.err.replace("\n", "").isprintable() and captured.out.replace("\n", "").isprintable()
     assert json.loads(captured.out) == {text: text}
+
+
+@pytest.mark.parametrize("title", [None, "[b] :smile:"])
+def test_a_pipe_gets_the_words_of_the_terminal(monkeypatch, capsys, title):
+    frame = pd.DataFrame(
+        {"relation": ["首都", "größe", "[red]a", ":smile:"], "n": [1, 20, 300, -4], "v": [0.5, np.nan, 1, -2]}
+    )
+
+    def printed(drawn):
+        monkeypatch.setattr(terminal, "is_coloured", lambda stream: drawn)
+        terminal.table(frame, title, heat=("v",))
+        terminal.table({name: column.to_numpy() for name, column in frame.items()}, title)
+        terminal.table(frame[:0])
+        terminal.pairs({"relation": "首都 [red]", "longer name": 1.5})
+        return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+    assert printed(False) == printed(True)
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@a", "\t=1", "'=1", "'", "a=b", "''-", "\r1", "Größe"])

@@ -12,7 +12,7 @@ import transformers
 from helpers import tiny
 
 from relact.errors import ModelError
-from relact.models import checkpoints, fingerprint, loading
+from relact.models import checkpoints, fingerprint, loading, outline
 from relact.models.hooks import visit
 
 IDS = torch.arange(5, 15)[None]
@@ -32,7 +32,7 @@ def test_without_peft_an_adapter_is_refused(base, tmp_path, monkeypatch, whole):
         folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for asked in (loading.load, loading.describe):
+    for asked in (loading.load, outline.describe):
         with pytest.raises(ModelError, match=r"holds an adapter.*relact\[peft\].*merge"):
             asked(str(folder))
 
@@ -43,7 +43,7 @@ def test_an_adapter_that_names_no_model_is_refused(tmp_path, monkeypatch):
     (folder / "adapter_config.json").write_text("{}")
     monkeypatch.setattr(checkpoints, "_require_peft", lambda folder: None)
     with pytest.raises(ModelError, match="names no model"):
-        loading.describe(str(folder))
+        outline.describe(str(folder))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from helpers import tiny
 from relact.caches import cache_folder
 from relact.errors import ModelError
 from relact.models import gguf as decoding
-from relact.models import gguf_header, loading
+from relact.models import gguf_header, loading, outline
 
 
 def _copy(file: Path, to: Path, *, without: str = "", values: Any = (), tensors: Any = ()) -> Path:
@@ -64,7 +64,7 @@ def test_a_missing_tensor_is_refused_and_nothing_is_kept(file, tmp_path, name):
 def test_a_part_of_a_split_model_is_refused_from_its_header(file, tmp_path):
     U16 = gguf.GGUFValueType.UINT16
     part = _copy(file, tmp_path / "p.gguf", values={"split.count": (3, U16), "split.no": (0, U16)})
-    for asked in (loading.load, loading.describe):
+    for asked in (loading.load, outline.describe):
         with pytest.raises(ModelError, match=r"part 1 of 3.*llama-gguf-split --merge"):
             asked(str(part))
     assert not _kept()
@@ -110,7 +110,7 @@ def test_a_header_is_described_without_decoding(file, monkeypatch):
         raise AssertionError("decoded")
 
     monkeypatch.setattr(decoding, "_build", never)
-    about = loading.describe(str(file))
+    about = outline.describe(str(file))
     assert (about.family, about.n_layers, about.sites["mlp.up"]) == ("llama", tiny.LAYERS, 44)
 
 

@@ -22,7 +22,7 @@ from helpers import tiny, victims
 from safetensors.torch import load_file, save_file
 
 from relact.errors import InputError, ModelError
-from relact.models import checkpoints, fingerprint, loading, packaged
+from relact.models import checkpoints, fingerprint, loading, outline, packaged
 from relact.models.gguf import DECODED
 from relact.models.hooks import visit
 
@@ -219,7 +219,7 @@ def test_describe_needs_only_a_configuration(
         max_position_embeddings=4096,
         dtype="float16",
     ).save_pretrained(tmp_path)
-    info = loading.describe(str(tmp_path))
+    info = outline.describe(str(tmp_path))
     assert (info.neurons["mlp"], info.neurons["all"]) == (mlp, everything)
     assert (info.family, info.n_layers, info.dtype, info.max_tokens) == ("llama", layers, "float16", 4096)
     assert info.sites["mlp.gate"] == info.sites["mlp.hidden"] == inner and info.sites["attn.o"] == hidden
@@ -296,7 +296,7 @@ def test_a_cached_hub_model_loads_offline_with_its_commit(offline: Path) -> None
     loaded = loading.load("someone/tiny")
     assert (loaded.id, loaded.revision) == ("someone/tiny", commit)
     assert loading.load("someone/tiny", revision=commit).fingerprint == loaded.fingerprint
-    assert loading.describe("someone/tiny").revision == commit
+    assert outline.describe("someone/tiny").revision == commit
     (entry / "snapshots" / commit / "model.safetensors").unlink()
     _refused("no safetensors weights", "someone/tiny")
 
@@ -322,7 +322,7 @@ def test_the_embedded_model_knows_a_fact(smollm2: loading.LoadedModel) -> None:
         30,
     )
     assert smollm2.revision == f"sha256:{packaged.EMBEDDED.sha256}"
-    assert loading.describe("smollm2").neurons == {"mlp": 109_440, "attn": 46_080, "all": 155_520}
+    assert outline.describe("smollm2").neurons == {"mlp": 109_440, "attn": 46_080, "all": 155_520}
     prompt = "The capital of Italy is Rome. The capital of Spain is Madrid. The capital of France is"
     ids = torch.tensor(loading.encode(smollm2, [prompt]), device=smollm2.device)
     answer = smollm2.model.generate(ids, max_new_tokens=1, do_sample=False)[0, ids.shape[1] :]

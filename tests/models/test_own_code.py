@@ -15,7 +15,7 @@ from transformers import dynamic_module_utils
 import relact
 from relact.cli import app
 from relact.errors import ModelError
-from relact.models import loading
+from relact.models import loading, outline
 
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -81,13 +81,13 @@ def folder(own_family, tmp_path_factory):
 
 
 def test_code_of_its_own_runs_only_when_asked_for(folder):
-    for asked in (loading.load, loading.describe):
+    for asked in (loading.load, outline.describe):
         with pytest.raises(ModelError, match=r"Python code of its own.*--trust-remote-code") as caught:
             asked(str(folder))
         assert "\n" not in str(caught.value)
     loaded = loading.load(str(folder), trust_remote_code=True)
     assert type(loaded.model).__name__ == "OwnForCausalLM" and loaded.family == "own_llama"
-    assert loading.describe(str(folder), trust_remote_code=True).sites == loaded.widths
+    assert outline.describe(str(folder), trust_remote_code=True).sites == loaded.widths
     assert loaded.code and loaded.notes == ()
 
 
