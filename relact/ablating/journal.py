@@ -48,11 +48,6 @@ class Journal:
             elif raw != (rest := b"\n".join([identity.encode(), *whole, b""])):
                 durable.replace(each, [rest])
 
-    def recall(self) -> None:
-        """Read what all ranks have written by now."""
-        for path in self._files():
-            self._take(path)
-
     def _files(self) -> Iterator[Path]:
         """Of all ranks."""
         yield self.first

@@ -29,7 +29,8 @@ def expert_use(
     """How much every relation's prompts use every expert, beside the other relations' prompts.
 
     Args:
-        mask: a stored one, whose neurons are counted per expert. relation: of this one alone.
+        mask: a stored one, whose neurons are counted per expert; the only one by default.
+        relation: of this one alone.
         n: of every relation and layer only so many, those that it uses most beyond the others.
 
     Returns:
@@ -43,7 +44,9 @@ def expert_use(
         InputError: the model is no mixture of experts, or neither is there; no such mask or relation.
     """
     opened = open_store(store)
-    table = use_of(opened, *masks.read(opened, mask)) if mask else use_of(opened)
+    stored = opened.children(schema.MASKS)
+    name = mask or (stored[0] if len(stored) == 1 else None)
+    table = use_of(opened, *masks.read(opened, name)) if name else use_of(opened)
     if table.empty:
         problem = f"no {WEIGHT} of a mixture of experts, and no mask of its neurons"
         raise InputError(problem, where=opened.path, fix=f"capture {WEIGHT}")

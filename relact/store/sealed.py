@@ -281,8 +281,7 @@ class Sealed:
     def _record(self, key: str) -> bytes | None:
         """A commit record, which has its own checksum."""
         raw = self._bytes(key)
-        assert self.log is not None
-        if raw is not None:
+        if raw is not None and self.log is not None:
             try:
                 commits.decode(raw, len(self.log.fields))
             except ValueError as error:
@@ -290,8 +289,8 @@ class Sealed:
         return raw
 
     def _bytes(self, key: str) -> bytes | None:
+        small = key.endswith(DOCUMENT) or key.startswith(f"{RECORDS}/c.")
         try:
-            small = key.endswith(DOCUMENT) or key.startswith(f"{RECORDS}/c.")
             return durable.read(self.path / key, durable.DOCUMENT_BYTES if small else MOST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -313,8 +312,7 @@ class Sealed:
         return [name for name in found if name in ours or (self.path / name / DOCUMENT).is_file()]
 
     def _problem(self, key: str, what: str | OSError) -> StoreError:
-        commands = ", then ".join(f"`{command}`" for command in repairs_of(self.path, stage_of(key)))
-        fix = f"run {commands}"
+        fix = "run " + ", then ".join(f"`{command}`" for command in repairs_of(self.path, stage_of(key)))
         if isinstance(what, OSError):  # the file may be whole
             fix = durable.UNREAD.get(what.errno or 0, fix)
             what = f"cannot be read ({what.strerror})"

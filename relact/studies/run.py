@@ -281,13 +281,8 @@ def forecast(
         )
         for statistic in recipe.criteria
     ]
-    asked = (
-        [known_prompts.forecast(table, loaded, batch_tokens=recipe.ablate.batch_tokens)]
-        if recipe.known
-        else []
-    )
     return [
-        *asked,
+        *_known(recipe, loaded, table),
         capturing.forecast(capture, loaded, table, store),
         scoring.forecast_of(recipe.scores, shapes, relation_of),
         *(
@@ -300,6 +295,13 @@ def forecast(
             for x in recipe.criteria
         ),
     ]
+
+
+def _known(recipe: Recipe, loaded: LoadedModel, table: pd.DataFrame) -> list[Plan]:
+    """The plan of asking the model for what it knows, where the recipe does."""
+    if not recipe.known:
+        return []
+    return [known_prompts.forecast(table, loaded, batch_tokens=recipe.ablate.batch_tokens)]
 
 
 def table_of(
