@@ -56,10 +56,10 @@ def claims(found: xr.Dataset) -> list[str]:
     """What `evidence` allows to be said, a sentence or two per line, plain words, for people to read.
 
     How much own neurons cost on average, and more than others and random ones, by accuracy and by
-    log-probability; what is not established, its interval holding 0; which relations separate; their ranks
-    among the random sets.
+    log-probability; what is not established, its interval holding 0; how much they change other relations
+    either way; which relations separate; their ranks among the random sets.
     """
-    lines = _average(found, "", "points", 1)
+    lines = [*_average(found, "", "points", 1), *_collateral(found)]
     if "mean_log_drop" in found:
         lines += _average(found, "log_", "nats of the answer's log-probability", 2)
     return [*lines, *_separate(found), *_ranks(found)]
@@ -75,11 +75,14 @@ def criterion_of(ablation: xr.Dataset) -> tuple[str, tuple[str, ...]]:
 
 
 def summary(found: xr.Dataset) -> str:
-    """What `evidence` says in one line: mean drops in points, and how many relations separate."""
+    """What `evidence` says in one line: mean drops in points, those of others and of random neurons also
+    without their signs, and how many relations separate.
+    """
     parts = []
     for group, whose in (("own", "own neurons"), ("other", "another relation's"), ("random", "random ones")):
         if group in found["group"].values:
-            parts.append(f"{whose} {_interval(found, '', group, 1)}")
+            either = "" if group == "own" else f" ({_either_way(found, group)})"
+            parts.append(f"{whose} {_interval(found, '', group, 1)}{either}")
     separate = int(found["separates"].values.sum())
     return f"points lost by {', '.join(parts)}; {separate} of {_n_own(found)} relations separate"
 
@@ -102,6 +105,26 @@ def _average(found: xr.Dataset, log: str, unit: str, digits: int) -> list[str]:
         return [line]
     doubts = [f"more than {COMPARED[name]}" if name in COMPARED else "anything" for name in doubted]
     return [line, f"not established, as 0 is in the interval: that they cost {_listed(doubts)}"]
+
+
+def _collateral(found: xr.Dataset) -> list[str]:
+    """The line of what neurons change in other relations, losses and gains; none of one alone."""
+    if "other" not in found["group"].values:
+        return []
+    row, groups = found.sel(group="other"), found["group"].values
+    random = f", matched random ones by {_either_way(found, 'random')}" if "random" in groups else ""
+    other = (found[KIND].values[:, None] == KIND_OWN) & (
+        found["condition"].values[:, None] != found["relation"].values
+    )
+    return [
+        f"a relation's neurons change another's accuracy by {_either_way(found, 'other', ' points')}{random}; of "
+        f"{other.sum()} such cells {row['hurt']:.0f} significantly lower, {row['helped']:.0f} higher"
+    ]
+
+
+def _either_way(found: xr.Dataset, group: str, unit: str = "") -> str:
+    """A group's mean change without its sign."""
+    return f"{float(found['mean_absolute'].sel(group=group)):.1f}{unit} either way"
 
 
 def _listed(parts: list[str]) -> str:

@@ -18,7 +18,10 @@ separates_log: loses something, more than under random sets on average, with q a
 where there are random sets, against those below 0.05.
 
 Over [group], of `GROUPS` those that exist, every relation weighing the same: mean_drop with
-mean_low and mean_high, mean_log_drop with mean_log_low and mean_log_high (`over_relations`).
+mean_low and mean_high, mean_log_drop with mean_log_low and mean_log_high (`over_relations`). These
+are signed: a loss here and a gain there cancel. mean_absolute is the mean of the cells' changes without
+their signs, in points, chance included, so that it compares with random sets only; hurt and helped: cells
+significantly below and above intact, NaN of random ones. All three are NaN of differences.
 
 Attributes: n_relations, n_prompts, n_random; wilcoxon_other, wilcoxon_random, wilcoxon_log_other,
 wilcoxon_log_random: p over relations of own drops against the others', NaN where undefined.
@@ -33,6 +36,7 @@ import xarray as xr
 
 from relact import schema
 from relact.analysis.claims import claims, influences
+from relact.analysis.effects import averaged
 from relact.analysis.hypotheses import LEVEL, beyond_random, corrected, mcnemar, signed_rank
 from relact.analysis.intervals import newcombe, of_means, over_relations
 from relact.analysis.losses import Losses, losses
@@ -62,6 +66,7 @@ def evidence(ablation: xr.Dataset, *, resamples: int = RESAMPLES, seed: int = 0)
     generator = np.random.default_rng(seed)
     table = {**_of_verdicts(taken), **_of_nats(taken, resamples, generator)}
     groups, means, tests = _of_groups(taken, resamples, generator)
+    means |= _without_signs(taken, table, groups)
     by_relation = {**_of_relations(taken, table), **_disentangled(taken)}
     sizes = {
         "n_relations": len(taken.relations),
@@ -208,6 +213,23 @@ def _of_groups(
                 float(signed_rank(known[None])[0]) if known.size > 1 else float("nan")
             )
     return [name for name, there in zip(GROUPS, exists, strict=True) if there], means, tests
+
+
+def _without_signs(
+    taken: Losses, table: dict[str, np.ndarray], groups: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """What the signed means [group] hide: the mean size of a cell's change, and how many are clear."""
+    drops, clear = table["drop"], table["q_intact"] < LEVEL
+    found = {name: np.full(len(groups), np.nan) for name in ("mean_absolute", "hurt", "helped")}
+    for at, name in enumerate(groups):
+        if name not in taken.groups:
+            continue
+        mask = taken.groups[name]
+        found["mean_absolute"][at] = averaged(np.abs(drops), mask)
+        if name != "random":
+            found["hurt"][at] = (mask & clear & (drops > 0)).sum()
+            found["helped"][at] = (mask & clear & (drops < 0)).sum()
+    return found
 
 
 def _by_group(taken: Losses, relation: int, lost: np.ndarray) -> np.ndarray:

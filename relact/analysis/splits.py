@@ -27,6 +27,7 @@ SPLITS = (ANSWERS, LANGUAGE, TEMPLATE)
 SEEN, UNSEEN = "seen", "unseen"
 WHOLE = "all"  # label of a table that is not split
 BOUNDS = ("drop", "low", "high")
+CELLS = ("absolute", "hurt", "helped")
 
 
 def effect_table(
@@ -40,9 +41,10 @@ def effect_table(
     Returns:
         A row per ablation, k, label of the split and group (``own``, ``other``, ``random``,
         ``own_minus_other``, ``own_minus_random``, as far as tried): ablation, k, split (`WHOLE` without one),
-        prompts, relations, group, drop, low, high (points of accuracy), log_drop, log_low, log_high (nats of
-        the answer's first token; NaN where that is not stored). Intervals of 95 % resample relations and
-        prompts (`evidence`); relations without prompts of a label are not in its mean.
+        prompts, relations, group, drop, low, high (points of accuracy), absolute (points either way, as
+        losses and gains cancel in drop), hurt, helped (cells that lose and gain significantly), log_drop,
+        log_low, log_high (nats of the answer's first token; NaN where that is not stored). Intervals of 95 %
+        resample relations and prompts (`evidence`); relations without prompts of a label are not in its mean.
 
     Raises:
         InputError: no such ablation or split, or prompts that do not say it.
@@ -59,7 +61,7 @@ def effect_table(
             for label in dict.fromkeys(labels.tolist()):
                 found = evidence(of_prompts(part, labels == label))
                 rows += [{"ablation": name, "k": k, "split": label, **row} for row in _rows(found)]
-    columns = ["ablation", "k", "split", "prompts", "relations", "group", *BOUNDS]
+    columns = ["ablation", "k", "split", "prompts", "relations", "group", *BOUNDS, *CELLS]
     return pd.DataFrame(rows, columns=[*columns, *(f"log_{bound}" for bound in BOUNDS)])
 
 
@@ -111,4 +113,6 @@ def _rows(found: xr.Dataset) -> Iterator[dict[str, object]]:
             for bound in BOUNDS:
                 name = f"mean_{log}{bound}"
                 row[f"{log}{bound}"] = float(found[name][at]) if name in found else float("nan")
+        row |= {"absolute": float(found["mean_absolute"][at])}
+        row |= {name: float(found[name][at]) for name in ("hurt", "helped")}
         yield row

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GROUPS = ("own", "other", "random")
+CLEAR = ("hurt", "helped")
 
 
 def effects(
@@ -40,11 +41,17 @@ def effects(
     if output or as_json:
         return show_frame(table, as_json, output)
     terminal.say("mean drop [95 % interval]: in points, and in nats of the answer's first token")
+    terminal.say(
+        "losses and gains cancel in other and random: |other| and |random| are the mean change either way; "
+        "hurt and helped, how many cells of other relations lose and gain significantly"
+    )
     terminal.table(_wide(table))
 
 
 def _wide(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per ablation and label, columns of own, other and random, as text."""
+    """A row per ablation and label, columns of own, other and random, as text; the last two also without
+    signs.
+    """
     import pandas as pd
 
     shown = table[table["group"].isin(GROUPS)].copy()
@@ -59,6 +66,10 @@ def _wide(table: pd.DataFrame) -> pd.DataFrame:
     for row in shown.to_dict("records"):
         cells = found.setdefault(tuple(row[name] for name in index), {name: row[name] for name in index})
         cells |= {row["group"]: row["text"], f"log_{row['group']}": row["log_text"]}
+        cells |= {f"|{row['group']}|": f"{row['absolute']:.1f}"}
+        if row["group"] == "other":
+            cells |= {name: f"{row[name]:.0f}" for name in CLEAR}
     wide = pd.DataFrame(list(found.values()))
     groups = [name for name in GROUPS if name in wide]
-    return wide[[*index, *groups, *(f"log_{name}" for name in groups)]].fillna("")
+    sizes = [name for name in ("|other|", "|random|", *CLEAR) if name in wide]
+    return wide[[*index, *groups, *sizes, *(f"log_{name}" for name in groups)]].fillna("")

@@ -323,12 +323,18 @@ class Store(ABC):
             "pool": manifest.capture.pooled,
             "dtype": manifest.capture.dtype,
             **self._attributions(),
-            "size": show_bytes(sum(lay.bytes for lay in self.streams.values())),
+            "size": self._size(),
             "blocks": f"{self.n_blocks - missing} of {self.n_blocks} committed",
             "scores": self._scores(),
             "masks": ", ".join(self.children(schema.MASKS)) or "none",
             "ablations": ", ".join(self.children(schema.ABLATIONS)) or "none",
         }
+
+    def _size(self) -> str:
+        """Of what is captured; where blocks are missing, of those that are there and of all."""
+        whole = sum(lay.bytes for lay in self.streams.values())
+        there = whole * len(self.log.present()) // self.n_blocks
+        return show_bytes(whole) if there == whole else f"{show_bytes(there)} captured of {show_bytes(whole)}"
 
     def _scores(self) -> str:
         """Whether there are some, and how many neurons are coarse (`store.coarse`)."""

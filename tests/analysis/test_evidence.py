@@ -9,6 +9,7 @@ import xarray as xr
 from helpers import deep
 from helpers.ablated import ablated, study
 
+from relact.analysis.claims import summary
 from relact.analysis.effects import effects
 from relact.analysis.evidence import claims, evidence, influences
 from relact.analysis.hypotheses import beyond_random, mcnemar
@@ -223,6 +224,21 @@ def test_who_hurts_and_helps_whom():
     assert table.loc["b", ["hurts", "helps"]].tolist() == ["", ""]
 
 
+def test_losses_and_gains_of_others_do_not_cancel():
+    """a's neurons take from b what b's give a: 0 on average, and 75 points either way, in two clear cells."""
+    relation_of, first = np.repeat([*"ab"], 40), np.tile(np.arange(40) < 30, 2)
+    known = first & (relation_of == "b")
+    rows = [known, np.zeros(80, bool), first, known]
+    found = evidence(ablated(rows, relation_of, ["intact", "a", "b", "random-0"]), resamples=50)
+    other, random = found.sel(group="other"), found.sel(group="random")
+    assert other["mean_drop"] == 0 and random["mean_absolute"] == 0
+    assert (other["mean_absolute"], other["hurt"], other["helped"]) == (75, 1, 1)
+    assert np.isnan(random["hurt"]) and np.isnan(found.sel(group="own_minus_other")["mean_absolute"])
+    assert "0.0 [" in summary(found) and "(75.0 either way), random ones" in summary(found)
+    expected = "accuracy by 75.0 points either way, matched random ones by 0.0 either way; of 2 such cells "
+    assert any(expected + "1 significantly lower, 1 higher" in line for line in claims(found))
+
+
 def test_claims_say_what_the_numbers_are(found):
     lines = claims(found)
     own = found.sel(group="own")
@@ -247,8 +263,8 @@ def test_claims_do_not_establish_what_the_interval_does_not():
     same = study(generator, [40] * 8, n_random=5, own=0.0, damage=0.7)
     lines = claims(evidence(same, resamples=1000))
     doubt = "that they cost more than another relation's and more than matched random ones"
-    assert lines[1] == lines[3] == f"not established, as 0 is in the interval: {doubt}"
-    assert lines[4].startswith("separate beyond chance and random sets: 0 of 8 by accuracy, 0 of 8 by log-")
+    assert lines[1] == lines[4] == f"not established, as 0 is in the interval: {doubt}"
+    assert lines[5].startswith("separate beyond chance and random sets: 0 of 8 by accuracy, 0 of 8 by log-")
     assert "0.0 [" not in lines[0].replace("-0.0", "0.0 [")  # no negative zero
 
 
