@@ -117,8 +117,8 @@ def _collateral(found: xr.Dataset) -> list[str]:
         found["condition"].values[:, None] != found["relation"].values
     )
     return [
-        f"a relation's neurons change another's accuracy by {_either_way(found, 'other', ' points')}{random}; of "
-        f"{other.sum()} such cells {row['hurt']:.0f} significantly lower, {row['helped']:.0f} higher"
+        f"a relation's neurons change another's accuracy by {_either_way(found, 'other', ' points')}{random}; "
+        f"of {other.sum()} such cells {row['hurt']:.0f} significantly lower, {row['helped']:.0f} higher"
     ]
 
 
