@@ -98,6 +98,48 @@ def test_groups_are_the_effects_and_their_differences(made, found):
     assert sizes == {"n_relations": 3, "n_prompts": 120, "n_random": 12}
 
 
+def slow_pooled(correct, relation_of, first, second):
+    """Newcombe's interval of all prompts, pair by pair; sides are names of conditions, means over them."""
+    counts = [0.0] * 4
+    for at, relation in enumerate(relation_of):
+        one, two = ([relation] if side == "own" else side for side in (first, second))
+        one, two = ([name for name in side if side == [relation] or name != relation] for side in (one, two))
+        for a in one:
+            for b in two:
+                which = 2 * (not correct[a][at]) + (not correct[b][at])
+                counts[which] += 1 / (len(one) * len(two))
+    return 100 * np.ravel(newcombe(*(np.array(count) for count in counts)))
+
+
+@pytest.mark.parametrize("own", ["stays", "breaks"])
+def test_verdicts_that_change_alike_leave_an_interval(own):
+    """Nothing breaks, or every relation wholly by its own neurons: three relations of four prompts."""
+    relation_of, intact = [*"aaaabbbbcccc"], np.array([1, 1, 0, 1, 1, 1, 1, 1, 1, 0, 1, 1], bool)
+    if own == "breaks":
+        intact[:] = True
+    names = ["intact", *"abc", "random-0", "random-1"]
+    rows = np.array([intact] * len(names))
+    for at, name in enumerate("abc" if own == "breaks" else "", 1):
+        rows[at, np.array(relation_of) == name] = False
+    found = evidence(ablated(rows, relation_of, names), resamples=50)
+    correct = dict(zip(names, rows, strict=True))
+    chosen, random = ["a", "b", "c"], ["random-0", "random-1"]
+    sides = [(["intact"], "own"), (["intact"], chosen), (["intact"], random), (chosen, "own"), (random, "own")]
+    for at, (first, second) in enumerate(sides):
+        bounds = slow_pooled(correct, relation_of, first, second)
+        assert (found["mean_low"][at], found["mean_high"][at]) == pytest.approx(bounds)
+        assert bounds[1] - bounds[0] > 10
+    drop = 100.0 if own == "breaks" else 0.0
+    np.testing.assert_allclose(found["mean_drop"], [drop, 0, 0, drop, drop])
+    assert ("not established" in " ".join(claims(found))) == (own == "stays")
+
+
+def test_one_prompt_has_bounds_of_verdicts_and_none_of_nats():
+    found = evidence(ablated([[1], [1]], ["a"], ["intact", "a"], logs=[[-1.0], [-3.0]]), resamples=50)
+    assert found["mean_low"][0] < -50 and found["mean_high"][0] > 50
+    assert np.isnan(found["mean_log_low"][0]) and found["mean_log_drop"][0] == 2
+
+
 def test_ranks_and_verdicts(found):
     for suffix, log in (("", ""), ("_log", "log_")):
         drops = found[f"{log}drop"].values
