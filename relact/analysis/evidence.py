@@ -17,10 +17,11 @@ all, ties count against it); cause, isolation and disentanglement (`_disentangle
 separates_log: loses something, more than under random sets on average, with q against intact and,
 where there are random sets, against those below 0.05.
 
-Over [group], of `GROUPS` those that exist, every relation weighing the same: mean_drop with
-mean_low and mean_high, mean_log_drop with mean_log_low and mean_log_high (`over_relations`; where verdicts
-changed alike on every prompt a bootstrap is a point, and the bounds in points are those of all prompts taken
-together, `_pooled`).
+Over [group], of `GROUPS` those that exist, every relation weighing the same: mean_size, the mean of cells'
+drops in points without their signs, which do not cancel (chance alone makes it more than 0: compare with
+random ones; NaN of differences); mean_drop with mean_low and mean_high, mean_log_drop with mean_log_low and
+mean_log_high (`over_relations`; where verdicts changed alike on every prompt a bootstrap is a point, and the
+bounds in points are those of all prompts taken together, `_pooled`).
 
 Attributes: n_relations, n_prompts, n_random; wilcoxon_other, wilcoxon_random, wilcoxon_log_other,
 wilcoxon_log_random: p over relations of own drops against the others', NaN where undefined.
@@ -35,6 +36,7 @@ import xarray as xr
 
 from relact import schema
 from relact.analysis.claims import claims, influences
+from relact.analysis.effects import averaged
 from relact.analysis.hypotheses import LEVEL, beyond_random, corrected, mcnemar, signed_rank
 from relact.analysis.intervals import alike, newcombe, of_means, over_relations
 from relact.analysis.losses import Losses, losses
@@ -65,6 +67,8 @@ def evidence(ablation: xr.Dataset, *, resamples: int = RESAMPLES, seed: int = 0)
     table = {**_of_verdicts(taken), **_of_nats(taken, resamples, generator)}
     groups, means, tests = _of_groups(taken, resamples, generator)
     by_relation = {**_of_relations(taken, table), **_disentangled(taken)}
+    sizes_of = {name: averaged(np.abs(table["drop"]), taken.groups[name]) for name in GROUPS[:3]}
+    means["mean_size"] = np.array([sizes_of.get(name, np.nan) for name in groups])
     sizes = {
         "n_relations": len(taken.relations),
         "n_prompts": sum(map(len, taken.intact)),
