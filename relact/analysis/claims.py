@@ -56,13 +56,13 @@ def claims(found: xr.Dataset) -> list[str]:
     """What `evidence` allows to be said, a sentence or two per line, plain words, for people to read.
 
     How much own neurons cost on average, and more than others and random ones, by accuracy and by
-    log-probability; what is not established, its interval holding 0; which relations separate; their ranks
-    among the random sets.
+    log-probability; what is not established, its interval holding 0; what they do to other relations either
+    way; which relations separate; their ranks among the random sets.
     """
     lines = _average(found, "", "points", 1)
     if "mean_log_drop" in found:
         lines += _average(found, "log_", "nats of the answer's log-probability", 2)
-    return [*lines, *_separate(found), *_ranks(found)]
+    return [*lines, *_others(found), *_separate(found), *_ranks(found)]
 
 
 def criterion_of(ablation: xr.Dataset) -> tuple[str, tuple[str, ...]]:
@@ -122,6 +122,23 @@ def _holds_zero(found: xr.Dataset, log: str, group: str) -> bool:
     """Whether a group's interval does not exclude 0; where there is none, nothing is excluded."""
     row = found.sel(group=group)
     return not (float(row[f"mean_{log}low"]) > 0 or float(row[f"mean_{log}high"]) < 0)
+
+
+def _others(found: xr.Dataset) -> list[str]:
+    """The line of how much neurons of one relation change others, where losses and gains do not cancel."""
+    groups = found["group"].values
+    if "other" not in groups:
+        return []
+    chosen = found[KIND].values != KIND_RANDOM
+    other = chosen[:, None] & (found["condition"].values[:, None] != found["relation"].values)
+    clear = other & (found["q_intact"].values < LEVEL)
+    losses = int((clear & (found["drop"].values > 0)).sum())
+    sizes = {name: f"{float(found['mean_size'].sel(group=name)):.1f}" for name in groups}
+    beside = f" (random sets: {sizes['random']})" if "random" in groups else ""
+    return [
+        f"other relations change by {sizes['other']} points on average, losses and gains alike{beside}; "
+        f"{clear.sum()} of {other.sum()} cells beyond chance ({losses} lose, {clear.sum() - losses} gain)"
+    ]
 
 
 def _separate(found: xr.Dataset) -> list[str]:

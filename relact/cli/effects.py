@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relact.ablating.options import AblateOptions
 from relact.cli.options import Json, Output, StorePlace
 from relact.cli.printing import show_frame, told_of
 from relact.schema import ABLATIONS
@@ -40,11 +41,14 @@ def effects(
     if output or as_json:
         return show_frame(table, as_json, output)
     terminal.say("mean drop [95 % interval]: in points, and in nats of the answer's first token")
+    terminal.say("size: points either way, mean over cells, where losses and gains do not cancel")
     terminal.table(_wide(table))
 
 
 def _wide(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per ablation and label, columns of own, other and random, as text."""
+    """A row per ablation and label, columns of own, other and random, as text; the rule for a right answer
+    where it is not the usual one.
+    """
     import pandas as pd
 
     shown = table[table["group"].isin(GROUPS)].copy()
@@ -54,11 +58,15 @@ def _wide(table: pd.DataFrame) -> pd.DataFrame:
             f"{drop:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
             for drop, low, high in zip(*columns, strict=True)
         ]
-    index = ["ablation", "k", "split", "prompts", "relations"]
+    shown["size"] = [f"{size:.1f}" for size in shown["size"]]
+    usual = (table["match"] == AblateOptions.match).all()
+    index = ["ablation", "k", "split", *([] if usual else ["match"]), "prompts", "relations"]
     found: dict[tuple[object, ...], dict[str, object]] = {}
     for row in shown.to_dict("records"):
         cells = found.setdefault(tuple(row[name] for name in index), {name: row[name] for name in index})
-        cells |= {row["group"]: row["text"], f"log_{row['group']}": row["log_text"]}
+        group = row["group"]
+        cells |= {group: row["text"], f"size_{group}": row["size"], f"log_{group}": row["log_text"]}
     wide = pd.DataFrame(list(found.values()))
     groups = [name for name in GROUPS if name in wide]
-    return wide[[*index, *groups, *(f"log_{name}" for name in groups)]].fillna("")
+    sizes = [f"size_{name}" for name in groups if name != "own"]
+    return wide[[*index, *groups, *sizes, *(f"log_{name}" for name in groups)]].fillna("")
