@@ -32,7 +32,7 @@ CHOICES = {
         "ablation_activation",
     ),
     "attribution": (
-        "On these the answers hang (`relact top --by attribution`)",
+        "To these the answers owe most (`relact top --by attribution`)",
         "attribution_mean",
         "ablation",
     ),

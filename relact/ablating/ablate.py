@@ -239,6 +239,7 @@ class _Run:
     def finish(self) -> None:
         """Ask what no journal knows, and write the result."""
         journal = self._journal()
+        prepare.tell_what_goes(self.store, self.name, self.record)
         self._job().result(self.record, journal, self.progress).write(self.store, self.name)
         journal.remove()
 

@@ -21,7 +21,7 @@ from relact.errors import IdentityError, InputError
 from relact.models.loading import LoadedModel, encode, load
 from relact.models.outline import UNKNOWN, outline
 from relact.models.targets import distractors, first_tokens
-from relact.progress import Progress
+from relact.progress import LOG, Progress
 from relact.relations.identity import named_subjects, same
 from relact.relations.split import parts_of
 from relact.relations.table import check
@@ -189,6 +189,12 @@ class StoreModel:
         return model_of(self.store, self.given, self.device, self.trust_remote_code)
 
 
+def require_one(mask: str | None, k: int | Sequence[int] | None) -> None:
+    """`InputError` unless either a mask is named or k is given."""
+    if (mask is None) == (k is None):
+        raise InputError("name one mask, or k", where="--mask/--k", fix="give exactly one of them")
+
+
 def masks_of(
     store: LocalStore,
     options: AblateOptions,
@@ -198,8 +204,7 @@ def masks_of(
     progress: Progress,
 ) -> list[str]:
     """Names of the masks, one per k; selected first where they are not there, by rank 0 of a launch."""
-    if (mask is None) == (k is None):
-        raise InputError("name one mask, or k", where="--mask/--k", fix="give exactly one of them")
+    require_one(mask, k)
     if mask is not None:
         return [mask]
     if locks.Crew.of_environment().rank:
@@ -216,6 +221,16 @@ def journal_of(store: LocalStore, name: str, tests: Tests, options: AblateOption
     identity = f"{aside.owner(store.path)} {store.manifest.model.fingerprint} {asked}"
     real = aside.home(store.path)
     return Journal(real.with_name(f".{real.name}.{name}.jsonl"), identity, rank)
+
+
+def tell_what_goes(store: Store, name: str, record: schema.AblationRecord) -> None:
+    """Say that a result replaces one of other settings that its name does not hold."""
+    if not store.has(f"{schema.ABLATIONS}/{name}"):
+        return
+    stored = store.ablation_record(name)
+    for what in ("seeds", "match"):
+        if (was := getattr(stored, what)) != getattr(record, what):
+            LOG.warning("ablations/%s is replaced, which had %s %s; --name keeps both", name, what, was)
 
 
 def recall(store: Store, journal: Journal, tests: Tests, options: AblateOptions) -> None:

@@ -56,13 +56,14 @@ def claims(found: xr.Dataset) -> list[str]:
     """What `evidence` allows to be said, a sentence or two per line, plain words, for people to read.
 
     How much own neurons cost on average, and more than others and random ones, by accuracy and by
-    log-probability; what is not established, its interval holding 0; how much they change other relations
-    either way; which relations separate; their ranks among the random sets.
+    log-probability; what is not established, its interval holding 0, or Wilcoxon's test not rejecting where
+    it could; what they do to other relations either way; which relations separate; their ranks among the
+    random sets.
     """
-    lines = [*_average(found, "", "points", 1), *_collateral(found)]
+    lines = _average(found, "", "points", 1)
     if "mean_log_drop" in found:
         lines += _average(found, "log_", "nats of the answer's log-probability", 2)
-    return [*lines, *_separate(found), *_ranks(found)]
+    return [*lines, *_others(found), *_separate(found), *_ranks(found)]
 
 
 def criterion_of(ablation: xr.Dataset) -> tuple[str, tuple[str, ...]]:
@@ -75,13 +76,14 @@ def criterion_of(ablation: xr.Dataset) -> tuple[str, tuple[str, ...]]:
 
 
 def summary(found: xr.Dataset) -> str:
-    """What `evidence` says in one line: mean drops in points, those of others and of random neurons also
-    without their signs, and how many relations separate.
+    """What `evidence` says in one line: mean drops in points, others' also without their signs, and how many
+    relations separate.
     """
     parts = []
     for group, whose in (("own", "own neurons"), ("other", "another relation's"), ("random", "random ones")):
         if group in found["group"].values:
-            either = "" if group == "own" else f" ({_either_way(found, group)})"
+            size = float(found["mean_size"].sel(group=group))
+            either = f" ({size:.1f} either way)" if group != "own" else ""
             parts.append(f"{whose} {_interval(found, '', group, 1)}{either}")
     separate = int(found["separates"].values.sum())
     return f"points lost by {', '.join(parts)}; {separate} of {_n_own(found)} relations separate"
@@ -95,36 +97,19 @@ def _average(found: xr.Dataset, log: str, unit: str, digits: int) -> list[str]:
     own, *more = (_interval(found, log, name, digits) for name in groups)
     parts = [own.replace(" ", f" {unit} ", 1)]
     parts += [f"{size} more than {COMPARED[name]}" for size, name in zip(more, groups[1:], strict=True)]
-    p = [found.attrs[f"wilcoxon_{log}{name.removeprefix('own_minus_')}"] for name in groups[1:]]
-    known = [f"{value:.2g}" for value in p if not np.isnan(value)]
+    p_of = {name: found.attrs[f"wilcoxon_{log}{name.removeprefix('own_minus_')}"] for name in groups[1:]}
+    known = [f"{value:.2g}" for value in p_of.values() if not np.isnan(value)]
     wilcoxon = f"; Wilcoxon p = {_listed(known)}" if known else ""
     over = "relations and prompts" if found.attrs["n_relations"] > 1 else "prompts"
     line = f"own neurons cost {_listed(parts)} (95 % intervals over {over}{wilcoxon})"
-    doubted = [name for name in groups if _holds_zero(found, log, name)]
+    able = 2.0 ** (1 - found.attrs["n_relations"]) < LEVEL  # the least p that so few relations can have
+    doubted = [
+        name for name in groups if _holds_zero(found, log, name) or (able and p_of.get(name, 0.0) >= LEVEL)
+    ]
     if not doubted:
         return [line]
     doubts = [f"more than {COMPARED[name]}" if name in COMPARED else "anything" for name in doubted]
-    return [line, f"not established, as 0 is in the interval: that they cost {_listed(doubts)}"]
-
-
-def _collateral(found: xr.Dataset) -> list[str]:
-    """The line of what neurons change in other relations, losses and gains; none of one alone."""
-    if "other" not in found["group"].values:
-        return []
-    row, groups = found.sel(group="other"), found["group"].values
-    random = f", matched random ones by {_either_way(found, 'random')}" if "random" in groups else ""
-    other = (found[KIND].values[:, None] == KIND_OWN) & (
-        found["condition"].values[:, None] != found["relation"].values
-    )
-    return [
-        f"a relation's neurons change another's accuracy by {_either_way(found, 'other', ' points')}{random}; "
-        f"of {other.sum()} such cells {row['hurt']:.0f} significantly lower, {row['helped']:.0f} higher"
-    ]
-
-
-def _either_way(found: xr.Dataset, group: str, unit: str = "") -> str:
-    """A group's mean change without its sign."""
-    return f"{float(found['mean_absolute'].sel(group=group)):.1f}{unit} either way"
+    return [line, f"not established by interval and test: that they cost {_listed(doubts)}"]
 
 
 def _listed(parts: list[str]) -> str:
@@ -145,6 +130,23 @@ def _holds_zero(found: xr.Dataset, log: str, group: str) -> bool:
     """Whether a group's interval does not exclude 0; where there is none, nothing is excluded."""
     row = found.sel(group=group)
     return not (float(row[f"mean_{log}low"]) > 0 or float(row[f"mean_{log}high"]) < 0)
+
+
+def _others(found: xr.Dataset) -> list[str]:
+    """The line of how much neurons of one relation change others, where losses and gains do not cancel."""
+    groups = found["group"].values
+    if "other" not in groups:
+        return []
+    chosen = found[KIND].values != KIND_RANDOM
+    other = chosen[:, None] & (found["condition"].values[:, None] != found["relation"].values)
+    clear = other & (found["q_intact"].values < LEVEL)
+    losses = int((clear & (found["drop"].values > 0)).sum())
+    sizes = {name: f"{float(found['mean_size'].sel(group=name)):.1f}" for name in groups}
+    beside = f" (random sets: {sizes['random']})" if "random" in groups else ""
+    return [
+        f"other relations change by {sizes['other']} points on average, losses and gains alike{beside}; "
+        f"{clear.sum()} of {other.sum()} cells beyond chance ({losses} lose, {clear.sum() - losses} gain)"
+    ]
 
 
 def _separate(found: xr.Dataset) -> list[str]:

@@ -17,11 +17,11 @@ all, ties count against it); cause, isolation and disentanglement (`_disentangle
 separates_log: loses something, more than under random sets on average, with q against intact and,
 where there are random sets, against those below 0.05.
 
-Over [group], of `GROUPS` those that exist, every relation weighing the same: mean_drop with
-mean_low and mean_high, mean_log_drop with mean_log_low and mean_log_high (`over_relations`). These
-are signed: a loss here and a gain there cancel. mean_absolute is the mean of the cells' changes without
-their signs, in points, chance included, so that it compares with random sets only; hurt and helped: cells
-significantly below and above intact, NaN of random ones. All three are NaN of differences.
+Over [group], of `GROUPS` those that exist, every relation weighing the same: mean_size, the mean of cells'
+drops in points without their signs, which do not cancel (chance alone makes it more than 0: compare with
+random ones; NaN of differences); mean_drop with mean_low and mean_high, mean_log_drop with mean_log_low and
+mean_log_high (`over_relations`; where verdicts changed alike on every prompt a bootstrap is a point, and the
+bounds in points are those of all prompts taken together, `_pooled`).
 
 Attributes: n_relations, n_prompts, n_random; wilcoxon_other, wilcoxon_random, wilcoxon_log_other,
 wilcoxon_log_random: p over relations of own drops against the others', NaN where undefined.
@@ -38,7 +38,7 @@ from relact import schema
 from relact.analysis.claims import claims, influences
 from relact.analysis.effects import averaged
 from relact.analysis.hypotheses import LEVEL, beyond_random, corrected, mcnemar, signed_rank
-from relact.analysis.intervals import newcombe, of_means, over_relations
+from relact.analysis.intervals import alike, newcombe, of_means, over_relations
 from relact.analysis.losses import Losses, losses
 
 __all__ = ["LEVEL", "claims", "evidence", "influences"]
@@ -66,8 +66,9 @@ def evidence(ablation: xr.Dataset, *, resamples: int = RESAMPLES, seed: int = 0)
     generator = np.random.default_rng(seed)
     table = {**_of_verdicts(taken), **_of_nats(taken, resamples, generator)}
     groups, means, tests = _of_groups(taken, resamples, generator)
-    means |= _without_signs(taken, table, groups)
     by_relation = {**_of_relations(taken, table), **_disentangled(taken)}
+    sizes_of = {name: averaged(np.abs(table["drop"]), taken.groups[name]) for name in GROUPS[:3]}
+    means["mean_size"] = np.array([sizes_of.get(name, np.nan) for name in groups])
     sizes = {
         "n_relations": len(taken.relations),
         "n_prompts": sum(map(len, taken.intact)),
@@ -205,6 +206,8 @@ def _of_groups(
         tables = [_by_group(taken, at, lost) for at, lost in enumerate(values)]
         points = np.stack([_mean(table) for table in tables], axis=1)  # [group, relation]
         low, high = over_relations(tables, resamples, generator)
+        if not log:
+            low, high = np.where(alike(tables), _pooled(taken), (low, high))
         for name, column in (("drop", _mean(points)), ("low", low), ("high", high)):
             means[f"mean_{log}{name}"] = column[exists]
         for name, differences in zip(GROUPS[1:3], points[3:], strict=True):
@@ -215,23 +218,6 @@ def _of_groups(
     return [name for name, there in zip(GROUPS, exists, strict=True) if there], means, tests
 
 
-def _without_signs(
-    taken: Losses, table: dict[str, np.ndarray], groups: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """What the signed means [group] hide: the mean size of a cell's change, and how many are clear."""
-    drops, clear = table["drop"], table["q_intact"] < LEVEL
-    found = {name: np.full(len(groups), np.nan) for name in ("mean_absolute", "hurt", "helped")}
-    for at, name in enumerate(groups):
-        if name not in taken.groups:
-            continue
-        mask = taken.groups[name]
-        found["mean_absolute"][at] = averaged(np.abs(drops), mask)
-        if name != "random":
-            found["hurt"][at] = (mask & clear & (drops > 0)).sum()
-            found["helped"][at] = (mask & clear & (drops < 0)).sum()
-    return found
-
-
 def _by_group(taken: Losses, relation: int, lost: np.ndarray) -> np.ndarray:
     """A relation's losses [condition, prompt] as [group, prompt], means over the conditions of `GROUPS`.
 
@@ -240,6 +226,26 @@ def _by_group(taken: Losses, relation: int, lost: np.ndarray) -> np.ndarray:
     rows = [lost[taken.groups[name][:, relation]] for name in GROUPS[:3]]
     own, other, random = (_mean(part.T) for part in rows)
     return np.stack([own, other, random, own - other, own - random])
+
+
+def _pooled(taken: Losses) -> np.ndarray:
+    """Bounds [low or high, group] in points, of the prompts of all relations as one sample of pairs.
+
+    The two verdicts of a pair are before and after, or for differences after another set and after one's own.
+    Of several conditions, counts are means over them. NaN where no relation has a group.
+    """
+    counts = np.zeros((4, len(GROUPS)))
+    for at, (before, after) in enumerate(zip(taken.intact, taken.verdicts, strict=True)):
+        rows = [after[taken.groups[name][:, at]].astype(float) for name in GROUPS[:3]]
+        own, other, random = (_mean(part.T) for part in rows)
+        one = np.stack([before, before, before, other, random]).astype(float)
+        two = np.stack([own, other, random, own, own])  # [group, prompt]
+        pairs = (one * two, one * (1 - two), (1 - one) * two, (1 - one) * (1 - two))
+        counts += [np.nansum(pair, axis=1) for pair in pairs]
+    tried = counts.sum(axis=0) > 0
+    bounds = np.full((2, len(GROUPS)), np.nan)
+    bounds[:, tried] = 100 * np.stack(newcombe(*counts[:, tried]))
+    return bounds
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

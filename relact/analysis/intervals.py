@@ -84,7 +84,8 @@ def over_relations(
     Relations are drawn with replacement, then every draw of one draws its prompts with replacement, the same
     for all columns, so that a column of differences is paired. Tails are widened for the number of relations
     (`tail`). As the spread between relations holds that of their prompts already, the interval is wider than
-    it must be where relations hardly differ. Of one relation, its prompts alone are drawn.
+    it must be where relations hardly differ. Of one relation, its prompts alone are drawn. Zero width where
+    all values of a column are equal (`alike`); NaN where a column has fewer than two values.
 
     Args:
         tables: of every relation, values [column, prompt]; a column is NaN where a relation does not have it.
@@ -104,11 +105,23 @@ def over_relations(
     counts = times @ there.astype(float)  # [draw, column]: drawn relations that have it
     means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
     bounds = np.full((2, n_columns), np.nan)
+    known = there.T @ [table.shape[1] for table in tables]  # [column]: prompts
     for column, size in enumerate(there.sum(axis=0)):
-        if size:
+        if known[column] > 1:
             edges = [tail(int(size)), 1 - tail(int(size))]
             bounds[:, column] = np.nanquantile(means[:, column], edges)
     return bounds[0], bounds[1]
+
+
+def alike(tables: Sequence[np.ndarray]) -> np.ndarray:
+    """bool [column] of what `over_relations` takes: all values are equal, so that drawing them anew tells
+    nothing of what other prompts would give.
+    """
+    values = np.concatenate(tables, axis=1)
+    known = ~np.isnan(values)
+    most = np.where(known, values, -np.inf).max(axis=1, initial=-np.inf)
+    least = np.where(known, values, np.inf).min(axis=1, initial=np.inf)
+    return np.asarray(most == least)
 
 
 def tail(n: int) -> float:

@@ -27,7 +27,6 @@ SPLITS = (ANSWERS, LANGUAGE, TEMPLATE)
 SEEN, UNSEEN = "seen", "unseen"
 WHOLE = "all"  # label of a table that is not split
 BOUNDS = ("drop", "low", "high")
-CELLS = ("absolute", "hurt", "helped")
 
 
 def effect_table(
@@ -41,10 +40,11 @@ def effect_table(
     Returns:
         A row per ablation, k, label of the split and group (``own``, ``other``, ``random``,
         ``own_minus_other``, ``own_minus_random``, as far as tried): ablation, k, split (`WHOLE` without one),
-        prompts, relations, group, drop, low, high (points of accuracy), absolute (points either way, as
-        losses and gains cancel in drop), hurt, helped (cells that lose and gain significantly), log_drop,
-        log_low, log_high (nats of the answer's first token; NaN where that is not stored). Intervals of 95 %
-        resample relations and prompts (`evidence`); relations without prompts of a label are not in its mean.
+        match (the rule for a right answer), prompts, relations, group, drop, low, high (points of accuracy),
+        size (points either way, mean over cells, so that losses and gains do not cancel; NaN of differences),
+        log_drop, log_low, log_high (nats of the answer's first token; NaN where that is not stored).
+        Intervals of 95 % resample relations and prompts (`evidence`); relations without prompts of a label
+        are not in its mean.
 
     Raises:
         InputError: no such ablation or split, or prompts that do not say it.
@@ -54,14 +54,16 @@ def effect_table(
     rows: list[dict[str, object]] = []
     for name in [names] if isinstance(names, str) else names:
         result = ablation_of(opened, name)
+        match = str(result.attrs["match"])
         labels = np.full(result.sizes["prompt"], WHOLE)
         if split is not None:
             labels = split_of(opened, name, split)
         for k, part in _each_k(result):
             for label in dict.fromkeys(labels.tolist()):
                 found = evidence(of_prompts(part, labels == label))
-                rows += [{"ablation": name, "k": k, "split": label, **row} for row in _rows(found)]
-    columns = ["ablation", "k", "split", "prompts", "relations", "group", *BOUNDS, *CELLS]
+                about = {"ablation": name, "k": k, "split": label, "match": match}
+                rows += [{**about, **row} for row in _rows(found)]
+    columns = ["ablation", "k", "split", "match", "prompts", "relations", "group", *BOUNDS, "size"]
     return pd.DataFrame(rows, columns=[*columns, *(f"log_{bound}" for bound in BOUNDS)])
 
 
@@ -108,11 +110,9 @@ def _rows(found: xr.Dataset) -> Iterator[dict[str, object]]:
     """A row per group of `evidence`."""
     sizes = {"prompts": found.attrs["n_prompts"], "relations": found.attrs["n_relations"]}
     for at, group in enumerate(found["group"].values.tolist()):
-        row: dict[str, object] = {**sizes, "group": group}
+        row: dict[str, object] = {**sizes, "group": group, "size": float(found["mean_size"][at])}
         for log in ("", "log_"):
             for bound in BOUNDS:
                 name = f"mean_{log}{bound}"
                 row[f"{log}{bound}"] = float(found[name][at]) if name in found else float("nan")
-        row |= {"absolute": float(found["mean_absolute"][at])}
-        row |= {name: float(found[name][at]) for name in ("hurt", "helped")}
         yield row

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relact.ablating.options import AblateOptions
 from relact.cli.options import Json, Output, StorePlace
 from relact.cli.printing import show_frame, told_of
 from relact.schema import ABLATIONS
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GROUPS = ("own", "other", "random")
-CLEAR = ("hurt", "helped")
 
 
 def effects(
@@ -41,16 +41,13 @@ def effects(
     if output or as_json:
         return show_frame(table, as_json, output)
     terminal.say("mean drop [95 % interval]: in points, and in nats of the answer's first token")
-    terminal.say(
-        "losses and gains cancel in other and random: |other| and |random| are the mean change either way; "
-        "hurt and helped, how many cells of other relations lose and gain significantly"
-    )
+    terminal.say("size: points either way, mean over cells, where losses and gains do not cancel")
     terminal.table(_wide(table))
 
 
 def _wide(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per ablation and label, columns of own, other and random, as text; the last two also without
-    signs.
+    """A row per ablation and label, columns of own, other and random, as text; the rule for a right answer
+    where it is not the usual one.
     """
     import pandas as pd
 
@@ -61,15 +58,15 @@ def _wide(table: pd.DataFrame) -> pd.DataFrame:
             f"{drop:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
             for drop, low, high in zip(*columns, strict=True)
         ]
-    index = ["ablation", "k", "split", "prompts", "relations"]
+    shown["size"] = [f"{size:.1f}" for size in shown["size"]]
+    usual = (table["match"] == AblateOptions.match).all()
+    index = ["ablation", "k", "split", *([] if usual else ["match"]), "prompts", "relations"]
     found: dict[tuple[object, ...], dict[str, object]] = {}
     for row in shown.to_dict("records"):
         cells = found.setdefault(tuple(row[name] for name in index), {name: row[name] for name in index})
-        cells |= {row["group"]: row["text"], f"log_{row['group']}": row["log_text"]}
-        cells |= {f"|{row['group']}|": f"{row['absolute']:.1f}"}
-        if row["group"] == "other":
-            cells |= {name: f"{row[name]:.0f}" for name in CLEAR}
+        group = row["group"]
+        cells |= {group: row["text"], f"size_{group}": row["size"], f"log_{group}": row["log_text"]}
     wide = pd.DataFrame(list(found.values()))
     groups = [name for name in GROUPS if name in wide]
-    sizes = [name for name in ("|other|", "|random|", *CLEAR) if name in wide]
+    sizes = [f"size_{name}" for name in groups if name != "own"]
     return wide[[*index, *groups, *sizes, *(f"log_{name}" for name in groups)]].fillna("")

@@ -18,11 +18,14 @@ def judge(
         list[str] | None, typer.Argument(metavar="[ABLATION]...", help="names; all by default")
     ] = None,
     match: Annotated[
-        str | None, typer.Option(help="another rule than the recorded one: prefix, exact, paper")
+        str | None,
+        typer.Option(help="another rule, recorded in the former one's place: prefix, exact, paper"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge the stored texts of ablations again, without a model where they suffice."""
+    """Judge the stored texts of ablations again and store the verdicts in place of the former ones, without a
+    model where the texts suffice. `--match` with the former rule brings them back.
+    """
     from relact.ablating.judge import judge as judge_again
 
     table = judge_again(told_of(store, ABLATIONS), ablation or None, match=match)

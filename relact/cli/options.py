@@ -163,8 +163,8 @@ By = Annotated[
     str | None,
     typer.Option(
         "--by",
-        help="choose by activation (what tells prompts apart; the default) or attribution (what carries "
-        "the answer)",
+        help="by activation (what tells prompts apart; the default) or attribution (what the answer owes "
+        "each neuron)",
     ),
 ]
 Statistic = Annotated[

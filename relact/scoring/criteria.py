@@ -27,8 +27,8 @@ LONG = {statistic: name for name, statistic in SHORT.items()}
 USUAL = {ACTIVATION: AVERAGE_PRECISION, ATTRIBUTION: ATTRIBUTION_Z}  # quantity -> what it is chosen by
 CAPTURE = "capture them: `relact capture ... --attribution`, into a new store"
 MEANINGS = {
-    ACTIVATION: "neurons that tell the relation's prompts from others': detectors of the kind of prompt",
-    ATTRIBUTION: "neurons that the answer's log-probability hangs on: carriers of the answer",
+    ACTIVATION: "chosen as they tell the relation's prompts from others'",
+    ATTRIBUTION: "chosen by how much of the answer's log-probability is attributed to them",
 }
 
 
@@ -55,7 +55,7 @@ def named(by: str | None, statistic: str | None = None) -> str:
 
 
 def meaning(statistic: str) -> str:
-    """What neurons with a high score are, in words."""
+    """How neurons are chosen by a statistic, in words; what they do is for an ablation to show."""
     return MEANINGS[ATTRIBUTION if of_attributions(statistic) else ACTIVATION]
 
 

@@ -111,8 +111,7 @@ class Study:
             shared, size, expected = (table[name].mean() for name in ("shared", "other_size", "expected"))
             lines.append(
                 f"both choose {shared:.1f} of {size:.0f} hidden units on average (random sets would share "
-                f"{expected:.1f}): what tells prompts apart and what carries answers are "
-                f"{'mostly different' if shared < size / 2 else 'largely the same'} neurons"
+                f"{expected:.1f})"
             )
         return lines
 

@@ -99,6 +99,75 @@ def test_groups_are_the_effects_and_their_differences(made, found):
     assert sizes == {"n_relations": 3, "n_prompts": 120, "n_random": 12}
 
 
+def slow_pooled(correct, relation_of, first, second):
+    """Newcombe's interval of all prompts, pair by pair; sides are names of conditions, means over them."""
+    counts = [0.0] * 4
+    for at, relation in enumerate(relation_of):
+        one, two = ([relation] if side == "own" else side for side in (first, second))
+        one, two = ([name for name in side if side == [relation] or name != relation] for side in (one, two))
+        for a in one:
+            for b in two:
+                which = 2 * (not correct[a][at]) + (not correct[b][at])
+                counts[which] += 1 / (len(one) * len(two))
+    return 100 * np.ravel(newcombe(*(np.array(count) for count in counts)))
+
+
+@pytest.mark.parametrize("own", ["stays", "breaks"])
+def test_verdicts_that_change_alike_leave_an_interval(own):
+    """Nothing breaks, or every relation wholly by its own neurons: three relations of four prompts."""
+    relation_of, intact = [*"aaaabbbbcccc"], np.array([1, 1, 0, 1, 1, 1, 1, 1, 1, 0, 1, 1], bool)
+    if own == "breaks":
+        intact[:] = True
+    names = ["intact", *"abc", "random-0", "random-1"]
+    rows = np.array([intact] * len(names))
+    for at, name in enumerate("abc" if own == "breaks" else "", 1):
+        rows[at, np.array(relation_of) == name] = False
+    found = evidence(ablated(rows, relation_of, names), resamples=50)
+    correct = dict(zip(names, rows, strict=True))
+    chosen, random = ["a", "b", "c"], ["random-0", "random-1"]
+    sides = [
+        (["intact"], "own"),
+        (["intact"], chosen),
+        (["intact"], random),
+        (chosen, "own"),
+        (random, "own"),
+    ]
+    for at, (first, second) in enumerate(sides):
+        bounds = slow_pooled(correct, relation_of, first, second)
+        assert (found["mean_low"][at], found["mean_high"][at]) == pytest.approx(bounds)
+        assert bounds[1] - bounds[0] > 10
+    drop = 100.0 if own == "breaks" else 0.0
+    np.testing.assert_allclose(found["mean_drop"], [drop, 0, 0, drop, drop])
+    assert ("not established" in " ".join(claims(found))) == (own == "stays")
+
+
+def test_one_prompt_has_bounds_of_verdicts_and_none_of_nats():
+    found = evidence(ablated([[1], [1]], ["a"], ["intact", "a"], logs=[[-1.0], [-3.0]]), resamples=50)
+    assert found["mean_low"][0] < -50 and found["mean_high"][0] > 50
+    assert np.isnan(found["mean_log_low"][0]) and found["mean_log_drop"][0] == 2
+
+
+def test_what_others_lose_and_gain_does_not_cancel():
+    """a's neurons take b and give c as much: nothing on average, and 33 points either way."""
+    relation_of = np.repeat([*"abc"], 40)
+    rows = np.zeros((6, 120), bool)
+    rows[:, 40:80] = True
+    rows[1, 40:80], rows[1, 80:] = False, True
+    rows[5, 80:84] = True  # one of two random sets gives 10 points of c
+    found = evidence(ablated(rows, relation_of, ["intact", *"abc", "random-0", "random-1"]), resamples=50)
+    sizes = dict(zip(found["group"].values.tolist(), found["mean_size"].values.tolist(), strict=True))
+    line = summary(found)
+    assert "(33.3 either way), random ones" in line and line.count("either way") == 2
+    assert float(found["mean_drop"].sel(group="other")) == pytest.approx(0)
+    assert sizes["other"] == pytest.approx(100 / 3) and sizes["own"] == 0  # of b and c one of two cells each
+    assert sizes["random"] == pytest.approx(5 / 3) and np.isnan(sizes["own_minus_other"])
+    line = next(line for line in claims(found) if line.startswith("other relations"))
+    assert line == (
+        "other relations change by 33.3 points on average, losses and gains alike (random sets: 1.7); "
+        "2 of 6 cells beyond chance (1 lose, 1 gain)"
+    )
+
+
 def test_ranks_and_verdicts(found):
     for suffix, log in (("", ""), ("_log", "log_")):
         drops = found[f"{log}drop"].values
@@ -224,21 +293,6 @@ def test_who_hurts_and_helps_whom():
     assert table.loc["b", ["hurts", "helps"]].tolist() == ["", ""]
 
 
-def test_losses_and_gains_of_others_do_not_cancel():
-    """a's neurons take from b what b's give a: 0 on average, and 75 points either way, in two clear cells."""
-    relation_of, first = np.repeat([*"ab"], 40), np.tile(np.arange(40) < 30, 2)
-    known = first & (relation_of == "b")
-    rows = [known, np.zeros(80, bool), first, known]
-    found = evidence(ablated(rows, relation_of, ["intact", "a", "b", "random-0"]), resamples=50)
-    other, random = found.sel(group="other"), found.sel(group="random")
-    assert other["mean_drop"] == 0 and random["mean_absolute"] == 0
-    assert (other["mean_absolute"], other["hurt"], other["helped"]) == (75, 1, 1)
-    assert np.isnan(random["hurt"]) and np.isnan(found.sel(group="own_minus_other")["mean_absolute"])
-    assert "0.0 [" in summary(found) and "(75.0 either way), random ones" in summary(found)
-    expected = "accuracy by 75.0 points either way, matched random ones by 0.0 either way; of 2 such cells "
-    assert any(expected + "1 significantly lower, 1 higher" in line for line in claims(found))
-
-
 def test_claims_say_what_the_numbers_are(found):
     lines = claims(found)
     own = found.sel(group="own")
@@ -247,7 +301,7 @@ def test_claims_say_what_the_numbers_are(found):
     assert " more than another relation's and " in lines[0] and " more than matched random ones (" in lines[0]
     assert lines[0].endswith("over relations and prompts; Wilcoxon p = 0.25 and 0.25)")
     log = float(own["mean_log_drop"])
-    assert lines[-3].startswith(f"own neurons cost {log:.2f} nats of the answer's log-probability [")
+    assert lines[-4].startswith(f"own neurons cost {log:.2f} nats of the answer's log-probability [")
     first = float(found["drop"].values[0, 0])
     assert lines[-2].startswith(
         f"separate beyond chance and random sets: 3 of 3 by accuracy (r0 {first:.0f}, r1 "
@@ -257,13 +311,22 @@ def test_claims_say_what_the_numbers_are(found):
     )
 
 
+def test_claims_do_not_establish_what_one_of_interval_and_test_does_not():
+    """An interval that just leaves out 0 hangs on the draws of its bootstrap."""
+    found = evidence(study(np.random.default_rng(0), [40] * 8, n_random=5, own=0.5), resamples=1000)
+    assert not any("not established" in line for line in claims(found))
+    doubted = claims(found.assign_attrs(wilcoxon_random=0.08))
+    assert doubted[1].endswith("that they cost more than matched random ones")
+
+
 def test_claims_do_not_establish_what_the_interval_does_not():
     """Own neurons that do what any do: a loss, and no difference."""
     generator = np.random.default_rng(1)
     same = study(generator, [40] * 8, n_random=5, own=0.0, damage=0.7)
     lines = claims(evidence(same, resamples=1000))
     doubt = "that they cost more than another relation's and more than matched random ones"
-    assert lines[1] == lines[4] == f"not established, as 0 is in the interval: {doubt}"
+    assert lines[1] == lines[3] == f"not established by interval and test: {doubt}"
+    assert lines[4].startswith("other relations change by ")
     assert lines[5].startswith("separate beyond chance and random sets: 0 of 8 by accuracy, 0 of 8 by log-")
     assert "0.0 [" not in lines[0].replace("-0.0", "0.0 [")  # no negative zero
 

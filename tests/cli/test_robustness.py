@@ -46,6 +46,16 @@ def test_effects_are_printed_whole_and_split(relact, store):
         assert code == 1 and wrong[1] in err
 
 
+def test_another_rule_is_said_where_effects_are(relact, store):
+    assert "match" not in relact("effects", store)[1]
+    code, out, _ = relact("judge", store, "--match", "exact")
+    assert code == 0 and "exact" in out
+    code, out, _ = relact("effects", store)
+    assert code == 0 and "match" in out and "exact" in out
+    _, out, _ = relact("judge", "--help")
+    assert "in place of the former" in " ".join(out.split())
+
+
 def test_a_patch_is_a_row_per_relation(relact, store):
     patched = ("patch", store, "--mask", "top-12", "--per-relation", 2, "--seeds", 1)
     code, out, err = relact(*patched, "--json")
