@@ -46,4 +46,6 @@ def test_a_site_that_a_family_lacks_is_refused_in_a_line(saved, relact, prompt_f
     known = set(json.loads(relact("info", saved, "--json")[1])["sites"])
     lacking = next(site for site in sites.SITES if site not in known)
     code, _, err = relact("capture", saved, prompt_file, tmp_path / "s.zarr", "--sites", lacking)
-    assert code == 1 and err.count("\n") == 1 and f"no {lacking}" in err and "Traceback" not in err
+    *notes, problem = err.splitlines()  # what the self-check found is said before
+    assert code == 1 and f"no {lacking}" in problem and "Traceback" not in err
+    assert all(note.endswith("(self-check)") or "has no cache" in note for note in notes), notes
