@@ -144,6 +144,8 @@ def ablate_with(
     name = name or "-".join([prepare.name_of(masks_, options), *suffix])
     prepare.require_name(opened, name)
     run = _Run(opened, name, masks_, k is not None, asked, loaded, options, hypotheses, crew, progress)
+    if crew.rank == 0:
+        prepare.tell_replaced(opened, name, _record_of(opened, options, masks_, asked))
     if crew.size > 1:
         own = replace(crew, launch=f"{crew.launch} {name}")  # several ablations may follow each other
         ranks.together(opened.path, own, run)

@@ -13,7 +13,7 @@ from relact import sites as site_names
 from relact.ablating.decode import passes_of
 from relact.ablating.options import AblateOptions
 from relact.ablating.perplexity import ROWS, encoded, texts_of
-from relact.ablating.prepare import ks_of, outline_of, tests_of
+from relact.ablating.prepare import ks_of, outline_of, require_one, tests_of
 from relact.models import cost
 from relact.models.batches import Pass
 from relact.models.loading import LoadedModel, encode
@@ -38,6 +38,7 @@ def forecast(
     """What `ablate` with the same arguments would write and need, were nothing there yet;
     errors are those of `ablate`, but for what only the model's weights can tell.
     """
+    require_one(mask, k)
     opened = local.writable(store)
     loaded = outline_of(opened, model, device, trust_remote_code)
     table = tests_of(opened, tests, options.part).table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -189,6 +190,27 @@ class StoreModel:
         return model_of(self.store, self.given, self.device, self.trust_remote_code)
 
 
+def require_one(mask: str | None, k: int | Sequence[int] | None) -> None:
+    """Refuse a mask and k together, and neither."""
+    if (mask is None) == (k is None):
+        raise InputError("name one mask, or k", where="--mask/--k", fix="give exactly one of them")
+
+
+def tell_replaced(store: Store, name: str, record: schema.AblationRecord) -> None:
+    """Say that a stored ablation gives way to one with other settings that its name does not say."""
+    if not store.has(f"{schema.ABLATIONS}/{name}"):
+        return
+    former = store.ablation_record(name)
+    changed = [
+        f"{what} {getattr(former, what)} become {getattr(record, what)}"
+        for what in ("seeds", "control", "match")
+        if getattr(former, what) != getattr(record, what)
+    ]
+    if changed:
+        told = f"the stored ablation {name} is replaced: {', '.join(changed)}. Another --name keeps both"
+        logging.getLogger("relact").warning("%s: %s", store.path, told)
+
+
 def masks_of(
     store: LocalStore,
     options: AblateOptions,
@@ -198,8 +220,7 @@ def masks_of(
     progress: Progress,
 ) -> list[str]:
     """Names of the masks, one per k; selected first where they are not there, by rank 0 of a launch."""
-    if (mask is None) == (k is None):
-        raise InputError("name one mask, or k", where="--mask/--k", fix="give exactly one of them")
+    require_one(mask, k)
     if mask is not None:
         return [mask]
     if locks.Crew.of_environment().rank:

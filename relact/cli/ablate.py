@@ -140,8 +140,11 @@ def ablate(
     asked: dict[str, Any] = {"mask": mask, "k": sizes, "model": model, "tests": tests, "device": device}
     asked["trust_remote_code"] = trust_remote_code
     if dry_run:
+        from relact.ablating.doses import require_factors
         from relact.ablating.forecast import forecast
 
+        if factors:
+            require_factors(options, factors)
         return show_plans([forecast(options, store, **asked)] * max(1, len(factors)), as_json)
     asked |= {"name": name, "suffix": suffix, "hypotheses": (hypothesis or []) if registered else None}
     told_of(store, SCORES if mask is None else MASKS)

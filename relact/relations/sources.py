@@ -173,6 +173,11 @@ def _require_used(relations: Sequence[Relation], options: ReadingOptions, *, tab
         raise InputError(problem, where="sources", fix=leave)
     if options.label_names and not tables:
         raise InputError("none of them is a table, so no label has another name", where="sources", fix=leave)
+    names = {relation.name.rpartition("=")[2] for relation in relations}
+    for old, new in (options.label_names or {}).items():
+        if new.rpartition("=")[2] not in names:
+            fix = f"labels are called {', '.join(sorted(names)[:8])}"
+            raise InputError(f"no row has the label {old!r}", where="--label-names", fix=fix)
     if options.template is None:
         return
     given = slotted(options.template)

@@ -323,12 +323,20 @@ class Store(ABC):
             "pool": manifest.capture.pooled,
             "dtype": manifest.capture.dtype,
             **self._attributions(),
-            "size": show_bytes(sum(lay.bytes for lay in self.streams.values())),
+            "size": self._size(),
             "blocks": f"{self.n_blocks - missing} of {self.n_blocks} committed",
             "scores": self._scores(),
             "masks": ", ".join(self.children(schema.MASKS)) or "none",
             "ablations": ", ".join(self.children(schema.ABLATIONS)) or "none",
         }
+
+    def _size(self) -> str:
+        """Bytes of what is captured, uncompressed; of the whole where something is missing."""
+        whole = sum(lay.bytes for lay in self.streams.values())
+        rows = sum(self.committed_stop(block) - self.rows_of(block)[0] for block in range(self.n_blocks))
+        if rows == self.n_prompts:
+            return show_bytes(whole)
+        return f"{show_bytes(whole * rows // self.n_prompts)} captured, of {show_bytes(whole)}"
 
     def _scores(self) -> str:
         """Whether there are some, and how many neurons are coarse (`store.coarse`)."""

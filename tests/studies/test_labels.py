@@ -39,7 +39,7 @@ def test_labels_without_answers_end_in_masks_and_a_report(labelled, command, tin
     code, out, err = command("run", labelled, *columns, "--store", store, *few)
     assert code == 0, err
     assert f"{labelled}: relation from mood, text from said" in out
-    assert "top-5, neurons that tell" in out and "5 neurons of each relation" in out
+    assert "top-5, chosen as they tell" in out and "5 neurons of each relation" in out
     assert "Nothing was switched off: no prompt has an answer to test" in out and "--template" in out
     code, out, _ = command("compare", store)
     assert code == 0 and "mood=1" in out
