@@ -144,8 +144,6 @@ def ablate_with(
     name = name or "-".join([prepare.name_of(masks_, options), *suffix])
     prepare.require_name(opened, name)
     run = _Run(opened, name, masks_, k is not None, asked, loaded, options, hypotheses, crew, progress)
-    if crew.rank == 0:
-        prepare.tell_replaced(opened, name, _record_of(opened, options, masks_, asked))
     if crew.size > 1:
         own = replace(crew, launch=f"{crew.launch} {name}")  # several ablations may follow each other
         ranks.together(opened.path, own, run)
@@ -241,6 +239,7 @@ class _Run:
     def finish(self) -> None:
         """Ask what no journal knows, and write the result."""
         journal = self._journal()
+        prepare.tell_what_goes(self.store, self.name, self.record)
         self._job().result(self.record, journal, self.progress).write(self.store, self.name)
         journal.remove()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from relact.errors import IdentityError, InputError
 from relact.models.loading import LoadedModel, encode, load
 from relact.models.outline import UNKNOWN, outline
 from relact.models.targets import distractors, first_tokens
-from relact.progress import Progress
+from relact.progress import LOG, Progress
 from relact.relations.identity import named_subjects, same
 from relact.relations.split import parts_of
 from relact.relations.table import check
@@ -191,24 +190,9 @@ class StoreModel:
 
 
 def require_one(mask: str | None, k: int | Sequence[int] | None) -> None:
-    """Refuse a mask and k together, and neither."""
+    """`InputError` unless either a mask is named or k is given."""
     if (mask is None) == (k is None):
         raise InputError("name one mask, or k", where="--mask/--k", fix="give exactly one of them")
-
-
-def tell_replaced(store: Store, name: str, record: schema.AblationRecord) -> None:
-    """Say that a stored ablation gives way to one with other settings that its name does not say."""
-    if not store.has(f"{schema.ABLATIONS}/{name}"):
-        return
-    former = store.ablation_record(name)
-    changed = [
-        f"{what} {getattr(former, what)} become {getattr(record, what)}"
-        for what in ("seeds", "control", "match")
-        if getattr(former, what) != getattr(record, what)
-    ]
-    if changed:
-        told = f"the stored ablation {name} is replaced: {', '.join(changed)}. Another --name keeps both"
-        logging.getLogger("relact").warning("%s: %s", store.path, told)
 
 
 def masks_of(
@@ -237,6 +221,16 @@ def journal_of(store: LocalStore, name: str, tests: Tests, options: AblateOption
     identity = f"{aside.owner(store.path)} {store.manifest.model.fingerprint} {asked}"
     real = aside.home(store.path)
     return Journal(real.with_name(f".{real.name}.{name}.jsonl"), identity, rank)
+
+
+def tell_what_goes(store: Store, name: str, record: schema.AblationRecord) -> None:
+    """Say that a result replaces one of other settings that its name does not hold."""
+    if not store.has(f"{schema.ABLATIONS}/{name}"):
+        return
+    stored = store.ablation_record(name)
+    for what in ("seeds", "match"):
+        if (was := getattr(stored, what)) != getattr(record, what):
+            LOG.warning("ablations/%s is replaced, which had %s %s; --name keeps both", name, what, was)
 
 
 def recall(store: Store, journal: Journal, tests: Tests, options: AblateOptions) -> None:

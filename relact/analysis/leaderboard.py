@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 GROUPS = ("own", "other", "random", "own_minus_other", "own_minus_random")
-RESAMPLES = 2000  # of every interval: a board has many
 EFFECTS = [name for group in GROUPS for name in (group, f"{group}_low", f"{group}_high")]
 COLUMNS = [
     "criterion",
@@ -74,7 +73,7 @@ def leaderboard_of(store: Place | Sequence[Place], *, part: str = schema.DEV) ->
             if entry.part not in ("all", part) or key[0] in before:
                 continue
             if key not in rows or entry.part == part:  # one of this part alone has more seeds, as a rule
-                found = evidence(of_part(entry.ablation.load(), part), resamples=RESAMPLES)
+                found = evidence(of_part(entry.ablation.load(), part))
                 rows[key] = {"criterion": key[0], **_row(opened, entry, found)}
     board = pd.DataFrame(rows.values(), columns=COLUMNS).sort_values(["criterion", "k"])
     for column, source in (("area", "own_minus_other"), ("area_log", "log_own_minus_other")):

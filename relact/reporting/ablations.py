@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 ALL = "all"  # the choice of every site, or the mean over relations
 CONTROL = "random"  # column of the mean over the random controls
 OWN, OTHER = "own", "other"  # with CONTROL: whose neurons are switched off
-RESAMPLES = 2000  # of the intervals: a store may hold many matrices
 COLUMNS = [
     "choice",
     "condition",
@@ -77,7 +76,7 @@ def ablations_of(store: Store) -> tuple[dict[str, Choice], pd.DataFrame, pd.Data
     matrices = [pd.DataFrame(columns=COLUMNS)]
     sweeps = [pd.DataFrame(columns=["choice", "k", "relation", "whose", "drop"])]
     for choice, k, dataset in _each(store):
-        found = evidence(dataset, resamples=RESAMPLES)
+        found = evidence(dataset)
         means = dict(zip(found["group"].values.tolist(), found["mean_drop"].values.tolist(), strict=True))
         own, other, random = (float(means.get(name, np.nan)) for name in (OWN, OTHER, CONTROL))
         said, foreign = tuple(claims(found)), schema.ANSWERS in dataset

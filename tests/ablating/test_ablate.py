@@ -199,6 +199,14 @@ def test_what_another_ablation_of_the_store_found_is_not_computed_again(copied, 
     xr.testing.assert_equal(fewer["generated"], before["generated"].sel(condition=fewer["condition"]))
 
 
+def test_a_result_of_other_seeds_is_not_replaced_without_a_word(copied, model, caplog):
+    seeds = copied.ablation_record("top-200").seeds
+    ablate.ablate(copied, mask="top-200", model=model, seeds=seeds)
+    assert "replaced" not in caplog.text
+    ablate.ablate(copied, mask="top-200", model=model, seeds=[1])
+    assert f"ablations/top-200 is replaced, which had seeds {seeds}" in caplog.text
+
+
 def test_a_sweep_has_a_dimension_k_and_equals_its_parts(copied, model):
     result = ablate.ablate(copied, k=[50, 200], model=model, seeds=[0, 1]).load()
     assert dict(result["correct"].sizes) == {"k": 2, "condition": 6, "prompt": 18}

@@ -56,15 +56,6 @@ def test_another_rule_is_said_where_effects_are(relact, store):
     assert "the place of the former" in " ".join(out.split())
 
 
-def test_what_replaces_a_stored_ablation_is_told(relact, store):
-    code, _, err = relact("ablate", store, "--mask", "top-12", "--seeds", 1, "--match", "exact")
-    told = " ".join(err.split())
-    assert code == 0 and "stored ablation top-12 is replaced: seeds (0, 1" in told and "--name" in told
-    assert "match prefix become exact" in told
-    again = relact("ablate", store, "--mask", "top-12", "--seeds", 1, "--match", "exact")
-    assert "replaced" not in again[2]
-
-
 @pytest.mark.parametrize(
     "wrong",
     [(), ("--mask", "top-12", "--k", 12), ("--mask", "top-12", "--scale", 0.5, "--mode", "mean")],

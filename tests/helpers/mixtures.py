@@ -117,9 +117,10 @@ def config(name: str, **changes: Any) -> Any:
 
 def model(name: str, *, seed: int = 0, **changes: Any) -> Any:
     """A causal language model in eval mode, with weights large enough that every neuron counts."""
-    built = transformers.AutoModelForCausalLM.from_config(config(name, **changes)).eval()
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)  # of what transformers draws itself, attention sinks for one
+        built = transformers.AutoModelForCausalLM.from_config(config(name, **changes)).eval()
         for parameter in built.parameters():
             noise = torch.randn(parameter.shape, generator=generator) * 0.3
             parameter.copy_(noise if parameter.dim() > 1 else parameter.float() + noise)

@@ -220,9 +220,10 @@ def model(kind: str, *, seed: int = 0, **changes: Any) -> Any:
     built_of = (
         transformers.AutoModelForImageTextToText if kind in WRAPPERS else transformers.AutoModelForCausalLM
     )
-    built = built_of.from_config(config(kind, **changes), dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)  # of what transformers draws itself
+        built = built_of.from_config(config(kind, **changes), dtype=torch.float32).eval()
         for name, parameter in built.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator) * 0.3
             plain = parameter.dim() > 1 and not name.endswith(("A_log", "conv1d.weight"))

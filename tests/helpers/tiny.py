@@ -154,9 +154,10 @@ def model(name: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.floa
     """A causal language model in eval mode; weights are large enough that every neuron visibly changes the
     logits.
     """
-    built = transformers.AutoModelForCausalLM.from_config(config(name, **changes), dtype=dtype).eval()
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)  # of what transformers draws itself
+        built = transformers.AutoModelForCausalLM.from_config(config(name, **changes), dtype=dtype).eval()
         for parameter in built.parameters():
             noise = torch.randn(parameter.shape, generator=generator) * 0.3
             parameter.copy_(noise if parameter.dim() > 1 else parameter.float() + noise)

@@ -14,7 +14,7 @@ from helpers import comparison, deep, shrunk
 
 from relact import sites
 from relact.errors import ModelError
-from relact.models import loading
+from relact.models import outline
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text().splitlines()
 USUAL = (*deep.TYPES, "deepseek_v2", "openai-gpt")  # and latent attention, and no cache at all
@@ -25,7 +25,7 @@ UNREADABLE = ("gemma4_assistant",)  # what its type alone says has sizes that do
 def test_a_type_is_what_its_weights_hooks_and_generation_say(kind: str, tmp_path: Path) -> None:
     """Its row of the documentation is what was found; see `helpers.comparison` for what is compared."""
     assert comparison.of(kind) in PAGE, "run `python tools/build_families.py`"
-    described = loading.describe(named(tmp_path, kind))  # of the sizes that transformers takes for granted
+    described = outline.describe(named(tmp_path, kind))  # of the sizes that transformers takes for granted
     assert set(described.sites) <= set(sites.SITES) and min(described.sites.values()) > 0
 
 
@@ -41,7 +41,7 @@ def test_every_other_type_is_refused_in_a_line(tmp_path: Path) -> None:
     others = {*shrunk.TYPES, *shrunk.WRAPPERS} - {*sites.KNOWN, *UNREADABLE}
     for kind in sorted(others):
         with pytest.raises(ModelError) as refusal:
-            loading.describe(named(tmp_path, kind))
+            outline.describe(named(tmp_path, kind))
         reason = sites.REFUSED.get(kind, "not in the table of families")
         assert re.fullmatch(rf"model family {kind}: {reason}[^\n]+", str(refusal.value))
 

@@ -52,7 +52,7 @@ def loaded(tiny_folder):
     "options",
     [
         CaptureOptions(block=5),
-        CaptureOptions(sites="all", attribution=True, memory="2GiB"),
+        CaptureOptions(sites="all", attribution=True, memory="16GiB"),
         CaptureOptions(attribution=True, attribution_method="direct"),
     ],
 )

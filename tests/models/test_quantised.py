@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from relact.errors import ModelError
-from relact.models import gradients, loading
+from relact.models import gradients, loading, outline
 
 # what a method's configuration cannot be made without
 NEEDED: dict[str, dict[str, Any]] = {
@@ -76,7 +76,7 @@ def test_a_package_that_is_not_there_is_named(plain, tmp_path, name, package):
     folder = _said(plain, tmp_path / "m", {"quant_method": name, **NEEDED[name]})
     with pytest.raises(ModelError, match=package):
         loading.load(str(folder))
-    assert loading.describe(str(folder)).sites  # what it has is known without
+    assert outline.describe(str(folder)).sites  # what it has is known without
 
 
 def test_a_method_that_transformers_passes_over_is_refused(plain, tmp_path):

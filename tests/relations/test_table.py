@@ -86,7 +86,7 @@ def test_the_preview_shows_prompt_and_answers():
     assert "is  ->  x | y" in table.preview(prompts.prompts([made]))
 
 
-@pytest.mark.parametrize("name", ["Intact", "intact_verbs", "random", "randomness", "not random-1"])
+@pytest.mark.parametrize("name", ["Intact", "intact_verbs", "Random", "randomness", "not random-1"])
 def test_a_name_that_only_resembles_a_condition_is_kept(name):
     frame = pandas.DataFrame({"text": ["a", "b"], "relation": name})
     assert table.check(frame)["relation"].tolist() == [name, name]
