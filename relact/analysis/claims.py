@@ -76,11 +76,15 @@ def criterion_of(ablation: xr.Dataset) -> tuple[str, tuple[str, ...]]:
 
 
 def summary(found: xr.Dataset) -> str:
-    """What `evidence` says in one line: mean drops in points, and how many relations separate."""
+    """What `evidence` says in one line: mean drops in points, others' also without their signs, and how many
+    relations separate.
+    """
     parts = []
     for group, whose in (("own", "own neurons"), ("other", "another relation's"), ("random", "random ones")):
         if group in found["group"].values:
-            parts.append(f"{whose} {_interval(found, '', group, 1)}")
+            size = float(found["mean_size"].sel(group=group))
+            either = f" ({size:.1f} either way)" if group != "own" else ""
+            parts.append(f"{whose} {_interval(found, '', group, 1)}{either}")
     separate = int(found["separates"].values.sum())
     return f"points lost by {', '.join(parts)}; {separate} of {_n_own(found)} relations separate"
 

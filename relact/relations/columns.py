@@ -47,6 +47,7 @@ class Naming:
         chosen: a line a table.
         asked: the template that asks for the label of a ready text; None where none is asked for.
         called: a label as the table has it -> as it shall be called.
+        met: the labels that were met, as they stand there; collected where any is called otherwise.
         own_negatives: of a concept data set are its own relation, called as the concept.
     """
 
@@ -55,6 +56,7 @@ class Naming:
     asked: str | None = None
     called: Mapping[str, str] = field(default_factory=dict)
     own_negatives: bool = False
+    met: set[str] = field(default_factory=set)
 
     def columns(self, sample: Sequence[Mapping[str, Any]], path: Path) -> dict[str, str]:
         """What we need -> what the table calls it. A column is one thing only.
@@ -87,7 +89,11 @@ class Naming:
 
     def label(self, value: Any) -> Any:
         """A label as the caller calls it, or as it is."""
-        return value if is_nothing(value) else self.called.get(str(value).strip(), value)
+        if is_nothing(value) or not self.called:
+            return value
+        told = str(value).strip()
+        self.met.add(told)
+        return self.called.get(told, value)
 
     def require(self, names: Iterable[Any], path: Path) -> None:
         """Raise where a column that the caller names is not there."""

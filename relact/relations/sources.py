@@ -8,7 +8,7 @@ rows into relations. Nothing heavy is imported here.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from relact.relations.facts import Relation
 from relact.relations.options import ReadingOptions
 from relact.relations.row import slotted
 
+NAMED = 8  # labels that an error lists
 HERE = Path(__file__).parent
 
 STARTER = (
@@ -122,7 +123,10 @@ def load(
         label_names,
         own_negatives,
     )
-    return _load(source, options, skipped, chosen)
+    met: set[str] = set()
+    relations = _load(source, options, skipped, chosen, met)
+    _require_met(options, met)
+    return relations
 
 
 def load_all(
@@ -143,10 +147,10 @@ def load_all(
     """
     options = options or ReadingOptions()
     chosen = [] if chosen is None else chosen
-    before = len(chosen)
+    before, met = len(chosen), set[str]()
     relations: dict[str, Relation] = {}
     for source in sources:
-        loaded = [source] if isinstance(source, Relation) else _load(source, options, skipped, chosen)
+        loaded = [source] if isinstance(source, Relation) else _load(source, options, skipped, chosen, met)
         for relation in loaded:
             if relations.setdefault(relation.name, relation) != relation:
                 where = source.name if isinstance(source, Relation) else source
@@ -157,6 +161,7 @@ def load_all(
                 )
     found = list(relations.values())
     _require_used(found, options, tables=len(chosen) > before)
+    _require_met(options, met)
     return found
 
 
@@ -173,11 +178,6 @@ def _require_used(relations: Sequence[Relation], options: ReadingOptions, *, tab
         raise InputError(problem, where="sources", fix=leave)
     if options.label_names and not tables:
         raise InputError("none of them is a table, so no label has another name", where="sources", fix=leave)
-    names = {relation.name.rpartition("=")[2] for relation in relations}
-    for old, new in (options.label_names or {}).items():
-        if new.rpartition("=")[2] not in names:
-            fix = f"labels are called {', '.join(sorted(names)[:8])}"
-            raise InputError(f"no row has the label {old!r}", where="--label-names", fix=fix)
     if options.template is None:
         return
     given = slotted(options.template)
@@ -185,6 +185,20 @@ def _require_used(relations: Sequence[Relation], options: ReadingOptions, *, tab
     if given not in used:
         problem = f"no prompt is made with the template {options.template!r}: they have their own"
         raise InputError(problem, where="--template", fix="leave it out, or give facts or texts without one")
+
+
+def _require_met(options: ReadingOptions, met: Collection[str]) -> None:
+    """Refuse another name for a label that no row has: a misspelt one would keep its old name unsaid.
+
+    Raises:
+        InputError: such a label.
+    """
+    for label in options.label_names or {}:
+        if label not in met:
+            there = sorted(met)
+            more = f" and {len(there) - NAMED} more" if len(there) > NAMED else ""
+            fix = f"labels are {', '.join(there[:NAMED])}{more}" if there else "leave the option out"
+            raise InputError(f"no row has the label {label!r}", where="--label-names", fix=fix)
 
 
 def load_paper(folder: str | Path) -> list[Relation]:
@@ -213,7 +227,11 @@ def read_relation(path: Path) -> Relation:
 
 
 def _load(
-    source: str | Path, options: ReadingOptions, skipped: list[str] | None, chosen: list[str] | None
+    source: str | Path,
+    options: ReadingOptions,
+    skipped: list[str] | None,
+    chosen: list[str] | None,
+    met: set[str],
 ) -> list[Relation]:
     name = str(source)
     if name == "starter":
@@ -231,6 +249,7 @@ def _load(
         None if options.template is None else slotted(options.template),
         options.label_names or {},
         options.own_negatives,
+        met,
     )
     rows = importers.rows(path, naming=naming, skip_bad=options.skip_bad, skipped=skipped)
     relations = assemble(rows, options)

@@ -331,12 +331,10 @@ class Store(ABC):
         }
 
     def _size(self) -> str:
-        """Bytes of what is captured, uncompressed; of the whole where something is missing."""
+        """Of what is captured; where blocks are missing, of those that are there and of all."""
         whole = sum(lay.bytes for lay in self.streams.values())
-        rows = sum(self.committed_stop(block) - self.rows_of(block)[0] for block in range(self.n_blocks))
-        if rows == self.n_prompts:
-            return show_bytes(whole)
-        return f"{show_bytes(whole * rows // self.n_prompts)} captured, of {show_bytes(whole)}"
+        there = whole * len(self.log.present()) // self.n_blocks
+        return show_bytes(whole) if there == whole else f"{show_bytes(there)} captured of {show_bytes(whole)}"
 
     def _scores(self) -> str:
         """Whether there are some, and how many neurons are coarse (`store.coarse`)."""

@@ -9,6 +9,7 @@ import xarray as xr
 from helpers import deep
 from helpers.ablated import ablated, study
 
+from relact.analysis.claims import summary
 from relact.analysis.effects import effects
 from relact.analysis.evidence import claims, evidence, influences
 from relact.analysis.hypotheses import beyond_random, mcnemar
@@ -155,6 +156,8 @@ def test_what_others_lose_and_gain_does_not_cancel():
     rows[5, 80:84] = True  # one of two random sets gives 10 points of c
     found = evidence(ablated(rows, relation_of, ["intact", *"abc", "random-0", "random-1"]), resamples=50)
     sizes = dict(zip(found["group"].values.tolist(), found["mean_size"].values.tolist(), strict=True))
+    line = summary(found)
+    assert "(33.3 either way), random ones" in line and line.count("either way") == 2
     assert float(found["mean_drop"].sel(group="other")) == pytest.approx(0)
     assert sizes["other"] == pytest.approx(100 / 3) and sizes["own"] == 0  # of b and c one of two cells each
     assert sizes["random"] == pytest.approx(5 / 3) and np.isnan(sizes["own_minus_other"])

@@ -11,9 +11,7 @@ import pytest
 from helpers import sample, tiny
 
 import relact as library
-from relact.errors import IdentityError, InputError
-from relact.relations import sources
-from relact.relations.options import ReadingOptions
+from relact.errors import IdentityError
 from relact.store import local
 
 MOST = 4  # commands on the way
@@ -138,27 +136,9 @@ def test_what_is_not_there_is_answered_with_what_is(relact, tiny_study, tmp_path
     assert "relact prompts FILE" in err
 
 
-def test_names_of_labels_that_no_row_has_are_refused(tmp_path):
-    path = tmp_path / "reviews.csv"
-    path.write_text("review,sentiment\n" + "".join(f"text {at},{'pn'[at % 2]}\n" for at in range(8)))
-    reading = {"text_column": "review", "label_column": "sentiment"}
-    with pytest.raises(InputError, match=r"no row has the label '0'.*Labels are called n, p"):
-        sources.load_all([path], ReadingOptions(**reading, label_names={"0": "bad"}))
-    found = sources.load_all([path], ReadingOptions(**reading, label_names={"p": "good"}))
-    assert {relation.name for relation in found} == {"n", "good"}
-
-
 def test_another_studys_store_is_told_by_its_prompts(tiny_study):
     manifest = tiny_study.manifest
     prompts = {**manifest.prompts, "test": {**manifest.prompts["test"], "digest": "0" * 32}}
     other = replace(manifest, prompts=prompts, capture=replace(manifest.capture, pool="max"))
     with pytest.raises(IdentityError, match=r"it holds other prompts: .*prompts\.test\.digest"):
         local.require_identity(tiny_study, other)
-
-
-def test_the_size_is_of_what_is_captured(relact, tiny_study, tmp_path):
-    relact("pack", tiny_study.path, tmp_path / "p.zarr.zip", "--licence", "cc-by-4.0")
-    relact("unpack", tmp_path / "p.zarr.zip", tmp_path / "p.zarr")
-    whole = tiny_study.describe()["size"]
-    assert library.open_store(tmp_path / "p.zarr").describe()["size"] == f"0 B captured, of {whole}"
-    assert "captured" not in whole

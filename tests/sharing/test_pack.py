@@ -71,6 +71,7 @@ def test_attributions_travel_with_activations(tmp_path, out):
     repeat = unpack(tmp_path / out, tmp_path / "again.zarr")
     assert contents(repeat.path) == contents(store.path) and verify.verify(repeat.path).ok
     without = unpack(pack(store.path, tmp_path / f"2{out}").path, tmp_path / "without.zarr")
+    assert without.describe()["size"] == f"0 B captured of {store.describe()['size']}"
     assert without.missing_blocks() == [0, 1, 2] and without.manifest == replace(
         store.manifest, id=without.manifest.id
     )

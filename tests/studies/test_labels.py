@@ -130,6 +130,22 @@ def test_what_is_said_of_sources_is_true_of_one(labelled, tmp_path):
         sources.load_all([path], ReadingOptions(template="{} It is"))
 
 
+def test_a_name_for_a_label_that_no_row_has_is_refused(labelled):
+    """By either way in, and of several sources only where none of them has it."""
+    options = ReadingOptions(**ASKED, label_names={"1": "warm", "good": "cold"})
+    problem = r"no row has the label 'good'.*[Ll]abels are 0, 1"
+    with pytest.raises(InputError, match=problem):
+        sources.load_all([labelled], options)
+    with pytest.raises(InputError, match=problem):
+        sources.load(labelled, label_column="mood", text_column="said", label_names={"good": "cold"})
+    other = labelled.with_name("other.csv")
+    pd.DataFrame([(f"it {at}", "good") for at in range(4)], columns=["said", "mood"]).to_csv(
+        other, index=False
+    )
+    names = {relation.name for relation in sources.load_all([labelled, other], options)}
+    assert {"warm", "cold"} <= names
+
+
 def test_groups_name_relations(tmp_path):
     rows = [(f"t{at}", at % 2, ["toxic", "formal"][at % 4 // 2]) for at in range(16)]
     pd.DataFrame(rows, columns=["said", "value", "question"]).to_csv(tmp_path / "g.csv", index=False)
