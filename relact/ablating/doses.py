@@ -20,6 +20,15 @@ from relact.store import local
 from relact.store.reading import Store
 
 
+def require_factors(options: AblateOptions, factors: Sequence[float]) -> None:
+    """Refuse factors beside another mode, none, and one twice."""
+    if options.mode not in (AblateOptions.mode, SCALE):
+        fix = "leave one of them out"
+        raise InputError(f"factors and mode {options.mode!r}", where="--scale", fix=fix)
+    if not factors or len(set(factors)) < len(factors):
+        raise InputError(f"factors {list(factors)}", where="--scale", fix="give each once, such as 0.5,1.5,2")
+
+
 def ablate_doses(
     options: AblateOptions,
     store: str | Path | Store,
@@ -44,11 +53,7 @@ def ablate_doses(
     Raises:
         InputError: another mode, no factor or one twice.
     """
-    if options.mode not in (AblateOptions.mode, SCALE):
-        fix = "leave one of them out"
-        raise InputError(f"factors and mode {options.mode!r}", where="--scale", fix=fix)
-    if not factors or len(set(factors)) < len(factors):
-        raise InputError(f"factors {list(factors)}", where="--scale", fix="give each once, such as 0.5,1.5,2")
+    require_factors(options, factors)
     opened = local.writable(store)
     loaded = StoreModel(opened, model, device, trust_remote_code)
     chosen = masks_of(opened, options, mask, k, loaded, progress)

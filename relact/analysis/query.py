@@ -316,7 +316,8 @@ def position(names: Sequence[str], relation: str, where: object) -> int:
 
 def _check(store: Store, site: str, layer: int, index: int) -> str:
     """The canonical name of a site whose neuron exists."""
-    canonical, *more = site_names.expand(site)
+    known = site in site_names.SITES or site in site_names.ALIASES
+    canonical, *more = site_names.expand(site) if known else (site,)
     if more or canonical not in store.sites:
         raise InputError(
             f"no site {site!r} in this store", where=store.path, fix=f"use {', '.join(store.sites)}"

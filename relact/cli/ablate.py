@@ -131,10 +131,8 @@ def ablate(
     if preset:
         recipe = presets.get(preset)
         options, sizes = recipe.ablate, sizes or (None if mask else recipe.k)
-    factors = decimals(scale, "--scale") if scale else []
+    factors = _factors(scale, options, sizes)
     _require_partners(source, language or paraphrase, hypothesis, registered)
-    if factors and isinstance(sizes, list):
-        raise typer.BadParameter("of one k", param_hint="--scale")
     suffix = [*filter(None, [language]), *["paraphrase"] * paraphrase]
     tests = _tests(store, prompt_file, language, paraphrase, source or [], preset)
     asked: dict[str, Any] = {"mask": mask, "k": sizes, "model": model, "tests": tests, "device": device}
@@ -152,6 +150,19 @@ def ablate(
     with Stages() as progress:
         result = ablate_with(options, store, **asked, progress=progress)
     show_ablation(result, as_json)
+
+
+def _factors(scale: str | None, options: AblateOptions, sizes: int | list[int] | None) -> list[float]:
+    """The factors of --scale, refused where a run would."""
+    if not scale:
+        return []
+    from relact.ablating.doses import require_factors
+
+    factors = decimals(scale, "--scale")
+    if isinstance(sizes, list):
+        raise typer.BadParameter("of one k", param_hint="--scale")
+    require_factors(options, factors)
+    return factors
 
 
 def _doses(

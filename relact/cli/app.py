@@ -56,7 +56,7 @@ COMMANDS = {
     ),
     "judge": (
         "judge:judge",
-        "Judge the stored texts of ablations again, without a model where they suffice.",
+        "Judge the stored texts of ablations again, and store the verdicts.",
     ),
     "effects": (
         "effects:effects",

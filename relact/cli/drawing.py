@@ -135,7 +135,7 @@ def look(seen: Look) -> None:
     """One text, its tokens coloured once per neuron: the last line, and what comes of the lines before it."""
     from relact.studies.look import SHOWN, places
 
-    say(f"{seen.model} answers {seen.answer!r} with {seen.log_probability:.2f} nats")
+    say(f"{seen.model}: log-probability of {seen.answer!r} {seen.log_probability:.2f} nats")
     start = max((at for at, token in enumerate(seen.tokens[:-1], 1) if "\n" in token), default=0)
     for quantity, what, pooled in SHOWN:
         shown = Table(box=None, header_style="bold", pad_edge=False)

@@ -21,7 +21,8 @@ def info(
     """What a store holds, or which sites and how many neurons a model has."""
     from relact.packed.store import is_packed
 
-    if any((Path(what) / name).exists() for name in (DOCUMENT, COMMITS)) or is_packed(what):
+    stored = any((Path(what) / name).exists() for name in (DOCUMENT, COMMITS)) or is_packed(what)
+    if stored or Path(what).suffix == ".zarr":  # a model is not called so: a store that is not there
         show(told_of(what, *RESULTS).describe(), as_json)
         return
     from relact.models.outline import describe

@@ -23,8 +23,10 @@ def judge(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge the stored texts of ablations again and store the verdicts in place of the former ones, without a
-    model where the texts suffice. `--match` with the former rule brings them back.
+    """Judge the stored texts of ablations again, and store the verdicts.
+
+    They take the place of the former ones, which `--match` with the former rule brings back. No model is
+    needed where the texts suffice.
     """
     from relact.ablating.judge import judge as judge_again
 

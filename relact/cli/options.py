@@ -58,7 +58,7 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="refuse where a relation lacks what is asked, instead of dropping it")
 ]
 TestSize = Annotated[int, typer.Option(help="held-out facts per relation")]
-Seed = Annotated[int, typer.Option(help="seed of the split and of sampled negatives")]
+Seed = Annotated[int, typer.Option(help="of the split, of examples and, in a run, of sampled negatives")]
 Sites = Annotated[str, typer.Option(help="sites to capture: mlp, attn, all, or names like mlp.gate,mlp.up")]
 Pool = Annotated[str, typer.Option(help="over a prompt's tokens: mean, max, last, positive")]
 Dtype = Annotated[str, typer.Option(help="stored as float16 or float32")]

@@ -13,7 +13,6 @@ from relact.cli.options import (
     Negatives,
     OwnNegatives,
     Relations,
-    Seed,
     StorePath,
     Workers,
 )
@@ -31,7 +30,9 @@ def score(
     store: StorePath,
     relations: Relations = None,
     negatives: Negatives = None,
-    seed: Seed = ScoreOptions.seed,
+    seed: Annotated[
+        int, typer.Option(help="of sampled negatives, and of the neurons that --check draws")
+    ] = ScoreOptions.seed,
     statistics: Annotated[
         str | None, typer.Option(help="names, comma-separated; auroc and on_mean beside the default")
     ] = None,

@@ -148,7 +148,7 @@ def check(frame: pandas.DataFrame, *, where: object = "prompts") -> pandas.DataF
     """
     for column in ("text", "relation"):
         if column not in frame:
-            fix = f"a prompt table has {' '.join(COLUMNS)}"
+            fix = f"a prompt table has {' '.join(COLUMNS)}: `relact prompts FILE -o prompts.parquet`"
             raise InputError(f"column {column!r} is missing", where=where, fix=fix)
     if not len(frame):
         raise InputError("has no prompts", where=where, fix="give at least two")

@@ -20,6 +20,8 @@ from relact.reporting.offline import Figures, offline
 from relact.reporting.page import write
 from relact.store.reading import Store
 
+PAGES = (".html", ".htm")
+
 
 @overload
 def report(
@@ -56,10 +58,13 @@ def report(
         The files written; without ``output`` and ``figures`` the figures themselves, see `charts`.
 
     Raises:
-        StoreError: the store has no scores, or a file cannot be written. InputError: another width.
+        StoreError: the store has no scores, or a file cannot be written. InputError: another width, or
+            another kind of page.
     """
     if width is not None and width not in WIDTHS:
         raise InputError(f"no width {width!r}", where="width", fix=f"use {' or '.join(WIDTHS)}")
+    if output is not None and Path(output).suffix.lower() not in PAGES:
+        raise InputError("a page is written as .html", where=output, fix="name it so")
     if output is None and figures is None:
         return charts(store, mask=mask)
     contents = gather(store, mask=mask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from relact import kernels
 from relact.errors import InputError
 from relact.schema import ATTRIBUTIONS, OF_ATTRIBUTIONS
 from relact.scoring.criteria import CAPTURE, PROBE, SHORT, of_attributions
@@ -51,10 +52,15 @@ def wanted(streams: Iterable[str], statistics: Sequence[str]) -> list[Wanted]:
     """What is scored of every stream, those of a site one after the other; a stream may have nothing.
 
     Raises:
-        InputError: statistics of attributions are asked for (not by default) and there are none; probes of
-            attributions.
+        InputError: no such statistic; statistics of attributions are asked for (not by default) and there are
+            none; probes of attributions.
     """
     streams = list(streams)
+    for name in statistics:
+        if name != PROBE and statistic_of(name) not in (*kernels.STATISTICS, PROBE):
+            names = ", ".join(kernels.STATISTICS)
+            fix = f"choose from {names}, {PROBE}; of attributions with {OF_ATTRIBUTIONS} before it"
+            raise InputError(f"no statistic {name!r}", where="--statistics", fix=fix)
     if f"{OF_ATTRIBUTIONS}{PROBE}" in statistics:
         raise InputError("probes are of activations", where="--statistics", fix=f"name {PROBE}")
     split = {

@@ -335,10 +335,12 @@ def require_identity(store: Store, manifest: schema.Manifest) -> None:
     """Refuse to mix: `IdentityError` shows the first difference with both values."""
     differences = store.manifest.differences(manifest)
     if differences:
-        name, recorded, asked = differences[0]
+        prompts = [each for each in differences if each[0].startswith("prompts.")]
+        name, recorded, asked = (prompts or differences)[0]
         more = f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else ""
         raise IdentityError(
-            f"the store records {name} = {_short(recorded)}, this run has {_short(asked)}{more}",
+            f"{'it holds other prompts: ' if prompts else ''}the store records {name} = {_short(recorded)}, "
+            f"this run has {_short(asked)}{more}",
             where=store.path,
             fix="use the recorded setting, or write to another store",
         )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 from helpers import sample, tiny
 
 import relact as library
+from relact.errors import IdentityError
 from relact.store import local
 
 MOST = 4  # commands on the way
@@ -68,7 +70,7 @@ def test_what_is_not_there_is_made_as_the_line_says(follow, captured, tmp_path, 
         "effects STORE --ablation best",
         "export STORE OUT --format parquet --ablation best",
         "judge STORE best",
-        "report STORE --mask best -o OUT",
+        "report STORE --mask best -o OUT.html",
         "compare STORE --mask best",
         "export STORE OUT --format json --mask best",
         "select STORE --of best --only",
@@ -116,3 +118,27 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_one_line_until_it_is_the_mode
     tiny.tokenizer().save_pretrained(folder)
     assert relact(*capture)[0] == 0
     assert library.open(tmp_path / "s.zarr")["activations/mlp.down"].sizes["prompt"] == 16
+
+
+def test_what_is_not_there_is_answered_with_what_is(relact, tiny_study, tmp_path):
+    for site in ("mlp.foo", "mlp"):
+        _, _, err = relact("neuron", tiny_study.path, site, 0, 0)
+        assert f"no site '{site}' in this store" in err and ", ".join(tiny_study.sites) in err
+    code, _, err = relact("info", tmp_path / "nope.zarr")
+    assert code == 1 and "hub" not in err and "no such store" in err
+    code, _, err = relact("report", tiny_study.path, "-o", tmp_path / "page.txt")
+    assert code == 1 and ".html" in err and not (tmp_path / "page.txt").exists()
+    for asked in ("foo", "attribution_foo"):
+        code, _, err = relact("score", tiny_study.path, "--statistics", asked)
+        assert code == 1 and f"no statistic '{asked}'" in err and "probe" in err and "attribution_" in err
+    (tmp_path / "rivers.csv").write_text("subject,object\nNile,Egypt\nSeine,France\n")
+    _, _, err = relact("capture", "smollm2", tmp_path / "rivers.csv", tmp_path / "n.zarr")
+    assert "relact prompts FILE" in err
+
+
+def test_another_studys_store_is_told_by_its_prompts(tiny_study):
+    manifest = tiny_study.manifest
+    prompts = {**manifest.prompts, "test": {**manifest.prompts["test"], "digest": "0" * 32}}
+    other = replace(manifest, prompts=prompts, capture=replace(manifest.capture, pool="max"))
+    with pytest.raises(IdentityError, match=r"it holds other prompts: .*prompts\.test\.digest"):
+        local.require_identity(tiny_study, other)

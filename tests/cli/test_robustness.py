@@ -53,7 +53,16 @@ def test_another_rule_is_said_where_effects_are(relact, store):
     code, out, _ = relact("effects", store)
     assert code == 0 and "match" in out and "exact" in out
     _, out, _ = relact("judge", "--help")
-    assert "in place of the former" in " ".join(out.split())
+    assert "the place of the former" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [(), ("--mask", "top-12", "--k", 12), ("--mask", "top-12", "--scale", 0.5, "--mode", "mean")],
+)
+def test_a_dry_run_refuses_what_the_run_does(relact, store, wrong):
+    planned, done = relact("ablate", store, *wrong, "--dry-run"), relact("ablate", store, *wrong)
+    assert planned[0] == done[0] == 1 and planned[2] == done[2]
 
 
 def test_a_patch_is_a_row_per_relation(relact, store):

@@ -157,6 +157,7 @@ def test_the_command_shows_it_and_writes_it(command, captured_once, tmp_path):
     store, model = captured_once
     code, out, err = command("look", store, "--prompt", 3)
     assert code == 0, err
+    assert "log-probability of '" in out and "answers" not in out.splitlines()[0]
     assert "attribution: nats of the answer" in out and "size" in out and "colour" in out
     assert "[+" in out  # without a terminal there are no colours: the values are said
     code, out, _ = command("look", model.id, "one two", "--neuron", "mlp.hidden/1/5", "--json")
