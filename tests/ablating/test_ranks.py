@@ -66,16 +66,22 @@ def test_each_rank_asks_a_part_and_together_it_is_all(selected, path, monkeypatc
 @pytest.mark.parametrize("victim", [None, 0, 1])
 def test_ranks_find_what_one_process_finds_though_one_is_killed(selected, path, victim):
     context = victims.context()
-    hung = context.Event()
+    (seen, hung), (go, release) = context.Pipe(duplex=False), context.Pipe(duplex=False)
     crew = [
-        context.Process(target=victims.ablating_rank, args=(path, rank, 2, hung if rank == victim else None))
+        context.Process(
+            target=victims.ablating_rank,
+            # the first would be done before the second is there
+            args=(path, rank, 2, hung if rank == victim else None, go if (rank, victim) == (0, 1) else None),
+        )
         for rank in (0, 1)
     ]
     for process in crew:
         process.start()
     if victim is not None:
-        assert hung.wait(120)
+        assert seen.poll(120)
         crew[victim].kill()
+        crew[victim].join()
+        release.send("go")
     for process in crew:
         process.join(120)
     assert [process.exitcode for process in crew] == [-9 if rank == victim else 0 for rank in (0, 1)]

@@ -180,19 +180,21 @@ def as_rank(rank: int, size: int) -> None:
     )
 
 
-def ablating_rank(path: Path, rank: int, size: int, hung: Any = None) -> None:
-    """Ablate as one of the processes of a launch; with an event ``hung``: stop for good after a first piece,
-    and set it.
+def ablating_rank(path: Path, rank: int, size: int, hung: Any = None, go: Any = None) -> None:
+    """Ablate as one of the processes of a launch. After a first piece, with a connection ``hung``: send word
+    and stop for good; with ``go``: wait for word, so that the others find something to do.
     """
     as_rank(rank, size)
 
-    def hang(stage: str, done: int, total: int, unit: str) -> None:
-        if done:
-            hung.set()
+    def stop(stage: str, done: int, total: int, unit: str) -> None:
+        if done and hung is not None:
+            hung.send("hung")
             signal.pause()
+        if done and go is not None and not go.closed:
+            go.recv()
+            go.close()
 
-    told = {} if hung is None else {"progress": hang}
-    ablate.ablate(path, mask="top-5", model=loaded(), seeds=[0], **told)
+    ablate.ablate(path, mask="top-5", model=loaded(), seeds=[0], progress=stop)
 
 
 def command(arguments: list[str], environment: dict[str, str]) -> None:
