@@ -2,7 +2,7 @@
 #   make setup   the environment in .venv, with everything pinned in constraints.txt
 #   make demo    the main job on a real model: prompts, capture, score, select, ablate, report, into demo/
 #   make gemma   the same study on Gemma 3 270M, into demo/gemma.zarr: 230 MB to download, under Google's Gemma Terms of Use
-#   make test    lint, types and tests: everything once, in five minutes
+#   make test    lint, types and tests: everything once, in ten minutes
 #   make lint | types | unit   one of those alone
 #   make quick   the tests that take no more than two seconds each
 #   make deep    the same tests on more: every type of model, tens of thousands of inputs
