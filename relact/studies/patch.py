@@ -12,12 +12,12 @@ import xarray as xr
 from relact import schema
 from relact.ablating.options import PatchOptions
 from relact.ablating.patch import PATCHED, read_patched
+from relact.analysis.evidence import RESAMPLES
 from relact.analysis.intervals import of_means, over_relations
 from relact.models.loading import LoadedModel
 from relact.progress import Progress, in_notebooks
 from relact.store.reading import Store
 
-RESAMPLES = 10_000
 MEAN = "mean"  # the row of all relations, every relation weighing the same
 LEVELS, GAINS = ("intact", "patched", "random"), ("gain", "over_random")
 COLUMNS = [name for gain in GAINS for name in (gain, f"{gain}_low", f"{gain}_high")]
