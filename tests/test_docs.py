@@ -4,7 +4,6 @@ and nothing public is missing from it.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shlex
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
-from helpers import deep
+from helpers import deep, scripts
 
 import relact
 from relact.analysis import query
@@ -120,9 +119,7 @@ def test_the_notebook_was_executed_and_asks_for_nothing():
 @pytest.mark.slow
 def test_the_notebook_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
-    spec = importlib.util.spec_from_file_location("build_notebook", ROOT / "tools" / "build_notebook.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = scripts.tool("build_notebook")
     stored = json.loads((DOCS / "example.ipynb").read_text())
     made = module.executed(stored)
     for before, after in zip(stored["cells"], made["cells"], strict=True):
@@ -179,10 +176,7 @@ def test_the_tutorial(tmp_path, monkeypatch, command):
 
 @pytest.fixture(scope="module")
 def reference():
-    spec = importlib.util.spec_from_file_location("build_reference", ROOT / "tools" / "build_reference.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.tool("build_reference")
 
 
 def test_the_reference_is_up_to_date(reference):
@@ -233,9 +227,7 @@ def test_every_page_is_in_the_sites_contents():
     ],
 )
 def test_a_page_of_the_site_that_asks_a_network_is_found(tmp_path, text, asks):
-    spec = importlib.util.spec_from_file_location("build_site", ROOT / "tools" / "build_site.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = scripts.tool("build_site")
     (tmp_path / "index.html").write_text(text)
     assert bool([*module.fetched(tmp_path)]) == asks
 
@@ -253,9 +245,7 @@ def test_the_code_about_criteria(study, tmp_path, monkeypatch):
 
 def test_the_table_of_types_has_a_row_of_every_one():
     """What a row says is tested where the type is (tests/models/test_families.py)."""
-    spec = importlib.util.spec_from_file_location("build_families", ROOT / "tools" / "build_families.py")
-    families = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(families)
+    families = scripts.tool("build_families")
     page = (DOCS / "models.md").read_text()
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     assert page == families.placed(page, families.table(rows)), "run `python tools/build_families.py`"

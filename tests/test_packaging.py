@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers import scripts
 
 import relact
 from relact.sharing import catalogue
@@ -104,10 +104,7 @@ def test_an_installed_catalogue_is_found(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def release():
-    spec = importlib.util.spec_from_file_location("release", ROOT / "tools" / "release.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.tool("release")
 
 
 def test_one_version_is_stated_everywhere(release):

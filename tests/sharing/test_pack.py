@@ -4,7 +4,6 @@ nothing local leaks.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -20,7 +19,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 import zarr
-from helpers import sample, tiny
+from helpers import sample, scripts, tiny
 
 import relact
 from relact import schema
@@ -305,9 +304,7 @@ def test_a_committed_store_is_what_the_catalogue_says(name, tmp_path):
 
 
 def test_a_catalogue_is_held_to_a_study_that_was_made_again(study, tmp_path):
-    spec = importlib.util.spec_from_file_location("tools_catalogue", ROOT / "tools" / "catalogue.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = scripts.tool("catalogue")
     relact.pack(study, tmp_path / "p.zarr.zip", stages=["masks", "ablations"])
     stored = open_store(tmp_path / "p.zarr.zip")
     assert list(tool.differences(stored, study)) == []
