@@ -4,6 +4,9 @@ hostile text stays text.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from helpers import browser as browsers
@@ -13,6 +16,7 @@ import relact
 from relact.analysis import query
 
 pytestmark = pytest.mark.slow
+NOTEBOOK = Path(__file__).parents[2] / "docs" / "example.ipynb"
 EVIL = ["<script>window.owned = 1</script>", '"><img src=x onerror="window.owned = 1">']
 
 
@@ -314,3 +318,24 @@ def test_the_check_that_the_demo_gets(browser, report, tmp_path):
     assert any(
         "asked for https://example.org/x.png" in problem for problem in browsers.check(browser, broken)
     )
+
+
+def test_what_the_notebook_shows_is_drawn_without_a_request(browser, tmp_path):
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    bundles = [out["data"] for cell in cells for out in cell["outputs"] if "data" in out]
+    shown = ["".join(data.get("image/svg+xml") or data.get("text/html", "")) for data in bundles]
+    (tmp_path / "cells.html").write_text(
+        '<meta charset="utf-8">' + "\n".join(f"<div>{cell}</div>" for cell in shown)
+    )
+    page, asked = browser.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((tmp_path / "cells.html").as_uri())
+    page.screenshot(path=browsers.SCREENSHOTS / "notebook.png", full_page=True)
+    charts = page.locator("svg")
+    assert charts.count() >= sum("image/svg+xml" in data for data in bundles) > 0
+    for at in range(charts.count()):
+        box = charts.nth(at).bounding_box()
+        assert box["width"] > 100 and box["height"] > 50
+        assert charts.nth(at).locator("path, rect, text").count() > 10
+    assert len(asked) == 1
+    page.close()
