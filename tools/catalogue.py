@@ -1,16 +1,19 @@
-"""The catalogue under stores/: put a study in, or hold what is there to a study that was made again.
+"""The catalogue under stores/: put a study in, or hold what is there to what is found again.
 
     python tools/catalogue.py add demo/study.zarr smollm2-starter 'Apache-2.0 AND CC-BY-4.0 AND Unicode-3.0'
     python tools/catalogue.py check demo/study.zarr smollm2-starter
+    python tools/catalogue.py sample smollm2-bundled 2
 
-Full scores are left out to keep packages small. ``check`` exits 1 with a line per mask or matrix that is not
-the study's: of a mask 1 neuron in 100 may differ, of an accuracy 2 answers in 100, as other processors round
-otherwise.
+Full scores are left out to keep packages small. ``check`` holds a package to a study that was made again,
+``sample`` asks the model the first so many test prompts of every relation again, under all its masks. Both exit
+1 with a line per mask or matrix that differs: of a mask 1 neuron in 100 may be another, of answers 2 in 100,
+as other processors round otherwise.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from relact.sharing import catalogue
 from relact.store.reading import Store
 
 STORES = Path(__file__).parent.parent / "stores"
-SHARED, ACCURACY = 0.99, 0.02
+SHARED, ANSWERS = 0.99, 0.02
 
 
 def differences(stored: Store, again: Store) -> Iterator[str]:
@@ -45,8 +48,25 @@ def differences(stored: Store, again: Store) -> Iterator[str]:
             continue
         ours_, theirs_ = (each.dataset(f"ablations/{name}")["accuracy"].load() for each in (stored, again))
         apart = float(np.abs(ours_ - theirs_).mean()) if ours_.shape == theirs_.shape else 1.0
-        if apart > ACCURACY:
+        if apart > ANSWERS:
             yield f"ablations/{name}: accuracies are {apart:.3f} apart on average"
+
+
+def answered_otherwise(package: Path, prompts: int) -> Iterator[str]:
+    """What the model answers otherwise than a package says, a line per matrix."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "again.zarr"
+        store = relact.unpack(package, path)
+        tests = store.prompts("test")
+        asked = tests.groupby("relation", sort=False).head(prompts)
+        for name in store.children("ablations"):
+            again = relact.ablate(path, mask=name, tests=asked, seeds=(), name=f"{name}-again")["correct"]
+            stored = store.dataset(f"ablations/{name}")["correct"]
+            stored = stored.sel(condition=again["condition"]).isel(prompt=asked.index.to_numpy())
+            apart = float((again.values != stored.values).mean())
+            print(f"{name}: {again.size} answers, {100 * apart:.2f} % otherwise")
+            if apart > ANSWERS:
+                yield f"ablations/{name}: {apart:.3f} of its answers are otherwise"
 
 
 def add(study: Path, name: str, licence: str) -> None:
@@ -57,16 +77,23 @@ def add(study: Path, name: str, licence: str) -> None:
     catalogue.add(packed, STORES / catalogue.NAME)
 
 
+def _told(lines: Iterator[str]) -> int:
+    """The exit code, after all lines are printed."""
+    found = list(lines)
+    for line in found:
+        print(line, file=sys.stderr)
+    return 1 if found else 0
+
+
 def main() -> int:
     match sys.argv[1:]:
         case ["add", study, name, licence]:
             add(Path(study), name, licence)
             return 0
         case ["check", study, name]:
-            found = list(differences(open_store(STORES / f"{name}.zarr.zip"), open_store(study)))
-            for line in found:
-                print(line, file=sys.stderr)
-            return 1 if found else 0
+            return _told(differences(open_store(STORES / f"{name}.zarr.zip"), open_store(study)))
+        case ["sample", name, prompts]:
+            return _told(answered_otherwise(STORES / f"{name}.zarr.zip", int(prompts)))
     print(__doc__, file=sys.stderr)
     return 2
 

@@ -70,7 +70,8 @@ class Tests:
 def tests_of(store: Store, tests: pd.DataFrame | None, part: str = "all") -> Tests:
     """The store's test prompts or those of the table ``tests``; of them one part.
 
-    The part ``identify`` is the exception: the prompts on which neurons were chosen.
+    The part ``identify`` is the exception: the prompts on which neurons were chosen. A table without a column
+    ``split``, as `Store.prompts` gives it, has nothing but test prompts.
     """
     if part == schema.IDENTIFY:
         table = store.prompts(schema.IDENTIFY)
@@ -79,7 +80,7 @@ def tests_of(store: Store, tests: pd.DataFrame | None, part: str = "all") -> Tes
     elif tests is None:
         table, digest = store.prompts(schema.TEST), store.manifest.prompts_digest(schema.TEST)
     else:
-        table = check(tests)
+        table = check(tests if "split" in tests else tests.assign(split=schema.TEST))
         table = table[table["split"] == schema.TEST].reset_index(drop=True)
         rows = zip(table["text"], table["relation"], table[schema.ANSWERS], strict=True)
         digest = schema.digest(

@@ -440,6 +440,16 @@ def test_other_test_prompts(copied, model):
     assert result["text"].values.tolist() == asked.text.tolist()  # what is not the store's own is kept
 
 
+def test_a_stores_own_test_prompts_are_asked_again_as_they_come(copied, study, model):
+    rows = study.prompts("test").groupby("relation", sort=False).head(2)
+    again = ablate.ablate(copied, mask="top-200", model=model, seeds=[], tests=rows, name="again")
+    stored = study.dataset("ablations/top-200").isel(prompt=rows.index.to_numpy())
+    assert rows.index[-1] > len(rows)  # not the first rows of all
+    for variable in ("correct", "generated"):
+        expected = stored[variable].sel(condition=again["condition"])
+        np.testing.assert_array_equal(again[variable], expected)
+
+
 def test_another_model_is_refused(study, tiny_folder):
     with pytest.raises(IdentityError, match="the store records model fingerprint"):
         ablate.ablate(study, mask="top-200", model=str(tiny_folder), name="other", seeds=[7])
