@@ -21,7 +21,7 @@ from relact.store.reading import Store
 if TYPE_CHECKING:
     import xarray as xr
 
-ALL = "all"  # the choice of every site, or the mean over relations
+MEAN = " mean of all relations"  # as a relation in tables: no relation's name begins with a blank
 CONTROL = "random"  # column of the mean over the random controls
 OWN, OTHER = "own", "other"  # with CONTROL: whose neurons are switched off
 COLUMNS = [
@@ -145,5 +145,5 @@ def _sweep(choice: str, k: int, rows: pd.DataFrame) -> pd.DataFrame:
     whose = np.where(rows["condition"] == rows["relation"], OWN, OTHER)
     table = rows.assign(whose=np.where(rows["condition"] == CONTROL, CONTROL, whose))
     table = table.groupby(["relation", "whose"], sort=False)["drop"].mean().reset_index()
-    mean = table.groupby("whose", sort=False)["drop"].mean().reset_index().assign(relation=ALL)
+    mean = table.groupby("whose", sort=False)["drop"].mean().reset_index().assign(relation=MEAN)
     return pd.concat([mean, table]).assign(choice=choice, k=k)[["choice", "k", "relation", "whose", "drop"]]

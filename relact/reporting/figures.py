@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from relact.errors import StoreError
-from relact.reporting.ablations import ALL, CONTROL, OTHER, OWN
+from relact.reporting.ablations import CONTROL, MEAN, OTHER, OWN
 from relact.reporting.fitting import fitted
-from relact.reporting.gather import Contents
+from relact.reporting.gather import ALL, Contents
 from relact.reporting.looks import LIGHT, WIDTHS, Look, dressed, themed
 from relact.reporting.matrices import ablation, experts, log_ablation, own
 from relact.reporting.pieces import cells, chosen, data, slanted, with_choices
@@ -101,7 +101,7 @@ def sweep(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.Top
     table = contents.sweep.drop(columns="choice").round(2)
     whose = [OWN, OTHER, CONTROL]
     chart = (
-        chosen(table.rename(columns={"relation": "swept"}), live, swept=ALL)
+        chosen(table.rename(columns={"relation": "swept"}), live, swept=MEAN)
         .mark_line(point=alt.OverlayMarkDef(size=50), strokeWidth=2.5)
         .encode(
             x=_over_k(table["k"], "neurons switched off, k"),
@@ -124,7 +124,7 @@ def sweep(contents: Contents, look: Look = LIGHT, live: bool = False) -> alt.Top
         )
     )
     return dressed(
-        with_choices(chart, live, swept=ALL),
+        with_choices(chart, live, swept=MEAN),
         look,
         live,
         title=f"Accuracy lost over k, mean of all relations: {contents.model}",

@@ -23,7 +23,7 @@ from relact.analysis.experts import use_of
 from relact.analysis.leaderboard import leaderboard_of
 from relact.errors import StoreError
 from relact.packed.store import open_store
-from relact.reporting.ablations import ALL, Choice, ablations_of
+from relact.reporting.ablations import Choice, ablations_of
 from relact.reporting.units import units_of
 from relact.scoring import masks
 from relact.scoring.magnitudes import super_units
@@ -37,6 +37,7 @@ BINS = 50  # of average precision between 0 and 1
 DRAWS = 20_000  # random rankings behind a null
 FALSE = 0.01  # expected share of false discoveries
 DEFAULT_K = 400
+ALL = "all"  # the choice of every site
 # best neurons of a relation: listed, of every site, with their prompts
 LISTED, LISTED_BY_SITE, SHOWN = 300, 60, 10
 EXPERTS = 6  # of a layer and relation
@@ -51,8 +52,8 @@ class Contents:
         accuracy: choice, condition, relation, accuracy, intact, drop (in points of 100), low, high (95 %
             interval of the drop), log_drop (nats of the answer's first token), clear, log_clear (which of
             both is significant after correction), prompts (of the relation); conditions without ``intact``.
-        sweep: choice, k, relation (with `ALL`), whose (own, other, random), drop; of ablations like the first
-            choice.
+        sweep: choice, k, relation (with `MEAN`), whose (own, other, random), drop; of ablations like
+            the first choice.
         overlap: site (with `ALL`), relation, other, shared, jaccard, expected.
         growth: k, relation, other, share (shared of k), chance.
         layers: site (with `ALL`), relation, layer, neurons, chance.
@@ -171,7 +172,7 @@ def _scores(store: Store) -> tuple[list[str], Mapping[str, np.ndarray]]:
 
 def _board(store: Store) -> pd.DataFrame:
     """Criteria on all test prompts; where a k can be chosen of several, on those that chose none."""
-    whole = leaderboard_of(store, part=ALL)
+    whole = leaderboard_of(store, part="all")
     return whole if not whole["criterion"].duplicated().any() else leaderboard_of(store, part=schema.TEST)
 
 

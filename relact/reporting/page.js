@@ -2,7 +2,7 @@
 // Everything that comes from the store reaches the page through textContent or as data of a chart, never as markup.
 const page = JSON.parse(document.getElementById("data").textContent);
 const byId = (name) => document.getElementById(name);
-const choice = { relation: page.relations[0], site: "all", choice: page.choices[0] || null, swept: "all", order: "given" };
+const choice = { relation: page.relations[0], site: "all", choice: page.choices[0] || null, swept: (document.querySelector("[data-signal=swept]") || {}).value, order: "given" };
 const views = {};
 const STEP = 20;
 let shown = STEP;

@@ -17,8 +17,8 @@ import pandas as pd
 from relact import __version__, durable
 from relact.errors import StoreError
 from relact.reporting import figures, matrices
-from relact.reporting.ablations import ALL
-from relact.reporting.gather import FALSE, LISTED, LISTED_BY_SITE, SHOWN, Contents
+from relact.reporting.ablations import MEAN
+from relact.reporting.gather import ALL, FALSE, LISTED, LISTED_BY_SITE, SHOWN, Contents
 from relact.reporting.looks import DARK, LIGHT
 from relact.schema import MASKS
 from relact.scoring.criteria import meaning, of_attributions
@@ -72,6 +72,7 @@ def render(contents: Contents) -> str:
         ],
         relations=contents.relations,
         sites=contents.sites,
+        mean=MEAN,
         choices=list(contents.choices),
         criteria=_criteria(contents),
         one_k=figures.one_k(contents),

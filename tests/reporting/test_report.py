@@ -21,7 +21,7 @@ from relact.analysis import compare, query
 from relact.errors import InputError, StoreError
 from relact.reporting import figures, looks, matrices, page
 from relact.reporting import gather as gathering
-from relact.reporting.ablations import ablations_of
+from relact.reporting.ablations import MEAN, ablations_of
 from relact.reporting.page import render
 from relact.store import local
 
@@ -80,7 +80,7 @@ def test_several_k_in_one_group_are_a_sweep():
         assert rows[k, "r0", "own"] == pytest.approx(float(of_k.sel(condition="r0", relation="r0")))
         assert rows[k, "r1", "other"] == pytest.approx(float(of_k.sel(condition="r0", relation="r1")))
         control = of_k.sel(condition=["random-0", "random-1"]).mean()
-        assert rows[k, "all", "random"] == pytest.approx(float(control), abs=1e-4)
+        assert rows[k, MEAN, "random"] == pytest.approx(float(control), abs=1e-4)
     assert len(table) == 2 * 3 * 2 and table["log_drop"].notna().all()
 
 

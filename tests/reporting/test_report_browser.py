@@ -17,7 +17,7 @@ from relact.analysis import query
 
 pytestmark = pytest.mark.slow
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "example.ipynb"
-EVIL = ["<script>window.owned = 1</script>", '"><img src=x onerror="window.owned = 1">']
+EVIL = ["<script>window.owned = 1</script>", '"><img src=x onerror="window.owned = 1">', "all"]
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_a_phone_needs_no_sideways_scrolling(open_report, report):
 
 @pytest.fixture(scope="module")
 def hostile(tiny_folder, tmp_path_factory):
-    """A sweep of a tiny model on relations, subjects and texts that are markup."""
+    """A sweep of a tiny model on relations, subjects and texts that are markup, or words of the page."""
     rows = [
         {
             "text": f"{relation}</script><script>window.owned = 1</script> {number}",
@@ -284,7 +284,7 @@ def test_hostile_text_stays_text(open_report, hostile):
     for details in page.locator("details").all():
         if "numbers" in (details.get_attribute("class") or ""):
             details.locator("summary").click()
-    page.locator("#f-ablation svg .mark-text text").nth(2).hover()
+    page.locator("#f-ablation svg .mark-text text").first.hover()
     page.wait_for_selector("#vg-tooltip-element.visible")
     assert EVIL[0] in page.locator("#vg-tooltip-element").inner_text()
     assert "<b onclick" not in page.locator("#neurons .detail").inner_html()
