@@ -9,13 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
 PARTS = {"lint", "types", "unit", "quick"}  # of `make test`
-ELSEWHERE = {
-    "gemma",
-    "oldest",
-    "device",
-    "release",
-    "catalogue",
-}  # large downloads, a GPU, the day of a release, a new store
+# large downloads, a GPU, the day of a release, a new store
+ELSEWHERE = {"gemma", "oldest", "device", "release", "bundled"}
 HANDS = {"menu", "clean"}
 # deep tests without a part in `make test`, and what stands for them there
 ALONE = {
@@ -24,6 +19,25 @@ ALONE = {
         "test_a_capture_of_several_times_its_memory_stays_below_the_planned_peak"
     ),
     "test_the_tutorial": "test_every_step_alone",
+    "test_the_notebook_runs": "test_the_notebook_was_executed_and_asks_for_nothing",
+    "test_looking": "test_the_command_shows_it_and_writes_it",
+    "test_the_report_page": "test_the_queries",
+    "test_a_change_of_any_kernel_file_is_compiled_anew": "test_kernels_on_disk_are_named_by_all_their_files",
+    "test_a_cluster_gives_the_same_bits_though_a_worker_dies": (
+        "test_a_worker_that_its_nanny_restarts_is_waited_for"
+    ),
+    "test_processes_of_torchrun_and_of_an_array_write_what_one_writes": (
+        "test_processes_of_a_launch_ablate_what_one_ablates"
+    ),
+    "test_a_script_that_uses_every_public_name_passes_mypy_as_strict_as_it_can_be": (
+        "test_the_stub_and_the_package_name_the_same"
+    ),
+    "test_an_ablation_stays_below_its_planned_memory": (
+        "test_a_capture_of_several_times_its_memory_stays_below_the_planned_peak"
+    ),
+    "test_the_check_that_the_demo_gets": "test_everything_is_drawn",
+    "test_a_gguf_path_is_the_same_model": "test_decoded_weights_equal_the_gguf_packages_own",
+    "test_every_file_that_a_packed_folder_lost_is_named": "test_no_flipped_bit_is_read_as_another_value",
 }
 
 

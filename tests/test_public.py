@@ -18,13 +18,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers import deep
 
 import relact
 
 STUB = Path(relact.__file__).with_suffix(".pyi")
 MODULES = {"errors", "kernels"}
 NAMES = sorted(set(relact.__all__) - MODULES)
-SLOW = {"relact", "relact.reporting.report"}  # their examples run a study, draw a page
+LONG = {"relact", "relact.reporting.report"}  # their examples run a study, draw a page
 RECORDS = {
     "prompts": relact.PromptOptions,
     "capture": relact.CaptureOptions,
@@ -98,7 +99,7 @@ def test_a_verb_travels_to_another_process(tiny_study):
     assert found.equals(relact.top(tiny_study, relation="size", n=3))
 
 
-@pytest.mark.slow
+@deep.only
 def test_a_script_that_uses_every_public_name_passes_mypy_as_strict_as_it_can_be():
     root, script = Path(relact.__file__).parents[1], Path(__file__).parent / "helpers" / "typed_script.py"
     used = {node.attr for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Attribute)}
@@ -111,11 +112,8 @@ def documented() -> list[Any]:
     """Modules whose docstrings hold examples."""
     names = [name for _, name, _ in pkgutil.walk_packages(relact.__path__, "relact.")]
     paths = {name: importlib.util.find_spec(name).origin for name in ["relact", *names]}
-    return [
-        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
-        for name, path in paths.items()
-        if ">>> " in Path(path).read_text()
-    ]
+    found = [name for name, path in paths.items() if ">>> " in Path(path).read_text()]
+    return deep.rest(found, set(found) - LONG)
 
 
 @pytest.mark.parametrize("name", documented())

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from helpers import tiny, victims
+from helpers import deep, tiny, victims
 
 from relact import schema
 from relact.ablating import ablate, answers, conditions
@@ -75,7 +75,7 @@ def sets_of(study):
 
 @pytest.mark.parametrize(
     ("names", "every"),
-    [(("study", "model"), 2), pytest.param(("embedded_study", "smollm2"), 6, marks=pytest.mark.slow)],
+    [(("study", "model"), 2), pytest.param(("embedded_study", "smollm2"), 6, marks=deep.only)],
     ids=["random", "embedded"],
 )
 def test_verdicts_texts_and_numbers_equal_plain_generate(request, names, every):
@@ -519,7 +519,7 @@ def test_test_prompts_about_subjects_that_identified_neurons_are_refused(copied,
         ablate.ablate(copied, mask="top-200", model=model, seeds=[], tests=leaking)
 
 
-@pytest.mark.slow
+@deep.only
 def test_an_ablation_stays_below_its_planned_memory(tiny_prompts, tmp_path):
     """Of a model with so many words that their logits are most of it: without them the plan is too small."""
     words = {"vocab_size": 20_000, "intermediate_size": 2048, "max_position_embeddings": 512}

@@ -9,11 +9,24 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import deep
 
 import relact
+from relact.kernels import jit
 
 
-@pytest.mark.slow
+def test_kernels_on_disk_are_named_by_all_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {path: path.read_bytes() for path in Path(jit.__file__).parent.glob("*.py")}
+    changed: dict[Path, bytes] = {}
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (known | changed)[path])
+    names = {jit._sources.__wrapped__()}
+    for path, text in known.items():
+        changed = {path: text + b"\n"}
+        names.add(jit._sources.__wrapped__())
+    assert len(names) == 1 + len(known) > 5
+
+
+@deep.only
 def test_a_change_of_any_kernel_file_is_compiled_anew(tmp_path: Path) -> None:
     """Numba itself would serve what it kept: the file of the called kernel is still the same."""
     package = tmp_path / "relact"

@@ -65,7 +65,7 @@ def timed(path, context):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", deep.more(36, 200))
+@pytest.mark.parametrize("kills", deep.more(16, 200))
 def test_no_kill_loses_anything(tmp_path, kills):
     context = victims.context()
     spent = timed(tmp_path / "whole.zarr", context)
@@ -81,7 +81,8 @@ def test_no_kill_loses_anything(tmp_path, kills):
             while True:
                 child = start(path, context, stage)
                 if attempts < ATTEMPTS:
-                    target = generator.randrange(stage.value, len(victims.STAGES))
+                    ahead = range(stage.value, len(victims.STAGES))
+                    target = min(ahead, key=lambda at: (killed[victims.STAGES[at]], generator.random()))
                     while stage.value < target and code_of(child, 0) is None:
                         time.sleep(0.001)
                     code_of(child, generator.uniform(0, 1.2 * spent[target]))

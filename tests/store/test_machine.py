@@ -142,4 +142,4 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = pytest.mark.slow(StoreMachine.TestCase)
-TestStore.settings = settings(max_examples=12, stateful_step_count=12, deadline=None)
+TestStore.settings = settings(max_examples=6, stateful_step_count=12, deadline=None)
