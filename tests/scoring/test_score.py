@@ -198,7 +198,7 @@ def test_no_relation_and_no_statistic_is_dropped_by_scoring_another(captured):
     assert {*captured.dataset("scores/mlp.up")} == {*after}
 
 
-@deep.only
+@pytest.mark.slow
 def test_a_cluster_gives_the_same_bits_though_a_worker_dies(captured, tmp_path):
     """A scheduler and two workers as processes of their own. One is killed while it works: the one that alone
     holds what all tasks share, as happens to it when a cluster tidies its memory.

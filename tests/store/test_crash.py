@@ -64,7 +64,6 @@ def timed(path, context):
     return spent
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kills", deep.more(16, 200))
 def test_no_kill_loses_anything(tmp_path, kills):
     context = victims.context()
