@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import xarray as xr
-from helpers import deep, sample, victims
+from helpers import sample, victims
 
 import relact
 from relact.store import local

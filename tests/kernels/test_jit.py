@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import deep
 
 import relact
 from relact.kernels import jit

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers import deep, tiny, victims
+from helpers import tiny, victims
 from safetensors.torch import load_file, save_file
 
 from relact.errors import InputError, ModelError

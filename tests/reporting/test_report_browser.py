@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers import browser as browsers
-from helpers import deep
 from playwright.sync_api import expect
 
 import relact

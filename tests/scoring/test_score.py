@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import deep, tiny
+from helpers import tiny
 from sklearn.metrics import average_precision_score
 
 from relact import kernels, schema
