@@ -104,7 +104,7 @@ def test_a_verb_travels_to_another_process(tiny_study):
     assert found.equals(relact.top(tiny_study, relation="size", n=3))
 
 
-@deep.only
+@pytest.mark.slow
 def test_a_script_that_uses_every_public_name_passes_mypy_as_strict_as_it_can_be():
     root, script = Path(relact.__file__).parents[1], Path(__file__).parent / "helpers" / "typed_script.py"
     used = {node.attr for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Attribute)}

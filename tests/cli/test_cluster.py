@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import xarray as xr
-from helpers import deep, sample, victims
+from helpers import sample, victims
 
 import relact
 from relact.store import local
@@ -34,7 +34,7 @@ def forked(arguments, *environments):
     assert [child.exitcode for child in children] == [0] * len(environments)
 
 
-@deep.only
+@pytest.mark.slow
 def test_processes_of_torchrun_and_of_an_array_write_what_one_writes(tmp_path, tiny_folder, prompt_file):
     one, torchrun, array = (tmp_path / f"{name}.zarr" for name in ("one", "torchrun", "array"))
     forked(("capture", tiny_folder, prompt_file, one, *OPTIONS), {})
