@@ -7,7 +7,7 @@
 #   make quick   the tests that take no more than two seconds each
 #   make deep    the same tests on more: every type of model, tens of thousands of inputs
 #   make reader  an install without torch answers questions, scores and reports
-#   make libraries  neurons and values in TransformerLens, nnsight and datasets, which it installs
+#   make libraries  neurons and values in TransformerLens, nnsight and datasets, scores by dask-jobqueue: it installs them
 #   make build   wheel and source distribution into dist/, built twice: the same bytes
 #   make release what stands in the way of a release of this version: changelog, versions, tag
 #   make oldest  the oldest versions of what relact needs run a small study

@@ -294,7 +294,9 @@ def test_of_many_relations_a_page_tells_of_some(gathered, study, monkeypatch):
         there = {*some.relations, "random"}
         for column in {"relation", "other", "condition"} & {*every}:
             every = every[every[column].isin(there)]
-        order = [column for column in every if every[column].dtype == object or column in ("layer", "low", "k")]
+        order = [
+            column for column in every if every[column].dtype == object or column in ("layer", "low", "k")
+        ]
         tables = [table.sort_values(order).reset_index(drop=True) for table in (every, own)]
         pd.testing.assert_frame_equal(*tables)
     with pytest.raises(InputError, match="no relation 'none'"):
