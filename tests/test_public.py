@@ -9,6 +9,7 @@ import importlib
 import inspect
 import pickle
 import pkgutil
+import re
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +22,10 @@ import pytest
 from helpers import deep
 
 import relact
+from relact import errors
+from relact.errors import InputError
+from relact.relations.options import ReadingOptions
+from relact.scoring.options import SelectOptions
 
 STUB = Path(relact.__file__).with_suffix(".pyi")
 MODULES = {"errors", "kernels"}
@@ -99,7 +104,7 @@ def test_a_verb_travels_to_another_process(tiny_study):
     assert found.equals(relact.top(tiny_study, relation="size", n=3))
 
 
-@deep.only
+@pytest.mark.slow
 def test_a_script_that_uses_every_public_name_passes_mypy_as_strict_as_it_can_be():
     root, script = Path(relact.__file__).parents[1], Path(__file__).parent / "helpers" / "typed_script.py"
     used = {node.attr for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Attribute)}
@@ -125,3 +130,35 @@ def test_the_examples_in_docstrings_run(name, study, tmp_path, monkeypatch):
         importlib.import_module(name), extraglobs={"relact": relact}, optionflags=flags
     )
     assert tried and not failed
+
+
+def _texts() -> set[str]:
+    """Every text of the library that names an option, as its messages do; docstrings are none."""
+    found = set()
+    for path in Path(relact.__file__).parent.rglob("*.py"):
+        if "cli" in path.parts:
+            continue
+        tree = ast.parse(path.read_text())
+        whole = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.Constant)]
+        part_of = {id(part) for node in whole if isinstance(node, ast.JoinedStr) for part in node.values}
+        shown = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        texts = [ast.unparse(node) for node in whole if id(node) not in part_of | shown]
+        found |= {text for text in texts if not re.match(r"""f?['"](relact|pip|\$ relact) """, text)}
+    return {text for text in found if errors.arguments_of(text)}
+
+
+def test_options_that_messages_name_are_arguments_in_python():
+    functions = [getattr(relact, name) for name in NAMES if inspect.isfunction(getattr(relact, name))]
+    taken = {name for function in functions for name in inspect.signature(function).parameters}
+    for record in (*RECORDS.values(), ReadingOptions, SelectOptions):
+        taken |= {field.name for field in dataclasses.fields(record)}
+    named = {argument: text for text in _texts() for argument in errors.arguments_of(text).values()}
+    assert len(named) > 30 and {name: text for name, text in named.items() if name not in taken} == {}
+
+
+def test_a_traceback_says_what_options_are_called_in_python():
+    with pytest.raises(InputError) as caught:
+        relact.select("nothing.zarr", kind="bottom", fdr=0.1)
+    assert "--kind" in str(caught.value) and "kind is kind=" not in str(caught.value)
+    assert caught.value.__notes__ == ["In Python --fdr is fdr=, --kind is kind=, --statistic is statistic="]
+    assert not hasattr(InputError("a word", fix="run `relact top s --relation r`"), "__notes__")

@@ -24,7 +24,7 @@ from relact.ablating.controls import Drawing
 from relact.ablating.decode import Replies
 from relact.ablating.journal import Journal
 from relact.ablating.means import means_of
-from relact.ablating.options import TEXT, AblateOptions
+from relact.ablating.options import AblateOptions
 from relact.ablating.perplexity import perplexity as measure
 from relact.ablating.perplexity import texts_of
 from relact.ablating.prepare import StoreModel, Tests
@@ -32,7 +32,6 @@ from relact.ablating.register import register
 from relact.ablating.result import Result
 from relact.models.loading import LoadedModel
 from relact.progress import Progress, in_notebooks
-from relact.relations.verdict import RULE_VERSION
 from relact.scoring import masks
 from relact.store import local, locks
 from relact.store.local import LocalStore
@@ -154,40 +153,6 @@ def ablate_with(
     return opened.dataset(run.group)
 
 
-def _is_current(store: Store, name: str, record: schema.AblationRecord) -> bool:
-    """Whether a stored ablation is what ``record`` asks for; it may have perplexities beside."""
-    stored = store.ablation_record(name)
-    if replace(stored, perplexity_of=record.perplexity_of) != record:
-        return False
-    if record.perplexity_of is None:
-        return True
-    measured = schema.PERPLEXITY in store.dataset(f"{schema.ABLATIONS}/{name}")
-    return measured and (stored.perplexity_of or TEXT) == record.perplexity_of
-
-
-def _record_of(
-    store: LocalStore, options: AblateOptions, names: Sequence[str], tests: Tests
-) -> schema.AblationRecord:
-    """What the result will say of itself."""
-    records = tuple(store.mask_record(mask) for mask in names)
-    sizes = tuple(record.k for record in records)
-    sweep = len(records) > 1
-    return schema.AblationRecord(
-        k=sizes if sweep else sizes[0],
-        mode=options.mode,
-        tokens=options.tokens,
-        seeds=tuple(options.seeds),
-        match=options.match,
-        mask=records if sweep else records[0],
-        prompts=tests.digest,
-        control=options.control,
-        part=options.part,
-        scale=options.scale,
-        rule=RULE_VERSION,
-        perplexity_of=options.perplexity_of if options.perplexity else None,
-    )
-
-
 @dataclass(frozen=True)
 class _Run:
     """An ablation, from what was asked to what is stored."""
@@ -210,7 +175,7 @@ class _Run:
     @property
     def record(self) -> schema.AblationRecord:
         """What the result will say of itself."""
-        record = _record_of(self.store, self.options, self.masks, self.tests)
+        record = prepare.record_of(self.store, self.options, self.masks, self.tests)
         digest = self._registered(record) if self.hypotheses is not None else None
         return replace(record, registration=digest)
 
@@ -225,12 +190,9 @@ class _Run:
 
     def is_there(self) -> bool:
         """Whether the result is stored, of masks that are and, if a k selects them, of the stored scores."""
-        store = self.store
-        if not all(map(store.has, (self.group, *(f"{schema.MASKS}/{name}" for name in self.masks)))):
-            return False
-        scores = store.scores_record() if self.selected else None
-        current = not scores or all(store.mask_record(name).scores == scores for name in self.masks)
-        return current and _is_current(store, self.name, self.record)
+        return prepare.has_masks(self.store, self.masks, self.selected) and prepare.is_stored(
+            self.store, self.name, self.record
+        )
 
     def share(self) -> None:
         """Ask what is this rank's turn."""

@@ -29,6 +29,11 @@ def require_factors(options: AblateOptions, factors: Sequence[float]) -> None:
         raise InputError(f"factors {list(factors)}", where="--scale", fix="give each once, such as 0.5,1.5,2")
 
 
+def of_factor(options: AblateOptions, factor: float, name: str | None) -> tuple[AblateOptions, str | None]:
+    """Of one factor: the options, and the result's name where one is given for all."""
+    return replace(options, mode=SCALE, scale=factor), f"{name}-x{factor:g}" if name else None
+
+
 def ablate_doses(
     options: AblateOptions,
     store: str | Path | Store,
@@ -59,8 +64,8 @@ def ablate_doses(
     chosen = masks_of(opened, options, mask, k, loaded, progress)
     results = {}
     for factor in map(float, factors):
-        scaled = replace(options, mode=SCALE, scale=factor)
-        called = f"{name}-x{factor:g}" if name else "-".join([name_of(chosen, scaled), *suffix])
+        scaled, given = of_factor(options, factor, name)
+        called = given or "-".join([name_of(chosen, scaled), *suffix])
         results[called] = ablate_with(
             scaled, opened, mask=chosen[0], model=loaded, name=called, progress=progress, **asked
         )

@@ -13,7 +13,16 @@ from relact import sites as site_names
 from relact.ablating.decode import passes_of
 from relact.ablating.options import AblateOptions
 from relact.ablating.perplexity import ROWS, encoded, texts_of
-from relact.ablating.prepare import ks_of, outline_of, require_one, tests_of
+from relact.ablating.prepare import (
+    has_masks,
+    is_stored,
+    ks_of,
+    name_of,
+    outline_of,
+    record_of,
+    require_one,
+    tests_of,
+)
 from relact.models import cost
 from relact.models.batches import Pass
 from relact.models.loading import LoadedModel, encode
@@ -32,20 +41,33 @@ def forecast(
     k: int | Sequence[int] | None = None,
     model: str | LoadedModel | None = None,
     tests: pd.DataFrame | None = None,
+    name: str | None = None,
+    suffix: Sequence[str] = (),
     device: str = "auto",
     trust_remote_code: bool = False,
+    registered: bool = False,
 ) -> plan.Plan:
-    """What `ablate` with the same arguments would write and need, were nothing there yet;
-    errors are those of `ablate`, but for what only the model's weights can tell.
+    """What `ablate` with the same arguments would write and need; nothing where the very result is stored.
+
+    Errors are those of `ablate`, but for what only the model's weights can tell.
+
+    Args:
+        registered: the run is registered before; whether its result is there is not looked up.
     """
     require_one(mask, k)
     opened = local.writable(store)
     loaded = outline_of(opened, model, device, trust_remote_code)
-    table = tests_of(opened, tests, options.part).table
-    sites = site_names.expand(options.sites) if options.sites else opened.scored(options.criterion)
-    names = opened.relations() if mask is None else masks.read(opened, mask)[0]
+    asked = tests_of(opened, tests, options.part)
+    choices = [options.selection(size) for size in ks_of(k)]
+    sites = {site for choice in choices for site in masks.sites_of(opened, choice)}
+    relations = opened.relations() if mask is None else masks.read(opened, mask)[0]
+    chosen = [masks.name_of(choice) for choice in choices] if mask is None else [mask]
+    called = name or "-".join([name_of(chosen, options), *suffix])
+    there = not registered and has_masks(opened, chosen, mask is None)
+    if there and is_stored(opened, called, record_of(opened, options, chosen, asked)):
+        return plan.Plan("ablate", 0, 0, True, 0, 0.0, (f"ablations/{called} is stored already",))
     widths = {site: opened.shape(site)[1] for site in sites}
-    matrix = Matrix(table, names, len(options.seeds), widths, len(ks_of(k)))
+    matrix = Matrix(asked.table, relations, len(options.seeds), widths, len(choices))
     return forecast_of(options, loaded, matrix, special_tokens=opened.manifest.capture.special_tokens)
 
 

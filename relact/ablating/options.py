@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from relact import schema
 from relact.errors import InputError
@@ -17,6 +18,13 @@ CONTROLS = ("matched", "magnitude", "uniform")
 PARTS = ("all", schema.DEV, schema.TEST, schema.IDENTIFY)
 TEXT, OBJECTS = "text", "objects"  # what perplexity is of
 PUBLISHED = "paper"  # the rule for a right answer that reads two tokens and no more
+
+
+def require_seeds(seeds: object) -> None:
+    """`InputError` unless seeds are whole numbers, one by one; none may be given."""
+    given = None if isinstance(seeds, str) or not isinstance(seeds, Iterable) else list(seeds)
+    if given is None or not all(isinstance(seed, Integral) for seed in given):
+        raise InputError(f"{seeds!r:.80} are no seeds", where="seeds", fix="give numbers, such as range(2)")
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class AblateOptions:
             if value not in known:
                 fix = f"use {', '.join(known[:-1])} or {known[-1]}"
                 raise InputError(f"unknown choice of {where} {value!r}", where=where, fix=fix)
+        require_seeds(self.seeds)
         if (self.mode == "scale") != (self.scale is not None):
             problem = (
                 "a factor without mode 'scale'" if self.scale is not None else "mode 'scale' without one"
@@ -129,6 +138,7 @@ class PatchOptions:
     batch_tokens: int = AblateOptions.batch_tokens
 
     def __post_init__(self) -> None:
+        require_seeds(self.seeds)
         if self.tokens not in TOKENS:
             raise InputError(
                 f"unknown tokens {self.tokens!r}", where="tokens", fix=f"use {' or '.join(TOKENS)}"

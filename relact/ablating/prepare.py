@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ import xarray as xr
 from relact import schema
 from relact.ablating.answers import Exam
 from relact.ablating.journal import Journal
-from relact.ablating.options import PUBLISHED, AblateOptions
+from relact.ablating.options import PUBLISHED, TEXT, AblateOptions
 from relact.ablating.super_units import ensure_super_units
 from relact.capturing.prepare import require_room
 from relact.errors import IdentityError, InputError
@@ -222,6 +222,50 @@ def journal_of(store: LocalStore, name: str, tests: Tests, options: AblateOption
     identity = f"{aside.owner(store.path)} {store.manifest.model.fingerprint} {asked}"
     real = aside.home(store.path)
     return Journal(real.with_name(f".{real.name}.{name}.jsonl"), identity, rank)
+
+
+def record_of(
+    store: Store, options: AblateOptions, names: Sequence[str], tests: Tests
+) -> schema.AblationRecord:
+    """What a result under the masks ``names``, one per k, will say of itself."""
+    records = tuple(store.mask_record(mask) for mask in names)
+    sizes = tuple(record.k for record in records)
+    sweep = len(records) > 1
+    return schema.AblationRecord(
+        k=sizes if sweep else sizes[0],
+        mode=options.mode,
+        tokens=options.tokens,
+        seeds=tuple(options.seeds),
+        match=options.match,
+        mask=records if sweep else records[0],
+        prompts=tests.digest,
+        control=options.control,
+        part=options.part,
+        scale=options.scale,
+        rule=RULE_VERSION,
+        perplexity_of=options.perplexity_of if options.perplexity else None,
+    )
+
+
+def has_masks(store: Store, names: Sequence[str], selected: bool) -> bool:
+    """Whether masks are stored and, where a k selected them, are of the stored scores."""
+    if not all(store.has(f"{schema.MASKS}/{name}") for name in names):
+        return False
+    scores = store.scores_record() if selected else None
+    return not scores or all(store.mask_record(name).scores == scores for name in names)
+
+
+def is_stored(store: Store, name: str, record: schema.AblationRecord) -> bool:
+    """Whether a stored ablation is what ``record`` asks for; it may have perplexities beside."""
+    if not store.has(f"{schema.ABLATIONS}/{name}"):
+        return False
+    stored = store.ablation_record(name)
+    if replace(stored, perplexity_of=record.perplexity_of) != record:
+        return False
+    if record.perplexity_of is None:
+        return True
+    measured = schema.PERPLEXITY in store.dataset(f"{schema.ABLATIONS}/{name}")
+    return measured and (stored.perplexity_of or TEXT) == record.perplexity_of
 
 
 def tell_what_goes(store: Store, name: str, record: schema.AblationRecord) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from relact.ablating.conditions import INTACT_MODEL, SCALE, Condition, Replacements
 from relact.ablating.controls import Drawing
-from relact.ablating.options import CONTROLS, AblateOptions
+from relact.ablating.options import CONTROLS, AblateOptions, require_seeds
 from relact.ablating.overridden import Neurons, condition_of, mask_of, overriding, places_of
 from relact.ablating.subject import Subject, subject_of
 from relact.errors import InputError
@@ -58,6 +58,7 @@ class GenerateOptions:
     scale: Sequence[float] = ()
 
     def __post_init__(self) -> None:
+        require_seeds(self.seeds)
         if self.scale and self.mode != AblateOptions.mode:
             fix = "leave one of them out"
             raise InputError(f"factors and {self.mode!r}", where="scale, set_to", fix=fix)

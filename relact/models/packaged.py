@@ -71,4 +71,4 @@ def _file(model: Packaged, package: str, path: str) -> Path:
         if (file := Path(folder) / path).is_file():
             return file
     missing = f"the package {package}" if spec is None else f"{path} of the package {package}"
-    raise ModelError(f"{missing} is not installed", where=model.name, fix=f"run {model.install}")
+    raise ModelError(f"{missing} is not installed", where=model.name, fix=f"run `{model.install}`")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -63,12 +63,9 @@ def create_arrays(
     ]
 
 
-def stored(store: Store, statistic: str) -> dict[str, Stored]:
-    """The scores of every site that has a statistic, in the store's order."""
-    return {
-        site: Stored(array_at(store, f"{schema.SCORES}/{site}/{statistic}"))
-        for site in store.scored(statistic)
-    }
+def stored(store: Store, statistic: str, sites: Iterable[str]) -> dict[str, Stored]:
+    """The scores of sites that have a statistic."""
+    return {site: Stored(array_at(store, f"{schema.SCORES}/{site}/{statistic}")) for site in sites}
 
 
 def array_at(store: Store, path: str) -> zarr.Array[Any]:

@@ -168,11 +168,16 @@ def name_of(options: SelectOptions) -> str:
     return "-".join(parts)
 
 
-def _scores(store: LocalStore, options: SelectOptions) -> Scores:
-    """Of the chosen sites that have the statistic, float32 [relation, layer, neuron], in their order."""
+def sites_of(store: Store, options: SelectOptions) -> list[str]:
+    """The sites that are chosen among: those that have the statistic, in the store's order, or of them the
+    ones that are asked for.
+
+    Raises:
+        InputError: there are none, and what there is.
+    """
     store.scores_record()  # that there are some
-    scores = stored(store, options.criterion)
-    if not scores:
+    having = store.scored(options.criterion)
+    if not having:
         lacking = of_attributions(options.criterion) and store.manifest.capture.attribution is None
         raise InputError(
             f"no statistic {options.criterion!r} is stored, there are: {', '.join(store.statistics())}",
@@ -180,15 +185,21 @@ def _scores(store: LocalStore, options: SelectOptions) -> Scores:
             fix=CAPTURE if lacking else "add it with `relact score --statistics`",
         )
     if options.unit == schema.EXPERT:
-        return per_expert(store, scores, options.sites)
-    wanted = site_names.expand(options.sites) if options.sites is not None else neurons_of(scores)
+        return list(having)
+    wanted = site_names.expand(options.sites) if options.sites is not None else neurons_of(having)
     if schema.ROUTER in wanted:
         raise InputError("is read, nothing follows from it", where=schema.ROUTER, fix=f"use {schema.WEIGHT}")
-    chosen = {site: values for site, values in scores.items() if site in wanted}
+    chosen = [site for site in having if site in wanted]
     if not chosen:
         problem = f"none of the sites {options.sites} has {options.criterion}"
-        raise InputError(problem, where=store.path, fix=f"use {', '.join(scores)}")
+        raise InputError(problem, where=store.path, fix=f"use {', '.join(having)}")
     return chosen
+
+
+def _scores(store: LocalStore, options: SelectOptions) -> Scores:
+    """Of the sites that are chosen among, or of experts: float32 [relation, layer, neuron], in order."""
+    scores = stored(store, options.criterion, sites_of(store, options))
+    return per_expert(store, scores, options.sites) if options.unit == schema.EXPERT else scores
 
 
 def left_out(store: Store, sites: Mapping[str, object]) -> tuple[tuple[str, int, int], ...] | None:

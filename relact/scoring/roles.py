@@ -37,6 +37,26 @@ def labels_of(
     return labels.sampled(negatives, seed) if negatives else labels
 
 
+def relations_of(names: Sequence[str], relations: Sequence[str] | None, where: object) -> list[str]:
+    """The relations to score, all or those that are asked for.
+
+    Args:
+        names: the relation of every prompt.
+
+    Raises:
+        InputError: of one there is no prompt; all prompts are of one.
+    """
+    known = list(dict.fromkeys(names))
+    unknown = sorted(set(relations or ()) - set(known))
+    if unknown:
+        fix = f"choose from {', '.join(known)}"
+        raise InputError(f"no prompts of relation {', '.join(unknown)}", where=where, fix=fix)
+    if len(known) < 2:
+        problem = f"all prompts belong to {known[0]!r}: nothing to tell it from" if known else "no prompts"
+        raise InputError(problem, where=where, fix="capture prompts of at least two relations")
+    return list(dict.fromkeys(relations)) if relations else known
+
+
 def group_of(relation: str) -> str:
     """The group of ``group=label``; empty for other names, which are one group, too.
 

@@ -29,7 +29,7 @@ from relact.scoring.memory import ScoreShape
 from relact.scoring.options import DEVICE_WORKERS, ScoreOptions
 from relact.scoring.probes import PREFILTER, probe_bytes, probed
 from relact.scoring.quantities import Wanted, wanted
-from relact.scoring.roles import labels_of
+from relact.scoring.roles import labels_of, relations_of
 from relact.scoring.schedulers import on_scheduler
 from relact.store import local
 from relact.store.coarse import coarse, tell
@@ -113,7 +113,7 @@ def score_with(
     opened = local.writable(store)
     local.recover(opened)
     names = relation_of_prompts(opened)
-    chosen = _chosen(opened, names, options.relations)
+    chosen = relations_of(names, options.relations, opened.path)
     record = schema.ScoresRecord(
         relations=tuple(chosen),
         negatives=options.negatives,
@@ -348,25 +348,6 @@ def relation_of_prompts(store: Store) -> list[str]:
             fix="run the same `relact capture` again to resume it",
         )
     return [str(name) for name in store.prompts(schema.IDENTIFY)["relation"]]
-
-
-def _chosen(store: Store, names: Sequence[str], relations: Sequence[str] | None) -> list[str]:
-    """The relations to score, checked."""
-    known = list(dict.fromkeys(names))
-    unknown = sorted(set(relations or ()) - set(known))
-    if unknown:
-        raise InputError(
-            f"no prompts of relation {', '.join(unknown)}",
-            where=store.path,
-            fix=f"choose from {', '.join(known)}",
-        )
-    if len(known) < 2:
-        raise InputError(
-            f"all prompts belong to {known[0]!r}: nothing to tell it from",
-            where=store.path,
-            fix="capture prompts of at least two relations",
-        )
-    return list(dict.fromkeys(relations)) if relations else known
 
 
 def tasks_of(stream: str, layers: range, width: int, span: int) -> list[Task]:

@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from relact import schema
+from relact import sites as site_names
 from relact.ablating import forecast as ablating
 from relact.ablating.ablate import ablate_with
 from relact.ablating.options import AblateOptions
@@ -40,6 +41,7 @@ from relact.scoring.criteria import meaning, of_attributions
 from relact.scoring.masks import name_of, select_with
 from relact.scoring.options import ScoreOptions
 from relact.scoring.quantities import wanted as wanted_of
+from relact.scoring.roles import labels_of, relations_of
 from relact.scoring.score import score_with
 from relact.store import locks
 from relact.store.layout import block_of, layouts, site_of
@@ -197,7 +199,13 @@ def recipe_of(
     ablate: AblateOptions | None = None,
 ) -> Recipe:
     """The preset's recipe, or the defaults, with what is given in its place."""
+    given = {"prompts": prompts, "capture": capture, "scores": scores, "ablate": ablate}
     recipe = presets.get(preset) if preset else Recipe()
+    for step, options in given.items():
+        kind = type(getattr(recipe, step))
+        if not isinstance(options, kind | None):
+            fix = f"give relact.{kind.__name__}(...)"
+            raise InputError(f"options of a step are no {type(options).__name__}", where=step, fix=fix)
     return replace(
         recipe,
         k=recipe.k if k is None else k,
@@ -216,10 +224,10 @@ def follow(
     *,
     progress: Progress = in_notebooks,
 ) -> Study:
-    """The steps after the prompts."""
-    opened = capture_with(
-        recipe.capture, model, kept(recipe, model, table, progress), store, progress=progress
-    )
+    """The steps after the prompts; what one of them would refuse is refused before the first."""
+    table = kept(recipe, model, table, progress)
+    require_possible(recipe, model, table, store)
+    opened = capture_with(recipe.capture, model, table, store, progress=progress)
     score_with(recipe.scores, opened, progress=progress)
     tested = opened.manifest.n_prompts(schema.TEST) > 0
     if not tested and not recipe.ablate.keep_super_units:
@@ -236,6 +244,33 @@ def follow(
             select_with(selection, opened)
     _look(opened, masks, model, progress)
     return Study(opened, ablations, tuple(masks))
+
+
+def require_possible(
+    recipe: Recipe, model: LoadedModel, table: pd.DataFrame, store: str | Path | None
+) -> None:
+    """Refuse, before any work, what later steps would refuse after the capture: relations that nothing
+    is told from, sites and statistics that no score will be of, a k beyond the neurons. Needs no weights.
+    """
+    scores, relation_of = recipe.scores, table.loc[table["split"] == schema.IDENTIFY, "relation"]
+    names = relation_of.astype(str).tolist()
+    known = relations_of(names, scores.relations, store)
+    labels_of(names, known, scores.negatives, scores.seed, own_negatives=scores.own_negatives)
+    settings = resolved(model, recipe.capture.record(model.model.config))
+    scored = wanted_of(settings.streams, scores.statistics)
+    for statistic in recipe.criteria:
+        options = replace(recipe.ablate, by=None, statistic=statistic)
+        having = [each.site for each in scored if statistic in each.names]
+        asked = site_names.expand(options.sites) if options.sites is not None else having
+        among = [site for site in having if site in asked]
+        if not among and options.unit == schema.NEURON:
+            problem = f"no site of {options.sites or 'those captured'} will have {statistic}"
+            fix = f"use {', '.join(having)}" if having else "add it to the scores' --statistics"
+            raise InputError(problem, where="--sites", fix=fix)
+        every = model.n_layers * sum(model.widths[site] for site in among)
+        if not 1 <= (options.selection(recipe.k).k or 0) <= every:
+            fix = "choose from 1 to the number of neurons"
+            raise InputError(f"k = {recipe.k} of {every} neurons", where="--k", fix=fix)
 
 
 def kept(
@@ -277,6 +312,7 @@ def forecast(
     loaded = outline(model, dtype=model_dtype, device=device, trust_remote_code=trust_remote_code)
     tests = table[table["split"] == schema.TEST]
     relation_of = table.loc[table["split"] == schema.IDENTIFY, "relation"].tolist()
+    require_possible(recipe, loaded, table, store)
     settings = resolved(loaded, capture.record(loaded.model.config))
     every, special = loaded.widths, {"special_tokens": capture.special_tokens}
     widths = {stream: every[site_of(stream)] for stream in settings.streams}

@@ -519,7 +519,7 @@ def test_test_prompts_about_subjects_that_identified_neurons_are_refused(copied,
         ablate.ablate(copied, mask="top-200", model=model, seeds=[], tests=leaking)
 
 
-@deep.only
+@pytest.mark.slow
 def test_an_ablation_stays_below_its_planned_memory(tiny_prompts, tmp_path):
     """Of a model with so many words that their logits are most of it: without them the plan is too small."""
     words = {"vocab_size": 20_000, "intermediate_size": 2048, "max_position_embeddings": 512}

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import xarray as xr
-from helpers import deep, sample, victims
+from helpers import sample, victims
 
 import relact
 from relact.store import local
@@ -45,7 +45,6 @@ def launched(*parts):
 
 
 @pytest.mark.slow
-@deep.only
 def test_processes_of_launchers_and_of_an_array_write_what_one_writes(tmp_path, tiny_folder, prompt_file):
     names = ("one", "torchrun", "accelerate", "array")
     one, torchrun, accelerate, array = (tmp_path / f"{name}.zarr" for name in names)
@@ -70,7 +69,6 @@ def test_processes_of_a_launch_ablate_what_one_ablates(tiny_study, tmp_path):
 
 
 @pytest.mark.slow
-@deep.only
 def test_torchrun_ablates_what_one_process_ablates(tiny_study, tmp_path):
     one, two = (tmp_path / f"{name}.zarr" for name in ("one", "two"))
     for path in (one, two):

@@ -58,11 +58,43 @@ def test_another_rule_is_said_where_effects_are(relact, store):
 
 @pytest.mark.parametrize(
     "wrong",
-    [(), ("--mask", "top-12", "--k", 12), ("--mask", "top-12", "--scale", 0.5, "--mode", "mean")],
+    [
+        (),
+        ("--mask", "top-12", "--k", 12),
+        ("--mask", "top-12", "--scale", 0.5, "--mode", "mean"),
+        ("--mask", "top-12", "--k", 0),
+        ("--k", 12, "--sites", "mlp.act"),
+        ("--k", 12, "--statistic", "auroc"),
+        ("--k", 12, "--by", "attribution"),
+    ],
 )
 def test_a_dry_run_refuses_what_the_run_does(relact, store, wrong):
     planned, done = relact("ablate", store, *wrong, "--dry-run"), relact("ablate", store, *wrong)
     assert planned[0] == done[0] == 1 and planned[2] == done[2]
+
+
+def test_a_dry_run_counts_what_is_stored(relact, store):
+    def planned(*options):
+        """Files of every plan."""
+        return [
+            step["files"] for step in json.loads(relact("ablate", store, *options, "--dry-run", "--json")[1])
+        ]
+
+    there = ("--k", 12, "--seeds", 2)
+    assert planned(*there) == planned("--mask", "top-12", "--seeds", 2) == [0]
+    code, _, err = relact("ablate", store, *there, "--dry-run")
+    assert code == 0 and "ablations/top-12 is stored already" in err
+    for other in (
+        ("--seeds", 3),
+        ("--match", "exact"),
+        ("--name", "again"),
+        ("--register",),
+        ("--perplexity",),
+    ):
+        assert planned(*there, *other)[0] > 0
+    assert relact("ablate", store, *there, "--scale", 0.5)[0] == 0
+    zero, more = planned(*there, "--scale", "0.5,2")
+    assert zero == 0 and more > 0
 
 
 def test_a_patch_is_a_row_per_relation(relact, store):

@@ -22,6 +22,7 @@ with progress.Stages() as stages:  # one second is a minute: pieces are 40 secon
 """
 
 
+@pytest.mark.slow
 def test_slow_stages_show_the_time_left_all_the_while(tmp_path):
     """Pieces that are further apart than the half minute after which rich forgets them."""
     script = tmp_path / "slow.py"

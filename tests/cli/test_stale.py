@@ -71,6 +71,7 @@ def test_each_command_says_it(appended, tmp_path, relact, name):
     assert f"were computed before prompts were appended. Run `relact score {path}`" in told
 
 
+@pytest.mark.slow
 def test_the_page_says_it(appended, tmp_path):
     contents = gather(appended)
     assert {*contents.stale} == {*stale(local.open(appended))}
@@ -78,6 +79,7 @@ def test_the_page_says_it(appended, tmp_path):
     assert "computed before prompts were appended" in (tmp_path / "r.html").read_text()
 
 
+@pytest.mark.slow
 def test_scoring_and_running_again_mend_it(appended, tiny_folder, tmp_path, command):
     path = shutil.copytree(appended, tmp_path / "s.zarr")
     code, _, told = command("score", path, "--relations", "size")

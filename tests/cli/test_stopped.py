@@ -50,7 +50,6 @@ def told(child, number):
     return code, [line for line in err.splitlines() if "/s" not in line]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", deep.rest([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], [signal.SIGINT]))
 @pytest.mark.parametrize(
     "delays",

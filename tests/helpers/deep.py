@@ -1,4 +1,4 @@
-"""What `make deep` runs and `make test` does not: the rest of the kind that a test has seen some of.
+"""What `make deep` runs beside slow tests: the rest of the kind of which `make test` has seen some.
 
 @pytest.mark.parametrize("kind", deep.rest(TYPES, USUAL))  # in `make test` only the usual ones
 @pytest.mark.parametrize("count", deep.more(50, 400))  # in `make test` only 50

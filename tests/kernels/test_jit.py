@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import deep
 
 import relact
 from relact.kernels import jit
@@ -26,7 +25,7 @@ def test_kernels_on_disk_are_named_by_all_their_files(monkeypatch: pytest.Monkey
     assert len(names) == 1 + len(known) > 5
 
 
-@deep.only
+@pytest.mark.slow
 def test_a_change_of_any_kernel_file_is_compiled_anew(tmp_path: Path) -> None:
     """Numba itself would serve what it kept: the file of the called kernel is still the same."""
     package = tmp_path / "relact"

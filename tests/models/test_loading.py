@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers import deep, tiny, victims
+from helpers import tiny, victims
 from safetensors.torch import load_file, save_file
 
 from relact.errors import InputError, ModelError
@@ -386,7 +386,7 @@ def test_decoded_weights_equal_the_gguf_packages_own() -> None:
         np.testing.assert_array_equal(ours[here].numpy(), expected)
 
 
-@deep.only
+@pytest.mark.slow
 def test_a_gguf_path_is_the_same_model(smollm2: loading.LoadedModel) -> None:
     (file,) = packaged.files(packaged.EMBEDDED)
     by_path = loading.load(str(file))

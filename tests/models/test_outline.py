@@ -137,7 +137,17 @@ def test_an_ablation_is_planned_without_weights(relact, bare, loaded, scored, no
 @pytest.mark.parametrize("more", [(), ("--attribution",)])
 def test_a_study_is_planned_without_weights(relact, bare, no_weights, own_cache, tmp_path, more):
     few = ("--per-relation", 6, "--test-size", 4, "--k", 5, "--seeds", 1)
-    asked = ("run", "country_capital", "--model", bare, "--store", tmp_path / "s.zarr", *few, *more)
+    asked = (
+        "run",
+        "country_capital",
+        "country_currency",
+        "--model",
+        bare,
+        "--store",
+        tmp_path / "s.zarr",
+        *few,
+        *more,
+    )
     code, out, err = relact(*asked, "--dry-run")
     assert code == 0 and "unknown" in out and GUESSED in err and "time is not known on this device yet" in err
     planned = json.loads(relact(*asked, "--dry-run", "--json")[1])

@@ -82,7 +82,7 @@ def test_a_lost_shard_of_a_packed_folder_is_missing_not_empty(tmp_path):
         open_store(path).log.record(0)
 
 
-@deep.only
+@pytest.mark.slow
 def test_every_file_that_a_packed_folder_lost_is_named(tmp_path):
     """Also one whose bytes another file has, which are known once that was read."""
     store = relact.score(sample.full(tmp_path / "s.zarr", 8))

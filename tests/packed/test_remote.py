@@ -317,6 +317,7 @@ def test_a_push_to_no_bucket_is_refused_before_anything_is_packed(bucket, tiny_s
 
 
 @pytest.mark.parametrize("name", ["tiny.zarr", "tiny.zarr.zip"])
+@pytest.mark.slow
 def test_what_is_published_is_replaced_only_when_that_is_said(bucket, tiny_study, study, command, name):
     url = f"s3://neurons/{name}"
     push(tiny_study.path, url)

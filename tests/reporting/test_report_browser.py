@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers import browser as browsers
-from helpers import deep
 from playwright.sync_api import expect
 
 import relact
@@ -307,7 +306,7 @@ def test_an_ablation_can_be_chosen_from_a_sweep(open_report, hostile):
     assert visit.signal("sweep", "swept") == EVIL[0]
 
 
-@deep.only
+@pytest.mark.slow
 def test_the_check_that_the_demo_gets(browser, report, tmp_path):
     assert browsers.check(browser, report) == []
     broken = tmp_path / "broken.html"

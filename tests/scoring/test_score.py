@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import deep, tiny
+from helpers import tiny
 from sklearn.metrics import average_precision_score
 
 from relact import kernels, schema
@@ -198,7 +198,7 @@ def test_no_relation_and_no_statistic_is_dropped_by_scoring_another(captured):
     assert {*captured.dataset("scores/mlp.up")} == {*after}
 
 
-@deep.only
+@pytest.mark.slow
 def test_a_cluster_gives_the_same_bits_though_a_worker_dies(captured, tmp_path):
     """A scheduler and two workers as processes of their own. One is killed while it works: the one that alone
     holds what all tasks share, as happens to it when a cluster tidies its memory.

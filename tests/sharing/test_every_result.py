@@ -121,6 +121,7 @@ def test_scores(whole, shared, tmp_path, form):
         pd.testing.assert_frame_equal(ours, theirs, check_dtype=False)
 
 
+@pytest.mark.slow
 def test_the_page_and_its_figures(whole, tmp_path):
     written = relact.report(whole, tmp_path / "r.html", figures=tmp_path / "figures")
     page = (tmp_path / "r.html").read_text()

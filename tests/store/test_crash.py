@@ -64,7 +64,6 @@ def timed(path, context):
     return spent
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kills", deep.more(16, 200))
 def test_no_kill_loses_anything(tmp_path, kills):
     context = victims.context()
@@ -76,7 +75,7 @@ def test_no_kill_loses_anything(tmp_path, kills):
         """Studies one after the other, each killed a few times and resumed until it gets through."""
         generator = random.Random(number)
         path, stage = tmp_path / f"{number}.zarr", context.Value("i", 0)
-        while killed.total() < kills:
+        while killed.total() < kills or len(killed) < len(victims.STAGES):
             stage.value, attempts = 0, 0
             while True:
                 child = start(path, context, stage)
@@ -101,7 +100,7 @@ def test_no_kill_loses_anything(tmp_path, kills):
     with ThreadPoolExecutor(CHAINS) as pool:
         list(pool.map(chain, range(CHAINS)))
     print(f"kills: {dict(killed)}; {len(finished)} resumed studies, {finished.count(False)} of them differ")
-    assert all(finished) and len(finished) >= kills // ATTEMPTS and set(killed) == set(victims.STAGES)
+    assert all(finished) and len(finished) >= kills // ATTEMPTS
 
 
 def make_and_fill(path):

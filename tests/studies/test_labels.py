@@ -154,6 +154,7 @@ def test_groups_name_relations(tmp_path):
     assert [each.name for each in found] == ["toxic=no", "toxic=yes", "formal=no", "formal=yes"]
 
 
+@pytest.mark.slow
 def test_a_concept_against_its_own_negatives(tmp_path, tiny_folder):
     """As scikit-learn has it of the two alone; the report's and `select`'s chance is of as many prompts."""
     for concept in ("happy", "rude"):

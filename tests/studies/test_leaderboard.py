@@ -122,6 +122,7 @@ def peers(made, model, tmp_path_factory):
     return stores
 
 
+@pytest.mark.slow
 def test_several_stores_are_one_board_that_tells_methods_apart(peers, model):
     board = relact.leaderboard(peers, ["margin", "attribution_z"], k=[20], seeds=1, model=model)
     dev = board[board["part"] == "dev"].set_index("criterion")

@@ -405,6 +405,7 @@ def test_no_experts_to_compare(tiny_study: LocalStore) -> None:
         expert_use(tiny_study)
 
 
+@pytest.mark.slow
 def test_report_shows_experts(store: LocalStore, tiny_study: LocalStore, tmp_path: Path) -> None:
     page = relact.report(store, tmp_path / "report.html")[0]
     text = Path(page).read_text()
@@ -454,6 +455,7 @@ def test_a_plan_counts_what_a_token_has(tmp_path: Path, tiny_prompts: pd.DataFra
     assert many.memory - few.memory < 4 * tokens * width  # never [tokens, experts x units]
 
 
+@pytest.mark.slow
 def test_average_precision_of_128_experts_is_scikit_learns_with_its_zeros(
     tmp_path: Path, tiny_prompts: pd.DataFrame
 ) -> None:
@@ -476,6 +478,7 @@ def test_average_precision_of_128_experts_is_scikit_learns_with_its_zeros(
 
 
 @pytest.mark.parametrize("where", ["below", "between"])
+@pytest.mark.slow
 def test_the_null_is_wide_enough_for_columns_of_zeros(where: str) -> None:
     """Random rankings with half of them equal are no better than those without ties: too few are found."""
     generator = np.random.default_rng(0)

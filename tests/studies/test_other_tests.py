@@ -182,6 +182,7 @@ def test_a_bundled_store_needs_no_source(study):
     assert found["text"].tolist() == expected["text"].tolist()
 
 
+@pytest.mark.slow
 def test_the_command_reads_the_source_and_names_the_result(command, folder, tmp_path):
     data = lre(tmp_path / "lre")
     table = tables.published([data], presets.PAPER.prompts)

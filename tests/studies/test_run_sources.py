@@ -6,6 +6,9 @@ import pandas as pd
 import pytest
 from helpers.facts import relation
 
+import relact
+from relact.ablating.options import AblateOptions, PatchOptions
+from relact.ablating.speaking import GenerateOptions
 from relact.errors import InputError
 from relact.relations import prompts as tables
 from relact.relations import table
@@ -44,10 +47,50 @@ def test_the_command_runs_a_prompt_table_and_names_what_it_drops(command, tiny_f
         assert stored.prompts(split)["text"].tolist() == given[given["split"] == split]["text"].tolist()
     code, _, err = command("run", prompt_file, "--shots", 1, "--store", tmp_path / "t.zarr", *few)
     assert code == 1 and "a prompt table is taken as it is" in err
-    facts = pd.DataFrame({"relation": ["r"] * 12 + ["tiny"], "subject": [f"s{at}" for at in range(13)]})
+    named = ["r"] * 12 + ["q"] * 12 + ["tiny"]
+    facts = pd.DataFrame({"relation": named, "subject": [f"s{at}" for at in range(25)]})
     facts.assign(object=facts["subject"] + "o", template="{} is").to_csv(tmp_path / "f.csv", index=False)
     asked = ("run", tmp_path / "f.csv", "--store", tmp_path / "t.zarr", *few, "--dry-run")
     code, _, err = command(*asked)
     assert code == 0 and "relact: relation tiny is dropped: 1 usable facts are too few" in err
     code, _, err = command(*asked, "--strict")
     assert code == 1 and "relation tiny: 1 usable facts are too few" in err
+
+
+@pytest.fixture(scope="module")
+def two() -> pd.DataFrame:
+    return tables.prompts([relation(12), relation(12, name="s")], test_size=2)
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"ablate": {"seeds": 2}}, r"ablate: .* no dict\. Give relact\.AblateOptions\(...\)"),
+        ({"capture": AblateOptions()}, r"capture: .* no AblateOptions\. Give relact\.CaptureOptions"),
+        ({"k": 0}, r"k = 0 of \d+ neurons"),
+        ({"k": 10**9}, r"k = 1000000000 of \d+ neurons"),
+        (
+            {"ablate": AblateOptions(sites="attn")},
+            "no site of attn will have average_precision. Use mlp",
+        ),
+        ({"ablate": AblateOptions(statistic="auroc")}, "will have auroc. Add it to the scores"),
+        ({"ablate": AblateOptions(by="attribution")}, "will have attribution_z"),
+        ({"scores": relact.ScoreOptions(relations=["t"])}, "no prompts of relation t"),
+        ({"scores": relact.ScoreOptions(statistics=["guess"])}, "no statistic 'guess'"),
+        ({"only": "r"}, "all prompts belong to 'r': nothing to tell it from"),
+    ],
+)
+def test_what_a_later_step_refuses_is_refused_before_the_first(two, tiny_folder, tmp_path, wrong, said):
+    only = wrong.get("only")
+    table = two[two["relation"] == only] if only else two
+    asked = {name: value for name, value in wrong.items() if name != "only"}
+    with pytest.raises(InputError, match=said):
+        relact.run(table, model=str(tiny_folder), store=tmp_path / "s.zarr", **asked)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+@pytest.mark.parametrize("options", [AblateOptions, PatchOptions, GenerateOptions])
+@pytest.mark.parametrize("seeds", [2, "2", 1.5, [0.5], [True, "a"]])
+def test_seeds_are_numbers_one_by_one(options, seeds):
+    with pytest.raises(InputError, match=r"seeds: .*range"):
+        options(seeds=seeds)
