@@ -6,8 +6,8 @@
 
 Full scores are left out to keep packages small. ``check`` holds a package to a study that was made again,
 ``sample`` asks the model the test prompts of so many relations again, under all its masks. Both exit 1 with
-a line per mask or matrix that differs: of a mask 1 neuron in 100 may be another, of answers 2 in 100, as other
-processors round otherwise.
+a line per mask or matrix that differs: of a mask 1 neuron in 100 may be another, of answers 2 in 100, as
+other processors round otherwise.
 """
 
 from __future__ import annotations
