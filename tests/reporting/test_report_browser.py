@@ -164,7 +164,7 @@ def test_the_first_chart_is_there_soon_and_tables_on_a_phone_keep_their_first_co
     assert page.evaluate("performance.getEntriesByName('first chart').length") == 1
 
 
-@pytest.mark.parametrize("name", ["ablation", "overlap"])
+@pytest.mark.parametrize("name", ["ablation", "log_ablation"])
 def test_a_matrix_that_is_scrolled_keeps_the_names_of_its_rows(open_report, report, name):
     page = open_report(report, size="phone").page
     box = page.locator(f".scroll:has(#f-{name})")
