@@ -205,11 +205,3 @@ def test_the_changelog_is_by_kinds():
     before, *kinds = newest.split("\n### ")
     assert "\n- " not in before and [kind.split("\n")[0] for kind in kinds] == ["Added", "Changed", "Fixed"]
     assert all("\n- " in kind for kind in kinds)
-
-
-def test_lower_bounds_that_are_tried_are_those_that_are_declared():
-    extras = PROJECT["optional-dependencies"]
-    declared = [*PROJECT["dependencies"], *extras["gguf"], *extras["peft"], *extras["s3"]]
-    bounds = {line.split(",")[0].replace(">=", "==") for line in declared}
-    lines = (ROOT / "requirements" / "oldest.txt").read_text().splitlines()
-    assert bounds == {line for line in lines if line and not line.startswith("#")}
