@@ -362,7 +362,7 @@ def test_a_capture_stays_below_the_planned_peak(options, tmp_path):
     context = victims.context()
     told = context.Queue()
     taken = {"attribution": True, **options}
-    child = context.Process(target=victims.measured, args=(tmp_path / "s.zarr", told, taken))
+    child = context.Process(target=victims.measured, args=(tmp_path / "s.zarr", told, taken, 350))
     child.start()
     child.join(300)
     assert child.exitcode == 0

@@ -227,21 +227,22 @@ def limited(path: Path, file_size: int, told: Any) -> None:
         told.put("")
 
 
-def measured(path: Path, told: Any, taken: dict[str, Any]) -> None:
+def measured(path: Path, told: Any, taken: dict[str, Any], count: int = 1400) -> None:
     """Capture within the memory that small blocks need; puts bytes into ``told``: planned, of that buffers
     and passes, the real peak and what it was before.
 
     Args:
         taken: options, whether attributions are captured too.
+        count: of prompts.
     """
     torch.set_num_threads(1)
     model = tiny.model(intermediate_size=11264)
     broad = loading.LoadedModel(model, tiny.tokenizer(), "broad", None, "f", "t", "float32", "llama")
     options: dict[str, Any] = {"sites": "mlp.gate,mlp.up", "batch_tokens": 48, **taken}
-    budget = forecast.forecast(CaptureOptions(**options, block=64), broad, prompts(1400)).memory
+    budget = forecast.forecast(CaptureOptions(**options, block=64), broad, prompts(count)).memory
     before = cost.peak()
-    planned = forecast.forecast(CaptureOptions(**options, memory=budget), broad, prompts(1400)).memory
-    capture.capture(broad, prompts(1400), path, **options, memory=budget)
+    planned = forecast.forecast(CaptureOptions(**options, memory=budget), broad, prompts(count)).memory
+    capture.capture(broad, prompts(count), path, **options, memory=budget)
     told.put((planned, planned - cost.held_bytes(broad, []), cost.peak(), before))
 
 
