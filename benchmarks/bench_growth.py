@@ -29,7 +29,7 @@ from relact.store import local, skeleton
 from relact.store.local import LocalStore
 
 SITE, EXPERTS, BLOCK = "mlp.hidden", 16, 512
-BASE = {"relations": 16, "prompts": 2048, "neurons": 1 << 15}
+BASE = {"relations": 64, "prompts": 2048, "neurons": 1 << 15}
 QUICK = {"relations": 8, "prompts": 512, "neurons": 1 << 13}
 STEPS = ("score", "select", "top", "compare", "report")
 MEMORY = "1GiB"  # that scoring may use

@@ -18,6 +18,7 @@ np.float32(0.0)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +32,11 @@ from relact.errors import InputError
 from relact.packed.store import open_store
 from relact.progress import Progress, in_notebooks
 from relact.scoring import masks
+from relact.scoring.arrays import Stored
 from relact.scoring.experts import neurons_of
 from relact.scoring.magnitudes import super_unit_masks
 from relact.scoring.score import scores_of
-from relact.scoring.selection import Numbering, Rules
+from relact.scoring.selection import Numbering, Rules, Scores, Sets, choose, row_of
 from relact.scoring.ties import margins_of
 from relact.store.reading import Store
 
@@ -86,29 +88,36 @@ def overlap(
     opened = open_store(store)
     if k is None:
         name = mask or opened.named(schema.MASKS)
-        shared = overlap_of(*masks.read(opened, name), by, opened.layers)
+        shared = overlap_of(*masks.numbers(opened, name), by, opened.layers)
         return shared.assign_attrs(negatives=label_of(opened.mask_record(name).scores.negatives))
     relations, scores = all_scores(opened, statistic)
-    rules = rules_of(opened, scores, statistic)
+    rules = rules_of(opened, relations, scores, statistic)
     stored = label_of(opened.scores_record().negatives)
     if isinstance(k, Sequence):
-        sets = [overlap_of(relations, masks.top_k(scores, number, rules)) for number in k]
-        shared = xr.concat(sets, dim=pd.Index(list(k), name="k")).transpose(*DIMENSIONS, "k")
+        shared = overlap_over(relations, scores, k, rules)
     else:
-        shared = overlap_of(relations, masks.top_k(scores, k, rules), by, opened.layers)
+        shared = overlap_of(relations, choose(scores, k, rules=rules).chosen, by, opened.layers)
         if negatives is not None:
             few = _sampled(opened, relations, negatives, progress)
-            sampled = overlap_of(relations, masks.top_k(few, k, rules))
+            sampled = overlap_of(relations, choose(few, k, rules=rules).chosen)
             index = pd.Index([stored, label_of(negatives)], name=NEGATIVES)
             shared = xr.concat([shared, sampled], dim=index).transpose(*DIMENSIONS, NEGATIVES)
     return shared.assign_attrs(negatives=stored)
 
 
+def overlap_over(relations: Sequence[str], scores: Scores, sizes: Sequence[int], rules: Rules) -> xr.Dataset:
+    """`overlap` of the top k of scores, of several k, of the relations whose scores they are."""
+    import xarray as xr
+
+    sets = [overlap_of(relations, choose(scores, k, rules=rules).chosen) for k in sizes]
+    return xr.concat(sets, dim=pd.Index(list(sizes), name="k")).transpose(*DIMENSIONS, "k")
+
+
 def rules_of(
-    store: Store, scores: Mapping[str, np.ndarray], statistic: str = schema.AVERAGE_PRECISION
+    store: Store, relations: Sequence[str], scores: Scores, statistic: str = schema.AVERAGE_PRECISION
 ) -> Rules:
-    """What decides beside the scores of all relations where `masks.select` is asked for nothing but k."""
-    margins = margins_of(store, store.scores_record().relations, Numbering.of(scores), statistic)
+    """What decides beside the scores of some relations where `masks.select` is asked for nothing but k."""
+    margins = margins_of(store, relations, Numbering.of(scores), statistic)
     return Rules(without=super_unit_masks(store, scores), margins=margins)
 
 
@@ -152,21 +161,22 @@ def _sampled(
 
 def overlap_of(
     relations: Sequence[str],
-    sets: Mapping[str, np.ndarray],
+    sets: Scores | Sets,
     by: str | None = None,
     layers: Callable[[str], Sequence[int]] | None = None,
 ) -> xr.Dataset:
-    """`overlap` of neuron sets in memory: bool [relation, layer, neuron] per site.
+    """`overlap` of neuron sets in memory: bool [relation, layer, neuron] per site, or by their numbers.
 
     Args:
         layers: gives the numbers of a site's layers, as `Store.layers`; None is from 0.
     """
     import xarray as xr
 
+    chosen = sets if isinstance(sets, Sets) else Sets.of(sets)
     if by is None:
-        return _shared(relations, masks.flatten(sets))
-    keys, parts = zip(*_slices(sets, by, layers), strict=True)
-    whole = [_shared(relations, part) for part in parts]
+        return _shared(relations, chosen.numbers, chosen.numbering.size)
+    keys, parts = zip(*_slices(chosen, by, layers), strict=True)
+    whole = [_shared(relations, *part) for part in parts]
     return xr.concat(whole, dim=pd.Index(list(keys), name=by)).transpose(*DIMENSIONS, by)
 
 
@@ -194,16 +204,19 @@ def in_common(store: str | Path | Store, mask: str, other: str) -> pd.DataFrame:
         InputError: no such mask, or no relation in both.
     """
     opened = open_store(store)
-    (names, sets), (other_names, other_sets) = masks.read(opened, mask), masks.read(opened, other)
+    (names, sets), (other_names, other_sets) = masks.numbers(opened, mask), masks.numbers(opened, other)
     rows = [name for name in names if name in other_names]
     if not rows:
         raise InputError(f"no relation in both {mask} and {other}", where=opened.path)
-    shapes = {site: values.shape[1:] for site, values in (*sets.items(), *other_sets.items())}
+    shapes = {**sets.numbering.shapes, **other_sets.numbering.shapes}
+    keys = {site: schema.HIDDEN[0] if site in schema.HIDDEN else site for site in shapes}
+    units = Numbering({keys[site]: shape for site, shape in shapes.items()})
     first, second = (
-        _units({site: values[[of.index(name) for name in rows]] for site, values in each.items()}, shapes)
+        [_units(each, of.index(name), keys, units) for name in rows]
         for of, each in ((names, sets), (other_names, other_sets))
     )
-    sizes, other_sizes, shared = first.sum(axis=1), second.sum(axis=1), (first & second).sum(axis=1)
+    sizes, other_sizes = (np.array([len(own) for own in each]) for each in (first, second))
+    shared = np.array([len(np.intersect1d(*pair)) for pair in zip(first, second, strict=True)])
     return pd.DataFrame(
         {
             "relation": rows,
@@ -211,20 +224,16 @@ def in_common(store: str | Path | Store, mask: str, other: str) -> pd.DataFrame:
             "other_size": other_sizes,
             "shared": shared,
             "jaccard": shared / np.maximum(sizes + other_sizes - shared, 1),
-            "expected": sizes * other_sizes / first.shape[1],
+            "expected": sizes * other_sizes / units.size,
         }
     )
 
 
-def _units(sets: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
-    """bool [relation, hidden units and other neurons of all sites in ``shapes``] of neuron sets."""
-    n_rows = len(next(iter(sets.values())))
-    parts: dict[str, np.ndarray] = {}
-    for site, (n_layers, width) in shapes.items():
-        chosen = sets.get(site, np.zeros((n_rows, n_layers, width), bool)).reshape(n_rows, -1)
-        key = schema.HIDDEN[0] if site in schema.HIDDEN else site
-        parts[key] = parts[key] | chosen if key in parts else chosen
-    return np.concatenate(list(parts.values()), axis=1)
+def _units(sets: Sets, at: int, keys: Mapping[str, str], units: Numbering) -> np.ndarray:
+    """Numbers, ascending, of the hidden units and other neurons of one relation's set."""
+    starts = dict(zip(units.shapes, units.starts.tolist(), strict=False))
+    found = [sets.within(site, slice(at, at + 1))[0] + starts[keys[site]] for site in sets.numbering.shapes]
+    return np.unique(np.concatenate(found))
 
 
 def agreement(store: str | Path | Store, other: str | Path | Store, *, k: int) -> pd.DataFrame:
@@ -242,13 +251,13 @@ def agreement(store: str | Path | Store, other: str | Path | Store, *, k: int) -
     from scipy.stats import rankdata
 
     names, *scores = _both(open_store(store), open_store(other))
-    n_neurons = sum(values[0].size for values in scores[0].values())
+    n_neurons = Numbering.of(scores[0]).size
     rows = []
     for at, name in enumerate(names):
         of_relation = [{site: values[at][None] for site, values in arrays.items()} for arrays in scores]
-        ranks = [rankdata(masks.flatten(arrays)[0]) for arrays in of_relation]
-        first, second = (masks.flatten(masks.top_k(arrays, k))[0] for arrays in of_relation)
-        shared = int((first & second).sum())
+        ranks = [rankdata(row_of(arrays, 0)) for arrays in of_relation]
+        first, second = (choose(arrays, k).chosen.numbers[0] for arrays in of_relation)
+        shared = len(np.intersect1d(first, second))
         correlation, jaccard = np.corrcoef(*ranks)[0, 1], shared / (2 * k - shared)
         rows.append((name, correlation, k, shared, jaccard, k * k / n_neurons))
     return pd.DataFrame(rows, columns=["relation", "correlation", "k", "shared", "jaccard", "expected"])
@@ -283,16 +292,16 @@ def moved(
 
 def all_scores(
     store: Store, statistic: str = schema.AVERAGE_PRECISION
-) -> tuple[list[str], dict[str, np.ndarray]]:
+) -> tuple[list[str], dict[str, Stored]]:
     """Relation names, and float32 [relation, layer, neuron] per site that has the statistic and whose neurons
-    are not whole experts, if there is one.
+    are not whole experts, if there is one; read when a relation is asked for.
     """
     groups = query.groups_of(store, statistic)
     names = query.relations(next(iter(groups.values())))
-    return names, {site: np.asarray(groups[site][statistic][:]) for site in neurons_of(groups)}
+    return names, {site: Stored(groups[site][statistic]) for site in neurons_of(groups)}
 
 
-def _both(first: Store, second: Store) -> tuple[list[str], dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _both(first: Store, second: Store) -> tuple[list[str], dict[str, Stored], dict[str, Stored]]:
     """Relations that two stores score, and the average precision of those in each, on the sites of both."""
     (first_names, first_scores), (second_names, second_scores) = all_scores(first), all_scores(second)
     names = [name for name in first_names if name in second_names]
@@ -318,37 +327,48 @@ def _both(first: Store, second: Store) -> tuple[list[str], dict[str, np.ndarray]
     )
     return (
         names,
-        {site: first_scores[site][rows] for site in sites},
-        {site: second_scores[site][other_rows] for site in sites},
+        {site: first_scores[site].of(rows) for site in sites},
+        {site: second_scores[site].of(other_rows) for site in sites},
     )
 
 
 def _slices(
-    sets: Mapping[str, np.ndarray], by: str, layers: Callable[[str], Sequence[int]] | None
-) -> Iterator[tuple[str | int, np.ndarray]]:
-    """(site or layer, bool [relation, neurons in it])."""
+    sets: Sets, by: str, layers: Callable[[str], Sequence[int]] | None
+) -> Iterator[tuple[str | int, tuple[list[np.ndarray], int]]]:
+    """(site or layer, (of every relation the numbers in it, how many neurons there are))."""
+    shapes = sets.numbering.shapes
     if by == "site":
-        yield from ((site, mask.reshape(len(mask), -1)) for site, mask in sets.items())
+        yield from ((site, (sets.within(site), math.prod(shape))) for site, shape in shapes.items())
         return
-    numbers = {site: layers(site) if layers else range(mask.shape[1]) for site, mask in sets.items()}
+    numbers = {site: layers(site) if layers else range(n_layers) for site, (n_layers, _) in shapes.items()}
     for layer in sorted(set().union(*numbers.values())):
-        there = [(sets[site], list(own).index(layer)) for site, own in numbers.items() if layer in own]
-        yield layer, np.concatenate([mask[:, place] for mask, place in there], axis=1)
+        there = {site: list(own).index(layer) for site, own in numbers.items() if layer in own}
+        ends = {site: [at * shapes[site][1], (at + 1) * shapes[site][1]] for site, at in there.items()}
+        starts = dict(zip(shapes, sets.numbering.starts.tolist(), strict=False))
+        spans = [np.array(pair) + starts[site] for site, pair in ends.items()]
+        inside = [
+            np.concatenate([own[slice(*np.searchsorted(own, span))] for span in spans])
+            for own in sets.numbers
+        ]
+        yield layer, (inside, sum(shapes[site][1] for site in there))
 
 
-def _shared(relations: Sequence[str], flat: np.ndarray) -> xr.Dataset:
-    """Overlap of the rows of bool [relation, neurons]."""
+def _shared(relations: Sequence[str], sets: Sequence[np.ndarray], n_neurons: int) -> xr.Dataset:
+    """Overlap of sets of numbers, each ascending, out of ``n_neurons``."""
     import xarray as xr
+    from scipy.sparse import csr_array
 
-    exact = flat.astype(np.float32)  # counts below 2^24 are exact
-    shared = (exact @ exact.T).astype(np.int64)
-    sizes = np.diag(shared)
+    sizes = np.array([len(own) for own in sets], np.int64)
+    columns, ends = np.concatenate([*sets, np.empty(0, np.int64)]), np.cumsum([0, *sizes])
+    _, columns = np.unique(columns, return_inverse=True)
+    chosen = csr_array((np.ones(len(columns), np.int64), columns, ends), (len(sets), max(1, len(columns))))
+    shared = (chosen @ chosen.T).toarray()
     united = sizes[:, None] + sizes[None, :] - shared
     return xr.Dataset(
         {
             "shared": (DIMENSIONS, shared),
             "jaccard": (DIMENSIONS, shared / np.maximum(united, 1)),
-            "expected": (DIMENSIONS, np.outer(sizes, sizes) / flat.shape[1]),
+            "expected": (DIMENSIONS, np.outer(sizes, sizes) / n_neurons),
         },
         coords={name: list(relations) for name in DIMENSIONS},
     )

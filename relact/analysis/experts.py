@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from relact.errors import InputError
 from relact.packed.store import open_store
 from relact.schema import WEIGHT
 from relact.scoring import masks
+from relact.scoring.selection import Sets
 from relact.store.reading import Store
 
 COLUMNS = ["relation", "layer", "expert", "use", "others", "neurons", "chance"]
@@ -46,7 +47,7 @@ def expert_use(
     opened = open_store(store)
     stored = opened.children(schema.MASKS)
     name = mask or (stored[0] if len(stored) == 1 else None)
-    table = use_of(opened, *masks.read(opened, name)) if name else use_of(opened)
+    table = use_of(opened, *masks.numbers(opened, name)) if name else use_of(opened)
     if table.empty:
         problem = f"no {WEIGHT} of a mixture of experts, and no mask of its neurons"
         raise InputError(problem, where=opened.path, fix=f"capture {WEIGHT}")
@@ -61,13 +62,10 @@ def expert_use(
     return table.reset_index(drop=True)
 
 
-def use_of(
-    store: Store, relations: Sequence[str] | None = None, sets: Mapping[str, np.ndarray] | None = None
-) -> pd.DataFrame:
-    """`expert_use` with neuron sets in memory, bool [relation, layer, neuron] per site; empty where the store
-    knows nothing of experts.
-    """
-    counted = {site: chosen for site, chosen in (sets or {}).items() if store.experts_of(site)}
+def use_of(store: Store, relations: Sequence[str] | None = None, sets: Sets | None = None) -> pd.DataFrame:
+    """`expert_use` with the neuron sets of the relations; empty where the store knows nothing of experts."""
+    shapes = sets.numbering.shapes if sets is not None else {}
+    counted = [site for site in shapes if store.experts_of(site)]
     known = WEIGHT in store.layouts and has_activations(store)
     if not known and not counted:
         return pd.DataFrame(columns=COLUMNS)
@@ -76,8 +74,9 @@ def use_of(
     shape = len(names), len(layers), n_experts
     use, others = _means(store, names) if known else (np.full(shape, np.nan),) * 2
     neurons = np.full(shape, np.nan)
-    if counted:
-        neurons = np.sum([chosen.reshape(*shape, -1).sum(axis=-1) for chosen in counted.values()], axis=0)
+    if sets is not None and counted:
+        units = {site: shapes[site][1] // n_experts for site in counted}
+        neurons = np.sum([sets.counts(site, of_one).reshape(shape) for site, of_one in units.items()], axis=0)
     chance = np.broadcast_to(neurons.mean(axis=(1, 2), keepdims=True), shape)
     places = np.meshgrid(names, layers, np.arange(n_experts), indexing="ij")
     values = (*places, use, others, neurons, chance)
@@ -96,15 +95,16 @@ def _means(store: Store, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Means of the weights over a relation's prompts, and over all others: [relation, layer, expert] each."""
     lay = store.layouts[WEIGHT]
     labels = store.prompts(schema.IDENTIFY)["relation"].to_numpy()
-    own = np.array([labels == name for name in names], np.float64)  # [relation, prompt]
+    rows = [np.flatnonzero(labels == name) for name in names]
     sums = np.zeros((len(names), lay.n_layers, lay.width))
     total = np.zeros((lay.n_layers, lay.width))
     for layer in range(lay.n_layers):
         for start in range(0, lay.width, lay.span):
             blocks = store.columns(WEIGHT, layer, start, start + lay.span)
             values = np.concatenate(blocks).astype(np.float64)
-            sums[:, layer, start : start + lay.span] = own @ values
+            for at, own in enumerate(rows):
+                sums[at, layer, start : start + lay.span] = values[own].sum(axis=0)
             total[layer, start : start + lay.span] = values.sum(axis=0)
-    count = own.sum(axis=1)[:, None, None]
+    count = np.array([len(own) for own in rows])[:, None, None]
     with np.errstate(invalid="ignore", divide="ignore"):  # a relation of a mask may have no prompts
         return sums / count, (total - sums) / (len(labels) - count)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from relact.cli import terminal
-from relact.cli.options import Json, StorePlace
-from relact.cli.printing import told_of
+from relact.cli.options import Json, Relations, StorePlace
+from relact.cli.printing import listed, told_of
 from relact.schema import RESULTS
 
 
@@ -23,6 +23,7 @@ def report(
     mask: Annotated[
         str | None, typer.Option(help="neuron sets to show; those of the ablation shown first by default")
     ] = None,
+    relations: Relations = None,
     as_json: Json = False,
 ) -> None:
     """One page with every result of a study, and its figures as files."""
@@ -30,7 +31,8 @@ def report(
 
     if output is None and figures is None:
         raise typer.BadParameter("say what to write: -o FILE, --figures FOLDER, or both")
-    written = write_report(told_of(store, *RESULTS), output, figures=figures, width=width, mask=mask)
+    place, names = told_of(store, *RESULTS), listed(relations)
+    written = write_report(place, output, figures=figures, width=width, mask=mask, relations=names)
     if as_json:
         terminal.dump({"store": store, "written": written})
         return

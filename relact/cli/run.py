@@ -176,6 +176,7 @@ def run_all(
     }
     if dry_run:
         return show_plans(run.forecast(recipe, model or run.EMBEDDED, table, store, **asked), as_json)
+    run.require_alone()
     loaded = load(
         model or run.EMBEDDED, dtype=model_dtype, device=device, trust_remote_code=trust_remote_code
     )

@@ -66,8 +66,8 @@ def select(
         options = SelectOptions(*among, counted, keep_super_units, seed, unit)
         mask = masks.select_with(options, store, name=name)
     opened = local.open(store)
-    relations, sets = masks.read(opened, mask)
-    sizes = dict(zip(relations, masks.flatten(sets).sum(axis=1).tolist(), strict=True))
+    relations, sets = masks.numbers(opened, mask)
+    sizes = dict(zip(relations, sets.sizes.tolist(), strict=True))
     record = opened.mask_record(mask)
     ties = {
         name: {"share": share, "taken": taken}

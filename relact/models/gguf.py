@@ -117,15 +117,18 @@ def _joined(pieces: Sequence[Path], file: Path) -> Path:
 
 
 def configuration(file: Path) -> Any:
-    """The configuration of a GGUF file, from its header alone; `ModelError` where it would be another's."""
-    header = gguf_header.read(file)
-    try:
-        with quiet():
-            config = transformers.AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
-    except Exception as error:  # an architecture that transformers does not decode
-        raise ModelError(
-            f"cannot decode this GGUF file: {one_line(error)}", where=file, fix=gguf_header.INSTEAD
-        ) from error
+    """The configuration of a GGUF file, from its header alone, behind which it may end; `ModelError` where it
+    would be another's.
+    """
+    with gguf_header.of_full_size(file) as full:
+        header = gguf_header.read(full, file)
+        try:
+            with quiet():
+                config = transformers.AutoConfig.from_pretrained(str(full.parent), gguf_file=full.name)
+        except Exception as error:  # an architecture that transformers does not decode
+            raise ModelError(
+                f"cannot decode this GGUF file: {one_line(error)}", where=file, fix=gguf_header.INSTEAD
+            ) from error
     family(config)
     return gguf_header.completed(header, config)
 

@@ -7,9 +7,12 @@ a configuration can express is put into it here; a file that says more is refuse
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from relact.errors import ModelError
@@ -52,8 +55,13 @@ class Header:
     tensors: frozenset[str]
 
 
-def read(file: Path) -> Header:
-    """The header; the weights are not read. `ModelError` for what is no GGUF file, or a part of one."""
+def read(opened: Path, file: Path | None = None) -> Header:
+    """The header; the weights are not read. `ModelError` for what is no GGUF file, or a part of one.
+
+    Args:
+        file: that it is the header of, where not ``opened`` itself.
+    """
+    file = file or opened
     try:
         import gguf  # an optional extra
     except ImportError as error:
@@ -61,7 +69,7 @@ def read(file: Path) -> Header:
             "is a GGUF file, which the package gguf reads", where=file, fix="pip install 'relact[gguf]'"
         ) from error
     try:
-        reader = gguf.GGUFReader(file)
+        reader = gguf.GGUFReader(opened)
     except Exception as error:  # whatever gguf raises for other bytes
         problem = f"cannot decode this GGUF file: {one_line(error)}"
         raise ModelError(problem, where=file, fix=INSTEAD) from error
@@ -79,6 +87,43 @@ def read(file: Path) -> Header:
     tensors = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
     _require_sizes(file, values, tensors)
     return Header(file, architecture, values, frozenset(tensors))
+
+
+@contextmanager
+def of_full_size(file: Path) -> Iterator[Path]:
+    """The file, or where it ends behind its header (what a request for its first bytes fetched) a copy with a
+    hole for weights: readers map every tensor, also those who want none.
+    """
+    size = _full_size(file)
+    if size <= file.stat().st_size:
+        yield file
+        return
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / file.name
+        shutil.copyfile(file, copy)
+        with copy.open("r+b") as opened:
+            opened.truncate(size)
+        yield copy
+
+
+def _full_size(file: Path) -> int:
+    """Bytes that the header speaks of; 0 where it cannot be read, which `read` tells."""
+    try:
+        import gguf
+
+        class Sizes(gguf.GGUFReader):
+            end = 0
+
+            def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
+                for field in fields:
+                    *_, shape, kind, offset = field.parts
+                    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind[0])]
+                    n_bytes = int(shape.prod()) * size // block
+                    self.end = max(self.end, int(start_offs + offset[0]) + n_bytes)
+
+        return Sizes(file).end
+    except Exception:
+        return 0
 
 
 def _require_sizes(file: Path, values: Mapping[str, Any], tensors: Mapping[str, int]) -> None:

@@ -6,9 +6,8 @@ them.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -24,11 +23,13 @@ from relact.analysis.leaderboard import leaderboard_of
 from relact.errors import StoreError
 from relact.packed.store import open_store
 from relact.reporting.ablations import Choice, ablations_of
+from relact.reporting.neurons import best, details_of, listed
 from relact.reporting.units import units_of
 from relact.scoring import masks
+from relact.scoring.arrays import Stored
 from relact.scoring.magnitudes import super_units
 from relact.scoring.roles import counts_of
-from relact.scoring.selection import Numbering, Rules, countable
+from relact.scoring.selection import Numbering, Rules, Scores, Sets, choose, countable
 from relact.store.reading import Store
 from relact.store.stale import stale
 
@@ -38,10 +39,8 @@ DRAWS = 20_000  # random rankings behind a null
 FALSE = 0.01  # expected share of false discoveries
 DEFAULT_K = 400
 ALL = "all"  # the choice of every site
-# best neurons of a relation: listed, of every site, with their prompts
-LISTED, LISTED_BY_SITE, SHOWN = 300, 60, 10
 EXPERTS = 6  # of a layer and relation
-PROMPTS = 4  # that drive a neuron most, and as many least
+AT_MOST = 100  # relations that a page tells of where it is not told which: of more nobody reads the pairs
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class Contents:
     """What a report shows. Every table is long; columns are in this order.
 
     Attributes:
+        relations: those that are shown, of `n_relations`.
         accuracy: choice, condition, relation, accuracy, intact, drop (in points of 100), low, high (95 %
             interval of the drop), log_drop (nats of the answer's first token), clear, log_clear (which of
             both is significant after correction), prompts (of the relation); conditions without ``intact``.
@@ -80,6 +80,7 @@ class Contents:
     super_units: str
     stale: list[str]
     relations: list[str]
+    n_relations: int
     sites: list[str]
     n_neurons: int
     k: int
@@ -107,33 +108,37 @@ class Contents:
         return Path(called).name if Path(called).is_absolute() or "\\" in called else called
 
 
-def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
-    """Read a store into a `Contents`.
+def gather(
+    store: str | Path | Store, *, mask: str | None = None, relations: Sequence[str] | None = None
+) -> Contents:
+    """Read a store into a `Contents`; of scores and sets a relation at a time.
 
     Args:
+        relations: those to tell of; the first `AT_MOST` by default.
         mask: the neuron sets for overlaps and layers; by default those of the ablation shown first, or the
             top 400.
 
     Raises:
-        StoreError: neither scores nor masks; a package may have masks alone. InputError: no such mask.
+        StoreError: neither scores nor masks; a package may have masks alone. InputError: no such mask or
+            relation.
     """
     opened = open_store(store)
-    relations, scores = _scores(opened)
+    known, shown, scores = _scores(opened, relations)
     sites = list(scores or opened.sites)
-    choices, accuracy, sweep = ablations_of(opened)
-    name, labels, sets = _sets(opened, relations, scores, mask, choices)
-    sizes = sum(mask.sum(axis=(1, 2)) for mask in sets.values())  # [relation]
-    neurons = _best(opened, relations, scores) if scores else _listed(opened, relations)
-    histogram, nulls = _distributions(opened, relations, scores)
-    details, prompts = _details(opened, relations, neurons)
+    choices, accuracy, sweep = _ablations(opened, {*known} - {*shown})
+    name, labels, sets = _sets(opened, shown, scores, mask, choices)
+    neurons = best(opened, shown, scores) if scores else listed(opened, shown)
+    histogram, nulls = _distributions(opened, shown, scores)
+    details, prompts = details_of(opened, shown, neurons)
     return Contents(
         store=opened.path,
         super_units=_super_units(opened),
         stale=stale(opened),
-        relations=relations,
+        relations=shown,
+        n_relations=len(known),
         sites=sites,
         n_neurons=sum(math.prod(opened.shape(site)) for site in sites),
-        k=int(np.median(sizes)),
+        k=int(np.median(sets.sizes)),
         mask=name,
         provenance=_provenance(opened),
         choices=choices,
@@ -141,15 +146,15 @@ def gather(store: str | Path | Store, *, mask: str | None = None) -> Contents:
         accuracy=accuracy,
         sweep=sweep,
         overlap=_overlap(labels, sets),
-        growth=_growth(opened, scores),
+        growth=_growth(opened, shown, scores),
         layers=_layers(opened, labels, sets),
         histogram=histogram,
         nulls=nulls,
         neurons=neurons,
-        experts=_experts(opened, relations, sets),
+        experts=_experts(opened, labels, sets),
         details=details,
         prompts=prompts,
-        units=units_of(opened, relations),
+        units=units_of(opened, shown),
     )
 
 
@@ -161,13 +166,24 @@ def _super_units(store: Store) -> str:
     )
 
 
-def _scores(store: Store) -> tuple[list[str], Mapping[str, np.ndarray]]:
-    """Relations, and average precision [relation, layer, neuron] per site; none of a package that was made
-    without its scores, of which masks, ablations and the best neurons are shown.
+def _scores(store: Store, asked: Sequence[str] | None) -> tuple[list[str], list[str], Mapping[str, Stored]]:
+    """All relations; those to tell of, in the order of the store; their average precision per
+    site: none of a package that was made without its scores, of which masks, ablations and the best neurons
+    are shown.
     """
+    known, scores = store.relations(), dict[str, Stored]()
     if store.has(schema.SCORES) or not store.children(schema.MASKS):
-        return compare.all_scores(store)
-    return store.relations(), {}
+        known, scores = compare.all_scores(store)
+    places = [query.position(known, name, store.path) for name in asked or known[:AT_MOST]]
+    shown = [known[at] for at in sorted({*places})]
+    return list(known), shown, {site: values.of(sorted({*places})) for site, values in scores.items()}
+
+
+def _ablations(store: Store, hidden: set[str]) -> tuple[dict[str, Choice], pd.DataFrame, pd.DataFrame]:
+    """`ablations_of` without the relations that are not shown."""
+    choices, accuracy, sweep = ablations_of(store)
+    away = accuracy["relation"].isin(hidden) | accuracy["condition"].isin(hidden)
+    return choices, accuracy[~away], sweep[~sweep["relation"].isin(hidden)]
 
 
 def _board(store: Store) -> pd.DataFrame:
@@ -182,13 +198,14 @@ def _board(store: Store) -> pd.DataFrame:
 def _sets(
     store: Store,
     relations: list[str],
-    scores: Mapping[str, np.ndarray],
+    scores: Scores,
     mask: str | None,
     choices: Mapping[str, Choice],
-) -> tuple[str, list[str], Mapping[str, np.ndarray]]:
-    """Name, labels (relations, as a rule) and neuron sets, bool [label, layer, neuron] per site.
+) -> tuple[str, list[str], Sets]:
+    """Name, labels (relations, as a rule) and neuron sets.
 
-    They are those of the mask, those of the first ablation, or the top few.
+    They are those of the mask, those of the first ablation, or the top few; of the relations that are shown,
+    and of labels that are none, as many.
     """
     first = next(iter(choices), "")
     k = choices[first].k if first else DEFAULT_K
@@ -198,47 +215,52 @@ def _sets(
         likely = [name for name in (first, f"top-{k}") if name in stored]
         mask = likely[0] if likely else stored[0] if len(stored) == 1 or not scores else None
     if mask is None:
-        return f"top {k}", relations, masks.top_k(scores, k, compare.rules_of(store, scores))
-    return mask, *masks.read(store, mask)
+        rules = compare.rules_of(store, relations, scores)
+        return f"top {k}", relations, choose(scores, k, rules=rules).chosen
+    labels, sets = masks.numbers(store, mask)
+    places = [at for at, label in enumerate(labels) if label in relations] or list(range(len(labels)))[
+        :AT_MOST
+    ]
+    return mask, [labels[at] for at in places], sets.of_relations(places)
 
 
-def _with_all(sets: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def _with_all(sites: Iterable[str]) -> dict[str, list[str]]:
     """The sites to choose from: `ALL`, then each alone (when there is more than one)."""
-    alone = {site: {site: mask} for site, mask in sets.items()}
-    return {ALL: dict(sets), **(alone if len(alone) > 1 else {})}
+    every = list(sites)
+    return {ALL: every, **({site: [site] for site in every} if len(every) > 1 else {})}
 
 
-def _overlap(labels: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _overlap(labels: Sequence[str], sets: Sets) -> pd.DataFrame:
     parts = [
-        compare.overlap_of(labels, chosen).to_dataframe().reset_index().assign(site=site)
-        for site, chosen in _with_all(sets).items()
+        compare.overlap_of(labels, sets if site == ALL else sets.only(site))
+        .to_dataframe()
+        .reset_index()
+        .assign(site=site)
+        for site in _with_all(sets.numbering.shapes)
     ]
     return pd.concat(parts)[["site", "relation", "other", "shared", "jaccard", "expected"]]
 
 
-def _growth(store: Store, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _growth(store: Store, relations: Sequence[str], scores: Scores) -> pd.DataFrame:
     """Overlap of every two relations over k, as a share of k."""
     columns = ["k", "relation", "other", "share", "chance"]
-    if not scores:
-        return pd.DataFrame(columns=columns)
-    n_neurons = sum(values[0].size for values in scores.values())
-    sizes = [size for size in SIZES if size <= countable(Numbering.of(scores), Rules()) // 2]
+    sizes = [size for size in SIZES if scores and size <= countable(Numbering.of(scores), Rules()) // 2]
     if not sizes:
         return pd.DataFrame(columns=columns)
-    table = compare.pairs(compare.overlap(store, k=sizes))
-    return table.assign(share=table["shared"] / table["k"], chance=table["k"] / n_neurons)[columns]
+    rules = compare.rules_of(store, relations, scores)
+    table = compare.pairs(compare.overlap_over(relations, scores, sizes, rules))
+    chance = table["k"] / Numbering.of(scores).size
+    return table.assign(share=table["shared"] / table["k"], chance=chance)[columns]
 
 
-def _layers(store: Store, labels: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _layers(store: Store, labels: Sequence[str], sets: Sets) -> pd.DataFrame:
     """Neurons of every set in every layer, and how many there would be were they spread evenly."""
     parts = []
-    for site, chosen in _with_all(sets).items():
+    shapes = sets.numbering.shapes
+    for site, chosen in _with_all(shapes).items():
+        counted = {name: sets.counts(name, shapes[name][1]) for name in chosen}
         counts = pd.concat(
-            [
-                pd.DataFrame(mask.sum(axis=2), list(labels), store.layers(name))
-                for name, mask in chosen.items()
-            ],
-            axis=1,
+            [pd.DataFrame(each, list(labels), store.layers(name)) for name, each in counted.items()], axis=1
         )
         table = counts.T.groupby(level=0).sum().T  # [relation, layer]
         long = table.rename_axis(index="relation", columns="layer").reset_index()
@@ -248,9 +270,9 @@ def _layers(store: Store, labels: Sequence[str], sets: Mapping[str, np.ndarray])
     return pd.concat(parts)[["site", "relation", "layer", "neurons", "chance"]]
 
 
-def _experts(store: Store, relations: Sequence[str], sets: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _experts(store: Store, labels: Sequence[str], sets: Sets) -> pd.DataFrame:
     """The few experts of every layer that a relation uses most beyond the others, by rank from 1."""
-    table = use_of(store, relations, sets).groupby(["relation", "layer"], sort=False).head(EXPERTS)
+    table = use_of(store, labels, sets).groupby(["relation", "layer"], sort=False).head(EXPERTS)
     return table.assign(rank=table.groupby(["relation", "layer"], sort=False).cumcount() + 1).round(4)
 
 
@@ -258,7 +280,7 @@ def _experts(store: Store, relations: Sequence[str], sets: Mapping[str, np.ndarr
 
 
 def _distributions(
-    store: Store, relations: Sequence[str], scores: Mapping[str, np.ndarray]
+    store: Store, relations: Sequence[str], scores: Scores
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Histograms of average precision beside those of random rankings, and what is beyond them."""
     of_histogram = ["site", "relation", "low", "high", "neurons", "chance"]
@@ -273,9 +295,10 @@ def _distributions(
         if (positives, prompts) not in nulls:
             nulls[positives, prompts] = kernels.average_precision_null(positives, prompts, DRAWS, seed=0)
         null = nulls[positives, prompts]
-        of_relation = {site: values[at][None] for site, values in scores.items()}
+        of_relation = {site: values[at] for site, values in scores.items()}
         parts += [table.assign(relation=relation) for table in _histograms(of_relation, null)]
-        surprising = kernels.false_discovery(kernels.p_values(masks.flatten(of_relation)[0], null), FALSE)
+        values = np.concatenate([values.ravel() for values in of_relation.values()])
+        surprising = kernels.false_discovery(kernels.p_values(values, null), FALSE)
         rows.append((relation, positives, prompts, float(null.mean()), int(surprising.sum())))
     return pd.concat(parts)[of_histogram], pd.DataFrame(rows, columns=of_nulls)
 
@@ -285,80 +308,10 @@ def _histograms(scores: Mapping[str, np.ndarray], null: np.ndarray) -> Iterator[
     edges = np.linspace(0, 1, BINS + 1)
     expected = np.histogram(null, edges)[0] / len(null)
     for site, chosen in _with_all(scores).items():
-        values = masks.flatten(chosen)[0]
+        values = np.concatenate([scores[name].ravel() for name in chosen])
         counts = np.histogram(values, edges)[0]
         bins = {"low": edges[:-1].round(4), "high": edges[1:].round(4), "neurons": counts}
         yield pd.DataFrame({"site": site, **bins, "chance": (expected * values.size).round(2)})
-
-
-def _best(store: Store, relations: Sequence[str], scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The neurons to list: the best of every relation, and of every relation in each site; in the order in
-    which equal ones are shown.
-    """
-    flat = masks.flatten(scores)  # [relation, neurons]
-    starts = np.cumsum([0, *(values[0].size for values in scores.values())])
-    ties = Numbering.of(scores).hashes(np.arange(flat.shape[1]), 0)  # as `query.top` has it
-    chosen: set[int] = set()
-    for values in flat:
-        chosen.update(query.best(values, LISTED, ties).tolist())
-        for start, stop in itertools.pairwise(starts):
-            found = query.best(values[start:stop], LISTED_BY_SITE, ties[start:stop])
-            chosen.update((start + found).tolist())
-    places = np.array(sorted(chosen, key=ties.__getitem__))
-    site_at = np.searchsorted(starts, places, side="right") - 1
-    widths = np.array([values.shape[2] for values in scores.values()])
-    row, neuron = np.divmod(places - starts[site_at], widths[site_at])
-    numbers, names = [np.asarray(store.layers(site)) for site in scores], list(scores)
-    layer = np.array([numbers[at][each] for at, each in zip(site_at, row, strict=True)])
-    table = pd.DataFrame({"site": np.array(names)[site_at], "layer": layer, "neuron": neuron})
-    ap = pd.DataFrame(flat[:, places].T.astype(np.float64).round(4), columns=list(relations))
-    return pd.concat([table, ap], axis=1)
-
-
-def _listed(store: Store, relations: Sequence[str]) -> pd.DataFrame:
-    """The best neurons of every relation by a package's short list: a neuron has a number in relations that
-    list it, NaN in others.
-    """
-    places = ["site", "layer", "neuron"]
-    found = [pd.DataFrame(columns=places)]
-    for relation in relations:
-        best = store.short_list(relation, LISTED, store.sites, schema.AVERAGE_PRECISION)
-        if best is not None:
-            columns = {name: best[name] for name in places}
-            columns[relation] = best[schema.AVERAGE_PRECISION].astype(np.float64).round(4)
-            found.append(pd.DataFrame(columns))
-    known = [table.set_index(places) for table in found]
-    together = pd.concat(known, axis=1) if len(known) > 1 else known[0]
-    return together.reindex(columns=list(relations)).reset_index()
-
-
-def _details(
-    store: Store, relations: Sequence[str], neurons: pd.DataFrame
-) -> tuple[list[dict[str, Any]], dict[int, dict[Hashable, Any]]]:
-    """Prompts and distribution of every relation's best few neurons; empty where there are no activations."""
-    if not query.has_activations(store):
-        return [], {}
-    table = store.prompts(schema.IDENTIFY)
-    rows = dict.fromkeys(
-        row
-        for name in relations
-        for row in query.best(neurons[name].to_numpy(), SHOWN, np.arange(len(neurons))).tolist()
-    )
-    details, used = [], set()
-    for row in rows:
-        site, layer, index = neurons.loc[row, ["site", "layer", "neuron"]]
-        values = query.column(store, site, int(layer), int(index))
-        order = np.argsort(-values, kind="stable")
-        most = order[:PROMPTS].tolist()
-        least = order[max(len(most), len(order) - PROMPTS) :].tolist()
-        used.update(most + least)
-        of_relations = (values[table["relation"] == name] for name in relations)
-        quantiles = list(query.QUANTILES.values())
-        spread = [np.quantile(some, quantiles).round(4).tolist() for some in of_relations]
-        drive = {int(at): round(float(values[at]), 4) for at in most + least}
-        details.append({"row": row, "most": most, "least": least, "activation": drive, "spread": spread})
-    kept = table.loc[sorted(used), ["relation", "subject", "object", "text"]]
-    return details, {int(at): row for at, row in zip(kept.index, kept.to_dict("records"), strict=True)}
 
 
 # --- provenance

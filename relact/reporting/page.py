@@ -18,8 +18,9 @@ from relact import __version__, durable
 from relact.errors import StoreError
 from relact.reporting import figures, matrices
 from relact.reporting.ablations import MEAN
-from relact.reporting.gather import ALL, FALSE, LISTED, LISTED_BY_SITE, SHOWN, Contents
+from relact.reporting.gather import ALL, FALSE, Contents
 from relact.reporting.looks import DARK, LIGHT
+from relact.reporting.neurons import LISTED, LISTED_BY_SITE, SHOWN
 from relact.schema import MASKS
 from relact.scoring.criteria import meaning, of_attributions
 
@@ -66,7 +67,7 @@ def render(contents: Contents) -> str:
         lead=_lead(contents, next(iter(contents.choices), None)),
         facts=[
             *((name, about[name]) for name in ("model", "prompts", "sites")),
-            ("neurons", f"{contents.n_neurons:,}"),
+            *_counted(contents),
             *([("left out of all sets", contents.super_units)] if contents.super_units else []),
             *([(STALE, ", ".join(contents.stale))] if contents.stale else []),
         ],
@@ -98,6 +99,13 @@ def render(contents: Contents) -> str:
         vega=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script"),
         data=_inert(data),
     )
+
+
+def _counted(contents: Contents) -> list[tuple[str, str]]:
+    """How many neurons there are; and relations, where not all are shown."""
+    shown, known = len(contents.relations), contents.n_relations
+    some = [("relations", f"{shown:,} of {known:,} are shown here")] if shown < known else []
+    return [("neurons", f"{contents.n_neurons:,}"), *some]
 
 
 def write(contents: Contents, path: str | Path) -> Path:

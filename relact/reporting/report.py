@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
@@ -25,7 +26,12 @@ PAGES = (".html", ".htm")
 
 @overload
 def report(
-    store: str | Path | Store, output: None = None, *, figures: None = None, mask: str | None = None
+    store: str | Path | Store,
+    output: None = None,
+    *,
+    figures: None = None,
+    mask: str | None = None,
+    relations: Sequence[str] | None = None,
 ) -> Figures: ...
 
 
@@ -37,6 +43,7 @@ def report(
     figures: str | Path | None = None,
     width: str | None = None,
     mask: str | None = None,
+    relations: Sequence[str] | None = None,
 ) -> list[Path]: ...
 
 
@@ -47,12 +54,14 @@ def report(
     figures: str | Path | None = None,
     width: str | None = None,
     mask: str | None = None,
+    relations: Sequence[str] | None = None,
 ) -> list[Path] | Figures:
     """Write the page of a study to ``output`` and its figures into ``figures``; returns the files written.
 
     Args:
         width: of the figures: ``column`` or ``page`` of a paper; as large as they are read best by default.
         mask: the neuron sets for overlaps and layers; those of the ablation shown first by default.
+        relations: those to tell of; the first hundred by default.
 
     Returns:
         The files written; without ``output`` and ``figures`` the figures themselves, see `charts`.
@@ -66,12 +75,15 @@ def report(
     if output is not None and Path(output).suffix.lower() not in PAGES:
         raise InputError("a page is written as .html", where=output, fix="name it so")
     if output is None and figures is None:
-        return charts(store, mask=mask)
-    contents = gather(store, mask=mask)
+        return charts(store, mask=mask, relations=relations)
+    contents = gather(store, mask=mask, relations=relations)
     written = [write(contents, output)] if output else []
     return written + (save(charts_of(contents, width=width), figures) if figures else [])
 
 
-def charts(store: str | Path | Store, *, mask: str | None = None) -> Figures:
+def charts(
+    store: str | Path | Store, *, mask: str | None = None, relations: Sequence[str] | None = None
+) -> Figures:
     """The figures of a study as Altair charts, by name; a notebook shows them without network."""
-    return Figures({name: offline(chart) for name, chart in charts_of(gather(store, mask=mask)).items()})
+    contents = gather(store, mask=mask, relations=relations)
+    return Figures({name: offline(chart) for name, chart in charts_of(contents).items()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from relact import sites as site_names
 from relact.errors import InputError
 from relact.schema import BY_EXPERT, ROUTER, WEIGHT
 from relact.scoring.magnitudes import magnitudes
+from relact.scoring.selection import Scores
 from relact.store.reading import Store
 
 
@@ -21,7 +22,7 @@ def neurons_of(sites: Iterable[str]) -> list[str]:
 
 
 def per_expert(
-    store: Store, scores: Mapping[str, np.ndarray], sites: str | Sequence[str] | None = None
+    store: Store, scores: Scores, sites: str | Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
     """Scores of experts: `schema.WEIGHT` -> [relation, layer, expert].
 
@@ -36,7 +37,7 @@ def per_expert(
     """
     wanted = site_names.expand(sites) if sites is not None else (WEIGHT,) if WEIGHT in scores else BY_EXPERT
     chosen = [
-        by_expert(values, n)
+        np.stack([by_expert(values[at], n) for at in range(len(values))])
         for site, values in scores.items()
         if site in wanted and (n := store.experts_of(site))
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +18,24 @@ from relact import kernels, schema
 from relact import sites as site_names
 from relact.errors import InputError
 from relact.schema import HIDDEN, UNIT
+from relact.scoring.arrays import Stored, array_at, stored
 from relact.scoring.criteria import CAPTURE, of_attributions
 from relact.scoring.experts import neurons_of, per_expert
 from relact.scoring.magnitudes import super_unit_masks, super_units, super_units_record
 from relact.scoring.memory import relations_per_chunk
 from relact.scoring.options import SelectOptions
 from relact.scoring.roles import counts_of
-from relact.scoring.score import ranked
 from relact.scoring.selection import (
     Choice,
     Masks,
     Numbering,
     Rules,
+    Scores,
+    Sets,
     admitted,
     choose,
     flatten,
+    row_of,
     top_k,
     unflatten,
 )
@@ -41,7 +45,19 @@ from relact.store.local import LocalStore
 from relact.store.reading import Store
 from relact.store.skeleton import write_coordinates, write_places
 
-__all__ = ["Masks", "combine", "flatten", "read", "select", "select_with", "top_k", "unflatten", "write"]
+__all__ = [
+    "Masks",
+    "Sets",
+    "combine",
+    "flatten",
+    "numbers",
+    "read",
+    "select",
+    "select_with",
+    "top_k",
+    "unflatten",
+    "write",
+]
 
 NULL_DRAWS = 20_000  # random rankings that average precisions are compared with
 
@@ -108,7 +124,7 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
     else:
         choice = choose(scores, options.k or 0, options.kind, rules)
     record = schema.MaskRecord(
-        k=round(float(flatten(choice.sets).sum(axis=1).mean())),
+        k=round(float(choice.chosen.sizes.mean())),
         kind=options.kind,
         fdr=options.fdr,
         statistic=options.criterion,
@@ -122,10 +138,10 @@ def select_with(options: SelectOptions, store: str | Path | Store, *, name: str 
         without=None if options.keep_super_units else left_out(opened, scores),
         unit=options.unit if options.unit == schema.EXPERT else None,
     )
-    return write(opened, name, choice.sets, scored.relations, record)
+    return write(opened, name, choice.chosen, scored.relations, record)
 
 
-def rules_of(store: Store, options: SelectOptions, relations: Sequence[str], scores: Masks) -> Rules:
+def rules_of(store: Store, options: SelectOptions, relations: Sequence[str], scores: Scores) -> Rules:
     """What beside the scores decides: super-units of the store, margins from its activations."""
     without = {} if options.keep_super_units else super_unit_masks(store, scores)
     computed = not set(scores) <= set(store.scored(options.criterion))  # of other sites' scores
@@ -180,9 +196,9 @@ def sites_of(store: Store, options: SelectOptions) -> list[str]:
     return chosen
 
 
-def _scores(store: LocalStore, options: SelectOptions) -> dict[str, np.ndarray]:
+def _scores(store: LocalStore, options: SelectOptions) -> Scores:
     """Of the sites that are chosen among, or of experts: float32 [relation, layer, neuron], in order."""
-    scores = dict(ranked(store, options.criterion, sites_of(store, options)))
+    scores = stored(store, options.criterion, sites_of(store, options))
     return per_expert(store, scores, options.sites) if options.unit == schema.EXPERT else scores
 
 
@@ -209,16 +225,16 @@ def combine(
         The new mask's name.
     """
     opened = local.writable(store)
-    relations, sets = read(opened, mask)
-    flat = flatten(sets)
-    labels, rows = (
-        (relations, flat & (flat.sum(axis=0) == 1)) if pair is None else _algebra(relations, flat, mask, pair)
-    )
-    size, kind = round(float(rows.sum(axis=1).mean())), "only" if pair is None else "pair"
+    relations, sets = numbers(opened, mask)
+    if pair is None:
+        times = np.bincount(np.concatenate(sets.numbers), minlength=1)
+        labels, chosen = relations, [own[times[own] == 1] for own in sets.numbers]
+    else:
+        labels, chosen = _algebra(relations, sets.numbers, mask, pair)
+    found = Sets(sets.numbering, tuple(chosen))
+    size, kind = round(float(found.sizes.mean())), "only" if pair is None else "pair"
     record = replace(opened.mask_record(mask), k=size, kind=kind, of=mask, ties=None)
-    return write(
-        opened, name or "-".join([mask, *_words(pair or ("only",))]), unflatten(rows, sets), labels, record
-    )
+    return write(opened, name or "-".join([mask, *_words(pair or ("only",))]), found, labels, record)
 
 
 def _words(relations: Sequence[str]) -> list[str]:
@@ -227,58 +243,67 @@ def _words(relations: Sequence[str]) -> list[str]:
 
 
 def _algebra(
-    relations: Sequence[str], flat: np.ndarray, mask: str, pair: tuple[str, str]
-) -> tuple[list[str], np.ndarray]:
-    """Names and rows of ``A and B``, ``A without B``, ``B without A``."""
+    relations: Sequence[str], sets: Sequence[np.ndarray], mask: str, pair: tuple[str, str]
+) -> tuple[list[str], list[np.ndarray]]:
+    """Names and numbers of ``A and B``, ``A without B``, ``B without A``."""
     unknown = [name for name in pair if name not in relations]
     if unknown or pair[0] == pair[1]:
         problem = f"no relation {unknown[0]!r} in mask {mask!r}" if unknown else f"{pair[0]!r} twice"
         raise InputError(problem, where="--pair", fix=f"choose two of {', '.join(relations)}")
-    (a, b), (first, second) = pair, (flat[relations.index(name)] for name in pair)
-    rows = np.stack([first & second, first & ~second, second & ~first])
-    return [f"{a} and {b}", f"{a} without {b}", f"{b} without {a}"], rows
+    (a, b), (first, second) = pair, (sets[relations.index(name)] for name in pair)
+    chosen = [np.intersect1d(first, second), np.setdiff1d(first, second), np.setdiff1d(second, first)]
+    return [f"{a} and {b}", f"{a} without {b}", f"{b} without {a}"], chosen
 
 
 def write(
-    store: LocalStore, name: str, sets: Masks, relations: Sequence[str], record: schema.MaskRecord
+    store: LocalStore, name: str, sets: Masks | Sets, relations: Sequence[str], record: schema.MaskRecord
 ) -> str:
     """Write ``masks/<name>`` unless it is there with the same record; returns the name."""
     schema.require_result(name, store.children(schema.MASKS), "a mask")
     group = f"{schema.MASKS}/{name}"
     if store.has(group) and store.mask_record(name) == record:
         return name
+    chosen = sets if isinstance(sets, Sets) else Sets.of(sets)
     with store.stage(group, record.to_attributes()) as built:
-        for site, mask in sets.items():
+        for site, (n_layers, width) in chosen.numbering.shapes.items():
             part = built.create_group(site)
-            _, n_layers, width = mask.shape
-            numbers = store.layers(site)
             write_coordinates(part, relation=list(relations))
-            write_places(part, numbers, width, store.experts_of(site))
-            part.create_array(
+            write_places(part, store.layers(site), width, store.experts_of(site))
+            together = relations_per_chunk(len(chosen), n_layers * width, item=1)
+            array = part.create_array(
                 schema.MASK,
-                data=mask,
-                chunks=(relations_per_chunk(len(mask), n_layers * width, item=1), n_layers, width),
+                shape=(len(chosen), n_layers, width),
+                dtype="bool",
+                chunks=(together, n_layers, width),
                 compressors=ZstdCodec(level=1, checksum=True),
                 dimension_names=schema.BY_NEURON,
             )
+            for first in range(0, len(chosen), together):
+                array[first : first + together] = chosen.mask(site, first, first + together)
     return name
 
 
 def read(store: Store, name: str) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names of the sets (relations, as a rule) and, per site, the mask bool [relation, layer, neuron]."""
-    sites = store.mask_record(name).sites
-    parts = {site: store.dataset(f"{schema.MASKS}/{name}/{site}") for site in sites}
-    labels = [str(label) for label in next(iter(parts.values()))["relation"].values]
-    return labels, {site: part[schema.MASK].values for site, part in parts.items()}
+    labels, sets = numbers(store, name)
+    return labels, sets.masks()
+
+
+def numbers(store: Store, name: str) -> tuple[list[str], Sets]:
+    """The same by the numbers of their neurons: a chunk of the mask is in memory at a time."""
+    groups = [f"{schema.MASKS}/{name}/{site}" for site in store.mask_record(name).sites]
+    masks = {group.rsplit("/", 1)[1]: Stored(array_at(store, f"{group}/{schema.MASK}")) for group in groups}
+    labels = np.asarray(array_at(store, f"{groups[0]}/relation")[:])
+    return [str(label) for label in labels], Sets.of(masks)
 
 
 def significant(
-    scores: Mapping[str, np.ndarray],
+    scores: Scores,
     store: Store,
     scored: schema.ScoresRecord,
     options: SelectOptions,
     rules: Rules,
-) -> dict[str, np.ndarray]:
+) -> Sets:
     """The neurons whose average precision beats random rankings, with ``fdr`` false ones expected among them.
 
     Every admitted neuron is tested; where hidden units are counted, the best of a unit's is kept.
@@ -288,14 +313,17 @@ def significant(
             per positive).
     """
     counts = counts_of(store.prompts(schema.IDENTIFY)["relation"].tolist(), scored)
-    flat, numbering = flatten(scores), Numbering.of(scores)
-    tested, rows = np.flatnonzero(admitted(numbering, rules)), np.zeros(flat.shape, bool)
-    for row, values, relation in zip(rows, flat, scored.relations, strict=True):
-        positives, negatives = counts[relation]
-        null = kernels.average_precision_null(positives, positives + negatives, NULL_DRAWS, seed=0)
+    numbering = Numbering.of(scores)
+    tested, found = np.flatnonzero(admitted(numbering, rules)), []
+    null_of = lru_cache(maxsize=1)(kernels.average_precision_null)  # relations of a size have one
+    for at, relation in enumerate(scored.relations):
+        values, (positives, negatives) = row_of(scores, at), counts[relation]
+        null = null_of(positives, positives + negatives, NULL_DRAWS, seed=0)
+        row = np.zeros(numbering.size, bool)
         row[tested] = kernels.false_discovery(kernels.p_values(values[tested], null), options.fdr or 0.0)
         if options.counted == UNIT:
             row &= numbering.best(values)
         if options.min_ap is not None:
             row &= values >= options.min_ap
-    return unflatten(rows, scores)
+        found.append(np.flatnonzero(row))
+    return Sets(numbering, tuple(found))

@@ -12,6 +12,7 @@ from relact.store.layout import Layout
 LIBRARIES = 400 * 2**20  # a scoring process: interpreter, numpy, numba (compiling), dask, zarr, xarray
 # bytes of one relation and statistic written together: all of a small model, layers of a large
 CHUNK_TARGET = 2**18
+HELD = 2**28  # bytes of scores of a few layers that are kept in memory until they are written
 
 
 def layers_per_chunk(n_layers: int, width: int) -> int:
@@ -54,7 +55,8 @@ class ScoreShape:
         kernel = rows * (COPIED_TOGETHER * item + 8 * key + 64)  # columns, keys, places, labels and tables
         values = self.n_relations * self.n_statistics
         results = 2 * 8 * values * (span + 4 * COPIED_TOGETHER)  # float64, and the temporaries of one tile
-        written = values * layers_per_chunk(self.site.n_layers, self.site.width) * self.site.width * 4
+        row = layers_per_chunk(self.site.n_layers, self.site.width) * self.site.width * 4
+        written = min(values * row, max(HELD, row))
         return LIBRARIES + self.workers * (read + kernel + results) + 2 * written
 
     def fit(self, budget: int, *, wide: bool = False) -> int:

@@ -67,11 +67,12 @@ def on_scheduler(scheduler: str = THREADS, workers: int = 1) -> Iterator[Compute
 
 def _in_threads(workers: int, function: Function, job: Any, tasks: Sequence[Task], collect: Collect) -> None:
     named = {f"task-{number}": task for number, task in enumerate(tasks)}
-    calls = [
-        dask.delayed(partial(function, job, task), pure=False)(dask_key_name=key)
-        for key, task in named.items()
-    ]
-    with Callback(posttask=lambda key, result, *_: collect(named[key], result)):
+
+    def run(task: Task) -> list[Any]:
+        return [function(job, task)]  # to be taken out: Dask holds what tasks return until the last has
+
+    calls = [dask.delayed(partial(run, task), pure=False)(dask_key_name=key) for key, task in named.items()]
+    with Callback(posttask=lambda key, result, *_: collect(named[key], result.pop())):
         dask.compute(*calls, scheduler="threads", num_workers=workers)
 
 

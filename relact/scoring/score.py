@@ -9,21 +9,20 @@ Relations that are stored already for the same prompts, labels and model are tak
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import xarray as xr
 import zarr
 
 from relact import kernels, schema
 from relact.errors import InputError, NumericError, StoreError
 from relact.plan import parse_bytes
 from relact.progress import Progress, in_notebooks
-from relact.scoring.arrays import create_arrays, runs_of
+from relact.scoring.arrays import Part, create_arrays, runs_of
 from relact.scoring.criteria import PROBE
 from relact.scoring.former import beside, kept, with_stored
 from relact.scoring.memory import ScoreShape
@@ -37,6 +36,8 @@ from relact.store.coarse import coarse, tell
 from relact.store.layout import quantity_of, site_of
 from relact.store.local import LocalStore
 from relact.store.reading import Store
+
+Put = Callable[[int, int, int, np.ndarray], None]  # layer, start, stop, [statistic, relation, neuron]
 
 
 class Task(NamedTuple):
@@ -216,28 +217,26 @@ class _Scoring:
                     continue
                 former = self.store.dataset(f"{schema.SCORES}/{wanted.site}") if self.kept else None
                 for layers in runs_of(lay):
-                    part = _Part.of(names, self.relations, layers, lay.width)
-                    if former is not None:
-                        part.take_over(former, self.kept, names)
+                    part = Part(len(names), self.todo, layers, lay.width, self.store.path.parent)
                     if self.labels is not None:
                         tasks, job = tasks_of(wanted.stream, layers, lay.width, span), self._job(wanted)
-                        compute(run_task, job, tasks, self._collect(part, progress))
-                    for array, values in zip(arrays, part.values, strict=True):
-                        array[:, layers.start : layers.stop] = values
+                        compute(run_task, job, tasks, self._collect(part.put, progress))
+                    for at, (name, array) in enumerate(zip(names, arrays, strict=True)):
+                        part.write(at, array, self.relations, None if former is None else former[name])
             if PROBE in self.options.statistics:
                 self._write_probes(group, progress)
 
     def _write_probes(self, group: zarr.Group, progress: Progress) -> None:
         """Add the statistic of all neurons together."""
-        todo = [name for name in self.relations if name not in self.kept]
-        found = probed(self.store, self.labels, self._prefilter(todo, progress), self.options.seed, progress)
+        prefilter = self._prefilter(self.todo, progress)
+        found = probed(self.store, self.labels, prefilter, self.options.seed, progress)
         for site, lay in self.store.layouts.items():
-            part = _Part.of((PROBE,), self.relations, range(lay.n_layers), lay.width)
-            if self.kept:
-                part.take_over(self.store.dataset(f"{schema.SCORES}/{site}"), self.kept, (PROBE,))
-            if todo:
-                part.values[0, [self.relations.index(name) for name in todo]] = found[site]
-            create_arrays(group.require_group(site), lay, self.relations, (PROBE,))[0][:] = part.values[0]
+            part = Part(1, self.todo, range(lay.n_layers), lay.width, self.store.path.parent)
+            former = self.store.dataset(f"{schema.SCORES}/{site}")[PROBE] if self.kept else None
+            for layer in range(lay.n_layers if self.todo else 0):
+                part.put(layer, 0, lay.width, found[site][None, :, layer])
+            array = create_arrays(group.require_group(site), lay, self.relations, (PROBE,))[0]
+            part.write(0, array, self.relations, former)
 
     def _prefilter(self, relations: list[str], progress: Progress) -> dict[str, np.ndarray]:
         """What candidates of a probe are chosen by: site -> float32 [relation, layer, neuron]."""
@@ -254,12 +253,15 @@ class _Scoring:
         with on_scheduler(self.options.scheduler, workers_of(self.options)) as compute:
             for wanted, span in self.spans.items():
                 lay = self.store.streams[wanted.stream]
-                layers = range(lay.n_layers)
-                part = _Part.of(wanted.names, self.relations, layers, lay.width)
+                values = np.empty((len(self.relations), lay.n_layers, lay.width), np.float32)
+
+                def put(layer: int, start: int, stop: int, some: np.ndarray, of: np.ndarray = values) -> None:
+                    of[:, layer, start:stop] = some[0]
+
                 if self.labels is not None:
-                    tasks, job = tasks_of(wanted.stream, layers, lay.width, span), self._job(wanted)
-                    compute(run_task, job, tasks, self._collect(part, progress))
-                scores[wanted.site] = part.values[0]
+                    tasks = tasks_of(wanted.stream, range(lay.n_layers), lay.width, span)
+                    compute(run_task, self._job(wanted), tasks, self._collect(put, progress))
+                scores[wanted.site] = values
         return scores
 
     def _job(self, wanted: Wanted) -> Job:
@@ -269,16 +271,20 @@ class _Scoring:
         assert self.labels is not None
         return Job(path, version, self.labels, n_scored, wanted.statistics, self.options.device)
 
-    def _collect(self, part: _Part, progress: Progress) -> Callable[[Task, np.ndarray], None]:
+    @cached_property
+    def todo(self) -> list[str]:
+        """Relations that are not kept."""
+        return [name for name in self.relations if name not in self.kept]
+
+    def _collect(self, put: Put, progress: Progress) -> Callable[[Task, np.ndarray], None]:
         """What is done with a task's scores."""
         scored = [self.store.streams[wanted.stream] for wanted in self.spans]
         total = sum(lay.n_layers * lay.width for lay in scored)
-        todo = [name for name in self.relations if name not in self.kept]
 
         progress("score", self.done, total, "neurons")
 
         def collect(task: Task, values: np.ndarray) -> None:
-            part.put(task, todo, values)
+            put(task.layer, task.start, task.stop, values)
             self.done += task.stop - task.start
             progress("score", self.done, total, "neurons")
 
@@ -288,31 +294,6 @@ class _Scoring:
 def workers_of(options: ScoreOptions) -> int:
     """Threads: as many as asked for, or all cores; for a device as many as keep it busy."""
     return options.workers or (os.cpu_count() or 1 if options.device == "cpu" else DEVICE_WORKERS)
-
-
-class _Part(NamedTuple):
-    """Scores of a few layers of a site, until they are written."""
-
-    values: np.ndarray  # float32 [statistic, relation, layer, neuron]
-    relations: list[str]
-    layers: range
-
-    @classmethod
-    def of(cls, statistics: Sequence[str], relations: list[str], layers: range, width: int) -> _Part:
-        """Not filled yet."""
-        return cls(
-            np.empty((len(statistics), len(relations), len(layers), width), np.float32), relations, layers
-        )
-
-    def put(self, task: Task, relations: Sequence[str], values: np.ndarray) -> None:
-        rows = [self.relations.index(name) for name in relations]
-        self.values[:, rows, task.layer - self.layers.start, task.start : task.stop] = values
-
-    def take_over(self, former: xr.Dataset, relations: Sequence[str], statistics: Sequence[str]) -> None:
-        rows = [self.relations.index(name) for name in relations]
-        same = former.sel(relation=list(relations)).isel(layer=slice(self.layers.start, self.layers.stop))
-        for values, name in zip(self.values, statistics, strict=True):
-            values[rows] = same[name].values
 
 
 def run_task(job: Job, task: Task) -> np.ndarray:
@@ -372,13 +353,3 @@ def relation_of_prompts(store: Store) -> list[str]:
 def tasks_of(stream: str, layers: range, width: int, span: int) -> list[Task]:
     """All tasks of some layers of a stream."""
     return [Task(stream, layer, start, start + span) for layer in layers for start in range(0, width, span)]
-
-
-def ranked(
-    store: Store, statistic: str = schema.AVERAGE_PRECISION, among: Sequence[str] | None = None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """(site, float32 [relation, layer, neuron]) for every site that has a statistic, in the store's order, or
-    for those ``among`` them.
-    """
-    for site in store.scored(statistic) if among is None else among:
-        yield site, store.dataset(f"{schema.SCORES}/{site}")[statistic].values

@@ -15,17 +15,33 @@ happen to be stored decides.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 
 from relact.errors import InputError
 from relact.schema import HIDDEN, UNIT
 
+
+class ByRelation(Protocol):
+    """[relation, layer, neuron]: an array, or what reads one relation's when it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, relation: Any, /) -> Any: ...
+
+
 Masks = Mapping[str, np.ndarray]  # site -> bool [relation, layer, neuron]
+Scores = Mapping[str, ByRelation]  # site -> float [relation, layer, neuron]
 Margins = Callable[[np.ndarray], np.ndarray]  # flat numbers [n] -> float64 [relation, n]
+MARGINS_TOGETHER = 2**24  # of all relations: asked for no more than so many at a time
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,7 @@ class Numbering:
     shapes: Mapping[str, tuple[int, int]]
 
     @classmethod
-    def of(cls, arrays: Masks) -> Numbering:
+    def of(cls, arrays: Scores) -> Numbering:
         """Of arrays [relation, layer, neuron] per site."""
         return cls({site: (values.shape[1], values.shape[2]) for site, values in arrays.items()})
 
@@ -125,17 +141,85 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Sets:
+    """Neuron sets by the numbers of what is in them: as large as the sets, whatever they were chosen from.
+
+    Attributes:
+        numbers: int64 [size of the set], ascending, of every relation.
+    """
+
+    numbering: Numbering
+    numbers: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, masks: Scores) -> Sets:
+        """Of bool [relation, layer, neuron] per site."""
+        found = tuple(np.flatnonzero(row_of(masks, at)) for at in range(n_relations(masks)))
+        return cls(Numbering.of(masks), found)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """int64 [relation]"""
+        return np.array([len(numbers) for numbers in self.numbers], np.int64)
+
+    def within(self, site: str, relations: slice = slice(None)) -> list[np.ndarray]:
+        """Of some relations the numbers inside a site, from 0: layer x width + neuron."""
+        at = list(self.numbering.shapes).index(site)
+        start, stop = self.numbering.starts[at : at + 2].tolist()
+        found = []
+        for numbers in self.numbers[relations]:
+            first, last = np.searchsorted(numbers, (start, stop))
+            found.append(numbers[first:last] - start)
+        return found
+
+    def only(self, site: str) -> Sets:
+        """What is chosen in one site."""
+        return Sets(Numbering({site: self.numbering.shapes[site]}), tuple(self.within(site)))
+
+    def of_relations(self, places: Sequence[int]) -> Sets:
+        """The sets of some relations."""
+        return Sets(self.numbering, tuple(self.numbers[at] for at in places))
+
+    def counts(self, site: str, together: int) -> np.ndarray:
+        """int64 [relation, neurons of the site / together]: how many of every so many neurons are chosen."""
+        n = math.prod(self.numbering.shapes[site]) // together
+        return np.array([np.bincount(own // together, minlength=n) for own in self.within(site)])
+
+    def mask(self, site: str, first: int = 0, last: int | None = None) -> np.ndarray:
+        """bool [relation, layer, neuron] of a site, of relations ``first`` to ``last``."""
+        n_layers, width = self.numbering.shapes[site]
+        chosen = self.within(site, slice(first, last))
+        mask = np.zeros((len(chosen), n_layers * width), bool)
+        for row, numbers in zip(mask, chosen, strict=True):
+            row[numbers] = True
+        return mask.reshape(-1, n_layers, width)
+
+    def masks(self) -> dict[str, np.ndarray]:
+        """bool [relation, layer, neuron] per site."""
+        return {site: self.mask(site) for site in self.numbering.shapes}
+
+
+@dataclass(frozen=True)
 class Choice:
     """Sets, and per relation how many share the score at the edge, and how many of them are in."""
 
-    sets: dict[str, np.ndarray]
+    chosen: Sets
     ties: tuple[tuple[int, int], ...]
 
+    @property
+    def sets(self) -> dict[str, np.ndarray]:
+        """bool [relation, layer, neuron] per site."""
+        return self.chosen.masks()
 
-def choose(scores: Masks, k: int, kind: str = "top", rules: Rules | None = None) -> Choice:
+
+def choose(scores: Scores, k: int, kind: str = "top", rules: Rules | None = None) -> Choice:
     """The ``k`` best neurons of every relation over all sites; exactly ``k`` each.
 
     A NaN is the worst score of all. Of ``both``, the bottom half is chosen among what the top half left.
+    One relation's scores are in memory at a time, and what is chosen.
 
     Args:
         scores: float [relation, layer, neuron] per site.
@@ -153,10 +237,11 @@ def choose(scores: Masks, k: int, kind: str = "top", rules: Rules | None = None)
             f"k = {k} of {free} {what}", where="--k", fix="choose from 1 to the number of neurons"
         )
     ties = np.sum([choosing.take(sign, size) for sign, size in ends if size], axis=0)
-    return Choice(unflatten(choosing.chosen, scores), tuple((int(n), int(taken)) for n, taken in ties))
+    chosen = Sets(choosing.numbering, tuple(choosing.chosen))
+    return Choice(chosen, tuple((int(n), int(taken)) for n, taken in ties))
 
 
-def top_k(scores: Masks, k: int, rules: Rules | None = None) -> dict[str, np.ndarray]:
+def top_k(scores: Scores, k: int, rules: Rules | None = None) -> dict[str, np.ndarray]:
     """The sets of `choose`, of the ``k`` highest scores."""
     return choose(scores, k, "top", rules).sets
 
@@ -180,60 +265,88 @@ class _Choosing:
     """What is taken so far, and from what.
 
     Attributes:
-        flat: scores [relation, neurons]. allowed: bool [neurons]. chosen: bool [relation, neurons].
+        allowed: bool [neurons]. chosen: numbers of every relation, ascending.
     """
 
-    flat: np.ndarray
+    scores: Scores
     numbering: Numbering
     rules: Rules
     allowed: np.ndarray
-    chosen: np.ndarray
+    chosen: list[np.ndarray]
 
     @classmethod
-    def of(cls, scores: Masks, rules: Rules) -> _Choosing:
+    def of(cls, scores: Scores, rules: Rules) -> _Choosing:
         """Nothing is taken yet."""
-        flat, numbering = flatten(scores), Numbering.of(scores)
-        return cls(flat, numbering, rules, admitted(numbering, rules), np.zeros(flat.shape, bool))
+        numbering, none = Numbering.of(scores), np.empty(0, np.int64)
+        return cls(scores, numbering, rules, admitted(numbering, rules), [none] * n_relations(scores))
 
     def take(self, sign: int, size: int) -> np.ndarray:
         """Take the ``size`` best of every relation, of scores times ``sign``; int64 [relation, 2] as in
         `Choice`.
         """
-        equal, missing = [], []
-        for row, values in zip(self.chosen, self.flat, strict=True):
-            signed = _worst_where_nan(sign * values)
-            numbers = np.flatnonzero(self._candidates(signed, row))
+        contested: dict[int, np.ndarray] = {}
+        ties = []
+        for at, taken in enumerate(self.chosen):
+            signed = _worst_where_nan(sign * row_of(self.scores, at))
+            numbers = np.flatnonzero(self._candidates(signed, taken))
             offered = signed[numbers]
             edge = np.partition(offered, -size)[-size]
-            row[numbers[offered > edge]] = True
-            equal.append(numbers[offered == edge])
-            missing.append(size - int((offered > edge).sum()))
-        self._settle(equal, missing, sign)
-        return np.array([[len(numbers) for numbers in equal], missing]).T
+            sure, equal = numbers[offered > edge], numbers[offered == edge]
+            missing = size - len(sure)
+            ties.append((len(equal), missing))
+            if len(equal) > missing:
+                contested[at], equal = equal, equal[:0]
+            self._add(at, sure, equal)
+        self._settle(contested, [missing for _, missing in ties], sign)
+        return np.array(ties)
+
+    def _add(self, at: int, *numbers: np.ndarray) -> None:
+        self.chosen[at] = np.sort(np.concatenate([self.chosen[at], *numbers]))
 
     def _candidates(self, signed: np.ndarray, taken: np.ndarray) -> np.ndarray:
         """bool [neurons]: what may be taken for a relation, beside what is ``taken``."""
+        out = np.zeros(len(signed), bool)
+        out[taken] = True
         if self.rules.counted != UNIT:
-            return self.allowed & ~taken
-        return self.allowed & self.numbering.best(signed) & ~self.numbering.spread(taken)
+            return self.allowed & ~out
+        return self.allowed & self.numbering.best(signed) & ~self.numbering.spread(out)
 
-    def _settle(self, equal: Sequence[np.ndarray], missing: Sequence[int], sign: int) -> None:
-        """Take ``missing`` of the ``equal`` neurons of every relation."""
-        contested = [
-            numbers if len(numbers) > lacking else numbers[:0]
-            for numbers, lacking in zip(equal, missing, strict=True)
-        ]
-        asked, rules = np.unique(np.concatenate(contested)), self.rules
-        known = rules.margins(asked) if rules.margins and asked.size else np.zeros((len(equal), asked.size))
-        for row, numbers, lacking, margins in zip(self.chosen, equal, missing, known, strict=True):
-            if len(numbers) > lacking:
-                signed = _worst_where_nan(sign * margins[np.searchsorted(asked, numbers)])
-                numbers = numbers[np.lexsort((self.numbering.hashes(numbers, rules.seed), -signed))]
-            row[numbers[:lacking]] = True
+    def _settle(self, contested: Mapping[int, np.ndarray], missing: Sequence[int], sign: int) -> None:
+        """Take ``missing`` of the ``contested`` neurons of every relation that has some."""
+        margins = self._margins(contested)
+        for at, numbers in contested.items():
+            signed = _worst_where_nan(sign * margins[at])
+            order = np.lexsort((self.numbering.hashes(numbers, self.rules.seed), -signed))
+            self._add(at, numbers[order[: missing[at]]])
+
+    def _margins(self, contested: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Those of the contested neurons of every relation, a part of all relations' at a time."""
+        found = {at: np.zeros(len(numbers)) for at, numbers in contested.items()}
+        if self.rules.margins is None or not contested:
+            return found
+        asked = np.unique(np.concatenate(list(contested.values())))
+        step = max(1, MARGINS_TOGETHER // len(self.chosen))
+        for start in range(0, len(asked), step):
+            part = asked[start : start + step]
+            known = self.rules.margins(part)
+            for at, numbers in contested.items():
+                first, last = np.searchsorted(numbers, (part[0], part[-1] + 1))
+                found[at][first:last] = known[at, np.searchsorted(part, numbers[first:last])]
+        return found
 
 
 def _worst_where_nan(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), -np.inf, values)
+
+
+def n_relations(arrays: Scores) -> int:
+    """Of all sites alike."""
+    return len(next(iter(arrays.values())))
+
+
+def row_of(arrays: Scores, at: int) -> np.ndarray:
+    """[neurons of all sites] of one relation, flat as in `flatten`."""
+    return np.concatenate([np.asarray(values[at]).reshape(-1) for values in arrays.values()])
 
 
 def flatten(arrays: Masks) -> np.ndarray:

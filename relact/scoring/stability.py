@@ -183,12 +183,12 @@ def write_half(
         kind=HALF,
         fdr=None,
         statistic=statistic,
-        sites=tuple(choice.sets),
+        sites=tuple(choice.chosen.numbering.shapes),
         scores=scores,
         counted=schema.UNIT,
         ties=choice.ties,
         ties_by=MARGIN,
-        without=masks.left_out(store, choice.sets),
+        without=masks.left_out(store, choice.chosen.numbering.shapes),
         halved=store.manifest.prompts_digest(schema.IDENTIFY),
     )
-    return masks.write(store, name, choice.sets, found.relations, record)
+    return masks.write(store, name, choice.chosen, found.relations, record)

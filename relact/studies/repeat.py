@@ -17,7 +17,7 @@ from relact.progress import Progress, in_notebooks
 from relact.scoring.options import ScoreOptions
 from relact.store.reading import Store
 from relact.studies.presets import Recipe
-from relact.studies.run import Study, follow
+from relact.studies.run import Study, follow, require_alone
 
 
 def repeat(
@@ -41,6 +41,7 @@ def repeat(
     Raises:
         IdentityError: another model. InputError: the store has no ablation, or one that `run` cannot repeat.
     """
+    require_alone()
     source = open_store(like)
     recorded = source.manifest.model
     recipe = recipe_of(source, ablation)

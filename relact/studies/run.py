@@ -43,6 +43,7 @@ from relact.scoring.options import ScoreOptions
 from relact.scoring.quantities import wanted as wanted_of
 from relact.scoring.roles import labels_of, relations_of
 from relact.scoring.score import score_with
+from relact.store import locks
 from relact.store.layout import block_of, layouts, site_of
 from relact.store.local import LocalStore
 from relact.studies import known_prompts, presets
@@ -166,12 +167,26 @@ def run(
             of its own.
         reading: of the sources: columns, templates and labels, as `relations.sources.load` takes them.
         prompts, capture, scores, ablate: options of those steps.
+
+    Raises:
+        InputError: this is one process of several of a launch: those divide a capture and an ablation.
     """
+    require_alone()
     recipe = recipe_of(preset, k=k, prompts=prompts, capture=capture, scores=scores, ablate=ablate)
     table = table_of(sources, recipe, reading)
     warn_of_dropped(table)
     loaded = load(model, trust_remote_code=trust_remote_code)
     return follow(recipe, loaded, table, store, progress=progress)
+
+
+def require_alone() -> None:
+    """Refuse the processes of a launch, which would all write the same results."""
+    size = locks.Crew.of_environment().size
+    if size > 1:
+        fix = (
+            "launch `relact capture`, run `relact score` once, then launch `relact ablate` (docs/cluster.md)"
+        )
+        raise InputError(f"a whole study is of one process, WORLD_SIZE is {size}", where="run", fix=fix)
 
 
 def recipe_of(

@@ -68,7 +68,7 @@ def test_chance_is_what_random_sets_share():
         flat = np.zeros((2, 500), bool)
         for row in flat:
             row[random.choice(500, 60, replace=False)] = True
-        found = compare._shared(["a", "b"], flat)
+        found = compare.overlap_of(["a", "b"], {"mlp.down": flat[:, None]})
         shared.append(int(found["shared"][0, 1]))
     # 7.2, standard error 0.12
     assert np.mean(shared) == pytest.approx(float(found["expected"][0, 1]), abs=0.5)

@@ -16,6 +16,7 @@ import relact
 from relact.store import local
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "relact"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 OPTIONS = ("--sites", "mlp.up", "--attribution", "--block", "4", "--device", "cpu")
 RANKS = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
 
@@ -34,18 +35,25 @@ def forked(arguments, *environments):
     assert [child.exitcode for child in children] == [0] * len(environments)
 
 
-@pytest.mark.slow
-def test_processes_of_torchrun_and_of_an_array_write_what_one_writes(tmp_path, tiny_folder, prompt_file):
-    one, torchrun, array = (tmp_path / f"{name}.zarr" for name in ("one", "torchrun", "array"))
-    forked(("capture", tiny_folder, prompt_file, one, *OPTIONS), {})
-    filled = [str(part) for part in (*TORCHRUN, "capture", tiny_folder, prompt_file, torchrun, *OPTIONS)]
+def launched(*parts):
+    """A command in two processes that a launcher starts."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
-        filled, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180
+        [*map(str, parts)], env=environment, capture_output=True, text=True, timeout=180, check=False
     )
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.slow
+def test_processes_of_launchers_and_of_an_array_write_what_one_writes(tmp_path, tiny_folder, prompt_file):
+    names = ("one", "torchrun", "accelerate", "array")
+    one, torchrun, accelerate, array = (tmp_path / f"{name}.zarr" for name in names)
+    forked(("capture", tiny_folder, prompt_file, one, *OPTIONS), {})
+    launched(*TORCHRUN, "capture", tiny_folder, prompt_file, torchrun, *OPTIONS)
+    launched(*ACCELERATE, "-m", "relact", "capture", tiny_folder, prompt_file, accelerate, *OPTIONS)
     forked(("capture", tiny_folder, prompt_file, array, *OPTIONS), *RANKS)
     expected = sample.without_time(sample.files(one))
-    for path in (torchrun, array):
+    for path in (torchrun, accelerate, array):
         assert sample.without_time(sample.files(path)) == expected
 
 
@@ -58,6 +66,29 @@ def test_processes_of_a_launch_ablate_what_one_ablates(tiny_study, tmp_path):
     relact.ablate(one, k=6, seeds=[0], device="cpu")
     found = [local.open(path).dataset("ablations/top-6").load() for path in (one, two)]
     xr.testing.assert_identical(*found)
+
+
+@pytest.mark.slow
+def test_torchrun_ablates_what_one_process_ablates(tiny_study, tmp_path):
+    one, two = (tmp_path / f"{name}.zarr" for name in ("one", "two"))
+    for path in (one, two):
+        shutil.copytree(tiny_study.path, path)
+    launched(*TORCHRUN, "ablate", two, "--k", 6, "--seeds", 1, "--device", "cpu")
+    relact.ablate(one, k=6, seeds=[0], device="cpu")
+    found = [local.open(path).dataset("ablations/top-6").load() for path in (one, two)]
+    xr.testing.assert_identical(*found)
+
+
+def test_a_whole_study_is_refused_to_the_processes_of_a_launch(
+    command, tiny_folder, prompt_file, tmp_path, monkeypatch
+):
+    for rank in ("0", "1"):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", rank)
+        asked = ("run", prompt_file, "--model", tiny_folder, "--store", tmp_path / "s.zarr", "--k", 5)
+        code, _, err = command(*asked)
+        assert code == 1 and "WORLD_SIZE is 2" in err and "relact capture" in err
+    assert not list(tmp_path.glob("*.zarr"))
 
 
 @pytest.fixture

@@ -161,11 +161,57 @@ class Hub(BaseHTTPRequestHandler):
         self._send(json.dumps(value).encode(), Content_Type="application/json")
 
 
+class Models(BaseHTTPRequestHandler):
+    """As much of the hub's API as fetching files of the model someone/tiny needs."""
+
+    COMMIT = "0123456789abcdef0123456789abcdef01234567"
+    seen: Seen
+    files: dict[str, bytes]
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.seen.paths.append(f"{self.command} {self.path}")
+        about = {
+            "id": "someone/tiny",
+            "sha": self.COMMIT,
+            "siblings": [{"rfilename": name} for name in self.files],
+        }
+        listed = [
+            {"type": "file", "path": name, "size": len(raw), "oid": "1"} for name, raw in self.files.items()
+        ]
+        name = self.path.partition("/resolve/")[2].partition("/")[2]
+        if self.path.startswith("/api/models/someone/tiny/tree/"):
+            body, status = json.dumps(listed).encode(), 200
+        elif self.path.startswith("/api/models/someone/tiny"):
+            body, status = json.dumps(about).encode(), 200
+        else:
+            body, status = self.files.get(name, b""), 200 if name in self.files else 404
+        self.send_response(status)
+        extra = {} if status == 200 else {"X-Error-Code": "EntryNotFound"}
+        for key, value in {
+            "ETag": '"1"',
+            "X-Repo-Commit": self.COMMIT,
+            "Content-Length": len(body),
+            **extra,
+        }.items():
+            self.send_header(key, str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.seen.bytes += len(body)
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+
 @contextmanager
-def serving(handler: type[BaseHTTPRequestHandler], folder: Path | None = None) -> Iterator[Seen]:
+def serving(
+    handler: type[BaseHTTPRequestHandler], folder: Path | None = None, files: dict[str, bytes] | None = None
+) -> Iterator[Seen]:
     """A server on a free port of loopback while the block lasts."""
     seen = Seen()
-    own = type("Handler", (handler,), {"seen": seen, "files": {}})
+    own = type("Handler", (handler,), {"seen": seen, "files": files or {}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(own, directory=folder) if folder else own)
     server.daemon_threads = True
     seen.url = f"http://127.0.0.1:{server.server_port}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
+import gguf
 import huggingface_hub
 import pytest
 from helpers import shrunk, tiny
+from helpers.servers import Models, serving
 
 from relact import plan, score
 from relact.ablating import forecast as ablating
@@ -134,7 +137,17 @@ def test_an_ablation_is_planned_without_weights(relact, bare, loaded, scored, no
 @pytest.mark.parametrize("more", [(), ("--attribution",)])
 def test_a_study_is_planned_without_weights(relact, bare, no_weights, own_cache, tmp_path, more):
     few = ("--per-relation", 6, "--test-size", 4, "--k", 5, "--seeds", 1)
-    asked = ("run", "country_capital", "--model", bare, "--store", tmp_path / "s.zarr", *few, *more)
+    asked = (
+        "run",
+        "country_capital",
+        "country_currency",
+        "--model",
+        bare,
+        "--store",
+        tmp_path / "s.zarr",
+        *few,
+        *more,
+    )
     code, out, err = relact(*asked, "--dry-run")
     assert code == 0 and "unknown" in out and GUESSED in err and "time is not known on this device yet" in err
     planned = json.loads(relact(*asked, "--dry-run", "--json")[1])
@@ -163,11 +176,56 @@ def test_a_model_of_the_hub_costs_its_configuration(bare, monkeypatch, tmp_path)
     assert (made.revision, made.is_outline, made.is_guessed) == (commit, True, True)
 
 
-def test_a_gguf_file_costs_its_header(tmp_path, monkeypatch, no_weights, tiny_prompts):
+def test_plans_of_a_hub_id_fetch_its_configuration_alone(
+    relact, tiny_folder, prompt_file, no_weights, own_cache, monkeypatch, tmp_path
+):
+    files = {file.name: file.read_bytes() for file in tiny_folder.iterdir() if file.is_file()}
+    assert any(name.endswith(".safetensors") for name in files)
+    with serving(Models, files=files) as server:
+        for name, value in {
+            "ENDPOINT": server.url,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        }.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        asked = ("--dry-run", "--json")
+        code, out, err = relact("info", "someone/tiny", "--json")
+        assert code == 0, err
+        assert json.loads(out)["revision"] == Models.COMMIT
+        (planned,) = json.loads(
+            relact("capture", "someone/tiny", prompt_file, tmp_path / "s.zarr", *asked)[1]
+        )
+        assert planned["notes"] == [GUESSED] and planned["files"] > 0
+        study = ("run", prompt_file, "--model", "someone/tiny", "--store", tmp_path / "s.zarr", "--k", 5)
+        assert [step["what"] for step in json.loads(relact(*study, *asked)[1])][:2] == ["capture", "score"]
+    fetched = {path.rsplit("/", 1)[1] for path in server.paths if "/resolve/" in path}
+    assert fetched == {"config.json"}
+    assert [file.name for file in (tmp_path / "hub").rglob("snapshots/*/*")] == ["config.json"]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_gguf_file_costs_its_header(
+    relact, tmp_path, monkeypatch, no_weights, own_cache, tiny_prompts, prompt_file, cut
+):
     file = tiny.save_gguf(tmp_path / "tiny.gguf")
     monkeypatch.setattr(checkpoints, "decoded", None)
+    whole = json.loads(relact("info", file, "--json")[1])
+    if cut:
+        os.truncate(file, gguf.GGUFReader(file).data_offset)
     planned = forecast(CaptureOptions(), str(file), tiny_prompts)
     assert planned.notes == (GUESSED,) and planned.files > 0
+    assert json.loads(relact("info", file, "--json")[1]) == whole and whole["parameters"] > 0
+    study = ("run", prompt_file, "--model", file, "--store", tmp_path / "s.zarr", "--k", 5)
+    steps = json.loads(relact(*study, "--dry-run", "--json")[1])
+    assert [step["what"] for step in steps][:3] == ["capture", "score", "ablate"]
+
+
+def test_a_gguf_file_that_is_cut_in_its_header_is_refused_by_its_name(relact, tmp_path):
+    file = tiny.save_gguf(tmp_path / "tiny.gguf")
+    os.truncate(file, 600)
+    code, _, err = relact("info", file)
+    assert code == 1 and "cannot decode this GGUF file" in err and str(file) in err
 
 
 def test_seconds_that_nobody_knows_are_none():

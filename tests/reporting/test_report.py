@@ -21,6 +21,7 @@ from relact.analysis import compare, query
 from relact.errors import InputError, StoreError
 from relact.reporting import figures, looks, matrices, page
 from relact.reporting import gather as gathering
+from relact.reporting import neurons as listing
 from relact.reporting.ablations import MEAN, ablations_of
 from relact.reporting.page import render
 from relact.store import local
@@ -146,15 +147,15 @@ def test_histograms_hold_every_neuron_and_the_null_is_that_of_the_counts(gathere
 
 def test_listed_neurons_are_the_best_and_their_prompts_the_extremes(gathered, study):
     for relation in gathered.relations:
-        best = query.top(study, relation=relation, n=gathering.LISTED)
-        listed = gathered.neurons.sort_values(relation, ascending=False, kind="stable").head(gathering.LISTED)
+        best = query.top(study, relation=relation, n=listing.LISTED)
+        listed = gathered.neurons.sort_values(relation, ascending=False, kind="stable").head(listing.LISTED)
         np.testing.assert_allclose(listed[relation], best.average_precision, atol=1e-4)
-        down = query.top(study, relation=relation, n=gathering.LISTED_BY_SITE, sites="mlp.down")
+        down = query.top(study, relation=relation, n=listing.LISTED_BY_SITE, sites="mlp.down")
         keys = set(zip(gathered.neurons.site, gathered.neurons.layer, gathered.neurons.neuron, strict=True))
         assert keys >= set(zip(down.site, down.layer, down.neuron, strict=True))
     for detail in gathered.details[:5]:
         site, layer, neuron = gathered.neurons.loc[detail["row"], ["site", "layer", "neuron"]]
-        expected = query.extremes(study, site, int(layer), int(neuron), n=gathering.PROMPTS)
+        expected = query.extremes(study, site, int(layer), int(neuron), n=listing.PROMPTS)
         assert detail["most"] + detail["least"] == expected.prompt.tolist()
         texts = [gathered.prompts[at]["text"] for at in detail["most"] + detail["least"]]
         assert texts == expected.text.tolist()
@@ -262,11 +263,11 @@ def test_a_package_without_scores_is_reported_by_its_short_list(gathered, study,
     for name in ("accuracy", "overlap", "layers"):
         pd.testing.assert_frame_equal(getattr(contents, name), getattr(whole, name))
     for relation in contents.relations:
-        best = relact.top(study, relation=relation, n=gathering.LISTED)
+        best = relact.top(study, relation=relation, n=listing.LISTED)
         listed = contents.neurons.dropna(subset=[relation]).set_index(["site", "layer", "neuron"])[relation]
         expected = best.set_index(["site", "layer", "neuron"])["average_precision"]
         np.testing.assert_allclose(listed[expected.index], expected, atol=1e-4)
-        assert len(listed) == gathering.LISTED
+        assert len(listed) == listing.LISTED
     assert contents.growth.empty and contents.histogram.empty and contents.nulls.empty
     drawn = figures.charts(contents)
     assert "distribution" not in drawn and {"own", "ablation", "layers"} <= set(drawn)
@@ -280,6 +281,26 @@ def test_a_store_without_scores_is_refused(tiny_folder, tiny_prompts, tmp_path):
         gathering.gather(store)
     with pytest.raises(InputError, match="no mask"):
         gathering.gather(relact.score(store), mask="none")
+
+
+def test_of_many_relations_a_page_tells_of_some(gathered, study, monkeypatch):
+    monkeypatch.setattr(gathering, "AT_MOST", 2)
+    assert gathering._scores(study, None)[1] == gathered.relations[:2]
+    some = gathering.gather(study, relations=[gathered.relations[2], gathered.relations[0]])
+    assert some.relations == [gathered.relations[0], gathered.relations[2]]
+    assert page._counted(some)[1:] == [("relations", "2 of 3 are shown here")] != page._counted(gathered)[1:]
+    for name in ("overlap", "growth", "layers", "histogram", "nulls", "accuracy"):
+        every, own = getattr(gathered, name), getattr(some, name)
+        there = {*some.relations, "random"}
+        for column in {"relation", "other", "condition"} & {*every}:
+            every = every[every[column].isin(there)]
+        order = [
+            column for column in every if every[column].dtype == object or column in ("layer", "low", "k")
+        ]
+        tables = [table.sort_values(order).reset_index(drop=True) for table in (every, own)]
+        pd.testing.assert_frame_equal(*tables)
+    with pytest.raises(InputError, match="no relation 'none'"):
+        gathering.gather(study, relations=["none"])
 
 
 def test_tables_have_the_columns_that_are_documented(gathered):

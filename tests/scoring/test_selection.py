@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from relact.errors import InputError
-from relact.scoring.selection import Numbering, Rules, choose, flatten, top_k, unflatten
+from relact.scoring import selection
+from relact.scoring.selection import Numbering, Rules, Sets, choose, flatten, top_k, unflatten
 
 NEURON = Rules(counted="neuron")
 
@@ -138,3 +139,57 @@ def test_nan_is_the_worst_score_of_both_ends(scores, kind):
     scores["mlp.down"][0, 1] = np.nan
     chosen = choose(scores, 95, kind, NEURON).sets["mlp.down"]
     assert not chosen[0, 1].any() and chosen[0].sum() == 15
+
+
+class OneByOne:
+    """What reads a relation's scores when it is asked for them."""
+
+    def __init__(self, values):
+        self._values, self.shape = values, values.shape
+
+    def __len__(self):
+        return len(self._values)
+
+    def __getitem__(self, relation):
+        return self._values[relation].copy()
+
+
+def whole(scores, k, kind, rules):
+    """The twin: all scores, margins and hashes in memory, one sort by all three; bool [relation, neurons]."""
+    flat, numbering = flatten(scores), Numbering.of(scores)
+    every = np.arange(flat.shape[1])
+    out = np.concatenate([rules.without[site].ravel() for site in scores])
+    out = numbering.spread(out) if rules.counted == "unit" else out
+    chosen = np.zeros(flat.shape, bool)
+    for row, values, margins in zip(chosen, flat, rules.margins(every), strict=True):
+        for sign, size in {"top": [(1, k)], "bottom": [(-1, k)], "both": [(1, k - k // 2), (-1, k // 2)]}[
+            kind
+        ]:
+            signed = np.where(np.isnan(values), -np.inf, sign * values)
+            taken = numbering.spread(row) if rules.counted == "unit" else row
+            free = ~out & ~taken & (numbering.best(signed) if rules.counted == "unit" else True)
+            order = np.lexsort((numbering.hashes(every, rules.seed), -sign * margins, -signed))
+            row[[number for number in order if free[number]][:size]] = True
+    return chosen
+
+
+@pytest.mark.parametrize("counted", ["unit", "neuron"])
+@pytest.mark.parametrize("kind", ["top", "bottom", "both"])
+def test_relations_one_by_one_have_the_sets_of_whole_arrays(kind, counted, monkeypatch):
+    monkeypatch.setattr(selection, "MARGINS_TOGETHER", 15)  # five neurons of three relations
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        scores = {
+            site: random.integers(0, 4, (3, 2, width)).astype(np.float32)
+            for site, width in (("mlp.gate", 9), ("mlp.up", 9), ("mlp.down", 6))
+        }
+        scores["mlp.down"][random.random((3, 2, 6)) < 0.1] = np.nan
+        without = {site: random.random(values.shape[1:]) < 0.1 for site, values in scores.items()}
+        margins = random.integers(0, 3, (3, 48)).astype(float)
+        rules = Rules(counted, seed, without, lambda numbers, of=margins: of[:, numbers])
+        for k in (1, 6, 13):
+            found = choose({site: OneByOne(values) for site, values in scores.items()}, k, kind, rules)
+            assert np.array_equal(flatten(found.sets), whole(scores, k, kind, rules))
+            again = Sets.of(found.sets)
+            assert all(map(np.array_equal, again.numbers, found.chosen.numbers))
+            assert found.chosen.sizes.tolist() == [k] * 3
