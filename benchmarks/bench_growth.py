@@ -1,16 +1,19 @@
 """How seconds and memory grow with relations, prompts and neurons: score, select, top, compare, report.
 
-Run ``python benchmarks/bench_growth.py`` (minutes) or ``--quick`` (half a minute). The store is one layer of
-a synthetic mixture of experts with random activations, written by relact's own writers. One axis grows at a
-time, by doubling; the others stay. Seconds are those of the processor, all threads together, the better of
-two rounds, each on a new store. A slope is the exponent of the growth: 1 is linear, 0 is not at all. Memory
-is what the step's peak is above the process before it, in MB.
+Run ``python benchmarks/bench_growth.py`` (minutes) or ``--quick`` (half a minute); ``--one 2000 4000
+65536`` measures one size, every step in a process of its own, without the memory that others leave. The
+store is one layer of a synthetic mixture of experts with random activations, written by relact's own
+writers. One axis grows at a time, by doubling; the others stay. Seconds are those of the processor, all
+threads together, the better of two rounds, each on a new store. A slope is the exponent of the growth: 1 is
+linear, 0 is not at all. Memory is what the step's peak is above the process before it, in MB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -108,16 +111,38 @@ def grown(base: dict[str, int], axis: str, factors: list[int], rounds: int) -> l
     return rows
 
 
+def alone(shape: dict[str, int]) -> None:
+    """Every step at one size, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s.zarr"
+        build(path, **shape)
+        for step in STEPS:
+            subprocess.run([sys.executable, __file__, "--step", step, str(path)], check=True)
+
+
+def warm() -> None:
+    """Compile and import what is measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        for run in steps_of(build(Path(folder) / "s.zarr", **QUICK), Path(folder)).values():
+            run()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, two of each axis")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--one", nargs=3, type=int, metavar=("RELATIONS", "PROMPTS", "NEURONS"))
+    parser.add_argument("--step", nargs=2, metavar=("STEP", "STORE"), help="one step of --one")
     args = parser.parse_args()
+    if args.one:
+        return alone(dict(zip(BASE, args.one, strict=True)))
+    warm()
+    if args.step:
+        step, path = args.step
+        seconds, peak = measured(steps_of(local.open(path), Path(path).parent)[step])
+        return print(f"{step:8} {seconds:8.3f} s  {peak / 1e6:6.0f} MB", flush=True)
     base, factors = (QUICK, [1, 4]) if args.quick else (BASE, [1, 2, 4, 8])
-    with tempfile.TemporaryDirectory() as folder:  # compiles, imports
-        for run in steps_of(build(Path(folder) / "s.zarr", **QUICK), Path(folder)).values():
-            run()
     print(f"at {', '.join(f'{count:,} {axis}' for axis, count in base.items())}, one axis grown at a time")
     print(f"{'axis':10} {'step':8} {'sizes':26} {'seconds':30} {'slope':>6}  {'peak, MB':24} {'slope':>6}")
     found = []

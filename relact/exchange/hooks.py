@@ -47,7 +47,7 @@ def neurons(store: str | Path | Store, mask: str, out: str | Path, library: str)
         InputError: a site that no hook of the library shows alone, as units of experts.
     """
     opened, path = open_store(store), Path(out)
-    relations, chosen = masks.read(opened, mask)
+    relations, chosen = masks.by_relation(opened, mask)
     name = _lens if library == TRANSFORMER_LENS else _module
     named = {site: name(opened, site) for site in chosen}
     listed = {

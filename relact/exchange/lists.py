@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from relact.errors import InputError
 from relact.packed.store import open_store
 from relact.relations.concepts import LIST as CONCEPT_LIST
 from relact.scoring import masks
+from relact.scoring.selection import Scores
 from relact.store.reading import Store
 
 NEURON_FORMATS = ("json", "csv", "safetensors")
@@ -31,7 +32,7 @@ def neurons(store: str | Path | Store, mask: str, out: str | Path, kind: str) ->
       the numbers of the layers of a site that is not in all of them
     """
     opened, path = open_store(store), Path(out)
-    relations, chosen = masks.read(opened, mask)
+    relations, chosen = masks.by_relation(opened, mask)
     writers: dict[str, Callable[[], None]] = {
         "json": lambda: _write_json(opened, mask, relations, chosen, path),
         "csv": lambda: tables.harmless(_rows(opened, relations, chosen)).to_csv(path, index=False),
@@ -92,26 +93,24 @@ def concepts(store: str | Path | Store, out: str | Path, group: str) -> list[Pat
     return paths
 
 
-def _rows(store: Store, relations: list[str], chosen: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _rows(store: Store, relations: list[str], chosen: Scores) -> pd.DataFrame:
     parts = []
-    for site, mask in chosen.items():
-        relation, place, neuron = np.nonzero(mask)
-        layer = np.asarray(store.layers(site))[place]
-        names = np.array(relations, object)[relation]
-        parts.append(
-            pd.DataFrame({"at": relation, "relation": names, "site": site, "layer": layer, "neuron": neuron})
-        )
-    return pd.concat(parts).sort_values("at", kind="stable").drop(columns="at").reset_index(drop=True)
+    for at, relation in enumerate(relations):
+        for site, mask in chosen.items():
+            place, neuron = np.nonzero(mask[at])
+            layer = np.asarray(store.layers(site))[place]
+            columns = {"relation": relation, "site": site, "layer": layer, "neuron": neuron}
+            parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
 
 
-def _write_json(
-    store: Store, mask: str, relations: list[str], chosen: Mapping[str, np.ndarray], path: Path
-) -> None:
+def _write_json(store: Store, mask: str, relations: list[str], chosen: Scores, path: Path) -> None:
     listed = {
         relation: {
             site: {
-                str(store.layers(site)[place]): np.flatnonzero(sets[at, place]).tolist()
-                for place in np.flatnonzero(sets[at].any(axis=1))
+                str(store.layers(site)[place]): np.flatnonzero(row).tolist()
+                for place, row in enumerate(sets[at])
+                if row.any()
             }
             for site, sets in chosen.items()
         }
@@ -122,9 +121,7 @@ def _write_json(
     path.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-def _write_tensors(
-    store: Store, mask: str, relations: list[str], chosen: Mapping[str, np.ndarray], path: Path
-) -> None:
+def _write_tensors(store: Store, mask: str, relations: list[str], chosen: Scores, path: Path) -> None:
     from safetensors.numpy import save_file
 
     tensors = {

@@ -48,6 +48,7 @@ from relact.store.skeleton import write_coordinates, write_places
 __all__ = [
     "Masks",
     "Sets",
+    "by_relation",
     "combine",
     "flatten",
     "numbers",
@@ -289,12 +290,18 @@ def read(store: Store, name: str) -> tuple[list[str], dict[str, np.ndarray]]:
     return labels, sets.masks()
 
 
+def by_relation(store: Store, name: str) -> tuple[list[str], dict[str, Stored]]:
+    """The same, of which a chunk is in memory at a time: a mask is asked for a relation's [layer, neuron]."""
+    groups = {site: f"{schema.MASKS}/{name}/{site}" for site in store.mask_record(name).sites}
+    masks = {site: Stored(array_at(store, f"{group}/{schema.MASK}")) for site, group in groups.items()}
+    labels = np.asarray(array_at(store, f"{next(iter(groups.values()))}/relation")[:])
+    return [str(label) for label in labels], masks
+
+
 def numbers(store: Store, name: str) -> tuple[list[str], Sets]:
-    """The same by the numbers of their neurons: a chunk of the mask is in memory at a time."""
-    groups = [f"{schema.MASKS}/{name}/{site}" for site in store.mask_record(name).sites]
-    masks = {group.rsplit("/", 1)[1]: Stored(array_at(store, f"{group}/{schema.MASK}")) for group in groups}
-    labels = np.asarray(array_at(store, f"{groups[0]}/relation")[:])
-    return [str(label) for label in labels], Sets.of(masks)
+    """The same by the numbers of the neurons that are in the sets."""
+    labels, masks = by_relation(store, name)
+    return labels, Sets.of(masks)
 
 
 def significant(

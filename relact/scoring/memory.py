@@ -12,7 +12,7 @@ from relact.store.layout import Layout
 LIBRARIES = 400 * 2**20  # a scoring process: interpreter, numpy, numba (compiling), dask, zarr, xarray
 # bytes of one relation and statistic written together: all of a small model, layers of a large
 CHUNK_TARGET = 2**18
-HELD = 2**28  # bytes of scores of a few layers that are kept in memory until they are written
+HELD = 2**27  # bytes of scores of a few layers that are kept in memory until they are written
 
 
 def layers_per_chunk(n_layers: int, width: int) -> int:

@@ -24,7 +24,8 @@ from relact.models.writing import TOGETHER, WRITING, word, written
 from relact.progress import Progress, in_notebooks
 from relact.schema import ACTIVATION, BY, IDENTIFY, LOOKS, PROMOTED, SUPPRESSED
 from relact.scoring import masks
-from relact.scoring.selection import Numbering
+from relact.scoring.arrays import stored
+from relact.scoring.selection import row_of
 from relact.store import local
 from relact.store.local import LocalStore
 from relact.store.reading import Store
@@ -135,19 +136,16 @@ Arrays = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
 def _chosen(store: LocalStore, mask: str, n: int) -> pd.DataFrame:
     """The best of every relation's set: whose, rank, site, layer, neuron."""
-    record, (relations, sets) = store.mask_record(mask), masks.read(store, mask)
+    record, (relations, sets) = store.mask_record(mask), masks.numbers(store, mask)
     scored = store.scores_record().relations
-    flat, numbering = masks.flatten(sets), Numbering.of(sets)
-    ties, rows = numbering.hashes(np.arange(numbering.size), 0), []
-    for relation, chosen in zip(relations, flat, strict=True):
+    numbering, rows = sets.numbering, []
+    for relation, places in zip(relations, sets.numbers, strict=True):
         if relation in scored:
-            at = scored.index(relation)
-            parts = (store.root[f"{schema.SCORES}/{site}/{record.statistic}"][at] for site in sets)  # type: ignore[index]
-            values = np.concatenate([np.asarray(part).ravel() for part in parts])
+            scores = stored(store, record.statistic, numbering.shapes)
+            values = row_of(scores, scored.index(relation))[places]
         else:
-            values = np.zeros(len(chosen))  # sets of set algebra have no scores of their own
-        places = np.flatnonzero(chosen)
-        best = places[query.best(values[places], min(n, len(places)), ties[places])]
+            values = np.zeros(len(places))  # sets of set algebra have no scores of their own
+        best = places[query.best(values, min(n, len(places)), numbering.hashes(places, 0))]
         for which_site, which, layers, indices in numbering.places(best):
             rows += [
                 (relation, int(rank), which_site, int(layer), int(index))

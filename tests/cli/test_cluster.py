@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import xarray as xr
@@ -15,6 +16,7 @@ from helpers import sample, victims
 import relact
 from relact.store import local
 
+PAGE = Path(relact.__file__).parents[1] / "docs" / "cluster.md"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "relact"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 OPTIONS = ("--sites", "mlp.up", "--attribution", "--block", "4", "--device", "cpu")
@@ -35,6 +37,14 @@ def forked(arguments, *environments):
     assert [child.exitcode for child in children] == [0] * len(environments)
 
 
+def in_array(task):
+    """The ranks that the page's script gives a task of an array of two."""
+    export = next(line for line in PAGE.read_text().splitlines() if line.startswith("export RANK="))
+    slurm = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "2"}
+    told = subprocess.run(["bash", "-c", f"{export}; echo $RANK $WORLD_SIZE"], env=slurm, capture_output=True)
+    return dict(zip(("RANK", "WORLD_SIZE"), told.stdout.decode().split(), strict=True))
+
+
 def launched(*parts):
     """A command in two processes that a launcher starts."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -51,7 +61,7 @@ def test_processes_of_launchers_and_of_an_array_write_what_one_writes(tmp_path, 
     forked(("capture", tiny_folder, prompt_file, one, *OPTIONS), {})
     launched(*TORCHRUN, "capture", tiny_folder, prompt_file, torchrun, *OPTIONS)
     launched(*ACCELERATE, "-m", "relact", "capture", tiny_folder, prompt_file, accelerate, *OPTIONS)
-    forked(("capture", tiny_folder, prompt_file, array, *OPTIONS), *RANKS)
+    forked(("capture", tiny_folder, prompt_file, array, *OPTIONS), *map(in_array, range(2)))
     expected = sample.without_time(sample.files(one))
     for path in (torchrun, accelerate, array):
         assert sample.without_time(sample.files(path)) == expected

@@ -51,7 +51,7 @@ def test_scores_that_wait_in_a_file_are_those_that_wait_in_memory(tiny_study, tm
     for name in ("held", "turned"):
         shutil.copytree(tiny_study.path, tmp_path / name)
         shutil.rmtree(tmp_path / name / "scores")
-        monkeypatch.setattr(arrays, "HELD", 0 if name == "turned" else 2**28)
+        monkeypatch.setattr(arrays, "HELD", 0 if name == "turned" else 2**27)
         monkeypatch.setattr(arrays, "WRITTEN", 1 if name == "turned" else 2**26)  # a chunk at a time
         if former:
             score(local.open(tmp_path / name), relations=former)
