@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
+import bench_kernel
 import bench_store
 import boto3
 import numpy as np
@@ -75,8 +76,8 @@ def made(path: Path, relations: int) -> Path:
 
 
 @contextmanager
-def bucket(port: int = 5089) -> Iterator[str]:
-    """An S3 server of its own process; gives the URL of an empty bucket."""
+def bucket(port: int = 5089) -> Iterator[tuple[str, int]]:
+    """An S3 server of its own process; gives the URL of an empty bucket and the process's number."""
     address = f"http://127.0.0.1:{port}"
     named = {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "REGION": "us-east-1"}
     os.environ.update({f"AWS_{name}": value for name, value in {**named, "ENDPOINT_URL": address}.items()})
@@ -90,14 +91,22 @@ def bucket(port: int = 5089) -> Iterator[str]:
             except OSError:
                 time.sleep(0.1)
         boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="neurons")
-        yield "s3://neurons"
+        yield "s3://neurons", server.pid
     finally:
         server.terminate()
         server.wait()
 
 
-def streamed(folder: Path, url: str, layers: int, n_blocks: int) -> dict[str, float]:
-    """Bytes per second of blocks, sent as a capture sends them, and put there as they are."""
+def processor_seconds(pid: int) -> float:
+    """What a process has had of the processors so far, all its threads (Linux: proc(5), utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def streamed(folder: Path, url: str, server: int, layers: int, n_blocks: int) -> dict[str, float]:
+    """Bytes per second of blocks, sent as a capture sends them, and put there as they are; processor
+    seconds of the server and of this process per second of sending, which say which of the two is waited for.
+    """
     prompts = n_blocks * bench_store.layout.BLOCK
     store = bench_store.create(folder / "streamed.zarr", prompts, layers)
     random = np.random.default_rng(0)
@@ -106,16 +115,26 @@ def streamed(folder: Path, url: str, layers: int, n_blocks: int) -> dict[str, fl
     raws = [path.read_bytes() for path in blocks.shard_paths(store.path, store.streams, 0)]
     remote, plain = stream._Remote(urls.place(f"{url}/s.zarr")), urls.place(f"{url}/plain")
     sent, put = [], []
+    busy = {"server": 0.0, "client": 0.0}
     for block in range(n_blocks):
         started = time.perf_counter()
         with ThreadPoolExecutor(stream.UPLOADS) as pool:
             list(pool.map(plain.put, map(str, range(len(raws))), raws))
         put.append(time.perf_counter() - started)
+        before = processor_seconds(server), time.process_time()
         started = time.perf_counter()
         remote.committed(store, block)
         sent.append(time.perf_counter() - started)
+        busy["server"] += processor_seconds(server) - before[0]
+        busy["client"] += time.process_time() - before[1]
     size = sum(map(len, raws))
-    return {"bytes": size, "stream_mb_s": size / min(sent) / 1e6, "put_mb_s": size / min(put) / 1e6}
+    return {
+        "bytes": size,
+        "stream_mb_s": size / min(sent) / 1e6,
+        "put_mb_s": size / min(put) / 1e6,
+        "stream_over_put": min(put) / min(sent),
+        **{f"{side}_processors": seconds / sum(sent) for side, seconds in busy.items()},
+    }
 
 
 def main() -> None:
@@ -160,11 +179,14 @@ def main() -> None:
                 f"top 20 over http: {len(server.paths)} requests, "
                 f"{server.bytes:,} bytes ({server.bytes / size:.2%}), {taken / local:.2f} x the local query"
             )
-        with bucket() as url:
-            results.append(streamed(folder, url, 4 if options.quick else 16, 3 if options.quick else 8))
+        with bucket() as (url, moto):
+            results.append(streamed(folder, url, moto, 4 if options.quick else 16, 3 if options.quick else 8))
+        last = results[-1]
         print(
-            f"blocks of {results[-1]['bytes']:,.0f} bytes: {results[-1]['stream_mb_s']:.0f} MB/s streamed, "
-            f"{results[-1]['put_mb_s']:.0f} MB/s put as they are"
+            f"blocks of {last['bytes']:,.0f} bytes: {last['stream_mb_s']:.0f} MB/s streamed, "
+            f"{last['put_mb_s']:.0f} MB/s put as they are, {last['stream_over_put']:.2f} times; "
+            f"while streaming the server had {last['server_processors']:.2f} processors, "
+            f"this process {last['client_processors']:.2f}; {bench_kernel.processor()}"
         )
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
