@@ -77,9 +77,10 @@ def expand(raw: bytes, lay: Layout, where: object) -> bytes:
 def shield(raw: bytes, n_chunks: int, where: object) -> bytes:
     """A shard whose chunks each end with their CRC-32C."""
     places = check_shard_index(raw, len(raw), n_chunks, where)
-    parts: list[bytes] = []
+    whole = np.frombuffer(raw, np.uint8)  # its slices are no copies, and `google_crc32c` takes them
+    parts: list[Any] = []
     for start, size in places:
-        chunk = raw[start : start + size]
+        chunk = whole[start : start + size]
         parts += [chunk, google_crc32c.value(chunk).to_bytes(CHECKSUM, "little")]
     return b"".join([*parts, shard_index([size + CHECKSUM for _, size in places])])
 
