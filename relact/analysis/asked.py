@@ -12,6 +12,20 @@ from relact.store.reading import Store
 FOREIGN = ("text", "subject", "object", "language", "template")  # kept with the result, as far as it has them
 
 
+def require_ablation(given: object) -> None:
+    """`InputError` unless it is a stored ablation's data set, such as a path."""
+    if not (isinstance(given, xr.Dataset) and schema.CORRECT in given):
+        fix = 'give relact.open(STORE)["ablations/NAME"].to_dataset()'
+        raise InputError(f"{type(given).__name__} is no stored ablation", where="ablation", fix=fix)
+
+
+def require_evidence(given: object) -> None:
+    """`InputError` unless it is what `evidence` returns."""
+    if not (isinstance(given, xr.Dataset) and "mean_drop" in given):
+        fix = "give what relact.evidence(ABLATION) returns"
+        raise InputError(f"{type(given).__name__} is no evidence", where="found", fix=fix)
+
+
 def ablation_of(store: Store, name: str) -> xr.Dataset:
     """A stored ablation, loaded; `InputError` lists those there are."""
     return store.dataset(f"{schema.ABLATIONS}/{store.named(schema.ABLATIONS, name)}").load()

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from relact.analysis.asked import require_evidence
 from relact.analysis.hypotheses import LEVEL
 from relact.schema import ATTRIBUTE, KIND, KIND_OWN, KIND_RANDOM
 
@@ -25,6 +26,7 @@ def influences(found: xr.Dataset, *, level: float = LEVEL) -> pd.DataFrame:
         many others it hurts; interference: how many it helps; own_log (nats) and own_log_clear, NaN and
         False where log-probabilities are not stored.
     """
+    require_evidence(found)
     rows = []
     relations = [str(name) for name in found["relation"].values]
     for condition, (name, kind) in enumerate(zip(found["condition"].values, found[KIND].values, strict=True)):
@@ -60,6 +62,7 @@ def claims(found: xr.Dataset) -> list[str]:
     it could; what they do to other relations either way; which relations separate; their ranks among the
     random sets.
     """
+    require_evidence(found)
     lines = _average(found, "", "points", 1)
     if "mean_log_drop" in found:
         lines += _average(found, "log_", "nats of the answer's log-probability", 2)

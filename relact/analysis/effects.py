@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from relact import schema
+from relact.analysis.asked import require_ablation
 from relact.errors import InputError
 from relact.schema import ACCURACY, CORRECT, LOG_PROBABILITY, RELATION_OF, STEP_CORRECT
 
@@ -60,6 +61,7 @@ def effects(
     Raises:
         InputError: there is no intact condition; or not a label for every prompt.
     """
+    require_ablation(ablation)
     if split is None:
         return _summary(ablation)
     labels = np.asarray(split, str)
@@ -97,6 +99,7 @@ def of_part(ablation: xr.Dataset, part: str) -> xr.Dataset:
     Raises:
         InputError: no prompt is of that part.
     """
+    require_ablation(ablation)
     if part == ALL:
         return ablation
     stored = ablation[schema.PART].values if schema.PART in ablation else None
@@ -198,6 +201,7 @@ def cumulativity(sweep: xr.Dataset) -> pd.DataFrame:
     Raises:
         InputError: not a sweep.
     """
+    require_ablation(sweep)
     if STEP_CORRECT not in sweep or "k" not in sweep.dims:
         raise InputError("cumulativity of an ablation of one k", where="k", fix="ablate with several k")
     relation_of = np.array([str(name) for name in sweep[RELATION_OF].values])

@@ -35,6 +35,7 @@ import numpy as np
 import xarray as xr
 
 from relact import schema
+from relact.analysis.asked import require_ablation
 from relact.analysis.claims import claims, influences
 from relact.analysis.effects import averaged
 from relact.analysis.hypotheses import LEVEL, beyond_random, corrected, mcnemar, signed_rank
@@ -62,6 +63,7 @@ def evidence(ablation: xr.Dataset, *, resamples: int = RESAMPLES, seed: int = 0)
     Raises:
         InputError: several k, no intact condition, or no prompts.
     """
+    require_ablation(ablation)
     taken = losses(ablation)
     generator = np.random.default_rng(seed)
     table = {**_of_verdicts(taken), **_of_nats(taken, resamples, generator)}

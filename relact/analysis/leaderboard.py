@@ -30,6 +30,8 @@ COLUMNS = [
     "ablation",
     "prompts",
     *EFFECTS,
+    "size_other",
+    "size_random",
     *(f"log_{name}" for name in EFFECTS),
     "separate",
     "separate_log",
@@ -55,7 +57,8 @@ def leaderboard_of(store: Place | Sequence[Place], *, part: str = schema.DEV) ->
     Returns:
         A row per criterion and k, by criterion. own, other, random, own_minus_other, own_minus_random: mean
         drop in points, with _low and _high, its 95 % interval over relations and prompts; the same with log_,
-        in nats of the answer's first token; separate, separate_log: how many of the ``relations`` lose
+        in nats of the answer's first token; size_other, size_random: points either way, mean over cells,
+        where losses and gains do not cancel; separate, separate_log: how many of the ``relations`` lose
         significantly more than by chance and by random sets; area, area_log: mean of own_minus_other over the
         logarithm of k, of all k of the criterion; cost: passes that a criterion needs of every identification
         prompt.
@@ -204,6 +207,8 @@ def _row(store: Store, entry: _Entry, found: xr.Dataset) -> dict[str, object]:
                 values = found[f"{variable}{statistic}"] if there and group in groups else None
                 value = np.nan if values is None else float(values.sel(group=group))
                 row[f"{prefix}{group}{suffix}"] = value
+    for group in ("other", "random"):
+        row[f"size_{group}"] = float(found["mean_size"].sel(group=group)) if group in groups else np.nan
     row["separate_log"] = int(found["separates_log"].sum()) if "separates_log" in found else None
     return row
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
@@ -255,6 +256,8 @@ def extremes(
     """
     import pandas as pd
 
+    if n < 1:
+        raise InputError(f"the {n} prompts that drive it most", where="n", fix="give at least 1")
     table = activations(store, site, layer, index, by=by)
     table = table.sort_values(table.columns[-1], ascending=False, kind="stable")
     most = table.head(n)
@@ -316,6 +319,9 @@ def position(names: Sequence[str], relation: str, where: object) -> int:
 
 def _check(store: Store, site: str, layer: int, index: int) -> str:
     """The canonical name of a site whose neuron exists."""
+    for what, number in (("layer", layer), ("index", index)):
+        if not isinstance(number, Integral):
+            raise InputError(f"{number!r} is no whole number", where=what, fix="count from 0")
     known = site in site_names.SITES or site in site_names.ALIASES
     canonical, *more = site_names.expand(site) if known else (site,)
     if more or canonical not in store.sites:

@@ -31,7 +31,7 @@ from relact.cli.options import (
     TargetToken,
     TrustRemoteCode,
 )
-from relact.cli.printing import say_stale, show, show_plans
+from relact.cli.printing import say_stale, show_plans, show_store
 from relact.cli.progress import Stages
 from relact.schema import RESULTS
 
@@ -120,7 +120,7 @@ def capture(
     with Stages() as progress:
         opened = capture_with(options, model, prompt_file, store, **how, progress=progress)
     say_stale(opened, *RESULTS)
-    show(opened.describe(), as_json)
+    show_store(opened, as_json)
 
 
 def _plan(
@@ -143,4 +143,4 @@ def _stream(
 
     with Stages() as progress:
         opened = stream_with(options, model, prompt_file, url, **loading, progress=progress)
-    show(opened.describe(), as_json)
+    show_store(opened, as_json)

@@ -244,14 +244,15 @@ def matrix(ablation: xr.Dataset) -> None:
     random = [at for at, kind in enumerate(kinds) if kind == KIND_RANDOM]
     columns = [conditions.index(name) for name in relations if name in conditions]
     label = max(map(len, relations))
-    head = " " * (label + 3) + f"{'intact':>{MATRIX_CELL}} {'random':>{MATRIX_CELL}} |"
+    head = " " * (label + 3) + f"{'intact':>{MATRIX_CELL}}"
+    head += f" {'random':>{MATRIX_CELL}} |" if random else " |"
     out.print(
         head + "".join(f"{number:>{MATRIX_CELL}}" for number in range(1, len(columns) + 1)), highlight=False
     )
     for at, name in enumerate(relations):
         intact = accuracy[kinds.index(KIND_INTACT), at]
-        control = accuracy[random, at].mean() if random else float("nan")
-        line = Text(f"{at + 1:>2} {name:<{label}}{intact:{MATRIX_CELL}.1f} {control:{MATRIX_CELL}.1f} |")
+        control = f" {accuracy[random, at].mean():{MATRIX_CELL}.1f}" if random else ""
+        line = Text(f"{at + 1:>2} {name:<{label}}{intact:{MATRIX_CELL}.1f}{control} |")
         for column in columns:
             value = accuracy[column, at]
             style = _heat((intact - value) / 100, conditions[column] == name)

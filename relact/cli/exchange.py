@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from relact.cli.options import Json, Relations, StorePath, StorePlace
-from relact.cli.printing import listed, show, told_of
+from relact.cli.printing import listed, show, show_store, told_of
 from relact.schema import RESULTS
 
 
@@ -61,4 +61,4 @@ def import_scores(
     """Put the scores of ml-selfcond or lang_neuron into a store of the same model."""
     from relact.exchange.selfcond import import_scores as read_scores
 
-    show(read_scores(store, source).describe(), as_json)
+    show_store(read_scores(store, source), as_json)

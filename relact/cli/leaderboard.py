@@ -12,7 +12,8 @@ from relact.cli.printing import listed, numbers, show_frame, told_of
 from relact.cli.progress import Stages
 from relact.schema import ABLATIONS, SCORES
 
-SHOWN = ["part", "criterion", "k", "own", "other", "random", "log_own", "log_other", "log_random"]
+POINTS = ["own", "other", "random", "size_other", "size_random"]
+SHOWN = ["part", "criterion", "k", *POINTS, "log_own", "log_other", "log_random"]
 
 
 def leaderboard(
@@ -62,7 +63,8 @@ def leaderboard(
         ],
     )
     terminal.say(
-        "drop in points, and in nats of the answer's first token; k was chosen on dev, test chose nothing"
+        "drop in points (size: either way, where losses and gains do not cancel), and in nats of the "
+        "answer's first token; k was chosen on dev, test chose nothing"
     )
     columns = [*SHOWN[:4], "interval", *SHOWN[4:], "separate", "separate_log", "area", "cost"]
     terminal.table(short[columns].round(2), heat=("own",))

@@ -31,6 +31,15 @@ def show(values: dict[str, Any], as_json: bool) -> None:
     terminal.dump(values) if as_json else terminal.pairs(values)
 
 
+def show_store(store: Store, as_json: bool, **more: Any) -> None:
+    """What a store holds: in words, or as values in JSON."""
+    if not as_json:
+        return terminal.pairs(store.describe() | more)
+    from relact.store.described import facts
+
+    terminal.dump(facts(store) | more)
+
+
 def told_of(place: str | Path, *stages: str) -> Store:
     """A store to read; what of the stages in it is older than its prompts is said on stderr."""
     from relact.packed.store import open_store

@@ -81,7 +81,8 @@ class Stages:
         ):
             self._last[stage] = now
             left = f", {_clock((total - done) / rate)} left" if rate and done < total else ""
-            err.print(f"{stage}: {done:,}/{total:,} {unit}, {shown}{left}", highlight=False)
+            said = f", {shown}" if new else ""  # what was there before took no time
+            err.print(f"{stage}: {done:,}/{total:,} {unit}{said}{left}", highlight=False)
 
 
 def _clock(seconds: float) -> str:

@@ -16,7 +16,7 @@ from relact.cli.options import (
     StorePath,
     Workers,
 )
-from relact.cli.printing import listed, say_stale, show, show_plans
+from relact.cli.printing import listed, say_stale, show_plans, show_store
 from relact.cli.progress import Stages
 from relact.schema import ABLATIONS, MASKS
 from relact.scoring.options import ScoreOptions
@@ -66,12 +66,10 @@ def score(
 
     with Stages() as progress:
         opened = score_with(options, store, progress=progress)
-        shown = opened.describe()
-        if check:
-            shown |= {"check": _checked(opened, check, seed, progress)}
+        checked = {"check": _checked(opened, check, seed, progress)} if check else {}
     tell(opened)
     say_stale(opened, MASKS, ABLATIONS)
-    show(shown, as_json)
+    show_store(opened, as_json, **checked)
 
 
 def _checked(store: LocalStore, neurons: int, seed: int, progress: Progress) -> str:

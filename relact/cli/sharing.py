@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from relact.cli.options import Activations, Json, Licence, PackedStages, StorePath, StorePlace, Timeout
-from relact.cli.printing import listed, show, show_frame, told_of
+from relact.cli.printing import listed, show, show_frame, show_store, told_of
 from relact.cli.progress import Stages
 from relact.schema import RESULTS
 
@@ -53,7 +53,7 @@ def unpack(
 
     with Stages() as progress:
         opened = write_store(packed, out, sha256=sha256, progress=progress)
-    show(opened.describe(), as_json)
+    show_store(opened, as_json)
 
 
 def push(

@@ -77,7 +77,8 @@ def _one(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        fix = f"give cpu, cuda, {', '.join(SPREAD)}, or a device map in a {MAP} file"
+        there = f"cuda, {', '.join(SPREAD)}, " if torch.cuda.is_available() else ""
+        fix = f"give auto, cpu, {there}or a device map in a {MAP} file"
         raise InputError(f"cannot use {device}: {one_line(error)}", where="device", fix=fix) from error
 
 

@@ -24,6 +24,7 @@ from relact.progress import LOG
 TIMEOUT = 60.0  # seconds for one request, its body included
 CONNECT = 10.0  # seconds until a server accepts a connection
 RETRIES = 2
+PART = 16 << 20  # bytes of one request that puts an object; a larger one goes in parts
 HUB = "hf"
 WEB = ("http", "https")
 BUCKETS = ("s3", "gs", "az", "abfs", "abfss")
@@ -113,7 +114,8 @@ class Place:
     def put(self, key: str, data: bytes | Path) -> None:
         """Write one object, whole or not at all."""
         with self._told(key):
-            self.objects.put(self._path(key), data)
+            size = len(data) if isinstance(data, bytes) else data.stat().st_size
+            self.objects.put(self._path(key), data, use_multipart=size > PART, chunk_size=PART)
 
     def delete(self, key: str) -> None:
         """Remove one object; none of that name is no error."""

@@ -213,10 +213,8 @@ def _panel(contents: Contents, choice: str) -> str:
 def _changes(accuracy: pd.DataFrame) -> pd.DataFrame:
     """Rows of `Contents.accuracy` with the change that a cell shows and its label, the intact model first."""
     table = accuracy.assign(change=-accuracy["drop"])
-    intact = table.drop_duplicates(["choice", "relation"]).assign(
-        condition=INTACT, change=0.0, low=None, high=None, clear=False
-    )
-    intact["accuracy"] = intact["intact"]
+    intact = table.drop_duplicates(["choice", "relation"]).drop(columns=["low", "high"])
+    intact = intact.assign(condition=INTACT, change=0.0, clear=False, accuracy=intact["intact"])
     table = pd.concat([intact, table]).drop(columns=["drop", "log_drop"])
     table[["low", "high"]] = table[["low", "high"]].astype(float)
     table = table.round(2)

@@ -251,7 +251,21 @@ function fillUnits() {
 }
 
 function widths() {
-  for (const place of document.querySelectorAll(".scroll")) place.classList.toggle("wider", place.scrollWidth > place.clientWidth + 2);
+  for (const place of document.querySelectorAll(".scroll")) {
+    place.classList.toggle("wider", place.scrollWidth > place.clientWidth + 2);
+    pin(place);
+  }
+}
+
+// Names of a figure's rows stay in sight where it is scrolled sideways, as the first column of a table does: what they would lie upon is cut off.
+function pin(place) {
+  const [names, ...more] = place.querySelectorAll('.role-axis[aria-label^="Y-axis"]');
+  if (!names || more.length) return;
+  names.setAttribute("transform", `translate(${place.scrollLeft},0)`);
+  for (const drawn of names.parentNode.querySelectorAll(":scope > .role-mark, :scope > .role-axis")) {
+    const hidden = place.scrollLeft - drawn.getBBox().x;
+    if (drawn !== names) drawn.style.clipPath = place.scrollLeft && hidden > 0 ? `inset(-2rem -2rem -2rem ${hidden}px)` : "";
+  }
 }
 
 // --- controls -------------------------------------------------------------------------------------------------------
@@ -284,6 +298,7 @@ byId("search").addEventListener("input", () => { shown = STEP; fillNeurons(); })
 byId("more-spoken")?.addEventListener("click", () => { everyText = true; fillSpoken(); });
 addEventListener("hashchange", () => showOne(true));
 addEventListener("resize", widths);
+addEventListener("scroll", (event) => event.target.matches?.(".scroll") && pin(event.target), { capture: true, passive: true });
 byId("more").addEventListener("click", () => { shown += 5 * STEP; fillNeurons(); });
 byId("theme").addEventListener("click", () => { theme(dark() ? "light" : "dark"); draw(); });
 for (const details of document.querySelectorAll("details.numbers")) details.addEventListener("toggle", () => details.open && numbers(details));

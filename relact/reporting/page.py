@@ -220,8 +220,12 @@ def _criteria(contents: Contents) -> list[dict[str, str]]:
             "k": str(row.k),
             **{
                 whose: f"{getattr(row, whose):.1f} [{getattr(row, f'{whose}_low'):.1f}, "
-                f"{getattr(row, f'{whose}_high'):.1f}]"
-                for whose in ("own", "other", "random")
+                f"{getattr(row, f'{whose}_high'):.1f}]{either}"
+                for whose, either in (
+                    ("own", ""),
+                    ("other", f" ({row.size_other:.1f})"),
+                    ("random", f" ({row.size_random:.1f})"),
+                )
             },
             "separate": f"{row.separate} of {row.relations}",
         }

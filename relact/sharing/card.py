@@ -8,10 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
 import relact
 from relact import plan, schema
 from relact.analysis.claims import claims, criterion_of
 from relact.analysis.evidence import evidence
+from relact.errors import InputError
 from relact.models.packaged import PACKAGED
 from relact.scoring.criteria import meaning
 from relact.store.reading import Store
@@ -21,6 +24,23 @@ if TYPE_CHECKING:
 
 LICENCE = "not stated"
 ABOUT = "https://arxiv.org/abs/2502.17355"
+
+
+def spdx(licence: str) -> str:
+    """A licence as SPDX spells it.
+
+    >>> spdx("cc-by-4.0 and unicode-3.0"), spdx("LicenseRef-ours")
+    ('CC-BY-4.0 AND Unicode-3.0', 'LicenseRef-ours')
+
+    Raises:
+        InputError: no SPDX expression.
+    """
+    try:
+        return str(canonicalize_license_expression(licence))
+    except InvalidLicenseExpression as error:
+        problem = f"{licence!r:.80} is no licence that SPDX knows (spdx.org/licenses)"
+        fix = "give its identifier, an expression of several, or LicenseRef-NAME for any other"
+        raise InputError(problem, where="--licence", fix=fix) from error
 
 
 def describe(store: Store, stages: Sequence[str], licence: str | None) -> dict[str, Any]:
@@ -47,7 +67,7 @@ def describe(store: Store, stages: Sequence[str], licence: str | None) -> dict[s
         if schema.MASKS in stages
         else {},
         "figures": _figures(store) if schema.ABLATIONS in stages else {},
-        "licence": licence or LICENCE,
+        "licence": spdx(licence) if licence else LICENCE,
         "model_licence": packaged.licence if packaged else None,
         "reproduce": "relact run --like THIS_STORE --store again.zarr",
         "relact": relact.__version__,
@@ -79,9 +99,10 @@ def render(card: Mapping[str, Any], size: int) -> str:
 def _front_matter(licence: str) -> list[str]:
     """As the hub reads it; it knows single identifiers of licences, no expressions."""
     identifier = re.fullmatch(r"[A-Za-z0-9.+-]+", licence)
+    known = identifier and not licence.startswith("LicenseRef-")
     return [
         "---",
-        f"license: {licence.lower()}" if identifier else "license: other",
+        f"license: {licence.lower()}" if known else "license: other",
         "tags: [relact, interpretability]",
         "---",
     ]

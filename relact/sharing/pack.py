@@ -74,9 +74,9 @@ def pack(
 
     Raises:
         StoreError: a file does not match its checksum, or ``out`` exists or cannot be written.
-        InputError: an unknown stage.
+        InputError: an unknown stage, or a licence that SPDX does not know.
     """
-    opened = local.writable(store)
+    opened, licence = local.writable(store), licence and cards.spdx(licence)
     unknown = sorted(set(stages) - set(STAGES))
     if unknown:
         raise InputError(

@@ -20,6 +20,7 @@ from relact.packed.store import is_packed, open_store
 from relact.packed.urls import BUCKETS, HUB, Place, RangesError
 from relact.progress import Progress, in_notebooks
 from relact.schema import DOCUMENT
+from relact.sharing.card import spdx
 from relact.sharing.pack import CARD, STAGES, pack, sha256_of
 from relact.sharing.unpack import unpack
 from relact.store import local
@@ -57,7 +58,7 @@ def push(
         raise InputError(
             f"cannot publish to {url}", fix=f"use {', '.join(f'{name}://' for name in (*BUCKETS, HUB))}"
         )
-    url = url.rstrip("/")
+    url, licence = url.rstrip("/"), licence and spdx(licence)
     if not replace and _is_there(url, timeout):
         raise StoreError("something is published there already", where=url, fix="replace it with --replace")
     with TemporaryDirectory(prefix="relact-") as scratch:

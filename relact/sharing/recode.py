@@ -7,7 +7,7 @@ metadata, the shards and the checksums in the commit records change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import google_crc32c
@@ -77,17 +77,17 @@ def expand(raw: bytes, lay: Layout, where: object) -> bytes:
 def shield(raw: bytes, n_chunks: int, where: object) -> bytes:
     """A shard whose chunks each end with their CRC-32C."""
     places = check_shard_index(raw, len(raw), n_chunks, where)
-    chunks = [raw[start : start + size] for start, size in places]
-    return _shard([chunk + google_crc32c.value(chunk).to_bytes(CHECKSUM, "little") for chunk in chunks])
+    parts: list[bytes] = []
+    for start, size in places:
+        chunk = raw[start : start + size]
+        parts += [chunk, google_crc32c.value(chunk).to_bytes(CHECKSUM, "little")]
+    return b"".join([*parts, shard_index([size + CHECKSUM for _, size in places])])
 
 
 def unshield(raw: bytes, n_chunks: int, where: object) -> bytes:
     """Undo `shield`, of a shard whose chunks were checked."""
     places = check_shard_index(raw, len(raw), n_chunks, where)
-    return _shard([raw[start : start + size - CHECKSUM] for start, size in places])
-
-
-def _shard(chunks: Sequence[bytes]) -> bytes:
+    chunks = [memoryview(raw)[start : start + size - CHECKSUM] for start, size in places]
     return b"".join([*chunks, shard_index([len(chunk) for chunk in chunks])])
 
 

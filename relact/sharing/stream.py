@@ -33,6 +33,7 @@ from relact.packed.urls import BUCKETS, MissingError, Place
 from relact.progress import Progress, in_notebooks
 from relact.schema import DOCUMENT
 from relact.sharing import recode
+from relact.sharing.card import spdx
 from relact.sharing.pack import add_metadata
 from relact.sharing.source import shielded_of, without_path
 from relact.store import blocks, commits
@@ -79,7 +80,7 @@ def stream(
 
     Args:
         url: ``s3://bucket/path/name.zarr`` and other object stores.
-        licence: of the data, for the card.
+        licence: of the data, for the card: an SPDX identifier or expression.
         timeout: seconds of one request.
         model, prompts and the others: as of `capture`.
 
@@ -133,7 +134,7 @@ def stream_with(
     progress: Progress = in_notebooks,
 ) -> Store:
     """`stream` with options that travel together."""
-    url = url.rstrip("/")
+    url, licence = url.rstrip("/"), licence and spdx(licence)
     if url.partition("://")[0] not in BUCKETS or urls.is_archive(url):
         folders = ", ".join(f"{name}://" for name in BUCKETS)
         fix = f"capture to a folder of {folders}, or to disk and `relact push` it"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from relact.errors import ModelError
@@ -84,7 +85,7 @@ def family(config: Any) -> Family:
         raise ModelError(
             f"its configuration asks for {experts} experts, which this family has nowhere",
             where=f"model family {name}",
-            fix="check its configuration, or add a row to FAMILIES in relact/sites/families.py",
+            fix=f"check its configuration, or name a file with a row for it in {own.VARIABLE}",
         )
     return row
 
@@ -94,10 +95,12 @@ def _unknown(name: str) -> ModelError:
     where = f"model family {name}"
     if name in REFUSED:
         return ModelError(REFUSED[name], where=where, fix="choose one of the decoders in docs/models.md")
+    near = ", ".join(get_close_matches(name, KNOWN, n=3, cutoff=0.5))
+    like = f"; its like there may be {near}" if near else ""
     return ModelError(
-        f"not in the table of families ({', '.join(KNOWN)})",
+        f"not in the table of families, which docs/models.md lists{like}",
         where=where,
-        fix=f"name a file with a row for it in {own.VARIABLE}, see docs/models.md",
+        fix=f"name a file with a row for it in {own.VARIABLE}, see docs/howto/family.md",
     )
 
 

@@ -14,6 +14,7 @@ import xarray as xr
 from helpers import sample
 from rich.console import Console
 
+import relact
 from relact import colours, schema
 from relact.analysis import query, tables
 from relact.cli import console, drawing, terminal
@@ -252,3 +253,22 @@ def test_asking_imports_neither_torch_nor_what_it_does_not_need(study, arguments
 def test_stores_show_themselves_in_notebooks(study, tmp_path):
     shown = study._repr_html_()
     assert f"<td>{study.manifest.model.id} (llama, float32)</td>" in shown and "top-200" in shown
+
+
+@pytest.mark.parametrize(
+    "ask, said",
+    [
+        (lambda path: relact.evidence(path), r"str is no stored ablation. Give relact\.open\(STORE\)"),
+        (lambda path: relact.effects(path), "str is no stored ablation"),
+        (lambda path: relact.of_part(path, "test"), "str is no stored ablation"),
+        (lambda path: relact.cumulativity(path), "str is no stored ablation"),
+        (lambda path: relact.claims(path), r"str is no evidence. Give what relact\.evidence"),
+        (lambda path: relact.influences(relact.open(path)["scores"].to_dataset()), "Dataset is no evidence"),
+        (lambda path: relact.neuron(path, "mlp.up", "1", 0), "layer: '1' is no whole number"),
+        (lambda path: relact.activations(path, "mlp.up", 0, 1.5), "index: 1.5 is no whole number"),
+        (lambda path: relact.extremes(path, "mlp.up", 0, 1, n=0), "n: the 0 prompts"),
+    ],
+)
+def test_what_is_of_another_kind_is_told_by_what_it_should_be(tiny_study, ask, said):
+    with pytest.raises(InputError, match=said):
+        ask(str(tiny_study.path))

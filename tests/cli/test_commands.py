@@ -37,7 +37,10 @@ def test_every_step_alone(relact, tiny_folder, prompt_file, tmp_path):
     assert best["size"]["average_precision"] == rows[0]["average_precision"]
     code, out, _ = relact("info", store, "--json")
     about = json.loads(out)
-    assert about["blocks"] == "4 of 4 committed" and about["masks"] == "twelve"
+    assert about["blocks"] == {"committed": 4, "all": 4} and about["masks"] == ["twelve"]
+    assert about["relations"] == ["size", "colour"] and about["captured"] == about["bytes"] > 0
+    assert {"identify", "test"} == set(about["prompts"]) and "average_precision" in about["scores"]
+    assert "4 of 4 committed" in relact("info", store)[1]
     code, out, _ = relact("compare", store, "--mask", "twelve", "--json")
     pair = json.loads(out)[0]
     assert {pair["relation"], pair["other"]} == {"size", "colour"} and 0 <= pair["shared"] <= 12

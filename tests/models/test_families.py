@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import comparison, deep, shrunk
@@ -47,6 +48,16 @@ def test_every_other_type_is_refused_in_a_line(tmp_path: Path) -> None:
             outline.describe(named(tmp_path, kind))
         reason = sites.REFUSED.get(kind, "not in the table of families")
         assert re.fullmatch(rf"model family {kind}: {reason}[^\n]+", str(refusal.value))
+
+
+def test_a_type_without_a_row_is_answered_with_its_like_and_what_to_do() -> None:
+    with pytest.raises(
+        ModelError, match=r"docs/models\.md lists; its like .*qwen3_moe.*RELACT_FAMILIES"
+    ) as told:
+        sites.family(SimpleNamespace(model_type="qwen3_moo"))
+    assert len(str(told.value)) < 300
+    with pytest.raises(ModelError, match=r"which docs/models\.md lists\. Name a file"):
+        sites.family(SimpleNamespace(model_type="0"))
 
 
 def test_what_is_refused_is_installed_and_has_no_row() -> None:

@@ -116,7 +116,7 @@ def test_a_study_of_such_a_model(folder, relact, prompt_file, tmp_path):
     assert code == 1 and err.count("\n") == 1 and "--trust-remote-code" in err
     assert relact(*asked, "--trust-remote-code")[0] == 0
     found = json.loads(relact("info", store, "--json")[1])
-    assert found["code of its own"] == loading.load(str(folder), trust_remote_code=True).code
+    assert found["model"]["code"] == loading.load(str(folder), trust_remote_code=True).code
     assert relact("score", store)[0] == 0
     ablation = ("ablate", store, "--k", 4, "--seeds", 1)
     code, _, err = relact(*ablation)  # a store does not vouch for its model

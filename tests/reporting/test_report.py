@@ -329,11 +329,17 @@ def test_criteria_stand_side_by_side_with_the_figures_of_the_head(study, model, 
     contents = gathering.gather(store)
     rows = {row["criterion"]: row for row in page._criteria(contents)}
     made = {of.statistic: of for of in contents.choices.values()}
+    made_by = {of.statistic: name for name, of in contents.choices.items()}
     assert set(rows) == set(made) == {"average_precision", "on_p90"}
     for name, row in rows.items():
         interval = row["own"].partition(" ")[2]
         assert row["prompts"] == "18" and row["own"].startswith(f"{made[name].own:.1f} [")
         assert made[name].said[0].startswith(f"own neurons cost {made[name].own:.1f} points {interval}")
+        for whose in ("other", "random"):
+            either = relact.evidence(store.dataset(f"ablations/{made_by[name]}"))["mean_size"].sel(
+                group=whose
+            )
+            assert row[whose].endswith(f" ({float(either):.1f})")
 
 
 def test_of_several_k_the_prompts_that_chose_none_are_shown(everything):

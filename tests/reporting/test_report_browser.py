@@ -164,6 +164,23 @@ def test_the_first_chart_is_there_soon_and_tables_on_a_phone_keep_their_first_co
     assert page.evaluate("performance.getEntriesByName('first chart').length") == 1
 
 
+@pytest.mark.parametrize("name", ["ablation", "log_ablation"])
+def test_a_matrix_that_is_scrolled_keeps_the_names_of_its_rows(open_report, report, name):
+    page = open_report(report, size="phone").page
+    box = page.locator(f".scroll:has(#f-{name})")
+    box.evaluate("box => { box.style.width = '190px'; box.scrollLeft = 60; }")
+    names = box.locator('.role-axis[aria-label^="Y-axis"]')
+    expect(names).to_have_attribute("transform", "translate(60,0)")
+    labels = names.locator("text")
+    left, first = box.bounding_box()["x"], labels.first.bounding_box()
+    assert labels.count() >= 3 and first["x"] >= left - 1
+    cut = box.locator(".role-mark").first.evaluate("mark => getComputedStyle(mark).clipPath")
+    assert cut.startswith("inset(")  # nothing lies under the names
+    box.evaluate("box => { box.scrollLeft = 0; }")
+    expect(names).to_have_attribute("transform", "translate(0,0)")
+    assert box.locator(".role-mark").first.evaluate("mark => getComputedStyle(mark).clipPath") == "none"
+
+
 def test_choosing_a_relation_and_a_site(open_report, report, study):
     visit = open_report(report)
     page = visit.page

@@ -160,7 +160,8 @@ def test_the_card_tells_what_it_is_and_cannot_be_tricked(study, tmp_path):
         "country_capital",
         "6,272",
         "mlp.gate",
-        "cc-by-4.0",
+        "`CC-BY-4.0`",
+        "license: cc-by-4.0",
         "relact run --like",
         "random neurons",
     ):
@@ -181,8 +182,26 @@ def test_the_card_names_the_licence_of_a_packaged_model(study, tmp_path):
         root.attrs["relact"] = {**record, "model": {**record["model"], "id": "gemma3-270m"}}
     packed = pack(copy, tmp_path / "q.zarr", licence="cc-by-4.0")
     terms = "Gemma Terms of Use (ai.google.dev/gemma/terms)"
-    assert (packed.card["licence"], packed.card["model_licence"]) == ("cc-by-4.0", terms)
+    assert (packed.card["licence"], packed.card["model_licence"]) == ("CC-BY-4.0", terms)
     assert f"not in here | {terms} |" in (packed.path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("licence", ["foo", "Apache 2.0", "mit or", "gemma", "MIT\n---"])
+def test_a_licence_that_spdx_does_not_know_is_refused_before_any_work(tiny_study, tmp_path, licence):
+    with pytest.raises(InputError, match=r"--licence: .* is no licence that SPDX knows"):
+        pack(tiny_study.path, tmp_path / "p.zarr.zip", licence=licence)
+    with pytest.raises(InputError, match="is no licence"):
+        relact.push(tiny_study.path, "s3://nowhere/p.zarr.zip", licence=licence)
+    with pytest.raises(InputError, match="is no licence"):
+        relact.stream("no-model", "no-prompts.csv", "s3://nowhere/p.zarr", licence=licence)
+    assert not (tmp_path / "p.zarr.zip").exists()
+
+
+def test_expressions_are_spelled_as_spdx_does(tiny_study, tmp_path):
+    for licence, spelled in (("mit and cc0-1.0", "MIT AND CC0-1.0"), ("LicenseRef-ours", "LicenseRef-ours")):
+        packed = pack(tiny_study.path, tmp_path / f"{spelled[:3]}.zarr", stages=(), licence=licence)
+        front = (packed.path / "README.md").read_text().splitlines()[:2]
+        assert packed.card["licence"] == spelled and front == ["---", "license: other"]
 
 
 def test_a_damaged_store_is_not_packed(tiny_study, tmp_path):
@@ -253,7 +272,7 @@ def test_the_catalogue_lists_stores_that_open(tiny_study, tmp_path):
     catalogue.add(packed, tmp_path / "index.json")
     catalogue.add(packed, tmp_path / "index.json")
     (listed,) = catalogue.stores(tmp_path / "index.json")
-    assert (listed.name, listed.model, listed.neurons, listed.licence) == ("tiny", "llama", 648, "cc0-1.0")
+    assert (listed.name, listed.model, listed.neurons, listed.licence) == ("tiny", "llama", 648, "CC0-1.0")
     assert listed.bytes == (tmp_path / "tiny.zarr.zip").stat().st_size
     unpack(listed.location, tmp_path / "u.zarr", sha256=listed.sha256)
     with pytest.raises(StoreError, match="SHA-256"):

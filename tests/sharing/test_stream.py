@@ -76,7 +76,7 @@ class Breaking:
 def test_a_streamed_capture_is_the_capture(bucket, cache, on_disk, tmp_path, compress):
     store = streamed(compress=compress, licence="cc0-1.0")
     same(store, on_disk)
-    assert store.card["stages"] == ["activations"] and store.card["licence"] == "cc0-1.0"
+    assert store.card["stages"] == ["activations"] and store.card["licence"] == "CC0-1.0"
     assert UNFINISHED not in keys(bucket) and not list((cache / "streams").rglob("*.*"))
     pull(URL, tmp_path / "pulled.zarr")
     assert verify.verify(tmp_path / "pulled.zarr").ok

@@ -77,6 +77,7 @@ def test_every_command_that_makes_such_a_store_says_so(stores, command, tmp_path
         code, _, err = command(*asked)
         assert code == 0 and err.count(said) == 1 and "--dtype float32" in err
     assert stores["float16"].scores_record().coarse == {"mlp.up": 1}
-    assert "1 neurons are coarse" in json.loads(command("info", store, "--json")[1])["scores"]
+    assert json.loads(command("info", store, "--json")[1])["coarse"] == {"mlp.up": 1}
+    assert "1 neurons are coarse" in command("info", store)[1]
     code, _, err = command("score", stores["float32"].path)
     assert code == 0 and "coarse" not in err
