@@ -23,6 +23,7 @@ from relact.cli import terminal
 from relact.errors import RelactError
 from relact.progress import LOG
 
+LOADED = 600 << 20  # bytes that a process addresses when the libraries of a query are loaded
 ADDRESSED = 4 << 30  # bytes of address space that reading commands never need; torch reserves more
 UNROOMY = (ImportError, OSError, RuntimeError, SystemError)  # how libraries tell that they found no room
 # command -> where its function is, and what the list of commands says of it: how its docstring begins
@@ -204,6 +205,7 @@ def main() -> None:
     if arguments[:1] and arguments[0] in MODEL_COMMANDS and "--help" not in arguments:
         LOG.info("loading torch and transformers")
     try:
+        _require_room()
         app(arguments)
     except RelactError as error:
         if debug:
@@ -224,6 +226,13 @@ def main() -> None:
         if isinstance(error, UNROOMY) and _is_cramped():
             _fail_for_memory(error)
         _fail(f"unexpected problem: {type(error).__name__}: {error}. Add --debug for the traceback", 1)
+
+
+def _require_room() -> None:
+    """`MemoryError` where the libraries alone cannot be loaded; some then fail, pyarrow may try for ever."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if 0 <= limit < LOADED:
+        raise MemoryError(f"this process may address {limit >> 20} MiB, libraries alone take {LOADED >> 20}")
 
 
 def _is_cramped() -> bool:

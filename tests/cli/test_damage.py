@@ -96,13 +96,14 @@ def test_few_open_files_are_enough_or_said(place):
 
 
 def test_little_address_space_is_one_line(everything):
-    """Libraries that find no room for themselves or for a thread say it each in their own way."""
+    """Libraries that find no room for themselves or for a thread say it each in their own way, or never."""
     limit = 400 << 20
     done = subprocess.run(
         [sys.executable, "-m", "relact", "select", everything.path, "--k", "3", "--name", "never"],
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
     lines = [line for line in done.stderr.splitlines() if "<jemalloc>" not in line]  # what it says is its own
