@@ -67,8 +67,8 @@ def score(
     with Stages() as progress:
         opened = score_with(options, store, progress=progress)
         checked = {"check": _checked(opened, check, seed, progress)} if check else {}
+    say_stale(opened, MASKS, ABLATIONS)  # before all else is said: it reads results that may be damaged
     tell(opened)
-    say_stale(opened, MASKS, ABLATIONS)
     show_store(opened, as_json, **checked)
 
 
