@@ -32,7 +32,7 @@ FLAGS = Path("/proc/cpuinfo")
 
 def captured(frame: pd.DataFrame, path: Path, model_dtype: str) -> tuple[LocalStore, float]:
     """A store of float32 values, and the seconds of its capture."""
-    model = loading.load("smollm2", model_dtype=model_dtype)
+    model = loading.load("smollm2", dtype=model_dtype)
     started = time.perf_counter()
     store = capture(model, frame, path, sites=SITES, dtype="float32")
     return store, time.perf_counter() - started
