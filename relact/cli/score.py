@@ -67,9 +67,9 @@ def score(
     with Stages() as progress:
         opened = score_with(options, store, progress=progress)
         checked = {"check": _checked(opened, check, seed, progress)} if check else {}
-    say_stale(opened, MASKS, ABLATIONS)  # before all else is said: it reads results that may be damaged
-    tell(opened)
     show_store(opened, as_json, **checked)
+    say_stale(opened, MASKS, ABLATIONS)
+    tell(opened)  # last: what is before may find a damaged result, and that alone is said then
 
 
 def _checked(store: LocalStore, neurons: int, seed: int, progress: Progress) -> str:
