@@ -223,28 +223,29 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, UNROOMY) and _is_cramped():
+        if isinstance(error, UNROOMY) and _addressable() < ADDRESSED:
             _fail_for_memory(error)
         _fail(f"unexpected problem: {type(error).__name__}: {error}. Add --debug for the traceback", 1)
 
 
 def _require_room() -> None:
     """`MemoryError` where the libraries alone cannot be loaded; some then fail, pyarrow may try for ever."""
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if 0 <= limit < LOADED:
+    limit = _addressable()
+    if limit < LOADED:
         raise MemoryError(f"this process may address {limit >> 20} MiB, libraries alone take {LOADED >> 20}")
 
 
-def _is_cramped() -> bool:
-    """Whether this process may address less than the libraries may need."""
-    return 0 <= resource.getrlimit(resource.RLIMIT_AS)[0] < ADDRESSED
+def _addressable() -> int:
+    """Bytes that this process may address."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def _fail_for_memory(error: Exception) -> NoReturn:
     advice = "Give a smaller --memory, or raise the limit (`ulimit -v`)"
     what = str(error).partition("\n")[0] or "nothing more can be allocated"
     terminal.problem(f"not enough memory ({what}). {advice}")
-    if _is_cramped():
+    if _addressable() < ADDRESSED:
         os._exit(1)  # what was loaded by half may end the process in its own way when it is unloaded
     sys.exit(1)
 
